@@ -1,0 +1,154 @@
+"""Dials a stream's target, TCP or UDP, and relays until both directions have ended.
+
+The end of one direction is passed on as a write-end; the other goes on. What bounds it then is the
+stream: when that ends, the relay is cancelled and everything it opened is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from vless.address import Address, Network
+from vless.causes import StreamClosed
+from vless.limits import Limits
+from vless.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from vless.context import Context
+    from vless.stream import Stream
+
+DATAGRAMS = 64
+"""Datagrams of a target that wait for a slow client; more are dropped, as UDP allows."""
+
+
+class Dial(Protocol):
+    """Opens a connection to ``address``; raises `OSError` if that fails."""
+
+    async def __call__(self, address: Address, limits: Limits) -> Link:
+        """Return the link, connected."""
+
+
+async def dial_tcp(address: Address, limits: Limits) -> Link:
+    """Connect to ``address`` over TCP.
+
+    Raises:
+        OSError: if the name is unknown, the target refuses or cannot be reached.
+    """
+    loop = asyncio.get_running_loop()
+    _, link = await loop.create_connection(lambda: Link(limits=limits), address.host, address.port)
+    return link
+
+
+class Outbound:
+    """The handler of a proxy: what a stream says goes to its target, and back."""
+
+    def __init__(self, *, limits: Limits | None = None, dial: Dial = dial_tcp) -> None:
+        self._limits = limits or Limits()
+        self._dial = dial
+
+    async def __call__(self, stream: Stream, context: Context) -> None:
+        """Serve ``stream`` until target or peer ends it.
+
+        Raises:
+            OSError: if the target cannot be reached; `TimeoutError` past the dial limit.
+            LinkLost: if the target resets the connection.
+        """
+        del context  # The session cancels its handlers at its end; a relay needs no more.
+        if stream.network is Network.UDP:
+            await self._relay_packets(stream)
+        else:
+            await self._relay_bytes(stream)
+
+    async def _relay_bytes(self, stream: Stream) -> None:
+        async with asyncio.timeout(self._limits.dial_seconds):
+            link = await self._dial(stream.target, self._limits)
+        try:
+            await _both(_uplink(stream, link), _downlink(stream, link))
+        finally:
+            link.close()
+
+    async def _relay_packets(self, stream: Stream) -> None:
+        port = _DatagramPort()
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self._limits.dial_seconds):
+            remote = await _resolve(stream.target)
+            local = ("::", 0) if ":" in remote[0] else ("0.0.0.0", 0)  # noqa: S104 - an outgoing port
+            await loop.create_datagram_endpoint(lambda: port, local_addr=local)
+        try:
+            # UDP has no end of its own: the peer's End is the end of the stream.
+            await _both(_packets_down(stream, port), _packets_up(stream, port, remote))
+        finally:
+            port.close()
+
+
+async def _both(helper: Coroutine[Any, Any, None], decisive: Coroutine[Any, Any, None]) -> None:
+    # The end of the decisive direction ends both; so does an error in either.
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(helper)
+            await decisive
+            task.cancel()
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _uplink(stream: Stream, link: Link) -> None:
+    while data := await stream.read():
+        try:
+            await link.drain()
+        except StreamClosed:
+            return  # The target has gone; what it sent before is still the downlink's to deliver.
+        link.send(data)
+    link.send_eof()
+
+
+async def _downlink(stream: Stream, link: Link) -> None:
+    while data := await link.receive():
+        await stream.write(data)
+
+
+async def _packets_up(stream: Stream, port: _DatagramPort, target: tuple[str, int]) -> None:
+    known = {stream.target: target}
+    while (packet := await stream.read_packet()) is not None:
+        data, address = packet
+        if address is not None and address not in known:
+            known[address] = await _resolve(address)
+        port.send(data, known[address or stream.target])
+
+
+async def _packets_down(stream: Stream, port: _DatagramPort) -> None:
+    while True:
+        data, source = await port.received.get()
+        await stream.write(data, Address.of(source[0].partition("%")[0], source[1]))
+
+
+async def _resolve(address: Address) -> tuple[str, int]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
+    host, port = found[0][4][:2]
+    return str(host), int(port)
+
+
+class _DatagramPort(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.received: asyncio.Queue[tuple[bytes, tuple[str, int]]] = asyncio.Queue(DATAGRAMS)
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        if not self.received.full():
+            self.received.put_nowait((data, addr))
+
+    def send(self, data: bytes, target: tuple[str, int]) -> None:
+        if self._transport is not None:
+            self._transport.sendto(data, target)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
