@@ -1,0 +1,250 @@
+"""An asyncio event loop on virtual time, without sockets, that knows exactly when it is at rest.
+
+The ready queue stays first in, first out, as asyncio documents. Nothing here waits: when no
+callback is ready, the clock jumps to the next timer. Whatever would leave the simulation is refused
+by name. The members of `BaseEventLoop` that this relies on are pinned by a test.
+"""
+
+import asyncio
+import heapq
+import math
+import sys
+import threading
+from asyncio.events import _set_running_loop
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import Context
+from typing import Any, NamedTuple, Self, TypeVarTuple
+
+from harness.fence import AnyTask, DeadlockError, FencedLoop, LivelockError, SimulationError
+from harness.waiting import called_by
+
+STEP_LIMIT = 100_000
+_PERSISTENCE = 10  # how often a coroutine that awaits in its clean-up is asked to end
+_ROUND = 1_000  # iterations that one round of cancelling may take
+_STALE_TIMERS = 100  # cancelled timers kept before the heap is swept, as in asyncio
+
+_Args = TypeVarTuple("_Args")
+
+
+class Timer(NamedTuple):
+    """A timer that is set: its due time in virtual seconds, and what it calls."""
+
+    when: float
+    what: str
+
+
+class VirtualLoop(FencedLoop):
+    """A deterministic loop; time starts at 0.0 and passes only by jumping to timers.
+
+    Attributes:
+        step_limit: iterations that `run_until_quiescent` and `advance` may take.
+        task_source: gives the live tasks in creation order; a `Ledger` sets it. Without it, tasks
+            are taken by name, which is creation order as long as they have asyncio's default names.
+    """
+
+    def __init__(self, *, step_limit: int = STEP_LIMIT) -> None:
+        super().__init__()
+        self.step_limit = step_limit
+        self.task_source: Callable[[], Iterable[AnyTask]] | None = None
+        self._now = 0.0
+        self._home = threading.get_ident()
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._now
+
+    @property
+    def pending_timers(self) -> int:
+        """How many timers are set and not cancelled."""
+        return len(self._scheduled) - self._timer_cancelled_count
+
+    def timers(self) -> list[Timer]:
+        """The timers that are set, in the order in which they are due."""
+        pending = (handle for handle in self._scheduled if not handle.cancelled())
+        return sorted(Timer(handle.when(), called_by(handle)) for handle in pending)
+
+    def live_tasks(self) -> list[AnyTask]:
+        """The tasks that have not ended, in creation order (see `task_source`)."""
+        if self.task_source is None:
+            return sorted(asyncio.all_tasks(self), key=_by_name)
+        return [task for task in self.task_source() if not task.done()]
+
+    def run_until_quiescent(self, horizon: float = 0.0) -> int:
+        """Run until nothing is ready and no timer is due within `horizon` virtual seconds from now.
+
+        Returns:
+            The number of iterations; the clock stands at the last timer that was due.
+
+        Raises:
+            LivelockError: not at rest after `step_limit` iterations.
+        """
+        until = self._now + horizon
+        if not (self._ready or self._scheduled) or not self._wake(until):
+            return 0
+        iterations = self._drive(until, self.step_limit)
+        if iterations == self.step_limit and self._wake(until):
+            raise LivelockError(iterations, self._now, self._ready)
+        return iterations
+
+    def advance(self, seconds: float) -> int:
+        """Run everything due within `seconds`; the clock then stands exactly that much later."""
+        until = self._now + seconds
+        iterations = self.run_until_quiescent(seconds)
+        self._now = until
+        return iterations
+
+    def turn(self, iterations: int = 1) -> None:
+        """Run exactly so many iterations at the present time.
+
+        Once one of them is empty the rest are too, and are not gone through.
+        """
+        self._drive(self._now, iterations)
+
+    def call_soon(
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As asyncio's, in one call instead of three: nearly all work passes through here."""
+        if self._debug or self._closed:
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        """`call_soon`, from the loop's own thread only."""
+        if threading.get_ident() != (self._thread_id or self._home):
+            raise SimulationError("call_soon_threadsafe from another thread leaves the simulation")
+        return self.call_soon(callback, *args, context=context)
+
+    def close(self) -> None:
+        """Close the loop and drop what refers back to it."""
+        super().close()
+        self._task_factory = None
+        self.task_source = None
+
+    def dispose(self, rounds: int = 8) -> list[AnyTask]:
+        """Cancel what lives, in creation order, at most `rounds` times, run to rest, and close.
+
+        Cannot hang. The clock does not move.
+
+        Returns:
+            The tasks that would not end, suspended as they are, so that a report can say where;
+            give them to `bury` afterwards if their clean-up awaits again.
+        """
+        if self._closed:
+            return []
+        try:
+            left = self._end_tasks(rounds)
+        finally:
+            self.close()
+        for task in left:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - abandoning them is the decision here
+        return left
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.dispose()
+
+    def _end_tasks(self, rounds: int) -> list[AnyTask]:
+        left = self.live_tasks()
+        for _ in range(rounds):
+            if not (left or self._ready or self._asyncgens):
+                break
+            _cancel(left)
+            if self._asyncgens and not left:
+                left = [self.create_task(self.shutdown_asyncgens())]
+            self._drive(self._now, _ROUND)
+            left = self.live_tasks()
+        return left
+
+    def _run_once(self) -> None:
+        """One iteration of `run_forever`, in place of the one that waits for sockets."""
+        if not self._wake(self._now if self._stopping else math.inf) and not self._stopping:
+            raise DeadlockError(self.live_tasks())
+        self._run_ready()
+
+    def _drive(self, until: float, limit: int) -> int:
+        """Be the running loop until nothing is due by `until`, for at most `limit` iterations."""
+        self._check_closed()
+        self._check_running()
+        hooks = sys.get_asyncgen_hooks()
+        ready, timers, iterations = self._ready, self._scheduled, 0
+        self._thread_id = threading.get_ident()
+        sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
+        _set_running_loop(self)
+        try:
+            while iterations < limit:
+                if (timers or not ready) and not self._wake(until):
+                    break
+                self._run_ready()
+                iterations += 1
+        finally:
+            _set_running_loop(None)
+            sys.set_asyncgen_hooks(*hooks)
+            self._thread_id = None
+            self._stopping = False
+        return iterations
+
+    def _wake(self, until: float) -> bool:
+        """Make the due timers ready, jumping to the next one if nothing else is; is anything?"""
+        ready, timers = self._ready, self._scheduled
+        if self._timer_cancelled_count > max(_STALE_TIMERS, len(timers) // 2):
+            # In place: `_drive` holds on to the list.
+            timers[:] = [handle for handle in timers if not handle.cancelled()]
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers:
+            head = timers[0]
+            if head.cancelled():
+                self._timer_cancelled_count -= 1
+            elif head.when() <= self._now:
+                ready.append(head)
+            elif not ready and head.when() <= until:
+                self._now = head.when()
+                continue
+            else:
+                break
+            heapq.heappop(timers)._scheduled = False  # type: ignore[attr-defined]  # noqa: SLF001 - the handle counts itself by this when cancelled
+        return bool(ready)
+
+    def _run_ready(self) -> None:
+        ready = self._ready
+        try:
+            for _ in range(len(ready)):
+                handle: Any = ready.popleft()
+                if not handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
+                    handle._run()  # noqa: SLF001 - the same
+        finally:
+            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
+            handle = None
+
+
+def bury(tasks: Iterable[AnyTask]) -> None:
+    """Close the coroutines of abandoned tasks, so that the garbage collector has nothing to say.
+
+    For tasks that `VirtualLoop.dispose` gave back; one that awaits again in its clean-up is asked
+    a few times.
+    """
+    for task in tasks:
+        coroutine = task.get_coro()
+        for _ in range(_PERSISTENCE):
+            with suppress(BaseException):
+                coroutine.close()
+                break
+
+
+def _cancel(tasks: Iterable[AnyTask]) -> None:
+    # A function of its own: a cancelled task's traceback holds the frames that were below it, and a
+    # name in one of them that still holds the task would close a cycle.
+    for task in tasks:
+        task.cancel()
+
+
+def _by_name(task: AnyTask) -> tuple[int, str]:
+    name = task.get_name()
+    return len(name), name

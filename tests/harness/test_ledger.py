@@ -1,0 +1,488 @@
+"""The ledger: what is counted, to whom it is charged, and what it says of a task."""
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import gc
+import operator
+import sys
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from harness.ledger import Ledger
+from harness.loop import VirtualLoop
+from harness.scope import Scope, TaskRecord
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+LOOPS = pytest.mark.parametrize(
+    "new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop, VirtualLoop]
+)
+
+
+class Gate:
+    """Something to wait for, that says its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        return f"<Gate {self.name!r}>"
+
+    async def wait(self) -> None:
+        """Wait until opened."""
+        await self.future
+
+    def open(self) -> None:
+        """Let every waiter go."""
+        self.future.set_result(None)
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    """A loop on virtual time, disposed of at the end."""
+    with VirtualLoop() as loop:
+        yield loop
+
+
+@pytest.fixture
+def ledger(loop: VirtualLoop) -> Iterator[Ledger]:
+    """A ledger installed on `loop`."""
+    with Ledger().watching(loop) as ledger:
+        yield ledger
+
+
+def spawn(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, object], **settings: Any
+) -> None:
+    """Make a task that nobody keeps."""
+    _ = loop.create_task(coro, **settings)
+
+
+async def forever() -> None:
+    """Wait for nothing."""
+    await asyncio.get_running_loop().create_future()
+
+
+def only(records: list[TaskRecord]) -> TaskRecord:
+    """The one record."""
+    (record,) = records
+    return record
+
+
+@LOOPS
+def test_count_follows_a_leak_and_its_release(new_loop: Loops) -> None:
+    """A planted leak is counted and named; released, it is gone."""
+
+    async def main() -> None:
+        gate = Gate("one")
+        task = asyncio.create_task(gate.wait())
+        await asyncio.sleep(0)
+        (record,) = [each for each in ledger.live() if each.task is task]
+        assert (record.name, ledger.count) == ("Gate.wait", 1 + runner)
+        gate.open()
+        await task
+        await asyncio.sleep(0)
+        assert (ledger.live()[runner:], ledger.count) == ([], runner)
+
+    loop = new_loop()
+    runner = 1  # the task of run_until_complete is counted like any other
+    with contextlib.closing(loop), Ledger().watching(loop) as ledger:
+        loop.run_until_complete(main())
+    assert ledger.created == 1 + runner
+
+
+@LOOPS
+def test_install_chains_to_an_existing_factory(new_loop: Loops) -> None:
+    """A factory that was there goes on making the tasks and is put back afterwards."""
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **settings: Any) -> Any:
+        made.append(coro.__qualname__)
+        return asyncio.Task(coro, loop=loop, **settings)
+
+    loop = new_loop()
+    loop.set_task_factory(factory)
+    with contextlib.closing(loop), Ledger().watching(loop) as ledger:
+        loop.run_until_complete(asyncio.sleep(0))
+        ledger.uninstall()
+        kept = loop.get_task_factory()
+
+    assert (made, ledger.created) == (["sleep"], 1)
+    assert kept is factory
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@LOOPS
+def test_factory_counts_eager_tasks_that_had_to_wait(new_loop: Loops) -> None:
+    """A task that ends at once is made but never alive; one that suspends is alive."""
+    eager_task_factory = getattr(asyncio, "eager_task_factory")  # noqa: B009 - absent on 3.11
+
+    async def at_once() -> None:
+        pass
+
+    async def main() -> None:
+        spawn(asyncio.get_running_loop(), at_once())
+        task = asyncio.create_task(forever())
+        names.extend(record.name for record in ledger.live())
+        task.cancel()
+
+    loop = new_loop()
+    names: list[str] = []
+    ledger = Ledger()
+    runner = loop.create_task(main())
+    loop.set_task_factory(eager_task_factory)
+    with contextlib.closing(loop), ledger.watching(loop):
+        loop.run_until_complete(runner)
+    assert names == ["forever"]
+
+
+def test_factory_accepts_what_later_pythons_pass(loop: VirtualLoop, ledger: Ledger) -> None:
+    """Name, context and eager_start may be given, None meaning nothing."""
+    factory: Any = loop.get_task_factory()
+    task = factory(loop, forever(), name="mine", context=None, eager_start=None)
+
+    assert task.get_name() == "mine"
+    assert only(ledger.live()).task is task
+
+
+def test_install_twice_is_refused(loop: VirtualLoop, ledger: Ledger) -> None:
+    """One ledger serves one loop at a time."""
+    with pytest.raises(RuntimeError, match="installed already"):
+        ledger.install(loop)
+
+
+def test_uninstall_below_another_factory_stops_counting(loop: VirtualLoop) -> None:
+    """A factory that was put over the ledger's stays, and the ledger's only passes on."""
+    ledger = Ledger()
+    ledger.install(loop)
+    ours: Any = loop.get_task_factory()
+    loop.set_task_factory(functools.partial(ours))
+    ledger.uninstall()
+    spawn(loop, forever())
+
+    assert (ledger.count, ledger.created) == (0, 0)
+
+
+def test_live_is_in_creation_order_across_scopes(loop: VirtualLoop, ledger: Ledger) -> None:
+    """Records come in the order of creation, whichever scope they belong to."""
+    first, second = ledger.scope("first"), ledger.scope("second")
+    for scope in (second, first, None, second):
+        with scope or contextlib.nullcontext():
+            spawn(loop, forever())
+
+    records = ledger.live()
+    assert [record.number for record in records] == [1, 2, 3, 4]
+    assert [record.scope for record in records] == [second, first, None, second]
+    assert [record.task for record in records] == ledger.tasks() == loop.live_tasks()
+    assert ledger.scopes == [first, second]
+
+
+def test_ledger_holds_tasks_that_asyncio_forgets(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A task whose future nobody holds stays counted after a collection."""
+    spawn(loop, forever())
+    loop.run_until_quiescent()
+    gc.collect()
+
+    assert ledger.count == 1
+
+
+def test_scope_is_inherited_by_what_it_created(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A task of a task of the scope is the scope's; after their end it has none."""
+
+    async def parent() -> None:
+        await asyncio.create_task(asyncio.sleep(5))
+
+    scope = ledger.scope("one")
+    with scope:
+        spawn(loop, parent())
+    spawn(loop, forever())
+    loop.run_until_quiescent()
+
+    assert (scope.live, scope.created, ledger.count) == (2, 2, 3)
+    assert [record.name.split(".")[-1] for record in ledger.live(scope)] == ["parent", "sleep"]
+
+    loop.advance(5)
+    assert (scope.live, scope.tasks, scope.created, ledger.count) == (0, [], 2, 1)
+
+
+def test_concurrent_scopes_do_not_accuse_each_other(loop: VirtualLoop, ledger: Ledger) -> None:
+    """With two connections open at once, only the one that leaks is charged."""
+
+    async def connection(*, leaks: bool) -> None:
+        if leaks:
+            spawn(asyncio.get_running_loop(), forever())
+        await asyncio.sleep(1)
+
+    scopes = [ledger.scope("leaky"), ledger.scope("clean")]
+    for scope in scopes:
+        with scope:
+            spawn(loop, connection(leaks=scope.name == "leaky"))
+    loop.advance(1)
+
+    assert [scope.live for scope in scopes] == [1, 0]
+    assert ledger.scopes == [scopes[0]]
+
+
+def test_scope_of_an_explicit_context_is_charged(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A task made with `context=` belongs to the scope of that context."""
+    scope = ledger.scope("other")
+    context = contextvars.copy_context()
+    context.run(scope.enter)
+    spawn(loop, forever(), context=context)
+
+    assert (scope.live, ledger.count) == (1, 1)
+
+
+def test_scope_of_another_ledger_is_not_charged(loop: VirtualLoop, ledger: Ledger) -> None:
+    """Two ledgers on one loop keep apart: each charges its own scopes only."""
+    with Ledger().watching(loop) as inner:
+        scope = inner.scope("inner")
+        with scope:
+            spawn(loop, forever())
+
+    assert (scope.live, inner.count, ledger.count) == (1, 1, 1)
+    assert only(ledger.live()).scope is None
+
+
+def test_scopes_that_ended_are_not_kept(loop: VirtualLoop, ledger: Ledger) -> None:
+    """The ledger forgets a scope whose tasks have ended, unless the caller holds it."""
+    scope = ledger.scope("short")
+    with scope:
+        spawn(loop, asyncio.sleep(0))
+    watch = weakref.ref(scope)
+    del scope
+    assert [each.name for each in ledger.scopes] == ["short"]
+
+    loop.run_until_quiescent()
+    assert ledger.scopes == []
+    assert watch() is None
+
+
+class Chatty(asyncio.Protocol):
+    """Starts a task when connected and another with the first bytes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the first."""
+        self.transport = transport
+        self.tasks = [asyncio.get_running_loop().create_task(forever())]
+
+    def data_received(self, data: bytes) -> None:
+        """Start the second."""
+        assert data
+        self.tasks.append(asyncio.get_running_loop().create_task(forever()))
+        self.transport.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_scoped_factory_gives_each_connection_a_scope(new_loop: Loops) -> None:
+    """What a protocol starts in any callback is charged to its connection, accepting is not."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        factory = ledger.scoped_factory(Chatty, "c{}".format, made=scopes.append)
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"hello")
+            assert await reader.read() == b""
+            writer.close()
+            await writer.wait_closed()
+        server.close()
+        assert [(scope.name, scope.live) for scope in scopes] == [("c1", 2), ("c2", 2)]
+        assert {record.name for scope in scopes for record in ledger.live(scope)} == {"forever"}
+        for scope in scopes:
+            for task in scope.tasks:
+                task.cancel()
+
+    scopes: list[Scope] = []
+    loop = new_loop()
+    with contextlib.closing(loop), Ledger().watching(loop) as ledger:
+        loop.run_until_complete(main())
+        loop.run_until_complete(asyncio.sleep(0))
+    assert [(scope.live, scope.created) for scope in scopes] == [(0, 2), (0, 2)]
+
+
+def test_waiting_on_names_the_users_object(loop: VirtualLoop, ledger: Ledger) -> None:
+    """The chain goes from outermost to innermost, and the object's own repr is shown."""
+
+    async def outer() -> None:
+        await Gate("server").wait()
+
+    spawn(loop, outer())
+    loop.run_until_quiescent()
+
+    waiting = only(ledger.live()).waiting_on()
+    functions = [line.split(" in ")[-1].split(".")[-1] for line in waiting.chain]
+    assert functions == ["outer", "wait"]
+    assert all(line.startswith("tests/harness/test_ledger.py:") for line in waiting.chain)
+    assert str(waiting).startswith("waits in Gate.wait (tests/harness/test_ledger.py:")
+    assert waiting.on == "<Gate 'server'>"
+
+
+async def ticks() -> AsyncIterator[int]:
+    """Yield once, then wait for nothing."""
+    yield 1
+    await forever()
+
+
+async def read_ticks() -> None:
+    """Follow `ticks`."""
+    async for _ in ticks():
+        pass
+
+
+async def join(task: "asyncio.Task[None]") -> None:
+    """Wait for another task."""
+    await task
+
+
+@pytest.mark.parametrize(
+    ("coroutine", "last", "on"),
+    [
+        (forever, "forever", "<Future pending>"),
+        (read_ticks, "forever", "<Future pending>"),
+        (lambda: asyncio.Queue[int]().get(), "Queue.get", "<Queue maxsize=0 _getters[1]>"),
+        (asyncio.Event().wait, "Event.wait", "<asyncio.locks.Event [unset, waiters:1]>"),
+    ],
+    ids=["future", "generator", "queue", "event"],
+)
+def test_waiting_on_is_deterministic_text(
+    loop: VirtualLoop, ledger: Ledger, coroutine: Callable[[], Any], last: str, on: str
+) -> None:
+    """What is awaited is described without addresses, through asynchronous generators too."""
+    spawn(loop, coroutine())
+    loop.run_until_quiescent()
+
+    waiting = only(ledger.live()).waiting_on()
+    assert waiting.chain[-1].endswith(f" in {last}")
+    assert waiting.on == on
+
+
+def test_waiting_on_another_task_gives_its_name(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A task that waits for a task says for which."""
+    spawn(loop, join(loop.create_task(forever())))
+    loop.run_until_quiescent()
+
+    assert ledger.live()[1].waiting_on().on == "task forever"
+
+
+def test_waiting_on_survives_a_broken_repr(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A __repr__ that raises does not take the report with it."""
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+        async def wait(self) -> None:
+            await forever()
+
+    async def hold(self: Broken) -> None:
+        await asyncio.get_running_loop().create_future()
+        del self
+
+    spawn(loop, hold(Broken()))
+    loop.run_until_quiescent()
+
+    assert only(ledger.live()).waiting_on().on == "something unreadable (ZeroDivisionError)"
+
+
+def test_waiting_on_a_task_that_can_run_or_has_ended(loop: VirtualLoop, ledger: Ledger) -> None:
+    """Before its first step a task waits for nothing, and likewise at its end."""
+    spawn(loop, asyncio.sleep(0))
+    record = only(ledger.live())
+    assert record.waiting_on().on == "nothing, it is ready to run"
+
+    loop.run_until_quiescent()
+    assert record.waiting_on().on == "nothing, it has ended"
+    assert ledger.live() == []
+
+
+def test_errors_hold_exceptions_never_retrieved(loop: VirtualLoop, ledger: Ledger) -> None:
+    """An exception that nobody asked for is collected, as deterministic text."""
+
+    async def fail() -> None:
+        raise ValueError("no such stream")
+
+    spawn(loop, fail())
+    loop.call_soon(operator.truediv, 1, 0)
+    loop.run_until_quiescent()
+    gc.collect()
+
+    never, callback = sorted(ledger.errors, reverse=True)
+    assert never.startswith("Task exception was never retrieved in test_errors_hold")
+    assert never.endswith("fail: ValueError: no such stream")
+    assert callback.startswith("Exception in callback")
+    assert callback.endswith("ZeroDivisionError: division by zero")
+
+
+def test_errors_are_passed_to_an_earlier_handler(loop: VirtualLoop) -> None:
+    """A handler that was installed is called too, and put back afterwards."""
+    seen: list[str] = []
+
+    def handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        seen.append(context["message"])
+
+    loop.set_exception_handler(handler)
+    with Ledger().watching(loop) as ledger:
+        loop.call_exception_handler({"message": "first"})
+    loop.call_exception_handler({"message": "second"})
+
+    assert (ledger.errors, seen) == (["first"], ["first", "second"])
+    assert loop.get_exception_handler() is handler
+
+
+def test_ledger_at_rest_leaves_no_cycle() -> None:
+    """A sequence with a loop, a ledger and scopes is freed by reference counts alone."""
+
+    def sequence() -> None:
+        ledger = Ledger()
+        with VirtualLoop() as loop, ledger.watching(loop):
+            with ledger.scope("one"):
+                spawn(loop, forever())
+            loop.run_until_quiescent()
+            loop.dispose()
+        assert ledger.count == 0
+
+    sequence()
+    gc.collect()
+    gc.disable()
+    try:
+        sequence()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+class Uniterable(dict[Any, Any]):
+    """A dict that may be asked for its length and its items, but not walked through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("walked through")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+@pytest.mark.slow
+def test_count_is_constant_time_with_many_alive(loop: VirtualLoop, ledger: Ledger) -> None:
+    """With 100,000 alive, neither counting nor closing another scope goes through them."""
+    with ledger.scope("leaky") as leaky:
+        for _ in range(100_000):
+            spawn(loop, forever())
+    leaky.entries = Uniterable(leaky.entries)
+    ledger._tally.scopes = Uniterable(ledger._tally.scopes)
+    assert (ledger.count, leaky.live) == (100_000, 100_000)
+
+    with ledger.scope("clean") as clean:
+        spawn(loop, asyncio.sleep(0))
+    loop.run_until_quiescent()
+    assert (ledger.count, leaky.live, clean.live) == (100_000, 100_000, 0)
+    assert ledger.live(clean) == []
+    leaky.entries = dict(dict.items(leaky.entries))
+    ledger._tally.scopes = dict(dict.items(ledger._tally.scopes))

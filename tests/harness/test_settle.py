@@ -1,0 +1,219 @@
+"""Settling on real loops: no sleep on the clean path, patience where there is reason for it."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from harness.ledger import Ledger
+from harness.loop import VirtualLoop
+from harness.memory import memory_pair
+from harness.settle import settle
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+LOOPS = pytest.mark.parametrize(
+    "new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop, VirtualLoop]
+)
+
+
+def run(new_loop: Loops, main: Coroutine[Any, Any, None]) -> None:
+    """Run on a fresh loop."""
+    with contextlib.closing(new_loop()) as loop:
+        loop.run_until_complete(main)
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The delays given to asyncio.sleep."""
+    delays: list[float] = []
+    sleep = asyncio.sleep
+
+    async def spy(delay: float) -> None:
+        delays.append(delay)
+        await sleep(delay)
+
+    monkeypatch.setattr(asyncio, "sleep", spy)
+    return delays
+
+
+@LOOPS
+def test_settle_runs_chains_of_callbacks_to_their_end(new_loop: Loops) -> None:
+    """A chain of a hundred iterations is over when settle returns."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        left = 100 if visible else 3
+
+        def again() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                loop.call_soon(again)
+
+        loop.call_soon(again)
+        assert await settle()
+        assert left == 0
+
+    visible = new_loop is not uvloop.new_event_loop
+    run(new_loop, main())
+
+
+def test_settle_does_not_sleep_on_the_clean_path(slept: list[float]) -> None:
+    """With nothing near, and only a far timer, settle never gives a delay."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        far = loop.call_later(30, print)
+        loop.call_later(0.01, print).cancel()
+        loop.call_soon(int)
+        assert await settle()
+        far.cancel()
+
+    run(asyncio.SelectorEventLoop, main())
+    assert set(slept) <= {0.0}
+
+
+def test_settle_waits_for_a_timer_that_is_near() -> None:
+    """What is due within the horizon has run when settle returns; what is beyond has not."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        fired: list[str] = []
+        loop.call_later(0.01, fired.append, "near")
+        far = loop.call_later(30, fired.append, "far")
+        assert await settle(horizon=0.05)
+        assert fired == ["near"]
+        far.cancel()
+
+    run(asyncio.SelectorEventLoop, main())
+
+
+@LOOPS
+def test_settle_does_not_accuse_a_task_that_ends_by_itself(new_loop: Loops) -> None:
+    """A task that ends 50 ms later is no leak; one that does not end is."""
+
+    async def main() -> None:
+        baseline = ledger.count
+        task = asyncio.create_task(asyncio.sleep(0.05))
+        assert await settle(until=lambda: ledger.count == baseline)
+        assert task.done()
+        leaked = asyncio.create_task(asyncio.Event().wait())
+        assert not await settle(limit=0.02, until=lambda: ledger.count == baseline)
+        leaked.cancel()
+        assert await settle(until=lambda: ledger.count == baseline)
+
+    with contextlib.closing(new_loop()) as loop, Ledger().watching(loop) as ledger:
+        loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+def test_settle_is_patient_with_another_thread(new_loop: Loops) -> None:
+    """What a thread brings late is waited for with `until`."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        came: list[int] = []
+        timer = threading.Timer(0.02, loop.call_soon_threadsafe, (came.append, 1))
+        timer.start()
+        assert await settle(until=lambda: bool(came))
+        timer.join()
+
+    run(new_loop, main())
+
+
+def test_settle_sees_what_waits_in_the_selector() -> None:
+    """Bytes that have arrived are read before settle returns, without `until`."""
+
+    class Sink(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            got.append(data)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Sink, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        transport, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+        transport.write(b"x")
+        assert await settle()
+        assert got == [b"x"]
+        transport.close()
+        server.close()
+        assert await settle()
+
+    got: list[bytes] = []
+    run(asyncio.SelectorEventLoop, main())
+
+
+@LOOPS
+def test_settle_gives_up_at_its_limit(new_loop: Loops) -> None:
+    """A program that never rests, or an end that never comes, costs the limit and no more."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        assert not await settle(limit=0.02, until=lambda: False)
+        assert loop.time() - began > 0.018
+
+    run(new_loop, main())
+
+
+def test_settle_reports_a_heartbeat() -> None:
+    """With a timer that is always near the loop is never at rest."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        beats: list[asyncio.TimerHandle] = []
+
+        def beat() -> None:
+            beats.append(loop.call_later(0.002, beat))
+
+        beat()
+        assert not await settle(limit=0.02)
+        beats[-1].cancel()
+        assert await settle(limit=0.02)
+
+    run(asyncio.SelectorEventLoop, main())
+
+
+def test_settle_quiet_looks_twice() -> None:
+    """With `quiet` a loop that is busy at the second look is waited for again."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        events: list[str] = []
+        loop.call_later(0.004, lambda: loop.call_later(0.001, events.append, "late"))
+        assert await settle(quiet=0.004, horizon=0.003)
+        assert events == ["late"]
+
+    run(VirtualLoop, main())
+
+
+def test_settle_on_virtual_time_takes_no_time() -> None:
+    """On the virtual loop even a long horizon is jumped."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        client, server = asyncio.Protocol(), asyncio.Protocol()
+        transport, _ = memory_pair(loop, client, server)
+        loop.call_later(3600, transport.close)
+        assert await settle(limit=7200, horizon=3600)
+        assert transport.is_closing()
+        assert loop.time() == 3600
+
+    began = time.monotonic()
+    run(VirtualLoop, main())
+    assert time.monotonic() - began < 60
+
+
+def test_settle_relies_on_members_that_exist() -> None:
+    """The private members of the selector loop that settle looks at are there."""
+    with contextlib.closing(asyncio.SelectorEventLoop()) as loop:
+        assert len(loop._ready) == 0  # type: ignore[attr-defined]
+        assert loop._scheduled == []  # type: ignore[attr-defined]
+        assert loop._selector.select(0) == []  # type: ignore[attr-defined]
