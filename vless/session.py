@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vless.address import Network
@@ -175,7 +176,9 @@ class MuxSession:
             error = exc.with_traceback(None)
         finally:
             self.lifecycle.handler_ended(self, stream, error)
-            self._lingering.pop(stream, None)
+
+    def _handler_gone(self, stream: Stream, _task: asyncio.Task[None]) -> None:
+        self._lingering.pop(stream, None)
 
     async def _join(self) -> None:
         # Twice: a handler may spend its first cancellation on an orderly farewell of its own.
@@ -214,6 +217,8 @@ class MuxSession:
         stream = Stream(self, frame.stream_id, network, target.literal, inbox=inbox)
         self.streams[frame.stream_id] = stream
         stream.task = asyncio.get_running_loop().create_task(self._serve(stream))
+        # Not in `_serve`: a task that is cancelled before its first step runs no `finally`.
+        stream.task.add_done_callback(partial(self._handler_gone, stream))
         await self._deliver(stream, frame)
 
     async def _data(self, frame: Frame) -> None:

@@ -1,0 +1,1 @@
+"""Joins vless and harness: connection sequences, oracles, targets, the registry of pairs."""

@@ -1,0 +1,79 @@
+"""Destinations behind the server's outbound: plain protocols, without a task of their own.
+
+``refuse`` is not here: it is the absence of a listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from scenarios.handlers import FLOOD, FLOOD_TIMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GREETING = b"greeting"
+
+
+class Destination(asyncio.Protocol):
+    """Keeps its transport; ``silent``: reads, says nothing, and ignores the end of the input."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def eof_received(self) -> bool:
+        """Stay open."""
+        return True
+
+
+class Echo(Destination):
+    """Returns what comes, and closes when the input ends."""
+
+    def data_received(self, data: bytes) -> None:
+        """Return it."""
+        self.transport.write(data)
+
+    def eof_received(self) -> bool:
+        """Close."""
+        return False
+
+
+class CloseFirst(Destination):
+    """Speaks first and closes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet and close."""
+        super().connection_made(transport)
+        self.transport.write(GREETING)
+        self.transport.close()
+
+
+class Flood(Destination):
+    """Sends more than any buffer holds."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send it all; the transport keeps what the server does not take."""
+        super().connection_made(transport)
+        self.transport.write(FLOOD * FLOOD_TIMES)
+
+
+class Deaf(Destination):
+    """Never reads."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Stop reading."""
+        super().connection_made(transport)
+        self.transport.pause_reading()
+
+
+DESTINATIONS: dict[str, Callable[[], Destination]] = {
+    "echo": Echo,
+    "silent": Destination,
+    "close": CloseFirst,
+    "flood": Flood,
+    "deaf": Deaf,
+}

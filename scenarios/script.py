@@ -1,0 +1,151 @@
+"""Bytes to steps: every byte string is a valid sequence of steps for connections that exist.
+
+Four bytes make a step: what, which connection, its argument, the gap. A first byte of 0 makes none,
+so smaller bytes mean shorter sequences, and whatever draws bytes (Hypothesis, a random campaign, a
+coverage-guided fuzzer) can drive the search. The choices offered depend on the state so far: most
+steps name streams that are open, and a connection that is closed can only be opened.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scenarios.steps import BAD_HEADERS, DESTINATIONS, HANDLERS, JUNK, Sequence, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WIDTH = 4
+CONNECTIONS = "abc"
+SIZES = (0, 5, 60, 300, 2000)
+"""Bytes of data: nothing, little, about a stream's inbox, more than it, more than a segment."""
+UNKNOWN = 9
+"""A stream id that is never opened by `_fresh_id` before eight others are."""
+_KINDS = (*HANDLERS, *DESTINATIONS)
+_GAPS = (None, None, 0, None, 0, 1, 0, 2)
+
+
+def decode(script: bytes) -> Sequence:
+    """Read a script; what is left over after the last whole step is ignored."""
+    state = _State()
+    steps = []
+    for at in range(0, len(script) - WIDTH + 1, WIDTH):
+        what, which, argument, gap = script[at : at + WIDTH]
+        if what:
+            step = state.step(what - 1, CONNECTIONS[which % len(CONNECTIONS)], argument)
+            steps.append(step._replace(gap=_GAPS[gap % len(_GAPS)]))
+    return Sequence(steps)
+
+
+class _State:
+    """The connections that are open and the streams that are live on each, as far as we steer."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, list[int]] = {}
+        self._headerless: set[str] = set()
+
+    def step(self, what: int, name: str, argument: int) -> Step:
+        if name not in self._streams:
+            choices = _CLOSED
+        elif name in self._headerless:
+            choices = _HEADERLESS
+        else:
+            choices = _OPEN
+        return choices[what % len(choices)](self, name, argument)
+
+    def open(self, name: str, argument: int) -> Step:
+        del argument
+        self._streams[name] = []
+        return Step("open", name)
+
+    def connect(self, name: str, argument: int) -> Step:
+        del argument
+        self._streams[name] = []
+        self._headerless.add(name)
+        return Step("connect", name)
+
+    def header(self, name: str, argument: int) -> Step:
+        del argument
+        self._headerless.discard(name)
+        return Step("header", name)
+
+    def bad(self, name: str, argument: int) -> Step:
+        return Step("bad", name, what=BAD_HEADERS[argument % len(BAD_HEADERS)])
+
+    def new(self, name: str, argument: int) -> Step:
+        streams = self._streams[name]
+        stream = len(streams) + 1
+        streams.append(stream)
+        kind = _KINDS[argument % len(_KINDS)]
+        return Step("new", name, stream, kind, SIZES[argument // len(_KINDS) % 3])
+
+    def udp(self, name: str, argument: int) -> Step:
+        return self.new(name, argument % len(HANDLERS))._replace(verb="udp")
+
+    def again(self, name: str, argument: int) -> Step:
+        streams = self._streams[name] or [1]
+        stream = streams[argument % len(streams)]
+        if not self._streams[name]:
+            streams = self._streams[name] = [1]
+        return Step("new", name, stream, _KINDS[argument // 16 % len(_KINDS)])
+
+    def data(self, name: str, argument: int) -> Step:
+        sizes = SIZES[1:]
+        return Step("data", name, self._some(name, argument), size=sizes[argument // 8 % 4])
+
+    def end(self, name: str, argument: int) -> Step:
+        return Step("end", name, self._some(name, argument))
+
+    def reset(self, name: str, argument: int) -> Step:
+        return Step("reset", name, self._some(name, argument))
+
+    def keepalive(self, name: str, argument: int) -> Step:
+        del argument
+        return Step("keepalive", name)
+
+    def stall(self, name: str, argument: int) -> Step:
+        return Step("resume" if argument % 2 else "stall", name)
+
+    def close(self, name: str, argument: int) -> Step:
+        self._forget(name)
+        return Step(("close", "abort", "half")[argument % 3], name)
+
+    def junk(self, name: str, argument: int) -> Step:
+        self._forget(name)
+        return Step("junk", name, what=JUNK[argument % len(JUNK)])
+
+    def cut(self, name: str, argument: int) -> Step:
+        self._forget(name)
+        return Step("cut", name, size=1 + argument % 13)
+
+    def cancel(self, name: str, argument: int) -> Step:
+        # Rare: nothing can be opened after it.
+        return Step("cancel") if argument % 2 == 0 else self.keepalive(name, argument)
+
+    def _some(self, name: str, argument: int) -> int:
+        streams = self._streams[name]
+        return streams[argument % len(streams)] if streams and argument % 8 else UNKNOWN
+
+    def _forget(self, name: str) -> None:
+        del self._streams[name]
+        self._headerless.discard(name)
+
+
+_Choice = Callable[[_State, str, int], Step] if TYPE_CHECKING else object
+_CLOSED: tuple[_Choice, ...] = (*[_State.open] * 5, _State.connect, _State.bad)
+_HEADERLESS: tuple[_Choice, ...] = (_State.header, _State.close, _State.cut)
+_OPEN: tuple[_Choice, ...] = (
+    *[_State.new] * 5,
+    *[_State.data] * 6,
+    *[_State.close] * 4,
+    *[_State.end] * 3,
+    *[_State.again] * 2,
+    _State.udp,
+    _State.reset,
+    _State.keepalive,
+    _State.stall,
+    _State.stall,
+    _State.junk,
+    _State.cut,
+    _State.cancel,
+)

@@ -1,0 +1,89 @@
+"""Searches for a sequence that violates a property, and shrinks it; or shows that none is found.
+
+Deterministic for a seed and a budget: no clock, no database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis.errors import NoSuchExample
+
+from scenarios.runner import Outcome, run_sequence
+from scenarios.strategies import sequences
+from scenarios.worlds import MemoryWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenarios.steps import Sequence
+    from scenarios.worlds import World
+    from vless import Lifecycle
+
+EXAMPLES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The shrunk sequence, what it did, and what finding it took.
+
+    ``examples`` and ``connections`` count up to the first violation, before shrinking.
+    """
+
+    sequence: Sequence
+    outcome: Outcome
+    examples: int
+    connections: int
+
+
+def find_violation(
+    lifecycle: Callable[[], Lifecycle],
+    *,
+    properties: frozenset[str] | None = None,
+    examples: int = EXAMPLES,
+    seed: int = 0,
+    world: Callable[[Lifecycle], World] = MemoryWorld,
+    progress: Callable[[int], None] | None = None,
+) -> Found | None:
+    """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.
+
+    ``progress`` is called with the number of sequences run so far, shrinking included.
+    """
+    runs = connections = 0
+    first: tuple[int, int] | None = None
+
+    def violates(sequence: Sequence) -> bool:
+        nonlocal runs, connections, first
+        outcome = run_sequence(sequence, lifecycle(), world)
+        runs += 1
+        connections += outcome.connections
+        if progress is not None:
+            progress(runs)
+        violated = set(outcome.violated)
+        hit = bool(violated if properties is None else violated & properties)
+        if hit and first is None:
+            first = runs, connections
+        return hit
+
+    try:
+        sequence = find(
+            sequences(),
+            violates,
+            random=Random(seed),  # noqa: S311 - a reproducible search, no secret
+            settings=settings(
+                max_examples=examples,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate, Phase.shrink],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    except NoSuchExample:
+        return None
+    if first is None:
+        raise AssertionError("found without a violation")
+    sequence = sequence.canonical()
+    return Found(sequence, run_sequence(sequence, lifecycle(), world), *first)

@@ -1,0 +1,142 @@
+"""The vocabulary of connection sequences, and its one-line notation.
+
+A sequence is steps separated by spaces: ``a:open a:new:1:echo+5 a:end:1~0 cancel``. A step is
+
+    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP]     or     cancel[~GAP]
+
+Connections are single letters. The gap is what happens before the next step: without one the server
+comes to rest; ``~n`` runs n iterations of its loop only, so that ``~0`` is "in the same instant".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Self
+
+PLAIN = frozenset({"open", "connect", "header", "keepalive", "stall", "resume"})
+"""Verbs that take nothing but a connection."""
+ENDINGS = frozenset({"close", "half", "abort"})
+"""Verbs that end a connection: FIN both ways, FIN one way, RST."""
+ON_STREAM = frozenset({"data", "end", "reset"})
+"""Verbs that name a stream."""
+OPENING = frozenset({"new", "udp"})
+"""Verbs that name a stream and what serves it."""
+HANDLERS = ("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close")
+"""What may serve a stream inside the server; see `scenarios.handlers`."""
+DESTINATIONS = ("@echo", "@silent", "@refuse", "@close", "@flood", "@deaf")
+"""What may serve a stream behind the server's outbound; see `scenarios.destinations`."""
+BAD_HEADERS = ("version", "user", "flow", "command", "address", "garbage")
+JUNK = ("status", "network", "address", "short", "long", "domain")
+
+_STEP = re.compile(
+    r"(?:(?P<connection>[a-z]):)?(?P<verb>[a-z]+)(?::(?P<stream>\d+))?(?::(?P<what>@?[a-z]+))?"
+    r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?"
+)
+_WHAT = {
+    **dict.fromkeys(OPENING, (*HANDLERS, *DESTINATIONS)),
+    "bad": BAD_HEADERS,
+    "junk": JUNK,
+}
+_SIZED = {"data", "cut", *OPENING}
+MAX_ID = 0xFFFF
+_VERBS = sorted({*PLAIN, *ENDINGS, *ON_STREAM, *OPENING, "bad", "junk", "cut", "cancel"})
+
+
+class Step(NamedTuple):
+    """One action of a peer (or, for ``cancel``, of the server's operator) and the gap after it."""
+
+    verb: str
+    connection: str = ""
+    stream: int | None = None
+    what: str = ""
+    size: int = 0
+    gap: int | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.connection}:{self.verb}" if self.connection else self.verb
+        if self.stream is not None:
+            text += f":{self.stream}"
+        if self.what:
+            text += f":{self.what}"
+        if self.size:
+            text += f"+{self.size}"
+        return text if self.gap is None else f"{text}~{self.gap}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read one step.
+
+        Raises:
+            ValueError: saying what was expected.
+        """
+        match = _STEP.fullmatch(text)
+        if match is None:
+            raise ValueError(f"step {text!r}: expected CONNECTION:VERB[:STREAM][:WHAT][+N][~GAP]")
+        verb, stream, gap = match["verb"], match["stream"], match["gap"]
+        step = cls(
+            verb,
+            match["connection"] or "",
+            None if stream is None else int(stream),
+            match["what"] or "",
+            int(match["size"] or 0),
+            None if gap is None else int(gap),
+        )
+        if problem := _problem(step):
+            raise ValueError(f"step {text!r}: {problem}")
+        return step
+
+
+class Sequence(tuple[Step, ...]):
+    """Steps in order; prints as the notation and is read from it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self))
+
+    def __repr__(self) -> str:
+        return f"Sequence.parse({str(self)!r})"
+
+    def canonical(self) -> Self:
+        """Return the same run, with connections named in order and every close spelled out."""
+        names: dict[str, str] = {}
+        steps = []
+        open_: dict[str, None] = {}
+        for step in self:
+            name = step.connection
+            if name:
+                name = names.setdefault(name, chr(ord("a") + len(names)))
+                if step.verb in {"open", "connect"}:
+                    open_[name] = None
+                elif step.verb in ENDINGS:
+                    open_.pop(name, None)
+            steps.append(step._replace(connection=name))
+        return type(self)([*steps, *(Step("close", name) for name in open_)])
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Read a line of notation.
+
+        Raises:
+            ValueError: naming the step and what was expected.
+        """
+        return cls(Step.parse(word) for word in line.split())
+
+
+def _problem(step: Step) -> str:
+    """Say what is wrong with a step, or nothing."""
+    verb = step.verb
+    on_stream = verb in ON_STREAM or verb in OPENING
+    has_id = step.stream is not None and step.stream <= MAX_ID
+    allowed = _WHAT.get(verb, ("",))
+    wrong = {
+        f"expected one of {', '.join(_VERBS)}, got {verb!r}": verb not in _VERBS,
+        "'cancel' takes no connection, every other verb takes one letter": (
+            (verb == "cancel") == bool(step.connection)
+        ),
+        f"expected a stream id of 0 to {MAX_ID}, got {step.stream}": on_stream and not has_id,
+        f"{verb!r} takes no stream": step.stream is not None and not on_stream,
+        f"expected one of {', '.join(allowed)}; got {step.what!r}": step.what not in allowed,
+        f"{verb!r} takes no size": step.size > 0 and verb not in _SIZED,
+    }
+    return next((problem for problem, holds in wrong.items() if holds), "")

@@ -1,0 +1,186 @@
+"""Where sequences run: the same inbound on virtual time in memory, or on loopback TCP.
+
+A world has one server and any number of raw peers. Both worlds are driven from outside, one loop
+each, so that a step can be followed by an exact number of loop iterations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from contextvars import copy_context
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from harness import Ledger, Scope, VirtualLoop, memory_pair
+from harness.loop import bury
+from harness.scope import CURRENT
+from scenarios.destinations import DESTINATIONS
+from scenarios.handlers import Switchboard
+from scenarios.peers import MemoryPeer
+from vless import Context, Inbound, Limits, User
+from vless.link import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenarios.peers import Peer
+    from vless import Address, Lifecycle, MuxSession
+
+USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
+LIMITS = Limits(
+    header_seconds=60,
+    idle_seconds=3600,
+    write_seconds=1,
+    stall_seconds=1,
+    close_seconds=1,
+    dial_seconds=1,
+    inbox_bytes=256,
+    backlog_bytes=4096,
+    max_streams=64,
+)
+"""Small, so that sequences reach them; the waits are virtual seconds."""
+
+
+class World(ABC):
+    """A server under test.
+
+    ``horizon`` is how far ahead timers are let run when the world comes to rest, in seconds: longer
+    than any limit that ends something, shorter than those that end the idle.
+    """
+
+    horizon = 5.0
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, lifecycle: Lifecycle, limits: Limits
+    ) -> None:
+        self.loop = loop
+        self.ledger = Ledger()
+        self.ledger.install(loop)
+        self.context = Context.background().child("server")
+        self.sessions: dict[Scope, MuxSession] = {}
+        self._links: dict[Scope, list[Link]] = {}
+        self.inbound = Inbound(
+            [User(USER, "scenario")],
+            Switchboard(self._recorded_dial, limits),
+            context=self.context,
+            lifecycle=lifecycle,
+            limits=limits,
+            on_session=self._session_started,
+        )
+
+    @abstractmethod
+    def connect(self) -> Peer:
+        """Connect a raw peer; nothing is sent."""
+
+    @abstractmethod
+    def turn(self, iterations: int) -> None:
+        """Run so many iterations of the server's loop."""
+
+    @abstractmethod
+    def rest(self, done: Callable[[], bool]) -> None:
+        """Let the server come to rest; ``done`` says that what is expected has happened."""
+
+    @abstractmethod
+    def dispose(self) -> None:
+        """End everything that is left, leaks too, and close the loop; cannot hang."""
+
+    @abstractmethod
+    async def dial(self, address: Address, limits: Limits) -> Link:
+        """Connect the server's outbound to one of the hosted destinations."""
+
+    @property
+    def pending_timers(self) -> int:
+        """Timers that are set, where the world can tell; else 0."""
+        return 0
+
+    def cancel(self) -> None:
+        """End the server's context, as an event of the loop like any arrival."""
+        self.loop.call_soon(self.context.cancel)
+
+    def open_links(self, scope: Scope) -> int:
+        """How many connections, in or out, a connection still holds open."""
+        return sum(link.transport is not None for link in self._links.get(scope, ()))
+
+    def forget(self, scope: Scope) -> None:
+        """Drop what is known of a connection that has gone."""
+        self._links.pop(scope, None)
+        self.sessions.pop(scope, None)
+
+    def _session_started(self, session: MuxSession) -> None:
+        scope = CURRENT.get()
+        if scope is not None:
+            self.sessions[scope] = session
+
+    def _protocol(self) -> Link:
+        link = self.inbound.protocol()
+        self._record(link)
+        return link
+
+    async def _recorded_dial(self, address: Address, limits: Limits) -> Link:
+        link = await self.dial(address, limits)
+        self._record(link)
+        return link
+
+    def _record(self, link: Link) -> None:
+        scope = CURRENT.get()
+        if scope is not None:
+            self._links.setdefault(scope, []).append(link)
+
+
+class MemoryWorld(World):
+    """In process, over in-memory transports, on virtual time: exact and fast."""
+
+    loop: VirtualLoop
+
+    def __init__(self, lifecycle: Lifecycle, limits: Limits = LIMITS) -> None:
+        super().__init__(VirtualLoop(), lifecycle, limits)
+        self._accepted = 0
+
+    @property
+    def pending_timers(self) -> int:
+        """Timers that are set and not cancelled."""
+        return self.loop.pending_timers
+
+    def connect(self) -> Peer:
+        """Connect a raw peer; nothing is sent."""
+        self._accepted += 1
+        scope = self.ledger.scope(f"connection {self._accepted}")
+        context = copy_context()
+        context.run(scope.enter)
+        peer = MemoryPeer(scope)
+        memory_pair(self.loop, peer, context.run(self._protocol), server_context=context)
+        self.loop.turn(1)
+        return peer
+
+    def turn(self, iterations: int) -> None:
+        """Run so many iterations; the clock stands still."""
+        self.loop.turn(iterations)
+
+    def rest(self, done: Callable[[], bool]) -> None:
+        """Run until nothing is ready and no limit can still expire: rest is a fact here."""
+        del done
+        self.loop.run_until_quiescent(self.horizon)
+
+    def dispose(self) -> None:
+        """End everything that is left and close the loop."""
+        bury(self.loop.dispose())
+        self.ledger.uninstall()
+
+    async def dial(self, address: Address, limits: Limits) -> Link:
+        """Join a link with a destination in memory.
+
+        Raises:
+            ConnectionRefusedError: if nothing is hosted under that name.
+        """
+        factory = DESTINATIONS.get(address.host.partition(".")[0])
+        if factory is None:
+            raise ConnectionRefusedError(f"nothing listens at {address}")
+        link = Link(limits=limits)
+        memory_pair(self.loop, link, factory())
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            link.abort()
+            raise
+        return link
