@@ -33,15 +33,18 @@ MONOLOGUES = {
 class StreamModel:
     """One stream: what was sent into it and what has come back."""
 
-    __slots__ = ("_noise", "echo", "ended", "promise", "received")
+    __slots__ = ("_echoes", "_noise", "ended", "excused", "promise", "received")
 
     def __init__(self, number: int, what: str) -> None:
         self._noise = Random(number)  # noqa: S311 - bytes that no two streams share
-        self.echo = what in ECHOES
+        self._echoes = what in ECHOES
         self.promise = MONOLOGUES.get(what, b"")
-        """What may come back; all of it, if it is an echo."""
+        """What may come back."""
         self.received = 0
         self.ended = False
+        """Whether the peer has ended its direction."""
+        self.excused = not self._echoes
+        """Whether some of the promise may be missing for good."""
 
     @property
     def owed(self) -> bytes:
@@ -51,7 +54,7 @@ class StreamModel:
     def next_bytes(self, size: int) -> bytes:
         """Return the next bytes of the stream's own noise, and count them as sent."""
         data = self._noise.randbytes(size)
-        if self.echo and not self.ended:
+        if self._echoes and not self.ended:
             self.promise += data
         return data
 
@@ -102,7 +105,7 @@ class ConnectionModel:
         stream = self.streams.get(stream_id)
         if stream is not None:
             stream.ended = True
-            stream.echo &= not error
+            stream.excused |= error
         return encode_frame(Frame.end(stream_id, error=error))
 
     def take(self) -> str:
@@ -126,7 +129,7 @@ class ConnectionModel:
     def unmet(self) -> str:
         """Say which echo is missing."""
         for stream_id, stream in self.streams.items():
-            if stream.echo and stream.received < len(stream.promise):
+            if stream.owed and not stream.excused:
                 expected = len(stream.promise)
                 return f"stream {stream_id}: expected {expected} bytes, got {stream.received}"
         return ""
@@ -137,7 +140,7 @@ class ConnectionModel:
         if stream is None:
             return ""
         # Whoever hears of a failed stream knows that the rest will not come.
-        stream.echo &= not frame.is_error
+        stream.excused |= frame.is_error
         data = frame.data
         if not data:
             return ""

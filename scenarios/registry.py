@@ -46,8 +46,8 @@ class Pair:
 
     def diff(self) -> str:
         """Return the unified diff from the buggy half to the fixed one."""
-        halves = (self.source(half).splitlines(keepends=True) for half in ("buggy", "fixed"))
-        return "".join(difflib.unified_diff(*halves, "buggy.py", "fixed.py", n=1))
+        buggy, fixed = (self.source(half).splitlines(keepends=True) for half in ("buggy", "fixed"))
+        return "".join(difflib.unified_diff(buggy, fixed, "buggy.py", "fixed.py", n=1))
 
     def half(self, name: str) -> type[Lifecycle]:
         """Return ``buggy`` or ``fixed``."""

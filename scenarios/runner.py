@@ -94,13 +94,13 @@ def run_sequence(
     """
     place = world(lifecycle)
     try:
-        return _Run(place).run(sequence)
+        return Run(place).run(sequence)
     finally:
         place.dispose()
 
 
-class _Run:
-    """The state of one run."""
+class Run:
+    """The state of one run: what `run_sequence` and `scenarios.growth` are made of."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -112,17 +112,12 @@ class _Run:
         self.streams = 0
 
     def run(self, sequence: Sequence) -> Outcome:
-        for step in sequence:
-            self.perform(step)
-            if step.gap is None:
-                self.rest()
-            else:
-                self.world.turn(step.gap)
+        """Perform the steps, close what is open, end the server, and say what was seen."""
+        self.steps(sequence)
         self.rest()
         outcome = self.outcome
         outcome.tasks = self.count()
-        for name in list(self.connections):
-            self.finish(name, "close")
+        self.close_all()
         self.rest()
         outcome.left = self.count()
         self.check_server()
@@ -133,7 +128,33 @@ class _Run:
         outcome.cleanups += sum(session.cleanups for session in self.world.sessions.values())
         return outcome
 
+    def repeat(self, sequence: Sequence) -> None:
+        """Perform the steps once more, without checking, on the same server."""
+        for step in sequence:
+            self.perform(step)
+            self.world.settle() if step.gap is None else self.world.turn(step.gap)
+        self.close_all()
+        self.over.clear()
+        self.world.settle()
+        if self.world.context.cancelled:
+            self.world.restart()
+
+    def steps(self, sequence: Sequence) -> None:
+        """Perform the steps with their gaps; check where the world comes to rest."""
+        for step in sequence:
+            self.perform(step)
+            if step.gap is None:
+                self.rest()
+            else:
+                self.world.turn(step.gap)
+
+    def close_all(self) -> None:
+        """Close every connection that the peer still has open."""
+        for name in list(self.connections):
+            self.finish(name, "close")
+
     def perform(self, step: Step) -> None:
+        """Do one step."""
         verb, name = step.verb, step.connection
         if verb == "cancel":
             self.world.cancel()
@@ -155,6 +176,7 @@ class _Run:
             connection.peer.send(self.bytes_of(step, connection))
 
     def connect(self, step: Step) -> None:
+        """Connect a new peer under the step's letter, closing the one that has it."""
         if step.connection in self.connections:
             self.finish(step.connection, "close")
         connection = ConnectionModel(self.world.connect(), USER)
@@ -168,6 +190,7 @@ class _Run:
             connection.over = True
 
     def bytes_of(self, step: Step, connection: ConnectionModel) -> bytes:
+        """Return what the peer sends for a step."""
         if step.verb in {"new", "udp"}:
             self.streams += 1
             return connection.open(step, self.streams)
@@ -185,6 +208,7 @@ class _Run:
         return junk(step.what) if step.verb == "junk" else partial(step.size)
 
     def finish(self, name: str, verb: str) -> None:
+        """End a connection from the peer's side."""
         connection = self.connections[name]
         connection.over = True
         if verb == "half":
@@ -228,6 +252,7 @@ class _Run:
         return not any(self.holds(connection.peer.scope) for connection in over)
 
     def holds(self, scope: Scope) -> bool:
+        """Whether a connection that is over still holds anything."""
         session = self.world.sessions.get(scope)
         open_session = session is not None and not session.cleanups
         return bool(scope.live or self.world.open_links(scope) or open_session)
@@ -255,8 +280,10 @@ class _Run:
             self.complain("timers", "(all)", f"expected 0 after all closes, got {timers}")
 
     def complain(self, property_: str, name: str, detail: str) -> None:
+        """Record a violation, if there is a detail to it."""
         if detail:
             self.outcome.violations.append(Violation(property_, name, detail))
 
     def count(self) -> int:
+        """How many tasks of all connections so far are alive."""
         return sum(scope.live for scope in self.scopes)

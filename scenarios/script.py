@@ -8,12 +8,9 @@ steps name streams that are open, and a connection that is closed can only be op
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from scenarios.steps import BAD_HEADERS, DESTINATIONS, HANDLERS, JUNK, Sequence, Step
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 WIDTH = 4
 CONNECTIONS = "abc"
@@ -131,7 +128,7 @@ class _State:
         self._headerless.discard(name)
 
 
-_Choice = Callable[[_State, str, int], Step] if TYPE_CHECKING else object
+_Choice = Callable[[_State, str, int], Step]
 _CLOSED: tuple[_Choice, ...] = (*[_State.open] * 5, _State.connect, _State.bad)
 _HEADERLESS: tuple[_Choice, ...] = (_State.header, _State.close, _State.cut)
 _OPEN: tuple[_Choice, ...] = (

@@ -71,9 +71,13 @@ class TcpWorld(World):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
 
+    def settle(self) -> None:
+        """Run until nothing is ready and no timer is near."""
+        self.loop.run_until_complete(settle(horizon=self.horizon))
+
     def rest(self, done: Callable[[], bool]) -> None:
         """Run until nothing is ready and no timer is near; then wait for ``done`` a while."""
-        self.loop.run_until_complete(settle(horizon=self.horizon))
+        self.settle()
         if not done():
             self.loop.run_until_complete(settle(limit=PATIENCE, until=done))
 

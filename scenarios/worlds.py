@@ -52,12 +52,16 @@ class World(ABC):
     horizon = 5.0
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, lifecycle: Lifecycle, limits: Limits
+        self,
+        loop: asyncio.AbstractEventLoop,
+        lifecycle: Lifecycle,
+        limits: Limits,
+        context: Context | None = None,
     ) -> None:
         self.loop = loop
         self.ledger = Ledger()
         self.ledger.install(loop)
-        self.context = Context.background().child("server")
+        self.context = context or Context.background().child("server")
         self.sessions: dict[Scope, MuxSession] = {}
         self._links: dict[Scope, list[Link]] = {}
         self.inbound = Inbound(
@@ -78,6 +82,10 @@ class World(ABC):
         """Run so many iterations of the server's loop."""
 
     @abstractmethod
+    def settle(self) -> None:
+        """Run until nothing is ready and no limit is about to expire."""
+
+    @abstractmethod
     def rest(self, done: Callable[[], bool]) -> None:
         """Let the server come to rest; ``done`` says that what is expected has happened."""
 
@@ -95,17 +103,17 @@ class World(ABC):
         return 0
 
     def cancel(self) -> None:
-        """End the server's context, as an event of the loop like any arrival."""
-        self.loop.call_soon(self.context.cancel)
+        """End the server's context, if it can be, as an event of the loop like any arrival."""
+        if self.context.cancellable:
+            self.loop.call_soon(self.context.cancel)
+
+    def restart(self) -> None:
+        """Give the server a new context, as a reload in the same process does."""
+        self.context = self.inbound.context = Context.background().child("server")
 
     def open_links(self, scope: Scope) -> int:
         """How many connections, in or out, a connection still holds open."""
         return sum(link.transport is not None for link in self._links.get(scope, ()))
-
-    def forget(self, scope: Scope) -> None:
-        """Drop what is known of a connection that has gone."""
-        self._links.pop(scope, None)
-        self.sessions.pop(scope, None)
 
     def _session_started(self, session: MuxSession) -> None:
         scope = CURRENT.get()
@@ -133,8 +141,13 @@ class MemoryWorld(World):
 
     loop: VirtualLoop
 
-    def __init__(self, lifecycle: Lifecycle, limits: Limits = LIMITS) -> None:
-        super().__init__(VirtualLoop(), lifecycle, limits)
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        limits: Limits = LIMITS,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(VirtualLoop(), lifecycle, limits, context)
         self._accepted = 0
 
     @property
@@ -157,10 +170,14 @@ class MemoryWorld(World):
         """Run so many iterations; the clock stands still."""
         self.loop.turn(iterations)
 
-    def rest(self, done: Callable[[], bool]) -> None:
+    def settle(self) -> None:
         """Run until nothing is ready and no limit can still expire: rest is a fact here."""
-        del done
         self.loop.run_until_quiescent(self.horizon)
+
+    def rest(self, done: Callable[[], bool]) -> None:
+        """The same: what has not happened by then never will."""
+        del done
+        self.settle()
 
     def dispose(self) -> None:
         """End everything that is left and close the loop."""

@@ -1,0 +1,190 @@
+"""The historical versions on every ending, beside what was measured of the originals in Go.
+
+The figures of the column ``go`` were taken from sing-vmess, compiled at each commit, over loopback
+TCP: goroutines left per connection. P-A is V1 with the watcher deleted, P-B V1 with a deferred
+cancel, both compiled likewise; P-C was only ever described, so it has no figure, and REF is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from scenarios.runner import Outcome, run_sequence
+from scenarios.steps import Sequence
+from scenarios.worlds import MemoryWorld
+from vless import Context
+from vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from scenarios.worlds import World
+    from vless import Lifecycle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A way for a connection to end, and the goroutines it leaves in Go, where measured.
+
+    ``after`` names the moment of counting: "close" (all connections closed), "server end" (then the
+    server's context ended, too), or "last step" (nothing closed yet). Without ``cancellable`` the
+    server's context is one that nobody can end.
+    """
+
+    name: str
+    sequence: str
+    go: Mapping[str, int]
+    after: str = "close"
+    cancellable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cell of the table: a version on an ending."""
+
+    version: str
+    ending: str
+    sequence: str
+    after: str
+    python: int
+    go: int | None
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether Python leaves what Go left; None where Go was not measured."""
+        return None if self.go is None else self.python == self.go
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing contradicts the claims: Go's figure, and 0 for the reference."""
+        return self.equal is not False and not (self.version == "REF" and self.python)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "equal": self.equal}
+
+
+_FIXED = {"P-A": 0, "P-B": 0, "V2": 0}
+ENDINGS = (
+    Ending(
+        name="peer EOF", sequence="a:open a:new:1:echo+5 a:close", go={"V0": 1, "V1": 1, **_FIXED}
+    ),
+    Ending(
+        name="peer EOF after End",
+        sequence="a:open a:new:1:echo+5 a:end:1 a:close",
+        go={"V0": 0, "V1": 1, "V2": 0},
+    ),
+    Ending(
+        name="peer EOF, three streams",
+        sequence="a:open a:new:1:echo+5 a:new:2:echo+5 a:new:3:echo+5 a:close",
+        go={"V1": 1, "V2": 0},
+    ),
+    Ending(name="peer EOF, no stream", sequence="a:open a:close", go={}),
+    Ending(
+        name="peer EOF, server end",
+        sequence="a:open a:new:1:echo+5 a:close",
+        after="server end",
+        go={"V1": 0},
+    ),
+    Ending(
+        name="peer EOF, parent that cannot be cancelled",
+        sequence="a:open a:new:1:echo+5 a:close",
+        cancellable=False,
+        go={"V1": 0, "V2": 0},
+    ),
+    Ending(name="peer reset", sequence="a:open a:new:1:echo a:abort", go={}),
+    Ending(name="bad frame", sequence="a:open a:new:1:echo a:junk:status", go={}),
+    Ending(name="truncated frame", sequence="a:open a:new:1:echo a:cut+5 a:close", go={}),
+    Ending(
+        name="cancel, peer stays",
+        sequence="a:open a:new:1:echo cancel",
+        after="last step",
+        go={"P-A": 2, "V2": 1},
+    ),
+    Ending(
+        name="cancel-New-close",
+        sequence="a:open cancel a:new:1:echo a:close",
+        go={"V1": 0, "P-A": 0, "P-B": 0, "V2": 1},
+    ),
+    Ending(name="handler closes first", sequence="a:open a:new:1:close a:close", go={}),
+    Ending(
+        name="handler returns without closing",
+        sequence="a:open a:new:1:return+7 a:close",
+        go={},
+    ),
+    Ending(
+        name="handler returns without closing, server end",
+        sequence="a:open a:new:1:return+7 a:close",
+        after="server end",
+        go={"V1": 0, "P-A": 1, "V2": 0},
+    ),
+    Ending(
+        name="New behind a deaf handler, cancel, close",
+        sequence="a:open a:new:1:deaf+5 a:new:2:deaf+5 cancel a:close",
+        go={"V1": 1, "V2": 1},
+    ),
+    Ending(
+        name="handler waits for its context only",
+        sequence="a:open a:new:1:deaf a:close",
+        go={},
+    ),
+    Ending(
+        name="live id reuse",
+        sequence="a:open a:new:5:echo a:new:5:echo a:close",
+        after="server end",
+        go={"V1": 1, "P-A": 1, "P-B": 1, "V2": 1},
+    ),
+    Ending(
+        name="live id reuse, server still running",
+        sequence="a:open a:new:5:echo a:new:5:echo a:close",
+        go={"V1": 2, "V2": 1},
+    ),
+    Ending(
+        name="live id reuse and End, server still running",
+        sequence="a:open a:new:5:echo a:new:5:echo a:end:5 a:close",
+        go={"V1": 2, "V2": 1},
+    ),
+    Ending(
+        name="End to a silent destination, server end",
+        sequence="a:open a:new:5:@silent+5 a:end:5 a:close",
+        after="server end",
+        go={"V1": 1, "V2": 1},
+    ),
+    Ending(
+        name="silent destination without End, server end",
+        sequence="a:open a:new:5:@silent+5 a:close",
+        after="server end",
+        go={"V1": 0, "V2": 0},
+    ),
+)
+"""The endings of the story, in its order."""
+
+
+def compare(progress: Callable[[int], None] | None = None) -> list[Row]:
+    """Run every version through every ending; ``progress`` gets the number of rows so far."""
+    rows: list[Row] = []
+    for ending in ENDINGS:
+        for name, lifecycle in VERSIONS.items():
+            rows.append(_row(ending, name, lifecycle()))
+            if progress is not None:
+                progress(len(rows))
+    return rows
+
+
+def _row(ending: Ending, version: str, lifecycle: Lifecycle) -> Row:
+    world: Callable[[Lifecycle], World] = MemoryWorld
+    if not ending.cancellable:
+        world = partial(MemoryWorld, context=Context.background())
+    outcome = run_sequence(Sequence.parse(ending.sequence), lifecycle, world)
+    python = _MOMENTS[ending.after](outcome)
+    go = ending.go.get(version)
+    return Row(version, ending.name, ending.sequence, ending.after, python, go)
+
+
+_MOMENTS: dict[str, Callable[[Outcome], int]] = {
+    "last step": lambda outcome: outcome.tasks,
+    "close": lambda outcome: outcome.left,
+    "server end": lambda outcome: outcome.left_after_end,
+}
