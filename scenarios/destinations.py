@@ -1,11 +1,14 @@
 """Destinations behind the server's outbound: plain protocols, without a task of their own.
 
-``refuse`` is not here: it is the absence of a listener.
+``refuse`` is not here: it is the absence of a listener; ``hang`` is a dial that never ends, and
+``nowhere`` an empty domain, which the server must refuse by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, cast
 
 from scenarios.handlers import FLOOD, FLOOD_TIMES
@@ -61,6 +64,18 @@ class Flood(Destination):
         self.transport.write(FLOOD * FLOOD_TIMES)
 
 
+class Reset(Destination):
+    """Resets the connection at its first byte."""
+
+    def data_received(self, data: bytes) -> None:
+        """Reset."""
+        del data
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+
 class Deaf(Destination):
     """Never reads."""
 
@@ -76,4 +91,5 @@ DESTINATIONS: dict[str, Callable[[], Destination]] = {
     "close": CloseFirst,
     "flood": Flood,
     "deaf": Deaf,
+    "reset": Reset,
 }

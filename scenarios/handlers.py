@@ -21,6 +21,9 @@ FLOOD = b"f" * 1024
 FLOOD_TIMES = 256
 """256 KiB: well above any buffer of a transport, so a flood blocks when its peer stalls."""
 
+BULK = (0, 65535, 65536)
+LATE = b"late"
+
 
 class HandlerFailed(Exception):  # noqa: N818 - it is thrown on purpose, by the handler `raise`
     """What the handler ``raise`` raises."""
@@ -81,6 +84,21 @@ async def flood(stream: Stream, context: Context) -> None:
     await sink(stream, context)
 
 
+async def bulk(stream: Stream, context: Context) -> None:
+    """Write nothing, then as much as one frame holds, then more; then read to the end."""
+    for size in BULK:
+        await stream.write(b"b" * size)
+    await sink(stream, context)
+
+
+async def late(stream: Stream, context: Context) -> None:
+    """Speak when the stream has ended, however it has."""
+    try:
+        await sink(stream, context)
+    finally:
+        await stream.write(LATE)
+
+
 async def close(stream: Stream, context: Context) -> None:
     """Close the stream at once."""
     del context
@@ -97,6 +115,8 @@ HANDLERS: dict[str, Handler] = {
     "stubborn": stubborn,
     "flood": flood,
     "close": close,
+    "bulk": bulk,
+    "late": late,
 }
 
 

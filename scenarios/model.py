@@ -10,9 +10,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from scenarios.destinations import GREETING
-from scenarios.handlers import FLOOD, FLOOD_TIMES
+from scenarios.handlers import BULK, FLOOD, FLOOD_TIMES, LATE
+from scenarios.malformed import junk, partial
+from scenarios.steps import OPENING
 from vless import Address, Network, ProtocolError
-from vless.frames import Frame, FrameDecoder, encode_frame
+from vless.frames import DATA, ERROR, Frame, FrameDecoder, Status, encode_frame
 from vless.header import Command, Request, ResponseDecoder, encode_request
 
 if TYPE_CHECKING:
@@ -26,8 +28,12 @@ MONOLOGUES = {
     "flood": FLOOD * FLOOD_TIMES,
     "@flood": FLOOD * FLOOD_TIMES,
     "@close": GREETING,
+    "bulk": b"b" * sum(BULK),
+    "late": LATE,
 }
 """What speaks by itself, and what it says."""
+ELSEWHERE = Address.of("198.51.100.1", 53)
+"""Where a packet goes that is not for its stream's target."""
 
 
 class StreamModel:
@@ -68,6 +74,8 @@ class ConnectionModel:
         """Whether the server must have let go of it, once at rest."""
         self.lossy = False
         """Whether something happened after which bytes need not come back."""
+        self.drips = False
+        """Whether the peer sends byte by byte."""
         self.streams: dict[int, StreamModel] = {}
         self._replaced: dict[int, list[StreamModel]] = {}
         self._header = encode_request(Request(user, Command.MUX, None))
@@ -75,14 +83,39 @@ class ConnectionModel:
         self._frames = FrameDecoder()
         self._opened = 0
 
-    @property
-    def header(self) -> bytes:
-        """The mux request header."""
-        return self._header
+    def encode(self, step: Step, number: int) -> bytes:
+        """Return what the peer sends for a step, and remember what it may expect for it.
 
-    def open(self, step: Step, number: int) -> bytes:
-        """Open a stream, perhaps over a living one, and return the frame."""
-        network = Network.UDP if step.verb == "udp" else Network.TCP
+        ``number`` tells the streams of a sequence apart.
+        """
+        verb, stream_id = step.verb, step.stream or 0
+        if verb == "header":
+            # In the middle of a header, everything that is sent is taken for its rest.
+            header, self._header = self._header, b""
+            if step.size:
+                header, self._header = header[: step.size], header[step.size :]
+            return header
+        self.lossy |= bool(self._header)
+        if verb in OPENING:
+            return self._open(step, number)
+        if verb in {"data", "packet", "keep"}:
+            return self._keep(stream_id, step)
+        if verb in {"end", "reset"}:
+            return self._end(stream_id, step)
+        if verb in {"keepalive", "padding"}:
+            data = bytes(step.size) if step.size else None
+            padding = bytes(2) if verb == "padding" else b""
+            option = 0 if data is None else DATA
+            frame = Frame(0, Status.KEEP_ALIVE, option, data=data, padding=padding)
+            return encode_frame(frame)
+        # What follows a malformed or partial frame is not what it seems.
+        self.lossy = True
+        self.over |= verb == "junk"
+        return junk(step.what) if verb == "junk" else partial(step.size)
+
+    def _open(self, step: Step, number: int) -> bytes:
+        network = Network.TCP if step.verb == "new" else Network.UDP
+        global_id = number.to_bytes(8, "big") if step.verb == "xudp" and step.size else None
         stream_id = step.stream or 0
         old = self.streams.get(stream_id)
         if old is not None and old.promise:
@@ -90,23 +123,26 @@ class ConnectionModel:
             self._replaced.setdefault(stream_id, []).append(old)
         stream = self.streams[stream_id] = StreamModel(number, step.what)
         name, zone = (step.what[1:], "dest") if step.what[0] == "@" else (step.what, "test")
+        host = "" if name == "nowhere" else f"{name}.{zone}"
         data = stream.next_bytes(step.size) if step.size else None
-        return encode_frame(Frame.new(stream_id, network, Address.of(f"{name}.{zone}", 7), data))
+        target = Address.of(host, 7)
+        return encode_frame(Frame.new(stream_id, network, target, data, global_id))
 
-    def data(self, step: Step) -> bytes:
-        """Return a frame of data for a stream, known or not."""
-        stream_id = step.stream or 0
+    def _keep(self, stream_id: int, step: Step) -> bytes:
+        if step.verb == "keep":
+            return encode_frame(Frame(stream_id, Status.KEEP))
         stream = self.streams.get(stream_id) or StreamModel(0, "")
-        return encode_frame(Frame.keep(stream_id, stream.next_bytes(step.size)))
+        target = ELSEWHERE if step.verb == "packet" else None
+        return encode_frame(Frame.keep(stream_id, stream.next_bytes(step.size), target))
 
-    def end(self, step: Step) -> bytes:
-        """Return an End frame, with the error bit for ``reset``."""
-        stream_id, error = step.stream or 0, step.verb == "reset"
-        stream = self.streams.get(stream_id)
-        if stream is not None:
-            stream.ended = True
-            stream.excused |= error
-        return encode_frame(Frame.end(stream_id, error=error))
+    def _end(self, stream_id: int, step: Step) -> bytes:
+        error = step.verb == "reset"
+        stream = self.streams.get(stream_id) or StreamModel(0, "")
+        data = stream.next_bytes(step.size) if step.size else None
+        stream.ended = True
+        stream.excused |= error
+        option = (0 if data is None else DATA) | (ERROR if error else 0)
+        return encode_frame(Frame(stream_id, Status.END, option, data=data))
 
     def take(self) -> str:
         """Decode what has come and file it under its streams; return what is wrong with it."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness import LeakReport
-from scenarios.malformed import bad_header, junk, partial
+from scenarios.malformed import bad_header
 from scenarios.model import ConnectionModel
-from scenarios.steps import ENDINGS, Sequence, Step
+from scenarios.steps import ENDINGS, OPENING, OPERATOR, Sequence, Step
 from scenarios.worlds import USER, MemoryWorld
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class Run:
     def perform(self, step: Step) -> None:
         """Do one step."""
         verb, name = step.verb, step.connection
-        if verb == "cancel":
-            self.world.cancel()
+        if verb in OPERATOR:
+            self.operate(verb)
             return
         if verb in {"open", "connect", "bad"}:
             self.connect(step)
@@ -172,8 +172,31 @@ class Run:
         elif verb in {"stall", "resume"}:
             connection.lossy |= verb == "stall"
             getattr(connection.peer, verb)()
+        elif verb == "drip":
+            connection.drips = True
         else:
-            connection.peer.send(self.bytes_of(step, connection))
+            self.streams += verb in OPENING
+            self.send(connection, connection.encode(step, self.streams))
+
+    def operate(self, verb: str) -> None:
+        """Do one step of the world."""
+        if verb == "cancel":
+            self.world.cancel()
+            return
+        # What was idle by then is over; a peer that does not read cannot see that, so it is told.
+        self.world.settle()
+        self.world.wait()
+        for connection in self.connections.values():
+            connection.over = True
+
+    def send(self, connection: ConnectionModel, data: bytes) -> None:
+        """Send in one piece, or byte by byte with an iteration after each."""
+        if not connection.drips:
+            connection.peer.send(data)
+            return
+        for at in range(len(data)):
+            connection.peer.send(data[at : at + 1])
+            self.world.turn(1)
 
     def connect(self, step: Step) -> None:
         """Connect a new peer under the step's letter, closing the one that has it."""
@@ -184,28 +207,10 @@ class Run:
         self.known.add(step.connection)
         self.scopes.append(connection.peer.scope)
         if step.verb == "open":
-            connection.peer.send(connection.header)
+            connection.peer.send(connection.encode(Step("header"), 0))
         elif step.verb == "bad":
             connection.peer.send(bad_header(step.what, USER))
             connection.over = True
-
-    def bytes_of(self, step: Step, connection: ConnectionModel) -> bytes:
-        """Return what the peer sends for a step."""
-        if step.verb in {"new", "udp"}:
-            self.streams += 1
-            return connection.open(step, self.streams)
-        if step.verb == "data":
-            return connection.data(step)
-        if step.verb in {"end", "reset"}:
-            return connection.end(step)
-        if step.verb == "header":
-            return connection.header
-        if step.verb == "keepalive":
-            return bytes.fromhex("0004 0000 0400")
-        # What follows a malformed or partial frame is not what it seems.
-        connection.lossy = True
-        connection.over |= step.verb == "junk"
-        return junk(step.what) if step.verb == "junk" else partial(step.size)
 
     def finish(self, name: str, verb: str) -> None:
         """End a connection from the peer's side."""

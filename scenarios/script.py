@@ -22,9 +22,12 @@ _KINDS = (*HANDLERS, *DESTINATIONS)
 _GAPS = (None, None, 0, None, 0, 1, 0, 2)
 
 
-def decode(script: bytes) -> Sequence:
-    """Read a script; what is left over after the last whole step is ignored."""
-    state = _State()
+def decode(script: bytes, *, waits: bool = True) -> Sequence:
+    """Read a script; what is left over after the last whole step is ignored.
+
+    Without ``waits`` no step lets idle intervals pass, which takes its time on a real loop.
+    """
+    state = _State(waits=waits)
     steps = []
     for at in range(0, len(script) - WIDTH + 1, WIDTH):
         what, which, argument, gap = script[at : at + WIDTH]
@@ -37,7 +40,8 @@ def decode(script: bytes) -> Sequence:
 class _State:
     """The connections that are open and the streams that are live on each, as far as we steer."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool) -> None:
+        self._waits = waits
         self._streams: dict[str, list[int]] = {}
         self._headerless: set[str] = set()
 
@@ -62,7 +66,8 @@ class _State:
         return Step("connect", name)
 
     def header(self, name: str, argument: int) -> Step:
-        del argument
+        if argument % 4 == 3:  # noqa: PLR2004 - a header cut in two, now and then
+            return Step("header", name, size=1 + argument // 4 % 18)
         self._headerless.discard(name)
         return Step("header", name)
 
@@ -77,7 +82,8 @@ class _State:
         return Step("new", name, stream, kind, SIZES[argument // len(_KINDS) % 3])
 
     def udp(self, name: str, argument: int) -> Step:
-        return self.new(name, argument % len(HANDLERS))._replace(verb="udp")
+        verb = "xudp" if argument >= 128 else "udp"  # noqa: PLR2004 - one half each
+        return self.new(name, argument % len(HANDLERS))._replace(verb=verb, size=argument % 2 * 5)
 
     def again(self, name: str, argument: int) -> Step:
         streams = self._streams[name] or [1]
@@ -90,15 +96,20 @@ class _State:
         sizes = SIZES[1:]
         return Step("data", name, self._some(name, argument), size=sizes[argument // 8 % 4])
 
+    def keep(self, name: str, argument: int) -> Step:
+        stream = self._some(name, argument)
+        return Step("keep", name, stream) if argument % 2 else Step("packet", name, stream, size=5)
+
     def end(self, name: str, argument: int) -> Step:
-        return Step("end", name, self._some(name, argument))
+        size = 5 if argument >= 224 else 0  # noqa: PLR2004 - End with data is rare
+        return Step("end", name, self._some(name, argument), size=size)
 
     def reset(self, name: str, argument: int) -> Step:
         return Step("reset", name, self._some(name, argument))
 
     def keepalive(self, name: str, argument: int) -> Step:
-        del argument
-        return Step("keepalive", name)
+        rare = (Step("padding", name), Step("keepalive", name, size=3), Step("drip", name))
+        return rare[argument % 3] if argument % 2 else Step("keepalive", name)
 
     def stall(self, name: str, argument: int) -> Step:
         return Step("resume" if argument % 2 else "stall", name)
@@ -116,8 +127,14 @@ class _State:
         return Step("cut", name, size=1 + argument % 13)
 
     def cancel(self, name: str, argument: int) -> Step:
-        # Rare: nothing can be opened after it.
-        return Step("cancel") if argument % 2 == 0 else self.keepalive(name, argument)
+        # Rare: nothing can be opened after a cancel, and all is closed after a wait.
+        if argument % 2 == 0:
+            return Step("cancel")
+        if not self._waits or argument % 4 != 1:
+            return self.keepalive(name, argument)
+        self._streams.clear()
+        self._headerless.clear()
+        return Step("wait")
 
     def _some(self, name: str, argument: int) -> int:
         streams = self._streams[name]
@@ -138,6 +155,7 @@ _OPEN: tuple[_Choice, ...] = (
     *[_State.end] * 3,
     *[_State.again] * 2,
     _State.udp,
+    _State.keep,
     _State.reset,
     _State.keepalive,
     _State.stall,

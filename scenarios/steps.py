@@ -2,7 +2,7 @@
 
 A sequence is steps separated by spaces: ``a:open a:new:1:echo+5 a:end:1~0 cancel``. A step is
 
-    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP]     or     cancel[~GAP]
+    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP]     or     cancel[~GAP]     or     wait[~GAP]
 
 Connections are single letters. The gap is what happens before the next step: without one the server
 comes to rest; ``~n`` runs n iterations of its loop only, so that ``~0`` is "in the same instant".
@@ -13,17 +13,25 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, Self
 
-PLAIN = frozenset({"open", "connect", "header", "keepalive", "stall", "resume"})
-"""Verbs that take nothing but a connection."""
+PLAIN = frozenset({"open", "connect", "header", "keepalive", "padding", "stall", "resume", "drip"})
+"""Verbs of a connection: connect and send the header, or one of the two (``header+5``: so many
+bytes); a KeepAlive, one with padding; stop and resume reading; send byte by byte from now on."""
 ENDINGS = frozenset({"close", "half", "abort"})
 """Verbs that end a connection: FIN both ways, FIN one way, RST."""
-ON_STREAM = frozenset({"data", "end", "reset"})
-"""Verbs that name a stream."""
-OPENING = frozenset({"new", "udp"})
-"""Verbs that name a stream and what serves it."""
-HANDLERS = ("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close")
+ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
+"""Verbs that name a stream: Keep with data, without, with an address; End, End with error."""
+OPENING = frozenset({"new", "udp", "xudp"})
+"""Verbs that name a stream and what serves it: New for TCP, for UDP, for UDP with a Global ID."""
+OPERATOR = frozenset({"cancel", "wait"})
+"""Verbs without a connection: the server's context ends; nothing is sent for two idle intervals."""
+HANDLERS = (
+    *("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close", "bulk"),
+    "late",
+)
 """What may serve a stream inside the server; see `scenarios.handlers`."""
-DESTINATIONS = ("@echo", "@silent", "@refuse", "@close", "@flood", "@deaf")
+DESTINATIONS = (
+    *("@echo", "@silent", "@refuse", "@close", "@flood", "@deaf", "@reset", "@hang", "@nowhere"),
+)
 """What may serve a stream behind the server's outbound; see `scenarios.destinations`."""
 BAD_HEADERS = ("version", "user", "flow", "command", "address", "garbage")
 JUNK = ("status", "network", "address", "short", "long", "domain")
@@ -33,17 +41,19 @@ _STEP = re.compile(
     r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?"
 )
 _WHAT = {
-    **dict.fromkeys(OPENING, (*HANDLERS, *DESTINATIONS)),
+    "new": (*HANDLERS, *DESTINATIONS),
+    "udp": HANDLERS,
+    "xudp": HANDLERS,
     "bad": BAD_HEADERS,
     "junk": JUNK,
 }
-_SIZED = {"data", "cut", *OPENING}
+_SIZED = {"header", "keepalive", "data", "packet", "end", "reset", "cut", *OPENING}
 MAX_ID = 0xFFFF
-_VERBS = sorted({*PLAIN, *ENDINGS, *ON_STREAM, *OPENING, "bad", "junk", "cut", "cancel"})
+_VERBS = sorted({*PLAIN, *ENDINGS, *ON_STREAM, *OPENING, *OPERATOR, "bad", "junk", "cut"})
 
 
 class Step(NamedTuple):
-    """One action of a peer (or, for ``cancel``, of the server's operator) and the gap after it."""
+    """One action of a peer (or, without a connection, of the world) and the gap after it."""
 
     verb: str
     connection: str = ""
@@ -131,8 +141,8 @@ def _problem(step: Step) -> str:
     allowed = _WHAT.get(verb, ("",))
     wrong = {
         f"expected one of {', '.join(_VERBS)}, got {verb!r}": verb not in _VERBS,
-        "'cancel' takes no connection, every other verb takes one letter": (
-            (verb == "cancel") == bool(step.connection)
+        "'cancel' and 'wait' take no connection, every other verb takes one letter": (
+            (verb in OPERATOR) == bool(step.connection)
         ),
         f"expected a stream id of 0 to {MAX_ID}, got {step.stream}": on_stream and not has_id,
         f"{verb!r} takes no stream": step.stream is not None and not on_stream,

@@ -7,6 +7,7 @@ sizes that may vary near the bottom of their range.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 STEPS = 60
 
 
-def sequences(steps: int = STEPS) -> st.SearchStrategy[Sequence]:
-    """Sequences of at most ``steps`` steps over up to three connections at a time."""
+def sequences(steps: int = STEPS, *, waits: bool = True) -> st.SearchStrategy[Sequence]:
+    """Sequences of at most ``steps`` steps over up to three connections at a time.
+
+    Without ``waits`` none lets idle intervals pass: for worlds on real time.
+    """
     size = WIDTH * steps
-    return st.binary(min_size=size, max_size=size).map(decode)
+    return st.binary(min_size=size, max_size=size).map(partial(decode, waits=waits))

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PATIENCE = 0.3
 """Seconds to wait for what is expected, before it counts as not happening. Paid by leaks only."""
-SCALED = LIMITS._replace(write_seconds=0.02, stall_seconds=0.02, close_seconds=0.02)
+SCALED = LIMITS._replace(
+    idle_seconds=2.0, write_seconds=0.02, stall_seconds=0.02, close_seconds=0.02, dial_seconds=0.02
+)
 """The limits of `LIMITS` whose expiry a sequence waits for, in real time."""
 _TURNS = 1000
 
@@ -74,6 +76,11 @@ class TcpWorld(World):
     def settle(self) -> None:
         """Run until nothing is ready and no timer is near."""
         self.loop.run_until_complete(settle(horizon=self.horizon))
+
+    def wait(self) -> None:
+        """Let two idle intervals pass, in real time: four seconds with the limits of `SCALED`."""
+        seconds = 2 * self.inbound.limits.idle_seconds
+        self.loop.run_until_complete(asyncio.sleep(seconds))
 
     def rest(self, done: Callable[[], bool]) -> None:
         """Run until nothing is ready and no timer is near; then wait for ``done`` a while."""

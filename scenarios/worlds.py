@@ -102,6 +102,10 @@ class World(ABC):
         """Timers that are set, where the world can tell; else 0."""
         return 0
 
+    @abstractmethod
+    def wait(self) -> None:
+        """Let two idle intervals pass, after which the server must have ended what is idle."""
+
     def cancel(self) -> None:
         """End the server's context, if it can be, as an event of the loop like any arrival."""
         if self.context.cancellable:
@@ -126,6 +130,8 @@ class World(ABC):
         return link
 
     async def _recorded_dial(self, address: Address, limits: Limits) -> Link:
+        if address.host == "hang.dest":
+            await self.loop.create_future()
         link = await self.dial(address, limits)
         self._record(link)
         return link
@@ -178,6 +184,10 @@ class MemoryWorld(World):
         """The same: what has not happened by then never will."""
         del done
         self.settle()
+
+    def wait(self) -> None:
+        """Let two idle intervals pass."""
+        self.loop.advance(2 * self.inbound.limits.idle_seconds)
 
     def dispose(self) -> None:
         """End everything that is left and close the loop."""
