@@ -1,0 +1,99 @@
+"""The command line: the one place that joins harness, scenarios and vless into a program.
+
+A command's module is imported when the command is asked for, so that the program starts at once.
+Results go to stdout; progress and notes go to stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli import interrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MODULES = {
+    "reproduce": "reproduce",
+    "list": "pairs",
+    "show": "pairs",
+    "verify": "verify",
+    "replay": "replay",
+    "serve": "serve",
+}
+"""Where each command is: in its module, under its name and ``_command``."""
+
+
+class Commands(click.Group):
+    """The commands by name, in the order of the story."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return their names."""
+        del ctx
+        return list(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one, or return None if there is none of that name."""
+        del ctx
+        if cmd_name not in MODULES:
+            return None
+        module = import_module(f"harness.cli.{MODULES[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
+    if wanted and not ctx.resilient_parsing:
+        try:
+            version = metadata.version("muxleak")
+        except metadata.PackageNotFoundError:
+            version = "(run from its source, not installed)"
+        click.echo(f"muxleak {version}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  muxleak reproduce                  see the bug, and its fix
+  muxleak verify                     prove every claim made here
+  muxleak serve --version V1         point a real client at the leak
+  muxleak reproduce --json | jq .growth
+
+\b
+Exit codes: 0 clean, 1 leak found or claim failed, 2 bad usage.""",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Reproduce, prove fixed and find task leaks of connection servers."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    # Its servers are hostile on purpose; what they log is asked for where it helps.
+    logging.getLogger("vless").addHandler(logging.NullHandler())
+    try:
+        return int(cli.main(arguments, standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+
+
+def main() -> None:
+    """Run the program: the console script."""
+    interrupt.install()
+    sys.exit(run())

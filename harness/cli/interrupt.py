@@ -1,0 +1,33 @@
+"""Ctrl-C: the program ends at once, with one line and the exit code that shells expect.
+
+Not by an exception: one that is raised wherever the program happens to be is swallowed by
+finalizers and garbage-collection callbacks, or stops an event loop halfway through a task. There is
+nothing to save here, and the kernel closes the sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+CODE = 130
+_STDERR = 2
+# Erase the line of progress, or the ^C, and show the cursor that progress had hidden.
+_CLEAR = "\r\x1b[K\x1b[?25h"
+
+
+def install() -> None:
+    """End the program on Ctrl-C, from now on."""
+    signal.signal(signal.SIGINT, _end)
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    clear = _CLEAR if sys.stderr is not None and sys.stderr.isatty() else ""
+    # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
+    os.write(_STDERR, f"{clear}interrupted\n".encode())
+    os._exit(CODE)

@@ -1,0 +1,99 @@
+"""What commands take: functions that turn a word into what it means, or say what was expected."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from scenarios import Pair, find_pair, load_pairs
+from scenarios.replay import find_version
+from vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_PORT = 0xFFFF
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+class Listen(NamedTuple):
+    """Where to listen; port 0 means any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def pair(word: str) -> Pair:
+    """Read the name of a pair."""
+    try:
+        return find_pair(word)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def version(word: str) -> str:
+    """Read the name of a version, in any case, and return it as `VERSIONS` has it."""
+    name = find_version(word)
+    if name is None:
+        raise click.BadParameter(f"expected one of {', '.join(VERSIONS)} or fixed; got {word!r}")
+    return name
+
+
+def counts(word: str) -> tuple[int, ...]:
+    """Read numbers above 0, separated by commas, and return them in order, each once."""
+    words = word.split(",")
+    if not all(each.strip().isdecimal() and int(each) for each in words):
+        raise click.BadParameter(f"expected numbers above 0, such as 1,10,100; got {word!r}")
+    return tuple(sorted({int(each) for each in words}))
+
+
+def listen(word: str) -> Listen:
+    """Read ``HOST:PORT`` or ``[IPV6]:PORT``."""
+    host, _, port = word.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise click.BadParameter(
+            f"expected HOST:PORT with a port of 0 to {MAX_PORT}, such as 127.0.0.1:8443; "
+            f"got {word!r}"
+        )
+    return Listen(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def complete_pair(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Offer the names of pairs to a shell."""
+    return [slug for slug in load_pairs() if slug.startswith(start)]
+
+
+def complete_version(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Offer the names of versions to a shell."""
+    return [name for name in (*VERSIONS, "fixed") if name.lower().startswith(start.lower())]
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command's help: its examples, as they are typed."""
+    return "\n".join(["\b", "Examples:", *(f"  muxleak {line}" for line in lines)])
+
+
+def json_option(command: _Command) -> _Command:
+    """Add ``--json``, as ``as_json``."""
+    text = "Print JSON and nothing else."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
+
+
+def seed_option(command: _Command) -> _Command:
+    """Add ``--seed``."""
+    text = "Of the random sequences; the same seed gives the same run."
+    return click.option("--seed", default=0, show_default=True, help=text)(command)

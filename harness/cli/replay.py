@@ -1,0 +1,128 @@
+"""``muxleak replay``: one run again, or a file of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+from rich.text import Text
+
+from harness.cli import params, render
+from scenarios import PROPERTIES, MemoryWorld, TcpWorld
+from scenarios.replay import HALVES, Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from scenarios import Outcome, World
+    from vless import Lifecycle
+
+TARGETS: dict[str, Callable[[Lifecycle], World]] = {"memory": MemoryWorld, "tcp": TcpWorld}
+
+
+class Line(NamedTuple):
+    """A line to replay and where it stands, for messages: "" or "file:line: "."""
+
+    place: str
+    text: str
+
+
+@click.command(
+    "replay",
+    epilog=params.examples(
+        "replay watcher_outlives_connection a:open a:close",
+        "replay --half fixed 'watcher_outlives_connection a:open a:close'",
+        "replay V2 a:open cancel a:new:1:echo a:close",
+        "replay --target tcp fixed a:open a:new:1:echo+5 a:abort",
+        "replay found.txt            a file of such lines; # starts a comment",
+    ),
+)
+@click.argument("line", nargs=-1, required=True, metavar="LINE|FILE")
+@click.option("--half", type=click.Choice(HALVES), help="Instead of the half that the line names.")
+@click.option(
+    "--target",
+    type=click.Choice(list(TARGETS)),
+    default="memory",
+    show_default=True,
+    help="In process on virtual time, or over loopback TCP.",
+)
+@params.json_option
+@click.pass_context
+def replay_command(
+    ctx: click.Context, line: tuple[str, ...], half: str | None, target: str, *, as_json: bool
+) -> None:
+    """Run a line of steps against a server; check every property.
+
+    A line is PAIR[/HALF] STEPS or VERSION STEPS; versions are V0, V1, P-A, P-B, P-C, V2 and REF
+    (fixed). A step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP]. Exits with 1 if a property is
+    violated.
+    """
+    runs = [(each, _parse(each, half)) for each in _lines(line)]
+    console = render.stdout()
+    results: list[dict[str, Any]] = []
+    clean = True
+    with render.progress(len(runs)) as steps:
+        for each, replay in runs:
+            steps.say(f"replays over {target}")
+            outcome = _run(each, replay, target)
+            steps.advance()
+            clean &= not outcome.violations
+            if as_json:
+                results.append({"line": str(replay), "target": target, **outcome.to_json()})
+            else:
+                with steps.aside():
+                    _show(console, outcome, str(replay) if len(runs) > 1 else "")
+    if as_json:
+        render.emit_json({"clean": clean, "runs": results})
+    ctx.exit(0 if clean else 1)
+
+
+def _lines(words: tuple[str, ...]) -> Iterator[Line]:
+    """Yield the lines of the file that is named, or the one that the words make."""
+    if len(words) > 1 or not Path(words[0]).is_file():
+        yield Line("", " ".join(words))
+        return
+    path, found = Path(words[0]), False
+    for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if text := text.partition("#")[0].strip():
+            found = True
+            yield Line(f"{path}:{number}: ", text)
+    if not found:
+        raise click.UsageError(f"{path}: expected lines to replay, got none")
+
+
+def _parse(line: Line, half: str | None) -> Replay:
+    try:
+        return Replay.parse(line.text, half)
+    except ValueError as error:
+        raise click.UsageError(f"{line.place}{error}") from None
+
+
+def _run(line: Line, replay: Replay, target: str) -> Outcome:
+    try:
+        return replay.run(TARGETS[target])
+    except ValueError as error:
+        raise click.UsageError(f"{line.place}{error}") from None
+
+
+def _show(console: Console, outcome: Outcome, title: str) -> None:
+    if title:
+        render.copyable(console, title, 0)
+    if not outcome.violations:
+        count = render.plural(outcome.connections, "connection")
+        console.print(Text.assemble(("clean", render.GOOD), f": {count}, every property held"))
+        return
+    for name in outcome.violated:
+        console.print(Text.assemble(("violated", render.BAD), f": {name}: {PROPERTIES[name]}"))
+        for each in outcome.violations:
+            if each.property == name:
+                render.body(console, f"connection {each.connection}: {each.detail}")
+    if outcome.report is not None:
+        console.print()
+        render.leaks(console, outcome.report)
+        console.print()
+        end = f"{outcome.left} left when all are closed, {outcome.left_after_end} after the server"
+        render.body(console, Text(f"{end} has ended", render.QUIET))

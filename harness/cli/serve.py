@@ -1,0 +1,176 @@
+"""``muxleak serve``: the inbound on a port, in any version, with what it holds counted live."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import click
+
+from harness import LeakReport, Ledger, settle
+from harness.cli import interrupt, params
+from harness.cli.params import Listen
+from harness.cli.watch import JsonScreen, TextScreen, Watch
+from vless import Inbound, Limits, Outbound, User
+from vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from harness.cli.watch import Screen
+
+USER = "00112233-4455-6677-8899-aabbccddeeff"
+INTERVAL = 1.0
+"""Seconds between two looks at the counts."""
+LIMITS = Limits(close_seconds=1.0)
+"""Versions that do not end their connections must not make Ctrl-C wait for long."""
+PATIENCE = 0.5
+"""Seconds that connections which have just closed are given to end their tasks."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@click.command(
+    "serve",
+    epilog=params.examples(
+        "serve --version V1                          the leak, on a free port",
+        "serve --version fixed --listen 127.0.0.1:8443",
+        "serve --version V2 --seconds 60 --json      one JSON object per line",
+        "serve --verbose                             say why connections end",
+    ),
+)
+@click.option(
+    "--version",
+    type=params.version,
+    metavar="VERSION",
+    shell_complete=params.complete_version,
+    default="V1",
+    show_default=True,
+    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed.",
+)
+@click.option(
+    "--listen",
+    type=params.listen,
+    metavar="HOST:PORT",
+    default="127.0.0.1:0",
+    show_default=True,
+    help="Where to listen; port 0 takes a free one.",
+)
+@click.option(
+    "--user",
+    "users",
+    type=click.UUID,
+    multiple=True,
+    default=(USER,),
+    metavar="UUID",
+    show_default=True,
+    help="Who may connect; may be repeated.",
+)
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
+@click.option("--public", is_flag=True, help="Allow an address that other machines can reach.")
+@click.option("--verbose", "-v", is_flag=True, help="Log to stderr why connections end.")
+@params.json_option
+@click.pass_context
+def serve_command(
+    ctx: click.Context,
+    version: str,
+    listen: Listen,
+    users: tuple[UUID, ...],
+    seconds: float | None,
+    *,
+    public: bool,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Serve one version on a port, with its tasks counted live.
+
+    Point any VLESS client with mux.cool at it and watch what its connections leave behind. Ctrl-C
+    stops it and reports. Exits with 1 if closed connections left tasks.
+    """
+    if not (listen.loopback or public):
+        raise click.BadParameter(
+            f"expected a loopback address, got {listen.host!r}: this is a test server without TLS,"
+            " a proxy for everybody who knows the user's id; add --public if you mean it",
+            param_hint="'--listen'",
+        )
+    if verbose:
+        logging.basicConfig(format="%(message)s", level=logging.INFO)
+    server = Server(version, listen, users, JsonScreen() if as_json else TextScreen())
+    leaked = asyncio.run(server.run(seconds))
+    ctx.exit(1 if leaked else 0)
+
+
+class Server:
+    """One inbound, from listening to the report of what it left."""
+
+    def __init__(
+        self, version: str, listen: Listen, users: tuple[UUID, ...], screen: Screen
+    ) -> None:
+        self._version = version
+        self._listen = listen
+        self._users = users
+        self._screen = screen
+
+    async def run(self, seconds: float | None) -> LeakReport:
+        """Serve for so long, or until stopped; return what closed connections left."""
+        loop, ledger, stop = asyncio.get_running_loop(), Ledger(), asyncio.Event()
+        with ledger.watching(loop):
+            users = [User(each) for each in self._users]
+            lifecycle = VERSIONS[self._version]()
+            inbound = Inbound(users, Outbound(limits=LIMITS), lifecycle=lifecycle, limits=LIMITS)
+            watch = Watch(ledger, inbound)
+            factory = ledger.scoped_factory(watch.protocol)
+            try:
+                address = Listen(*await inbound.listen(*self._listen, factory=factory))
+            except OSError as error:
+                raise _cannot_listen(self._listen, error) from None
+            _on_signals(loop, stop)
+            if seconds is not None:
+                loop.call_later(seconds, stop.set)
+            with self._screen:
+                self._screen.listening(self._version, address, self._users)
+                await self._watch(watch, stop)
+            # From here on, an impatient Ctrl-C ends the program at once.
+            _on_signals(loop, None)
+            interrupt.install()
+            await settle(limit=PATIENCE, until=lambda: not watch.leaked())
+            status, report = watch.status(), LeakReport.of(watch.leaked())
+            await inbound.shutdown()
+            await settle(limit=PATIENCE, until=lambda: not watch.tasks)
+            self._screen.stopped(status, report, watch.tasks)
+        return report
+
+    async def _watch(self, watch: Watch, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._screen.show(watch.status())
+            # Not `wait_for`, which makes a task on some Pythons, and tasks are what is counted.
+            try:
+                async with asyncio.timeout(INTERVAL):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        self._screen.show(watch.status())
+
+
+def _cannot_listen(listen: Listen, error: OSError) -> click.BadParameter:
+    # asyncio's text repeats the address; names that cannot be resolved have numbers below 0.
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+    return click.BadParameter(
+        f"cannot listen on {listen}: {reason}; choose another, or port 0 for any free one",
+        param_hint="'--listen'",
+    )
+
+
+def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event | None) -> None:
+    """Let the signals that end a program set ``stop``; None gives them their meaning back."""
+    for each in SIGNALS:
+        try:
+            if stop is not None:
+                loop.add_signal_handler(each, stop.set)
+            else:
+                loop.remove_signal_handler(each)
+        except NotImplementedError:
+            return  # Not on Windows: there, Ctrl-C ends the program at once.

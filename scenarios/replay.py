@@ -1,0 +1,97 @@
+"""The line that names a run: who is driven, and through which steps.
+
+    PAIR[/HALF] STEPS     or     VERSION STEPS
+
+Such as ``live_id_reused/fixed a:open a:close`` or ``V1 a:open a:close``. The half is the buggy one
+unless it is named; ``fixed`` and ``reference`` are other names of the version ``REF``.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple
+
+from scenarios.registry import find_pair, load_pairs
+from scenarios.runner import run_sequence
+from scenarios.steps import Sequence
+from scenarios.worlds import MemoryWorld
+from vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenarios.runner import Outcome
+    from scenarios.worlds import World
+    from vless import Lifecycle
+
+HALVES = ("buggy", "fixed")
+_REFERENCE = {"FIXED", "REFERENCE"}
+
+
+class Replay(NamedTuple):
+    """A run that can be repeated; prints as its line.
+
+    ``name`` is a pair's or a version's; ``half`` is empty for a version.
+    """
+
+    name: str
+    half: str
+    sequence: Sequence
+
+    def __str__(self) -> str:
+        subject = f"{self.name}/{self.half}" if self.half else self.name
+        return f"{subject} {self.sequence}"
+
+    @classmethod
+    def parse(cls, line: str, half: str | None = None) -> Replay:
+        """Read a line; ``half`` overrides the one it names.
+
+        Raises:
+            ValueError: naming the word at fault and what was expected.
+        """
+        name, *steps = line.split() or [""]
+        replay = cls(*_subject(name, half), Sequence.parse(" ".join(steps)))
+        if not steps:
+            hint = f", such as {find_pair(replay.name).facts.witness}" if replay.half else ""
+            raise ValueError(f"expected steps after {name!r}{hint}; got none")
+        return replay
+
+    @property
+    def lifecycle(self) -> type[Lifecycle]:
+        """The answers of the server that is driven."""
+        return find_pair(self.name).half(self.half) if self.half else VERSIONS[self.name]
+
+    def run(self, world: Callable[[Lifecycle], World] = MemoryWorld) -> Outcome:
+        """Run it, in a world of its own.
+
+        Raises:
+            ValueError: if a step names a connection that no earlier step opened.
+        """
+        return run_sequence(self.sequence, self.lifecycle(), world)
+
+
+def find_version(name: str) -> str | None:
+    """Return a version's name as `VERSIONS` has it, whatever its case; None if there is none."""
+    name = "REF" if name.upper() in _REFERENCE else name.upper()
+    return name if name in VERSIONS else None
+
+
+def _subject(word: str, half: str | None) -> tuple[str, str]:
+    """Return the name and the half that a line's first word means."""
+    name, slash, named = word.partition("/")
+    if version := find_version(name):
+        if slash or half:
+            raise ValueError(f"{word!r}: expected no half, since a version has none; leave it out")
+        return version, ""
+    pairs = load_pairs()
+    if name not in pairs:
+        close = get_close_matches(name, pairs, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"expected a pair ({', '.join(pairs)}) or a version ({', '.join(VERSIONS)}); "
+            f"got {name!r}{hint}"
+        )
+    half = half or (named if slash else "buggy")
+    if half not in HALVES:
+        raise ValueError(f"{word!r}: expected /buggy or /fixed after the pair; got {half!r}")
+    return name, half

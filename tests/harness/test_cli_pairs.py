@@ -1,0 +1,68 @@
+"""``muxleak list`` and ``muxleak show``."""
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from harness.cli import cli
+from scenarios import load_pairs
+
+FLAGSHIP = "watcher_outlives_connection"
+
+
+def invoke(*words: str) -> Result:
+    """Run the program in this process, at 80 columns."""
+    return CliRunner().invoke(cli, words, env={"COLUMNS": "80"})
+
+
+def test_list_names_every_pair_with_its_title() -> None:
+    """One line for the pair and one for its title, within 80 columns."""
+    lines = invoke("list").stdout.splitlines()
+    pairs = load_pairs()
+
+    assert [line.split()[0] for line in lines[1::2]] == list(pairs)
+    assert [line.strip() for line in lines[2::2]] == [each.facts.title for each in pairs.values()]
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_list_json_has_the_facts() -> None:
+    """The data are those of the pairs."""
+    data = json.loads(invoke("list", "--json").stdout)
+
+    assert [each["pair"] for each in data] == list(load_pairs())
+    assert data[0]["fails"] == ["tasks"]
+    assert data[0]["question"] == "watched_context"
+
+
+def test_show_tells_story_diff_and_witness() -> None:
+    """All there is to know of a pair, drawings and diff line by line as they are written."""
+    pair = load_pairs()[FLAGSHIP]
+    text = invoke("show", FLAGSHIP).stdout
+    lines = {line.strip() for line in text.splitlines()}
+    drawing = pair.story.split("```")[1].splitlines()
+
+    assert [line for line in pair.diff().splitlines() if line.strip() not in lines] == []
+    assert [line for line in drawing if line.strip() not in lines] == []
+    assert f"muxleak replay '{FLAGSHIP}/buggy a:open a:close'" in lines
+    assert all(reference.split()[0] in text for reference in pair.facts.references)
+
+
+def test_show_json_has_a_line_to_replay() -> None:
+    """The data include story, diff and the line of the witness."""
+    data = json.loads(invoke("show", FLAGSHIP, "--json").stdout)
+
+    assert data["replay"] == f"{FLAGSHIP}/buggy a:open a:close"
+    assert data["diff"] == load_pairs()[FLAGSHIP].diff()
+    assert data["story"].startswith("# ")
+
+
+@pytest.mark.parametrize("command", ["show", "reproduce", "verify"])
+def test_unknown_pair_is_bad_usage_with_a_hint(command: str) -> None:
+    """Who misspells a pair is told which there are and which was meant."""
+    result = invoke(command, "watcher_outlive_connection")
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "cleanup_runs_twice" in result.stderr
+    assert f"did you mean '{FLAGSHIP}'?" in result.stderr

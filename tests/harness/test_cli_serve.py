@@ -1,0 +1,238 @@
+"""``muxleak serve``: the server on a port, what it counts, and how it ends."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+
+from harness.cli import cli
+from harness.cli.params import Listen
+from harness.cli.serve import USER
+from harness.cli.watch import Status, clients
+from vless import Client
+
+ROOT = Path(__file__).parents[2]
+CONNECTIONS = 5
+
+
+def invoke(*words: str) -> Result:
+    """Run ``serve`` in this process, at 80 columns."""
+    return CliRunner().invoke(cli, ["serve", *words], env={"COLUMNS": "80"})
+
+
+def read(text: str) -> list[dict[str, Any]]:
+    """Read JSON lines."""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+class Running:
+    """The real program in a process, serving."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.first = self.next()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self.first["host"], self.first["port"]
+
+    def next(self) -> dict[str, Any]:
+        """Wait for the next line."""
+        assert self.process.stdout is not None
+        line: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return line
+
+    def until(self, **wanted: int) -> dict[str, Any]:
+        """Read lines until one has the counts that are wanted."""
+        while True:
+            line = self.next()
+            assert line["event"] == "status", line
+            if wanted.items() <= line.items():
+                return line
+
+    def stop(self) -> tuple[list[dict[str, Any]], str]:
+        """Press Ctrl-C; return the lines that follow, and stderr."""
+        self.process.send_signal(signal.SIGINT)
+        stdout, stderr = self.process.communicate(timeout=10)
+        return read(stdout), stderr
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[Running]:
+    """Run the real program for the length of a block."""
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "harness", "serve", "--json", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
+
+
+async def connect_and_close(address: tuple[str, int], times: int) -> None:
+    """Open and close mux connections, one after another."""
+    for _ in range(times):
+        async with await Client.connect(address, UUID(USER)):
+            pass
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "example.org:0"])
+def test_serve_refuses_addresses_that_others_can_reach(address: str) -> None:
+    """A test server without TLS is not put on the internet by a slip."""
+    result = invoke("--listen", address)
+
+    assert result.exit_code == 2
+    assert "test server without TLS" in result.stderr
+    assert "--public" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["8443", "127.0.0.1", ":8443", "127.0.0.1:x", "::1:70000"])
+def test_serve_tells_what_an_address_looks_like(address: str) -> None:
+    """Bad notation is bad usage, with an example."""
+    result = invoke("--listen", address)
+
+    assert result.exit_code == 2
+    assert "expected HOST:PORT with a port of 0 to 65535, such as 127.0.0.1:8443" in result.stderr
+
+
+@pytest.mark.parametrize("words", [("--version", "V9"), ("--user", "me"), ("--seconds", "-1")])
+def test_serve_rejects_what_it_does_not_know(words: tuple[str, str]) -> None:
+    """Unknown versions, users that are no UUID, times that cannot be."""
+    result = invoke(*words)
+
+    assert result.exit_code == 2
+    assert words[0] in result.stderr
+
+
+def test_serve_tells_that_a_port_is_taken() -> None:
+    """An address that cannot be bound is bad usage, with the reason and a way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = invoke("--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+
+    assert result.exit_code == 2
+    assert "already in use" in result.stderr
+    assert "port 0 for any free one" in result.stderr
+
+
+def test_serve_tells_how_to_reach_it() -> None:
+    """Address, user, and outbounds to paste; nobody came, so nothing was left."""
+    result = invoke("--version", "v2", "--seconds", "0")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("V2 listens on 127.0.0.1:")
+    assert f"user {USER}" in result.stdout
+    assert '"protocol": "vless"' in result.stdout
+    assert '"packet_encoding": "xudp"' in result.stdout
+    assert "open 0  accepted 0  mux sessions 0  tasks +0" in result.stdout
+    assert "clean: 0 closed connections, no task left" in result.stdout
+
+
+def test_serve_json_is_one_object_per_line() -> None:
+    """First how to reach it, then the counts, then the report."""
+    other = "5b1d2c3e-0a1b-4c2d-8e3f-112233445566"
+    result = invoke("--version", "fixed", "--seconds", "0", "--json", "--user", other)
+    first, *_, last = lines = read(result.stdout)
+
+    assert [line["event"] for line in lines] == ["listening", "status", "stopped"]
+    assert (first["version"], first["users"]) == ("REF", [other])
+    assert first["clients"]["sing-box"]["server_port"] == first["port"]
+    assert last["report"] == {"total": 0, "expected": 0, "groups": []}
+
+
+def test_clients_are_given_the_address_as_they_write_it() -> None:
+    """An IPv6 host goes without brackets into a configuration, and with them into text."""
+    listen = Listen("::1", 8443)
+    found = clients(listen, UUID(USER))
+
+    assert str(listen) == "[::1]:8443"
+    assert found["sing-box"]["server"] == "::1"
+    assert found["v2ray"]["settings"]["vnext"][0]["address"] == "::1"
+
+
+def test_status_tells_growth_per_closed_connection() -> None:
+    """What is open does not count as closed; without a closed connection there is no growth."""
+    assert Status(open=2, accepted=6, sessions=2, tasks=8, left=4).growth == 1.0
+    assert Status(open=2, accepted=2, sessions=2, tasks=4, left=0).growth == 0.0
+
+
+@pytest.mark.slow
+def test_serve_shows_the_leak_grow_and_exits_with_1() -> None:
+    """Five mux connections come and go: V1 keeps five tasks, all at one place."""
+    with serving("--version", "V1", "--seconds", "3") as server:
+        asyncio.run(connect_and_close(server.address, CONNECTIONS))
+        grown = server.until(accepted=CONNECTIONS, open=0)
+        stdout, stderr = server.process.communicate(timeout=15)
+        last = read(stdout)[-1]
+
+    assert (grown["tasks"], grown["left"], grown["growth"]) == (CONNECTIONS, CONNECTIONS, 1.0)
+    assert [group["count"] for group in last["report"]["groups"]] == [CONNECTIONS]
+    assert last["left_after_shutdown"] == 0
+    assert (server.process.returncode, stderr) == (1, "")
+
+
+@pytest.mark.slow
+def test_serve_fixed_keeps_nothing_and_exits_with_0() -> None:
+    """The same connections leave nothing in the reference."""
+    with serving("--version", "fixed", "--seconds", "3") as server:
+        asyncio.run(connect_and_close(server.address, CONNECTIONS))
+        grown = server.until(accepted=CONNECTIONS, open=0)
+        stdout, stderr = server.process.communicate(timeout=15)
+
+    assert (grown["tasks"], grown["left"]) == (0, 0)
+    assert read(stdout)[-1]["report"]["total"] == 0
+    assert (server.process.returncode, stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_serve_interrupted_twice_ends_at_once() -> None:
+    """While the server waits for what it closes, a second Ctrl-C does not."""
+
+    async def scenario(server: Running) -> str:
+        async with await Client.connect(server.address, UUID(USER)):
+            await asyncio.to_thread(server.until, open=1)
+            server.process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.3)
+            return (await asyncio.to_thread(server.stop))[1]
+
+    # V1 leaves transports open: its shutdown takes the whole close limit.
+    with serving("--version", "V1") as server:
+        stderr = asyncio.run(scenario(server))
+
+    assert (server.process.returncode, stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "code"), [("V1", 1), ("fixed", 0)])
+def test_serve_interrupted_reports_and_counts_no_open_connection(version: str, code: int) -> None:
+    """Ctrl-C with a connection open: its tasks are no leak; those of a closed one are."""
+
+    async def scenario(server: Running) -> tuple[list[dict[str, Any]], str]:
+        await connect_and_close(server.address, 1)
+        async with await Client.connect(server.address, UUID(USER)):
+            await asyncio.to_thread(server.until, accepted=2, open=1)
+            return await asyncio.to_thread(server.stop)
+
+    with serving("--version", version) as server:
+        lines, stderr = asyncio.run(scenario(server))
+
+    assert lines[-1]["event"] == "stopped"
+    assert (lines[-1]["open"], lines[-1]["report"]["total"]) == (1, code)
+    assert lines[-1]["left_after_shutdown"] == 0
+    assert (server.process.returncode, stderr) == (code, "")
