@@ -1,0 +1,71 @@
+"""README says what is so: its output is the program's, its tables are complete."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scenarios import PROPERTIES, load_pairs
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+OUTPUT = re.compile(r"<!-- output: (.+?) -->\n```text\n(.*?)```\n<!-- end of output -->", re.DOTALL)
+
+
+def readable(text: str) -> list[str]:
+    """The lines, but for the one figure that depends on the release of Hypothesis."""
+    return [
+        re.sub(r"after \d+ connections?", "after N connections", line.rstrip())
+        for line in text.splitlines()
+    ]
+
+
+def run(command: str) -> str:
+    """What a command of ours prints on 80 columns, piped."""
+    arguments = command.split()[1:]
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "harness", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=environment,
+    )
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "shown"), OUTPUT.findall(README))
+def test_readme_shows_what_the_command_prints(command: str, shown: str) -> None:
+    """Each output in README is that of the command named above it, line by line."""
+    assert readable(run(command)) == readable(shown)
+
+
+def test_readme_has_output_to_compare() -> None:
+    """The comparison above has something to compare."""
+    assert [command for command, _ in OUTPUT.findall(README)] == ["muxleak reproduce"]
+
+
+def test_readme_lists_every_pair_with_what_catches_it() -> None:
+    """The table of pairs names each pair and the properties that its buggy half breaks."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([\w, ]+) \|$", README, re.MULTILINE))
+
+    assert rows == {slug: ", ".join(pair.facts.fails) for slug, pair in load_pairs().items()}
+
+
+def test_readme_lists_every_property() -> None:
+    """The table of properties is the one that the runner checks."""
+    table = README.partition("| property | holds when |")[2].partition("\n\n")[0]
+
+    assert re.findall(r"^\| (\w+) \|", table, re.MULTILINE) == list(PROPERTIES)
+
+
+def test_readme_begins_with_two_commands() -> None:
+    """The first block is the two commands that a newcomer runs, and CI too."""
+    block = README.partition("```sh\n")[2].partition("```")[0].splitlines()
+
+    assert [line.rpartition("/")[2] for line in block] == ["muxleak reproduce", "pytest"]
