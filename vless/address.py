@@ -74,7 +74,8 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         if self.kind is AddressType.IPV6:
             return f"[{self.host}]:{self.port}"
-        return f"{self.host}:{self.port}"
+        # Escaped: a domain is any bytes of a peer, and what is printed may be a line of a log.
+        return f"{self.host.encode('unicode_escape').decode()}:{self.port}"
 
 
 _FAMILIES: Final = ((AddressType.IPV4, AF_INET), (AddressType.IPV6, AF_INET6))

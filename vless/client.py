@@ -7,12 +7,17 @@ and `send_frame`: nothing is checked on the way out, so it can say what no clien
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import TYPE_CHECKING, Self
 
 from vless.address import Address, Network
-from vless.causes import Cause, LinkLost, PeerClosed, StreamClosed, StreamReset
+from vless.causes import (
+    Cause,
+    LinkLost,
+    PeerClosed,
+    StreamClosed,
+    StreamReplaced,
+    StreamReset,
+)
 from vless.context import Context
 from vless.errors import FrameError, ProtocolError
 from vless.frames import Frame, FrameDecoder, Status, data_frames, encode_frame
@@ -25,6 +30,8 @@ from vless.stream import Stream
 if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
+
+MAX_ID = 0xFFFF
 
 
 class Client:
@@ -63,10 +70,10 @@ class Client:
             OSError: if the server cannot be reached.
         """
         limits = network_limits or Limits()
-        loop = asyncio.get_running_loop()
-        _, link = await loop.create_connection(lambda: Link(limits=limits), *address)
         if header is None:
             header = encode_request(Request(user, command, target))
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_connection(lambda: Link(limits=limits), *address)
         link.send(header)
         client = cls(link, command, limits=limits, record=record)
         if target is not None:
@@ -104,9 +111,10 @@ class Client:
         """Open a mux stream; its first ``data`` rides in the New frame."""
         await self.link.drain()
         if stream_id is None:
-            stream_id = self._next_id
-            self._next_id = self._next_id % 0xFFFF + 1
+            stream_id = self._free_id()
         stream = Stream(self, stream_id, network, target, inbox=self._limits.inbox_bytes)
+        if (old := self.streams.get(stream_id)) is not None:
+            old.fail(StreamReplaced(f"stream {stream_id} opened again"))
         self.streams[stream_id] = stream
         self.send_frame(Frame.new(stream_id, network, target, data or None, global_id))
         return stream
@@ -143,10 +151,6 @@ class Client:
 
     def reset(self) -> None:
         """Break the connection: the server sees a reset, not an end."""
-        if self.link.transport is not None:
-            sock = self.link.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.link.abort()
 
     # As the owner of streams.
@@ -166,6 +170,13 @@ class Client:
             self.half_close()
         elif self.streams.get(stream.stream_id) is stream:
             self.end(stream.stream_id, error=error)
+
+    def _free_id(self) -> int:
+        for _ in range(MAX_ID):
+            stream_id, self._next_id = self._next_id, self._next_id % MAX_ID + 1
+            if stream_id not in self.streams:
+                return stream_id
+        raise StreamClosed(f"no id is free: {MAX_ID} streams are open")
 
     async def _receive(self) -> None:
         cause: BaseException = LinkLost("the client was cancelled")
@@ -226,6 +237,7 @@ class Client:
             if self.frames is None:
                 await stream.drained()
         if frame.status is Status.END:
+            del self.streams[frame.stream_id]
             if frame.is_error:
                 stream.fail(StreamReset(f"stream {frame.stream_id} reset by the server"))
             else:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vless")
 
+PIECE = 64 * 1024
+"""Bytes sent at once, so that what the peer does not take stays bounded."""
+
 
 class DirectSession:
     """One connection, one stream: carries bytes as they are and packets with their length."""
@@ -40,6 +43,8 @@ class DirectSession:
         serving = asyncio.get_running_loop().create_task(self._serve(handler, context))
         undo = context.on_cancel(lambda _cause: self.link.close())
         self.link.on_eof = self.stream.stop_waiting
+        if self.link.ended:
+            self.stream.stop_waiting()
         try:
             await self._receive(received)
             await self.link.wait_closed()
@@ -47,18 +52,15 @@ class DirectSession:
             undo()
             self.link.on_eof = None
             self.stream.fail(context.cause or LinkLost("the connection has ended"))
-            serving.cancel()
-            await asyncio.wait([serving], timeout=self.limits.close_seconds)
-        if not serving.done():
-            log.warning("%r: its handler ignored its cancellation and is abandoned", self.stream)
+            await self._end(serving)
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
         """Send bytes, or one packet; the address of a packet is always the header's."""
         del address
-        await self.link.drain()
         payload = encode_packet(data) if stream.network is Network.UDP else data
-        if payload:
-            self.link.send(self._prefix + payload)
+        for start in range(0, len(payload), PIECE):
+            await self.link.drain()
+            self.link.send(self._prefix + payload[start : start + PIECE])
             self._prefix = b""
 
     def close_stream(self, stream: Stream, *, error: bool) -> None:
@@ -67,7 +69,7 @@ class DirectSession:
         if error:
             self.link.abort()
         else:
-            self.link.close()
+            self.link.finish()
 
     async def _serve(self, handler: Handler, context: Context) -> None:
         error = False
@@ -87,7 +89,10 @@ class DirectSession:
             while True:
                 self._feed(packets, data)
                 if not await self.stream.room(self.limits.stall_seconds):
-                    self.link.abort(StreamStalled(f"{self.stream!r} does not read"))
+                    cause = StreamStalled(f"{self.stream!r} does not read")
+                    self.stream.fail(cause)
+                    self.link.abort(cause)
+                    return
                 data = await self.link.receive()
                 if not data:
                     if packets is not None:
@@ -97,6 +102,19 @@ class DirectSession:
         except (ProtocolError, Cause) as exc:
             self.stream.fail(exc.with_traceback(None))
             self.link.close()
+
+    async def _end(self, serving: asyncio.Task[None]) -> None:
+        stream = self.stream
+        # Twice: a handler may spend its first cancellation on an orderly farewell of its own.
+        try:
+            for _ in range(2):
+                serving.cancel()
+                await asyncio.wait([serving], timeout=self.limits.close_seconds)
+                if serving.done():
+                    return
+        finally:
+            if not serving.done():
+                log.warning("%r: its handler ignored its cancellation and is abandoned", stream)
 
     def _feed(self, packets: PacketDecoder | None, data: bytes) -> None:
         if packets is None:

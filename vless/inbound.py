@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vless.address import Network
@@ -42,7 +43,8 @@ class User(NamedTuple):
 class Inbound:
     """Serves VLESS on any number of listeners.
 
-    ``context`` is the parent of every connection's context; the server owns a child of it.
+    ``context`` is the parent of every connection's context; `shutdown` ends it, so it should be
+    the server's own. Given the background, there is nothing to end, and `shutdown` takes longer.
     ``active`` counts the mux sessions that have not been cleaned up: back to 0 when all are closed,
     below 0 if a cleanup ran twice. ``on_session`` sees every mux session as it starts.
     """
@@ -136,8 +138,7 @@ class Inbound:
 
     async def _serve(self, link: Link) -> None:
         try:
-            if self.context.cause is not None:
-                raise self.context.cause
+            self._check_open()
             request, received = await self._read_header(link)
             await self._dispatch(link, request, received)
         except (ProtocolError, Cause) as exc:
@@ -156,8 +157,9 @@ class Inbound:
                 while request is None:
                     data = await link.receive()
                     if not data:
+                        self._check_open()
                         decoder.receive_eof()
-                        raise self.context.cause or PeerClosed("closed before the request header")
+                        raise PeerClosed("closed before the request header")
                     request = decoder.receive_data(data)
         except TimeoutError:
             raise HeaderTimeout(f"no whole request header within {seconds:g} s") from None
@@ -165,6 +167,11 @@ class Inbound:
             undo()
         self._authorise(request)
         return request, decoder.trailing
+
+    def _check_open(self) -> None:
+        # A new exception: the cause may be of any type, and a traceback in it would outlive us.
+        if self.context.cause is not None:
+            raise ServerStopped(f"{self.context.cause}")
 
     def _authorise(self, request: Request) -> None:
         user = self._users.get(request.user)
@@ -208,4 +215,6 @@ def _keep_alive(transport: asyncio.Transport) -> None:
     # A peer that vanished without a word is found by the kernel's probes, long before idle limits.
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Some systems refuse it for a connection that was reset already; the reading will tell.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

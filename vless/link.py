@@ -8,6 +8,10 @@ limit, and so have a peer that does not read and a connection without a byte.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from contextlib import suppress
+from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from vless.causes import IdleTimeout, LinkLost, StreamClosed, WriteStalled
@@ -41,6 +45,7 @@ class Link(asyncio.Protocol):
         self._buffered = 0
         self._reading = True
         self._paused = False
+        self._finishing = False
         self._receiver: asyncio.Future[None] | None = None
         self._drainers: dict[asyncio.Future[None], None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -62,6 +67,8 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Buffer ``data`` and wake the receiver; pause the transport above the limit."""
         self._active = True
+        if self._finishing:
+            return
         self._chunks.append(data)
         self._buffered += len(data)
         if self._buffered > READ_LIMIT and self._reading and self._transport is not None:
@@ -72,6 +79,8 @@ class Link(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Note the peer's end; keep our direction open, so that replies can be flushed."""
         self._end()
+        if self._finishing:
+            self.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -106,7 +115,7 @@ class Link(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         """Whether our side has ended: nothing can be sent any more."""
-        return self._transport is None or self._transport.is_closing()
+        return self._transport is None or self._transport.is_closing() or self._finishing
 
     @property
     def backlog(self) -> int:
@@ -126,25 +135,28 @@ class Link(asyncio.Protocol):
         """
         while not self._chunks:
             if self.lost is not None:
-                raise self.lost
+                # A copy: the traceback of a kept one would close a cycle, and grow.
+                raise copy(self.lost)
             if self.ended:
                 return b""
-            self._receiver = asyncio.get_running_loop().create_future()
+            receiver = self._receiver = asyncio.get_running_loop().create_future()
             try:
-                await self._receiver
+                await receiver
             finally:
-                self._receiver = None
+                # Another call may have taken its place while this one was being cancelled.
+                if self._receiver is receiver:
+                    self._receiver = None
         chunks, self._chunks = self._chunks, []
         self._buffered = 0
         if not self._reading:
             self._reading = True
-            if not self.closing and self._transport is not None:
+            if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def send(self, data: bytes) -> None:
         """Queue ``data``; dropped when the connection has ended. Call `drain` before, not after."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self.closing:
             self._active = True
             self._transport.write(data)
 
@@ -166,8 +178,28 @@ class Link(asyncio.Protocol):
 
     def send_eof(self) -> None:
         """Close our direction only (TCP half-close)."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and not self.closing:
             self._transport.write_eof()
+
+    def finish(self) -> None:
+        """Flush and end our direction; close once the peer has ended, too, or at the close limit.
+
+        `close` would make the kernel reset a peer that is still sending, and so take from it what
+        it has not read yet. What the peer still sends is dropped.
+        """
+        if self._transport is None or self.closing:
+            return
+        if self.ended:
+            self.close()
+            return
+        self._transport.write_eof()
+        self._finishing = True
+        self._chunks.clear()
+        if not self._reading:
+            self._transport.resume_reading()
+        self._linger()
+        self._end()
+        self._wake_drainers()
 
     def close(self) -> None:
         """Flush and close; what the peer does not take within the close limit is dropped."""
@@ -176,17 +208,17 @@ class Link(asyncio.Protocol):
             return
         self._stop_timer()
         if transport.get_write_buffer_size():
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._limits.close_seconds, transport.abort)
+            self._linger()
         transport.close()
         self._end()
         self._wake_drainers()
 
     def abort(self, cause: Exception | None = None) -> None:
-        """Close at once and drop what was not sent; ``cause`` is what `receive` then raises."""
+        """Reset the connection and drop what was not sent; `receive` then raises ``cause``."""
         if self._transport is not None:
             self.lost = self.lost or cause
             self._stop_timer()
+            _do_not_linger(self._transport)
             self._transport.abort()
             self._end()
             self._wake_drainers()
@@ -195,6 +227,12 @@ class Link(asyncio.Protocol):
         """Wait until the transport is gone. Call `close` or `abort` first, which bound the wait."""
         if self._closed is not None and not self._closed.done():
             await asyncio.shield(self._closed)
+
+    def _linger(self) -> None:
+        self._stop_timer()
+        if self._transport is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._limits.close_seconds, self._transport.abort)
 
     def _write_stalled(self) -> None:
         seconds = self._limits.write_seconds
@@ -233,3 +271,11 @@ class Link(asyncio.Protocol):
         for waiter in self._drainers:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _do_not_linger(transport: asyncio.Transport) -> None:
+    # Else the kernel goes on sending what it has, for minutes, and then says that all is well.
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

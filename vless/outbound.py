@@ -1,7 +1,8 @@
-"""Dials a stream's target, TCP or UDP, and relays until both directions have ended.
+"""Dials a stream's target, TCP or UDP, and relays until one side has ended.
 
-The end of one direction is passed on as a write-end; the other goes on. What bounds it then is the
-stream: when that ends, the relay is cancelled and everything it opened is closed.
+The client's end of a TCP stream is passed on as a write-end, and the target may go on answering;
+the target's end, and either end of a UDP stream, is the end of both directions. What bounds a relay
+besides is its stream: when that ends, the relay is cancelled and what it opened is closed.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from vless.address import Address, Network
-from vless.causes import StreamClosed
+from vless.address import Address, AddressType, Network
+from vless.causes import IdleTimeout, StreamClosed
 from vless.limits import Limits
 from vless.link import Link
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 DATAGRAMS = 64
 """Datagrams of a target that wait for a slow client; more are dropped, as UDP allows."""
+
+NAMES = 256
+"""Names of one UDP stream whose addresses are kept; then all are looked up again."""
 
 
 class Dial(Protocol):
@@ -56,6 +60,7 @@ class Outbound:
         Raises:
             OSError: if the target cannot be reached; `TimeoutError` past the dial limit.
             LinkLost: if the target resets the connection.
+            IdleTimeout: if nothing has passed in either direction for the idle limit.
         """
         del context  # The session cancels its handlers at its end; a relay needs no more.
         if stream.network is Network.UDP:
@@ -80,20 +85,34 @@ class Outbound:
             await loop.create_datagram_endpoint(lambda: port, local_addr=local)
         try:
             # UDP has no end of its own: the peer's End is the end of the stream.
-            await _both(_packets_down(stream, port), _packets_up(stream, port, remote))
+            down = _packets_down(stream, port, self._limits.idle_seconds)
+            await _both(down, _packets_up(stream, port, remote))
         finally:
             port.close()
 
 
 async def _both(helper: Coroutine[Any, Any, None], decisive: Coroutine[Any, Any, None]) -> None:
     # The end of the decisive direction ends both; so does an error in either.
+    error = await _first_error(helper, decisive)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error
+
+
+async def _first_error(
+    helper: Coroutine[Any, Any, None], decisive: Coroutine[Any, Any, None]
+) -> Exception | None:
     try:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(helper)
             await decisive
             task.cancel()
     except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        # The frames of a task group hold its errors: tracebacks through them would close a cycle.
+        return errors.with_traceback(None).exceptions[0].with_traceback(None)
+    return None
 
 
 async def _uplink(stream: Stream, link: Link) -> None:
@@ -112,21 +131,35 @@ async def _downlink(stream: Stream, link: Link) -> None:
 
 
 async def _packets_up(stream: Stream, port: _DatagramPort, target: tuple[str, int]) -> None:
-    known = {stream.target: target}
+    known: dict[Address, tuple[str, int]] = {}
     while (packet := await stream.read_packet()) is not None:
         data, address = packet
-        if address is not None and address not in known:
+        if address is None or address == stream.target:
+            port.send(data, target)
+            continue
+        if address not in known:
+            if len(known) >= NAMES:
+                known.clear()
             known[address] = await _resolve(address)
-        port.send(data, known[address or stream.target])
+        port.send(data, known[address])
 
 
-async def _packets_down(stream: Stream, port: _DatagramPort) -> None:
+async def _packets_down(stream: Stream, port: _DatagramPort, idle_seconds: float) -> None:
     while True:
-        data, source = await port.received.get()
+        port.active = False
+        try:
+            async with asyncio.timeout(idle_seconds):
+                data, source = await port.received.get()
+        except TimeoutError:
+            if port.active:
+                continue
+            raise IdleTimeout(f"no packet for {idle_seconds:g} s") from None
         await stream.write(data, Address.of(source[0].partition("%")[0], source[1]))
 
 
 async def _resolve(address: Address) -> tuple[str, int]:
+    if address.kind is not AddressType.DOMAIN:
+        return address.host, address.port  # Without the detour through a thread.
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
     host, port = found[0][4][:2]
@@ -136,6 +169,9 @@ async def _resolve(address: Address) -> tuple[str, int]:
 class _DatagramPort(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.received: asyncio.Queue[tuple[bytes, tuple[str, int]]] = asyncio.Queue(DATAGRAMS)
+        self.active = False
+        """Whether anything was sent since it was last set to False."""
+        self._paused = False
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -145,8 +181,15 @@ class _DatagramPort(asyncio.DatagramProtocol):
         if not self.received.full():
             self.received.put_nowait((data, addr))
 
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+
     def send(self, data: bytes, target: tuple[str, int]) -> None:
-        if self._transport is not None:
+        self.active = True
+        if self._transport is not None and not self._paused:
             self._transport.sendto(data, target)
 
     def close(self) -> None:

@@ -64,7 +64,6 @@ class MuxSession:
         self._handler = handler
         self._on_cleanup = on_cleanup
         self._lingering: dict[Stream, None] = {}
-        self._delivering: Stream | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._prefix = encode_response(Response())
 
@@ -138,11 +137,13 @@ class MuxSession:
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
         """Send a stream's bytes when the peer has room for them (see `StreamOwner.write`)."""
-        await self.link.drain()
-        if self.streams.get(stream.stream_id) is not stream:
-            raise StreamClosed(f"{stream!r} does not own its id") from stream.cause
         source = address if stream.network is Network.UDP else None
-        self._send_bytes(b"".join(data_frames(stream.stream_id, data, source)))
+        # Frame by frame: a large write must not count as a backlog, nor delay others' frames.
+        for frame in data_frames(stream.stream_id, data, source):
+            await self.link.drain()
+            if self.streams.get(stream.stream_id) is not stream:
+                raise StreamClosed(f"{stream!r} does not own its id") from stream.cause
+            self._send_bytes(frame)
 
     # The tasks.
 
@@ -179,18 +180,22 @@ class MuxSession:
 
     def _handler_gone(self, stream: Stream, _task: asyncio.Task[None]) -> None:
         self._lingering.pop(stream, None)
+        # A cancelled task keeps its traceback, whose frames hold the stream: cut the cycle.
+        stream.task = None
 
     async def _join(self) -> None:
         # Twice: a handler may spend its first cancellation on an orderly farewell of its own.
-        for _ in range(2):
-            tasks = [stream.task for stream in self._lingering if stream.task is not None]
-            if not tasks:
-                return
-            await asyncio.wait(tasks, timeout=self.limits.close_seconds)
-            for stream in list(self._lingering):
-                self.end_stream(stream, self.cause or LinkLost("closed"))
-        for stream in self._lingering:
-            log.warning("%r: its handler ignored its cancellation and is abandoned", stream)
+        try:
+            for _ in range(2):
+                tasks = [stream.task for stream in self._lingering if stream.task is not None]
+                if not tasks:
+                    return
+                await asyncio.wait(tasks, timeout=self.limits.close_seconds)
+                for stream in list(self._lingering):
+                    self.end_stream(stream, self.cause or LinkLost("closed"))
+        finally:
+            for stream in self._lingering:
+                log.warning("%r: its handler ignored its cancellation and is abandoned", stream)
 
     # Frames.
 
@@ -206,20 +211,29 @@ class MuxSession:
         target, network = frame.target, frame.network
         if target is None or network is None:
             raise AssertionError("the decoder lets no New pass without a target")
-        full = len(self.streams) + len(self._lingering) >= self.limits.max_streams
-        if full or not target.host or not self.lifecycle.admit(self):
+        if not self.lifecycle.admit(self):
             self._refuse(frame.stream_id)
             return
+        # First of all: after a refusal, too, the id means nothing to the peer any more.
         old = self.streams.get(frame.stream_id)
         if old is not None:
             self.lifecycle.id_reused(self, old)
-        inbox = self.limits.inbox_bytes
-        stream = Stream(self, frame.stream_id, network, target.literal, inbox=inbox)
-        self.streams[frame.stream_id] = stream
+        full = len(self.streams) + len(self._lingering) >= self.limits.max_streams
+        if full or not target.host:
+            self._refuse(frame.stream_id)
+            return
+        stream = self._start(frame.stream_id, network, target.literal)
+        await self._deliver(stream, frame)
+
+    def _start(self, stream_id: int, network: Network, target: Address) -> Stream:
+        stream = Stream(self, stream_id, network, target, inbox=self.limits.inbox_bytes)
+        if self.link.ended:
+            stream.stop_waiting()
+        self.streams[stream_id] = stream
         stream.task = asyncio.get_running_loop().create_task(self._serve(stream))
         # Not in `_serve`: a task that is cancelled before its first step runs no `finally`.
         stream.task.add_done_callback(partial(self._handler_gone, stream))
-        await self._deliver(stream, frame)
+        return stream
 
     async def _data(self, frame: Frame) -> None:
         stream = self.streams.get(frame.stream_id)
@@ -240,11 +254,7 @@ class MuxSession:
 
     async def _deliver(self, stream: Stream, frame: Frame) -> None:
         if frame.data:
-            self._delivering = stream
-            try:
-                await self.lifecycle.deliver(self, stream, frame.data, frame.target)
-            finally:
-                self._delivering = None
+            await self.lifecycle.deliver(self, stream, frame.data, frame.target)
 
     def _refuse(self, stream_id: int) -> None:
         self._send(Frame.end(stream_id, error=True))
@@ -262,5 +272,5 @@ class MuxSession:
             self._prefix = b""
 
     def _link_ended(self) -> None:
-        if self._delivering is not None:
-            self._delivering.stop_waiting()
+        for stream in self.streams.values():
+            stream.stop_waiting()

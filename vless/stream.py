@@ -33,7 +33,7 @@ class Stream:
     """A bidirectional stream of bytes (TCP) or packets (UDP) to ``target``.
 
     ``cause`` is None while the stream lives, then why it ended. ``ended`` says that the peer has
-    finished sending. ``task`` runs the handler, where there is one.
+    finished sending. ``task`` runs the handler, None where there is none or it has ended.
     """
 
     __slots__ = (
@@ -61,10 +61,11 @@ class Stream:
         self.ended = False
         self.cause: BaseException | None = None
         self.task: asyncio.Task[None] | None = None
-        self._owner = owner
+        # Dropped when the stream ends: nothing is asked of it then, and it may hold the stream.
+        self._owner: StreamOwner | None = owner
         self._inbox: deque[tuple[bytes, Address | None]] = deque()
         self._size = 0
-        self._limit = inbox
+        self._limit: int | None = inbox
         self._reader: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[], bool]] = {}
 
@@ -95,11 +96,13 @@ class Stream:
                 raise StreamClosed(f"stream {self.stream_id}: {self.cause}") from self.cause
             if self.ended:
                 return None
-            self._reader = asyncio.get_running_loop().create_future()
+            reader = self._reader = asyncio.get_running_loop().create_future()
             try:
-                await self._reader
+                await reader
             finally:
-                self._reader = None
+                # Another read may have taken its place while this one was being cancelled.
+                if self._reader is reader:
+                    self._reader = None
         packet = self._inbox.popleft()
         self._size -= len(packet[0])
         self._notify()
@@ -111,13 +114,13 @@ class Stream:
         Raises:
             StreamClosed: if the stream has ended; the true cause is chained.
         """
-        if self.cause is not None:
+        if self._owner is None:
             raise StreamClosed(f"stream {self.stream_id}: {self.cause}") from self.cause
         await self._owner.write(self, data, address)
 
     def close(self, *, error: bool = False) -> None:
         """End the stream on our side and tell the peer; later calls do nothing."""
-        if self.cause is None:
+        if self._owner is not None:
             self._owner.close_stream(self, error=error)
 
     # The owner's side.
@@ -138,6 +141,7 @@ class Stream:
         """End both directions; what the handler has not read is dropped. The first cause stays."""
         if self.cause is None:
             self.cause = cause
+            self._owner = None
             self._inbox.clear()
             self._size = 0
             self._wake_reader()
@@ -146,7 +150,7 @@ class Stream:
     async def room(self, seconds: float) -> bool:
         """Wait until the handler has taken enough for more to be fed, or the stream has ended.
 
-        Returns False if that takes longer than ``seconds`` or `stop_waiting` is called.
+        Returns False if that takes longer than ``seconds``.
         """
         if self._has_room():
             return True
@@ -169,13 +173,12 @@ class Stream:
                 self._watchers.pop(waiter, None)
 
     def stop_waiting(self) -> None:
-        """Make `room` return: the peer has gone, nobody gains from more patience."""
-        for waiter, condition in self._watchers.items():
-            if condition == self._has_room:
-                _resolve(waiter, value=False)
+        """Lift the limit of `room`: the peer has gone, so little more can come than has."""
+        self._limit = None
+        self._notify()
 
     def _has_room(self) -> bool:
-        return self._size < self._limit or self.cause is not None
+        return self._limit is None or self._size < self._limit or self.cause is not None
 
     def _is_drained(self) -> bool:
         return not self._inbox or self.cause is not None

@@ -69,13 +69,14 @@ def test_address_bad_type(kind: int) -> None:
         ("2001:DB8:0::1", Address("2001:db8::1", 443, IPV6), "[2001:db8::1]:443"),
         ("example.com", Address("example.com", 443, DOMAIN), "example.com:443"),
         ("1.2.3", Address("1.2.3", 443, DOMAIN), "1.2.3:443"),
-        ("1.2.3.4\x00", Address("1.2.3.4\x00", 443, DOMAIN), "1.2.3.4\x00:443"),
-        ("\udc80", Address("\udc80", 443, DOMAIN), "\udc80:443"),
+        ("1.2.3.4\x00", Address("1.2.3.4\x00", 443, DOMAIN), r"1.2.3.4\x00:443"),
+        ("\udc80", Address("\udc80", 443, DOMAIN), r"\udc80:443"),
+        ("a\nb", Address("a\nb", 443, DOMAIN), r"a\nb:443"),
         ("", Address("", 443, DOMAIN), ":443"),
     ],
 )
 def test_address_of_infers_kind(host: str, expected: Address, text: str) -> None:
-    """The text alone tells the kind, and the address prints as people write it."""
+    """The text alone tells the kind; the address prints as people write it, on one line."""
     address = Address.of(host, 443)
 
     assert address == expected

@@ -1,0 +1,87 @@
+"""The historical versions: which answer each gives to which question.
+
+The table is that of the upstream sources; what the answers amount to is checked by sequences.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from vless import versions
+from vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
+from vless.bugs.live_id_reused.buggy import IdReused
+from vless.bugs.new_after_cleanup.buggy import Admit
+from vless.bugs.watcher_outlives_connection.buggy import WatchedContext
+from vless.lifecycle import Lifecycle
+from vless.versions import (
+    VERSIONS,
+    CleansUpInWatcherOnly,
+    HandlersGetParent,
+    HandlersMustClose,
+    NoWatcher,
+    ReleasesTable,
+    TransportStaysOpen,
+    UnboundedDelivery,
+)
+
+QUESTIONS = sorted(name for name in vars(Lifecycle) if not name.startswith("_"))
+COMMON: dict[str, type[Lifecycle]] = {
+    "deliver": UnboundedDelivery,
+    "handler_ended": HandlersMustClose,
+    "end_link": TransportStaysOpen,
+    "release": ReleasesTable,
+    "admit": Admit,
+    "id_reused": IdReused,
+}
+# Who is watched, who cleans up when the receive loop ends, how often, and what handlers are given:
+# columns of the table; None is the right answer.
+TABLE: dict[str, tuple[type[Lifecycle] | None, ...]] = {
+    "V0": (NoWatcher, CleansUpInWatcherOnly, None, HandlersGetParent),
+    "V1": (WatchedContext, None, MayCleanUp, HandlersGetParent),
+    "P-A": (NoWatcher, None, MayCleanUp, HandlersGetParent),
+    "P-B": (None, None, MayCleanUp, HandlersGetParent),
+    "P-C": (None, None, None, None),
+    "V2": (None, CleansUpInWatcherOnly, MayCleanUp, None),
+}
+COLUMNS = ("watched_context", "receive_ended", "may_clean_up", "handler_context")
+
+
+def answers(version: type[Lifecycle]) -> dict[str, type]:
+    """Return the class that answers each question, by the order of method resolution."""
+    return {
+        question: next(cls for cls in version.__mro__ if question in vars(cls))
+        for question in QUESTIONS
+    }
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_versions_answer_as_their_sources_do(name: str) -> None:
+    """Each version gives the wrong answers of its commit, the common ones, and no others."""
+    expected = dict.fromkeys(QUESTIONS, Lifecycle) | COMMON
+    expected |= {
+        question: cls for question, cls in zip(COLUMNS, TABLE[name], strict=True) if cls is not None
+    }
+
+    assert answers(VERSIONS[name]) == expected
+
+
+def test_versions_reference_is_right_about_everything() -> None:
+    """The reference overrides nothing."""
+    assert VERSIONS["REF"] is Lifecycle
+
+
+def test_versions_are_all_named() -> None:
+    """Every version is found by its documented name, oldest first, and nothing else is."""
+    assert list(VERSIONS) == [*TABLE, "REF"]
+
+
+def test_versions_are_compositions() -> None:
+    """A version has no code of its own, and an answer answers one question."""
+    composed = set(VERSIONS.values()) | {versions.SingVmess}
+    for cls in vars(versions).values():
+        if inspect.isclass(cls) and issubclass(cls, Lifecycle) and cls is not Lifecycle:
+            own = [name for name in vars(cls) if not name.startswith("_")]
+
+            assert len(own) == (0 if cls in composed else 1), cls
