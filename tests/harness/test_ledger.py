@@ -5,23 +5,34 @@ import contextlib
 import contextvars
 import functools
 import gc
+import importlib
 import operator
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
-import uvloop
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
 from harness.scope import Scope, TaskRecord
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
-LOOPS = pytest.mark.parametrize(
-    "new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop, VirtualLoop]
+
+
+def new_uvloop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop's, which need not be installed."""
+    return importlib.import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
+
+
+UVLOOP = pytest.param(
+    new_uvloop,
+    marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs: pip install uvloop"),
+    id="uvloop",
 )
+LOOPS = pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP, VirtualLoop])
 
 
 class Gate:
@@ -279,7 +290,7 @@ class Chatty(asyncio.Protocol):
         self.transport.close()
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP])
 def test_scoped_factory_gives_each_connection_a_scope(new_loop: Loops) -> None:
     """What a protocol starts in any callback is charged to its connection, accepting is not."""
 

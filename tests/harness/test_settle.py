@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import importlib
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
-import uvloop
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
@@ -16,9 +17,19 @@ from harness.memory import memory_pair
 from harness.settle import settle
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
-LOOPS = pytest.mark.parametrize(
-    "new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop, VirtualLoop]
+
+
+def new_uvloop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop's, which need not be installed."""
+    return importlib.import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
+
+
+UVLOOP = pytest.param(
+    new_uvloop,
+    marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs: pip install uvloop"),
+    id="uvloop",
 )
+LOOPS = pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP, VirtualLoop])
 
 
 def run(new_loop: Loops, main: Coroutine[Any, Any, None]) -> None:
@@ -59,7 +70,7 @@ def test_settle_runs_chains_of_callbacks_to_their_end(new_loop: Loops) -> None:
         assert await settle()
         assert left == 0
 
-    visible = new_loop is not uvloop.new_event_loop
+    visible = new_loop is not new_uvloop
     run(new_loop, main())
 
 
@@ -111,7 +122,7 @@ def test_settle_does_not_accuse_a_task_that_ends_by_itself(new_loop: Loops) -> N
         loop.run_until_complete(main())
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP])
 def test_settle_is_patient_with_another_thread(new_loop: Loops) -> None:
     """What a thread brings late is waited for with `until`."""
 
