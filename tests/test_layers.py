@@ -19,10 +19,12 @@ MAX_LINES = 300
 
 
 def sources(package: str) -> list[Path]:
+    """The Python files of a package."""
     return sorted((ROOT / package).rglob("*.py"))
 
 
 def layer(path: Path) -> str:
+    """The layer that a file belongs to."""
     relative = path.relative_to(ROOT)
     if relative.parts[:2] == ("harness", "cli") or relative == Path("harness/__main__.py"):
         return "harness/cli"
@@ -30,6 +32,7 @@ def layer(path: Path) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
+    """The modules that a file names, wherever it does."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -39,6 +42,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def forbidden(path: Path, text: str) -> list[str]:
+    """The packages of ours that a file imports and may not."""
     allowed = MAY_IMPORT[layer(path)]
     tops = {name.partition(".")[0] for name in imports(ast.parse(text))}
     return sorted(tops & set(PACKAGES) - allowed)
