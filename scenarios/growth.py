@@ -46,8 +46,8 @@ def measure(
             run.repeat(witness)
             if progress is not None:
                 progress()
-        world.rest(lambda: not run.count())
-        records = [record for scope in run.scopes for record in world.ledger.live(scope)]
+        world.rest(world.idle)
+        records = world.ledger.live()
         return Growth(times, len(records), world.inbound.active, LeakReport.of(records))
     finally:
         world.dispose()

@@ -13,6 +13,7 @@ from scenarios.destinations import GREETING
 from scenarios.handlers import BULK, FLOOD, FLOOD_TIMES, LATE
 from scenarios.malformed import junk, partial
 from scenarios.steps import OPENING
+from scenarios.worlds import LIMITS
 from vless import Address, Network, ProtocolError
 from vless.frames import DATA, ERROR, Frame, FrameDecoder, Status, encode_frame
 from vless.header import Command, Request, ResponseDecoder, encode_request
@@ -53,9 +54,9 @@ class StreamModel:
         """Whether some of the promise may be missing for good."""
 
     @property
-    def owed(self) -> bytes:
-        """The part of the promise that has not come back yet."""
-        return self.promise[self.received :]
+    def owed(self) -> int:
+        """How many bytes of the promise have not come back yet."""
+        return len(self.promise) - self.received
 
     def next_bytes(self, size: int) -> bytes:
         """Return the next bytes of the stream's own noise, and count them as sent."""
@@ -63,6 +64,12 @@ class StreamModel:
         if self._echoes and not self.ended:
             self.promise += data
         return data
+
+    def take(self, data: bytes) -> bool:
+        """Check ``data`` off the promise; False if it is not what comes next."""
+        expected = self.promise.startswith(data, self.received)
+        self.received += len(data) * expected
+        return expected
 
 
 class ConnectionModel:
@@ -73,7 +80,10 @@ class ConnectionModel:
         self.over = False
         """Whether the server must have let go of it, once at rest."""
         self.lossy = False
-        """Whether something happened after which bytes need not come back."""
+        """Whether something happened after which nothing need come back."""
+        self.strained = False
+        """Whether limits of the server may end a stream, or all: too many streams, more at once
+        than a peer can take that reads between the steps only, or a busy machine."""
         self.drips = False
         """Whether the peer sends byte by byte."""
         self.streams: dict[int, StreamModel] = {}
@@ -82,6 +92,8 @@ class ConnectionModel:
         self._response: ResponseDecoder | None = ResponseDecoder()
         self._frames = FrameDecoder()
         self._opened = 0
+        self.wrong = ""
+        """What has come and should not have."""
 
     def encode(self, step: Step, number: int) -> bytes:
         """Return what the peer sends for a step, and remember what it may expect for it.
@@ -118,13 +130,15 @@ class ConnectionModel:
         global_id = number.to_bytes(8, "big") if step.verb == "xudp" and step.size else None
         stream_id = step.stream or 0
         old = self.streams.get(stream_id)
-        if old is not None and old.promise:
+        if old is not None:
             # What the old stream said may be on its way; it comes before anything of the new one.
             self._replaced.setdefault(stream_id, []).append(old)
         stream = self.streams[stream_id] = StreamModel(number, step.what)
         name, zone = (step.what[1:], "dest") if step.what[0] == "@" else (step.what, "test")
         host = "" if name == "nowhere" else f"{name}.{zone}"
         data = stream.next_bytes(step.size) if step.size else None
+        self._opened += 1
+        self._weigh()
         target = Address.of(host, 7)
         return encode_frame(Frame.new(stream_id, network, target, data, global_id))
 
@@ -133,7 +147,9 @@ class ConnectionModel:
             return encode_frame(Frame(stream_id, Status.KEEP))
         stream = self.streams.get(stream_id) or StreamModel(0, "")
         target = ELSEWHERE if step.verb == "packet" else None
-        return encode_frame(Frame.keep(stream_id, stream.next_bytes(step.size), target))
+        data = stream.next_bytes(step.size)
+        self._weigh()
+        return encode_frame(Frame.keep(stream_id, data, target))
 
     def _end(self, stream_id: int, step: Step) -> bytes:
         error = step.verb == "reset"
@@ -144,47 +160,58 @@ class ConnectionModel:
         option = (0 if data is None else DATA) | (ERROR if error else 0)
         return encode_frame(Frame(stream_id, Status.END, option, data=data))
 
-    def take(self) -> str:
-        """Decode what has come and file it under its streams; return what is wrong with it."""
+    def take(self) -> None:
+        """Decode what has come and file it under its streams."""
         data = self.peer.take()
-        wrong = ""
-        if not data:
-            return wrong
+        if not data or self.wrong:
+            return
         try:
             if self._response is not None:
                 if self._response.receive_data(data) is None:
-                    return ""
+                    return
                 data, self._response = self._response.trailing, None
             self._frames.receive_data(data)
-            while (frame := self._frames.next_frame()) is not None:
-                wrong = wrong or self._file(frame)
+            while not self.wrong and (frame := self._frames.next_frame()) is not None:
+                self.wrong = self._file(frame)
         except ProtocolError as error:
-            return f"the server's bytes are no mux frames: {error}"
-        return wrong
+            self.wrong = f"the server's bytes are no mux frames: {error}"
 
-    def unmet(self) -> str:
-        """Say which echo is missing."""
+    @property
+    def missing(self) -> str:
+        """What should have come, once the server is at rest, and has not."""
+        if self.over or self.lossy or (self.strained and self.peer.ended):
+            return ""
+        if self.peer.ended:
+            return "the server ended it, without cause" if not self._header else ""
         for stream_id, stream in self.streams.items():
             if stream.owed and not stream.excused:
                 expected = len(stream.promise)
                 return f"stream {stream_id}: expected {expected} bytes, got {stream.received}"
         return ""
 
+    def _weigh(self) -> None:
+        owed = sum(stream.owed for stream in self.streams.values())
+        many = self._opened >= LIMITS.max_streams
+        self.strained |= many or owed > LIMITS.backlog_bytes // 2
+
     def _file(self, frame: Frame) -> str:
         """File a frame; say what is wrong with it."""
-        stream = self.streams.get(frame.stream_id)
+        stream_id, data = frame.stream_id, frame.data
+        stream = self.streams.get(stream_id)
         if stream is None:
+            return f"stream {stream_id}: never opened, got {_show(data)}" if data else ""
+        before = self._replaced.get(stream_id, ())
+        if data and not any(each.take(data) for each in (*before, stream)):
+            expected = stream.promise[stream.received :]
+            return f"stream {stream_id}: expected {_show(expected)}, got {_show(data)}"
+        if not frame.is_error:
             return ""
+        innocent = not (stream.excused or stream.ended or before)
         # Whoever hears of a failed stream knows that the rest will not come.
-        stream.excused |= frame.is_error
-        data = frame.data
-        if not data:
-            return ""
-        for each in (*self._replaced.get(frame.stream_id, ()), stream):
-            if each.owed.startswith(data):
-                each.received += len(data)
-                return ""
-        return f"stream {frame.stream_id}: expected {_show(stream.owed)}, got {_show(data)}"
+        stream.excused = True
+        if innocent and not (self.over or self.lossy or self.strained):
+            return f"stream {stream_id}: reset by the server, without cause"
+        return ""
 
 
 def _show(data: bytes) -> str:

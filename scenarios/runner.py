@@ -7,12 +7,12 @@ have left nothing: other connections may be open meanwhile, what each causes is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import LeakReport
 from scenarios.malformed import bad_header
 from scenarios.model import ConnectionModel
+from scenarios.outcome import PROPERTIES, Outcome, Violation
 from scenarios.steps import ENDINGS, OPENING, OPERATOR, Sequence, Step
 from scenarios.worlds import USER, MemoryWorld
 
@@ -23,63 +23,10 @@ if TYPE_CHECKING:
     from scenarios.worlds import World
     from vless import Lifecycle
 
-PROPERTIES = {
-    "tasks": "after every close, the tasks of the connection are gone",
-    "cleanup": "every connection is cleaned up exactly once",
-    "data": "every accepted byte is echoed, in order, on its own stream",
-    "transports": "no transport of a closed connection is left, in or out",
-    "exceptions": "no exception goes unretrieved",
-    "timers": "no timer is left when all connections are closed (on virtual time)",
-}
-"""What is held against every sequence; the first column is what `Violation.property` says."""
+__all__ = ["PROPERTIES", "Outcome", "Run", "Violation", "run_sequence"]
 
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A property that did not hold, where, and what was seen."""
-
-    property: str
-    connection: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.property}: connection {self.connection}: {self.detail}"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a sequence did.
-
-    ``tasks`` are alive after its last step, ``left`` after every connection was then closed, and
-    ``left_after_end`` after the server's context was ended, too. ``cleanups`` counts all of them.
-    ``report`` tells of the tasks that were left by the first close that left any.
-    """
-
-    violations: list[Violation] = field(default_factory=list)
-    connections: int = 0
-    tasks: int = 0
-    left: int = 0
-    left_after_end: int = 0
-    cleanups: int = 0
-    report: LeakReport | None = None
-
-    @property
-    def violated(self) -> tuple[str, ...]:
-        """The properties that did not hold, in the order of `PROPERTIES`."""
-        found = {violation.property for violation in self.violations}
-        return tuple(name for name in PROPERTIES if name in found)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {
-            "violated": list(self.violated),
-            "violations": [str(violation) for violation in self.violations],
-            "connections": self.connections,
-            "tasks_left": self.left,
-            "tasks_left_after_server_end": self.left_after_end,
-            "cleanups": self.cleanups,
-            "report": self.report.to_json() if self.report is not None else None,
-        }
+_SERVER = "(all)"
+"""Who is named where no single connection is to blame."""
 
 
 def run_sequence(
@@ -107,25 +54,25 @@ class Run:
         self.outcome = Outcome()
         self.connections: dict[str, ConnectionModel] = {}
         self.over: list[tuple[str, ConnectionModel]] = []
-        self.scopes: list[Scope] = []
         self.known: set[str] = set()
         self.streams = 0
 
     def run(self, sequence: Sequence) -> Outcome:
         """Perform the steps, close what is open, end the server, and say what was seen."""
+        world, outcome = self.world, self.outcome
         self.steps(sequence)
         self.rest()
-        outcome = self.outcome
-        outcome.tasks = self.count()
+        outcome.tasks = world.ledger.count
         self.close_all()
         self.rest()
-        outcome.left = self.count()
+        outcome.left = world.ledger.count
         self.check_server()
-        self.world.cancel()
-        self.world.rest(lambda: not self.count())
-        outcome.left_after_end = self.count()
-        outcome.connections = len(self.scopes)
-        outcome.cleanups += sum(session.cleanups for session in self.world.sessions.values())
+        world.cancel()
+        world.rest(world.idle)
+        outcome.left_after_end = world.ledger.count
+        outcome.cleanups = sum(session.cleanups for session in world.sessions.values())
+        for error in (*world.ledger.errors, *world.failures.unretrieved()):
+            self.complain("exceptions", _SERVER, error)
         return outcome
 
     def repeat(self, sequence: Sequence) -> None:
@@ -182,8 +129,9 @@ class Run:
         """Do one step of the world."""
         if verb == "cancel":
             self.world.cancel()
+            for connection in self.connections.values():
+                connection.lossy |= self.world.ending
             return
-        # What was idle by then is over; a peer that does not read cannot see that, so it is told.
         self.world.settle()
         self.world.wait()
         for connection in self.connections.values():
@@ -203,9 +151,11 @@ class Run:
         if step.connection in self.connections:
             self.finish(step.connection, "close")
         connection = ConnectionModel(self.world.connect(), USER)
+        connection.lossy = self.world.ending
+        connection.strained = not self.world.exact
         self.connections[step.connection] = connection
         self.known.add(step.connection)
-        self.scopes.append(connection.peer.scope)
+        self.outcome.connections += 1
         if step.verb == "open":
             connection.peer.send(connection.encode(Step("header"), 0))
         elif step.verb == "bad":
@@ -219,7 +169,8 @@ class Run:
         if verb == "half":
             connection.peer.half_close()
             return
-        self.complain("data", name, connection.take())
+        connection.take()
+        self.complain("data", name, connection.wrong)
         if verb == "close":
             connection.peer.close()
         else:
@@ -230,19 +181,21 @@ class Run:
     def rest(self) -> None:
         """Let the world come to rest and check what is over."""
         self.world.rest(self.settled)
+        late = False
         for name, connection in list(self.connections.items()):
-            self.complain("data", name, connection.take())
-            connection.over |= connection.peer.ended
-            if not (connection.over or connection.lossy):
-                self.complain("data", name, connection.unmet())
-            if connection.over:
-                connection.peer.close()
+            ended = connection.peer.ended
+            connection.take()
+            late |= connection.peer.ended and not ended
+            self.complain("data", name, connection.wrong or connection.missing)
+            if connection.over or connection.peer.ended:
                 del self.connections[name]
                 self.over.append((name, connection))
-        if self.over:
+        if late:
             self.world.rest(self.settled)
         for name, connection in self.over:
             self.check(name, connection.peer.scope)
+            # Not before: what is fatal must end the connection without the peer's help.
+            connection.peer.close()
         self.over.clear()
 
     def settled(self) -> bool:
@@ -252,7 +205,7 @@ class Run:
             connection.take()
             if connection.over or connection.peer.ended:
                 over.append(connection)
-            elif not connection.lossy and connection.unmet():
+            elif connection.missing:
                 return False
         return not any(self.holds(connection.peer.scope) for connection in over)
 
@@ -263,7 +216,7 @@ class Run:
         return bool(scope.live or self.world.open_links(scope) or open_session)
 
     def check(self, name: str, scope: Scope) -> None:
-        """Hold a connection that is over against the properties, and forget it."""
+        """Hold a connection that is over against the properties."""
         if scope.live:
             report = LeakReport.of(self.world.ledger.live(scope))
             self.outcome.report = self.outcome.report or report
@@ -276,19 +229,19 @@ class Run:
 
     def check_server(self) -> None:
         """Hold the server, with every connection closed, against the properties."""
-        if self.world.inbound.active:
-            detail = f"expected 0 connections counted as open, got {self.world.inbound.active}"
-            self.complain("cleanup", "(all)", detail)
-        for error in self.world.ledger.errors:
-            self.complain("exceptions", "(all)", error)
-        if timers := self.world.pending_timers:
-            self.complain("timers", "(all)", f"expected 0 after all closes, got {timers}")
+        world = self.world
+        unowned = world.ledger.count - sum(scope.live for scope in world.ledger.scopes)
+        for property_, what, got in (
+            ("tasks", "tasks of no connection", unowned),
+            ("transports", "transports of no connection", world.open_links(None)),
+            ("cleanup", "connections counted as open", world.inbound.active),
+            ("timers", "timers", world.pending_timers),
+        ):
+            if got:
+                self.complain(property_, _SERVER, f"expected 0 {what} after all closes, got {got}")
 
     def complain(self, property_: str, name: str, detail: str) -> None:
-        """Record a violation, if there is a detail to it."""
-        if detail:
-            self.outcome.violations.append(Violation(property_, name, detail))
-
-    def count(self) -> int:
-        """How many tasks of all connections so far are alive."""
-        return sum(scope.live for scope in self.scopes)
+        """Record a violation, once, if there is a detail to it."""
+        violation = Violation(property_, name, detail)
+        if detail and violation not in self.outcome.violations:
+            self.outcome.violations.append(violation)

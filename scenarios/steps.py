@@ -23,7 +23,7 @@ ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
 OPENING = frozenset({"new", "udp", "xudp"})
 """Verbs that name a stream and what serves it: New for TCP, for UDP, for UDP with a Global ID."""
 OPERATOR = frozenset({"cancel", "wait"})
-"""Verbs without a connection: the server's context ends; nothing is sent for two idle intervals."""
+"""Verbs without a connection: the server's context ends; all that is idle has the time to end."""
 HANDLERS = (
     *("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close", "bulk"),
     "late",
@@ -38,17 +38,21 @@ JUNK = ("status", "network", "address", "short", "long", "domain")
 
 _STEP = re.compile(
     r"(?:(?P<connection>[a-z]):)?(?P<verb>[a-z]+)(?::(?P<stream>\d+))?(?::(?P<what>@?[a-z]+))?"
-    r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?"
+    r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?",
+    re.ASCII,
 )
 _WHAT = {
     "new": (*HANDLERS, *DESTINATIONS),
-    "udp": HANDLERS,
+    "udp": HANDLERS,  # The destinations speak TCP.
     "xudp": HANDLERS,
     "bad": BAD_HEADERS,
     "junk": JUNK,
 }
 _SIZED = {"header", "keepalive", "data", "packet", "end", "reset", "cut", *OPENING}
 MAX_ID = 0xFFFF
+MAX_SIZE = 0xFFFF
+"""Bytes that fit one frame."""
+MAX_GAP = 1000
 _VERBS = sorted({*PLAIN, *ENDINGS, *ON_STREAM, *OPENING, *OPERATOR, "bad", "junk", "cut"})
 
 
@@ -116,12 +120,18 @@ class Sequence(tuple[Step, ...]):
             name = step.connection
             if name:
                 name = names.setdefault(name, chr(ord("a") + len(names)))
+                if step.verb in {"open", "connect", "junk", *ENDINGS}:
+                    open_.pop(name, None)
                 if step.verb in {"open", "connect"}:
                     open_[name] = None
-                elif step.verb in ENDINGS:
-                    open_.pop(name, None)
+            elif step.verb == "wait":
+                open_.clear()
             steps.append(step._replace(connection=name))
-        return type(self)([*steps, *(Step("close", name) for name in open_)])
+        # After its last step a sequence comes to rest; then all closes fall in one instant.
+        steps[-1:] = [step._replace(gap=None) for step in steps[-1:]]
+        steps += [Step("close", name, gap=0) for name in open_]
+        steps[-1:] = [step._replace(gap=None) for step in steps[-1:]]
+        return type(self)(steps)
 
     @classmethod
     def parse(cls, line: str) -> Self:
@@ -138,15 +148,20 @@ def _problem(step: Step) -> str:
     verb = step.verb
     on_stream = verb in ON_STREAM or verb in OPENING
     has_id = step.stream is not None and step.stream <= MAX_ID
-    allowed = _WHAT.get(verb, ("",))
+    allowed = _WHAT.get(verb)
     wrong = {
-        f"expected one of {', '.join(_VERBS)}, got {verb!r}": verb not in _VERBS,
+        f"expected one of {', '.join(_VERBS)}; got {verb!r}": verb not in _VERBS,
         "'cancel' and 'wait' take no connection, every other verb takes one letter": (
             (verb in OPERATOR) == bool(step.connection)
         ),
         f"expected a stream id of 0 to {MAX_ID}, got {step.stream}": on_stream and not has_id,
         f"{verb!r} takes no stream": step.stream is not None and not on_stream,
-        f"expected one of {', '.join(allowed)}; got {step.what!r}": step.what not in allowed,
+        f"expected one of {', '.join(allowed or ())}; got {step.what!r}": (
+            allowed is not None and step.what not in allowed
+        ),
+        f"{verb!r} takes no {step.what!r}": allowed is None and step.what != "",
         f"{verb!r} takes no size": step.size > 0 and verb not in _SIZED,
+        f"expected a size of 0 to {MAX_SIZE}, got {step.size}": step.size > MAX_SIZE,
+        f"expected a gap of 0 to {MAX_GAP}, got {step.gap}": (step.gap or 0) > MAX_GAP,
     }
     return next((problem for problem, holds in wrong.items() if holds), "")

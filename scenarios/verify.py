@@ -88,8 +88,8 @@ def verify(
 
 
 def reference_holds(*, seed: int = 0, sequences: int = FIXED_SEQUENCES) -> list[str]:
-    """Drive the reference through random sequences; return what was violated, with the line."""
-    return _drive(Lifecycle, seed, sequences)[1]
+    """Drive the reference through random sequences; return what was violated, with its replay."""
+    return _drive(Lifecycle, "REF", seed, sequences)[1]
 
 
 def _check_sources(pair: Pair, verdict: Verdict) -> None:
@@ -103,6 +103,9 @@ def _check_sources(pair: Pair, verdict: Verdict) -> None:
             verdict.broken.append(f"{half} half: expected to answer {question!r}, got {names}")
     if pair.buggy.__name__ != pair.fixed.__name__:
         verdict.broken.append("halves: expected the same class name")
+    if not hasattr(Lifecycle, question):
+        verdict.broken.append(f"question: expected one of the reference's, got {question!r}")
+        return
     ours, reference = (
         inspect.getsource(getattr(each, question)) for each in (pair.fixed, Lifecycle)
     )
@@ -139,16 +142,23 @@ def _check_search(pair: Pair, verdict: Verdict, seed: int) -> None:
         verdict.broken.append(
             f"search: expected at most {len(pair.witness)} steps, got {found.sequence}"
         )
+    elif not set(found.outcome.violated) & set(pair.facts.fails):
+        verdict.broken.append(
+            f"search: expected {pair.facts.fails}, got {found.outcome.violated}: {found.sequence}"
+        )
 
 
 def _check_fixed(pair: Pair, verdict: Verdict, seed: int, sequences: int) -> None:
-    verdict.connections, violated = _drive(pair.fixed, seed, sequences)
+    name = f"{pair.slug}/fixed"
+    verdict.connections, violated = _drive(pair.fixed, name, seed, sequences)
     verdict.broken += violated
     if violated:
         verdict.fixed = (*verdict.fixed, *(line.partition(":")[0] for line in violated))
 
 
-def _drive(lifecycle: Callable[[], Lifecycle], seed: int, sequences: int) -> tuple[int, list[str]]:
+def _drive(
+    lifecycle: Callable[[], Lifecycle], name: str, seed: int, sequences: int
+) -> tuple[int, list[str]]:
     # Random scripts instead of Hypothesis's: nothing is to be shrunk, and they cost a tenth.
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
     connections = 0
@@ -157,7 +167,7 @@ def _drive(lifecycle: Callable[[], Lifecycle], seed: int, sequences: int) -> tup
         outcome = run_sequence(sequence, lifecycle())
         connections += outcome.connections
         if outcome.violations:
-            return connections, [f"{outcome.violations[0]}: {sequence}"]
+            return connections, [f"{outcome.violations[0]}; replay: {name} {sequence}"]
     return connections, []
 
 

@@ -16,6 +16,7 @@ from harness import Ledger, Scope, VirtualLoop, memory_pair
 from harness.loop import bury
 from harness.scope import CURRENT
 from scenarios.destinations import DESTINATIONS
+from scenarios.failures import Failures
 from scenarios.handlers import Switchboard
 from scenarios.peers import MemoryPeer
 from vless import Context, Inbound, Limits, User
@@ -40,16 +41,22 @@ LIMITS = Limits(
     max_streams=64,
 )
 """Small, so that sequences reach them; the waits are virtual seconds."""
+IDLE_INTERVALS = 4
+"""Two at most without a byte end a connection; before, they may end its outbound's, and tell it."""
+_LIMITS_IN_TURN = LIMITS.max_streams
+"""Bounds the wait for a server that has work every few seconds, for ever."""
 
 
 class World(ABC):
     """A server under test.
 
     ``horizon`` is how far ahead timers are let run when the world comes to rest, in seconds: longer
-    than any limit that ends something, shorter than those that end the idle.
+    than any limit that ends something, shorter than those that end the idle. ``exact`` says that a
+    limit expires for what the sequence did only, never for a machine that was busy.
     """
 
     horizon = 5.0
+    exact = True
 
     def __init__(
         self,
@@ -59,11 +66,14 @@ class World(ABC):
         context: Context | None = None,
     ) -> None:
         self.loop = loop
+        self.failures = Failures(loop)
         self.ledger = Ledger()
         self.ledger.install(loop)
         self.context = context or Context.background().child("server")
         self.sessions: dict[Scope, MuxSession] = {}
-        self._links: dict[Scope, list[Link]] = {}
+        self.ending = False
+        """Whether the server's context has been told to end."""
+        self._links: dict[Scope | None, list[Link]] = {}
         self.inbound = Inbound(
             [User(USER, "scenario")],
             Switchboard(self._recorded_dial, limits),
@@ -104,19 +114,25 @@ class World(ABC):
 
     @abstractmethod
     def wait(self) -> None:
-        """Let two idle intervals pass, after which the server must have ended what is idle."""
+        """Let `IDLE_INTERVALS` pass, after which the server must have ended every connection."""
 
     def cancel(self) -> None:
         """End the server's context, if it can be, as an event of the loop like any arrival."""
         if self.context.cancellable:
+            self.ending = True
             self.loop.call_soon(self.context.cancel)
 
     def restart(self) -> None:
         """Give the server a new context, as a reload in the same process does."""
+        self.ending = False
         self.context = self.inbound.context = Context.background().child("server")
 
-    def open_links(self, scope: Scope) -> int:
-        """How many connections, in or out, a connection still holds open."""
+    def idle(self) -> bool:
+        """Whether no connection has a task left."""
+        return not self.ledger.scopes
+
+    def open_links(self, scope: Scope | None) -> int:
+        """How many connections, in or out, a connection (None: nobody) still holds open."""
         return sum(link.transport is not None for link in self._links.get(scope, ()))
 
     def _session_started(self, session: MuxSession) -> None:
@@ -137,9 +153,7 @@ class World(ABC):
         return link
 
     def _record(self, link: Link) -> None:
-        scope = CURRENT.get()
-        if scope is not None:
-            self._links.setdefault(scope, []).append(link)
+        self._links.setdefault(CURRENT.get(), []).append(link)
 
 
 class MemoryWorld(World):
@@ -178,7 +192,10 @@ class MemoryWorld(World):
 
     def settle(self) -> None:
         """Run until nothing is ready and no limit can still expire: rest is a fact here."""
-        self.loop.run_until_quiescent(self.horizon)
+        # Again, because a limit that expires may start another one: streams stall one by one.
+        for _ in range(_LIMITS_IN_TURN):
+            if not self.loop.run_until_quiescent(self.horizon):
+                return
 
     def rest(self, done: Callable[[], bool]) -> None:
         """The same: what has not happened by then never will."""
@@ -186,13 +203,14 @@ class MemoryWorld(World):
         self.settle()
 
     def wait(self) -> None:
-        """Let two idle intervals pass."""
-        self.loop.advance(2 * self.inbound.limits.idle_seconds)
+        """Let the idle intervals pass."""
+        self.loop.advance(IDLE_INTERVALS * self.inbound.limits.idle_seconds)
 
     def dispose(self) -> None:
         """End everything that is left and close the loop."""
         bury(self.loop.dispose())
         self.ledger.uninstall()
+        self.failures.unretrieved()
 
     async def dial(self, address: Address, limits: Limits) -> Link:
         """Join a link with a destination in memory.

@@ -1,0 +1,41 @@
+"""Worlds to run sequences in, and a shorthand to run a line of notation."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+
+from scenarios import MemoryWorld, Outcome, Sequence, TcpWorld, World, run_sequence
+from vless import Lifecycle
+
+WORLDS: dict[str, Callable[[Lifecycle], World]] = {"memory": MemoryWorld, "tcp": TcpWorld}
+if find_spec("uvloop") is not None:
+    WORLDS["uvloop"] = partial(TcpWorld, new_loop=import_module("uvloop").new_event_loop)
+
+
+# A loop that cannot be seen into takes its time to settle.
+_PARAMS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "uvloop" else []) for name in WORLDS
+]
+
+
+@pytest.fixture(params=_PARAMS)
+def world(request: pytest.FixtureRequest) -> Callable[[Lifecycle], World]:
+    """Each world in turn; uvloop's where it is installed."""
+    return WORLDS[request.param]
+
+
+@pytest.fixture
+def run() -> Callable[..., Outcome]:
+    """Run a line of notation: by default against the reference, in memory."""
+
+    def run_line(
+        line: str,
+        lifecycle: Callable[[], Lifecycle] = Lifecycle,
+        world: Callable[[Lifecycle], World] = MemoryWorld,
+    ) -> Outcome:
+        return run_sequence(Sequence.parse(line), lifecycle(), world)
+
+    return run_line

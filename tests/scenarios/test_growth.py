@@ -1,0 +1,55 @@
+"""Growth over loopback TCP: the buggy half leaves one task for each witness, the fixed none."""
+
+import pytest
+
+from scenarios import Pair, load_pairs
+from scenarios.growth import grow, measure
+from scenarios.registry import FLAGSHIP
+
+LEAKY = [pair for pair in load_pairs().values() if "tasks" in pair.facts.fails]
+PAIRS = pytest.mark.parametrize("pair", LEAKY, ids=[pair.slug for pair in LEAKY])
+ALL = pytest.mark.parametrize("pair", load_pairs().values(), ids=list(load_pairs()))
+FLAG = load_pairs()[FLAGSHIP]
+
+
+@pytest.mark.slow
+@PAIRS
+def test_growth_of_the_buggy_half_is_one_for_each_connection(pair: Pair) -> None:
+    """After n closed connections exactly n tasks are left, all in one group."""
+    points = grow(pair.witness, pair.buggy, (1, 10))
+
+    assert [(point.closed, point.tasks) for point in points] == [(1, 1), (10, 10)]
+    assert [group.count for group in points[1].report.groups] == [10]
+
+
+@ALL
+def test_growth_of_the_fixed_half_is_none(pair: Pair) -> None:
+    """Nothing is left, and no connection is counted as open."""
+    points = grow(pair.witness, pair.fixed, (1, 10))
+
+    assert [(point.closed, point.tasks, point.counted_open) for point in points] == [
+        (1, 0, 0),
+        (10, 0, 0),
+    ]
+    assert not points[1].report
+
+
+def test_growth_is_measured_from_the_server_without_connections() -> None:
+    """No connection, no growth: the server's own tasks are not counted."""
+    assert measure(FLAG.witness, FLAG.buggy(), 0).tasks == 0
+
+
+def test_growth_counts_cleanups_that_ran_twice() -> None:
+    """The count of open connections falls below zero by one for each."""
+    pair = load_pairs()["cleanup_runs_twice"]
+    growth = measure(pair.witness, pair.buggy(), 10)
+
+    assert (growth.tasks, growth.counted_open) == (0, -10)
+
+
+def test_growth_tells_of_each_time() -> None:
+    """`progress` is called once for every repetition."""
+    seen: list[None] = []
+    measure(FLAG.witness, FLAG.fixed(), 5, lambda: seen.append(None))
+
+    assert len(seen) == 5

@@ -1,0 +1,95 @@
+"""The table of versions: what Python leaves is what was measured in Go."""
+
+from itertools import pairwise
+
+import pytest
+
+from scenarios.history import ENDINGS, Row, compare
+from scenarios.steps import Sequence
+from vless.versions import VERSIONS
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    """The whole table."""
+    return compare()
+
+
+def test_history_is_equal_wherever_go_was_measured(rows: list[Row]) -> None:
+    """No cell contradicts its measurement."""
+    measured = [row for row in rows if row.go is not None]
+
+    assert [row for row in measured if not row.equal] == []
+    assert len(measured) == sum(len(ending.go) for ending in ENDINGS)
+    assert all(row.holds for row in rows)
+
+
+def test_history_reference_leaves_nothing(rows: list[Row]) -> None:
+    """On every ending, whenever the tasks of a closed connection are counted."""
+    assert [row for row in rows if row.version == "REF" and row.python] == []
+
+
+def test_history_has_every_version_on_every_ending(rows: list[Row]) -> None:
+    """One row for each, in the order of the story."""
+    cells = [(row.ending, row.version) for row in rows]
+
+    assert cells == [(ending.name, version) for ending in ENDINGS for version in VERSIONS]
+    assert len({ending.name for ending in ENDINGS}) == len(ENDINGS)
+
+
+@pytest.mark.parametrize(
+    ("version", "ending", "expected"),
+    [
+        ("V1", "peer EOF", 1),
+        ("V2", "peer EOF", 0),
+        ("V1", "cancel-New-close", 0),
+        ("V2", "cancel-New-close", 1),
+        ("P-C", "cancel-New-close", 1),
+        *((version, "live id reuse", 1) for version in ("V1", "P-A", "P-B", "V2")),
+        ("V1", "peer EOF, parent that cannot be cancelled", 0),
+    ],
+)
+def test_history_tells_the_story(rows: list[Row], version: str, ending: str, expected: int) -> None:
+    """The cells that the story rests on."""
+    (row,) = (row for row in rows if (row.version, row.ending) == (version, ending))
+
+    assert row.python == expected
+
+
+def test_history_rows_can_fail() -> None:
+    """A cell that differs from Go, or a reference that leaves something, does not hold."""
+    cells = [
+        Row("V1", "peer EOF", "a:open a:close", "close", 2, 1),
+        Row("REF", "peer EOF", "a:open a:close", "close", 1, None),
+        Row("V1", "peer EOF", "a:open a:close", "close", 1, 1),
+        Row("V0", "peer EOF", "a:open a:close", "close", 5, None),
+    ]
+
+    assert [cell.holds for cell in cells] == [False, False, True, True]
+    assert [cell.equal for cell in cells] == [False, None, True, None]
+    assert cells[0].to_json() == {
+        "version": "V1",
+        "ending": "peer EOF",
+        "sequence": "a:open a:close",
+        "after": "close",
+        "python": 2,
+        "go": 1,
+        "equal": False,
+    }
+
+
+def test_history_reports_its_progress() -> None:
+    """Once for each row."""
+    seen: list[int] = []
+    compare(seen.append)
+
+    assert all(after == before + 1 for before, after in pairwise(seen))
+    assert len(seen) == len(ENDINGS) * len(VERSIONS)
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.name)
+def test_history_sequences_are_notation(ending: object) -> None:
+    """Each can be given to a replay as it is printed."""
+    line = getattr(ending, "sequence", "")
+
+    assert str(Sequence.parse(line)) == line

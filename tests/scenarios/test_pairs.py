@@ -1,0 +1,177 @@
+"""Every pair: its claims, each proved here; a new pair needs no edit."""
+
+import inspect
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+
+from scenarios import PROPERTIES, Pair, Sequence, World, find_violation, load_pairs, run_sequence
+from scenarios import sequences as some_sequences
+from scenarios.script import WIDTH, decode
+from vless import Lifecycle
+
+NewWorld = Callable[[Lifecycle], World]
+MAX_DIFF = 15
+
+PAIRS = pytest.mark.parametrize("pair", load_pairs().values(), ids=list(load_pairs()))
+
+
+def answers(half: type[Lifecycle]) -> dict[str, object]:
+    """What a half defines."""
+    return {name: each for name, each in vars(half).items() if not name.startswith("__")}
+
+
+def settled(sequence: Sequence) -> Sequence:
+    """The same steps, with rest after each."""
+    return Sequence(step._replace(gap=None) for step in sequence)
+
+
+@PAIRS
+def test_pair_halves_differ_in_one_answer(pair: Pair) -> None:
+    """Both halves are the reference but for one method, the same in both."""
+    question = pair.facts.question
+    buggy, fixed = answers(pair.buggy), answers(pair.fixed)
+
+    assert list(buggy) == list(fixed) == [question]
+    assert pair.buggy.__name__ == pair.fixed.__name__
+    assert pair.buggy.__bases__ == pair.fixed.__bases__ == (Lifecycle,)
+    assert inspect.signature(getattr(pair.buggy, question)) == inspect.signature(
+        getattr(Lifecycle, question)
+    )
+    assert inspect.getsource(getattr(pair.buggy, question)) != inspect.getsource(
+        getattr(pair.fixed, question)
+    )
+
+
+@PAIRS
+def test_pair_fixed_half_is_the_reference_word_for_word(pair: Pair) -> None:
+    """The right answer is not a copy that may drift."""
+    ours, reference = (
+        inspect.getsource(getattr(each, pair.facts.question)) for each in (pair.fixed, Lifecycle)
+    )
+
+    assert ours == reference
+
+
+@PAIRS
+def test_pair_diff_is_short(pair: Pair) -> None:
+    """A reader sees the mistake at a glance: imports are equal, nothing is re-indented."""
+    buggy, fixed = (pair.source(half).splitlines() for half in ("buggy", "fixed"))
+    imports = [
+        [line for line in half if line.startswith(("import ", "from ", "    from "))]
+        for half in (buggy, fixed)
+    ]
+    changed = [line for line in pair.diff().splitlines()[2:] if line.startswith(("+", "-"))]
+
+    assert imports[0] == imports[1]
+    assert 0 < len(changed) <= MAX_DIFF
+
+
+@PAIRS
+def test_pair_tells_its_story(pair: Pair) -> None:
+    """Facts and README are there, and name the properties of the oracle."""
+    assert pair.facts.title
+    assert pair.facts.symptom
+    assert pair.facts.references
+    assert set(pair.facts.fails) <= set(PROPERTIES)
+    assert pair.facts.fails
+    assert pair.story.startswith("# ")
+
+
+@PAIRS
+def test_pair_witness_is_canonical(pair: Pair) -> None:
+    """The witness is written as the search writes what it finds."""
+    assert str(pair.witness.canonical()) == str(pair.witness) == pair.facts.witness
+
+
+@PAIRS
+def test_pair_witness_tells_the_halves_apart(pair: Pair, world: NewWorld) -> None:
+    """In every world, the buggy half breaks exactly what is claimed, and the fixed one nothing."""
+    buggy, fixed = (run_sequence(pair.witness, half(), world) for half in (pair.buggy, pair.fixed))
+
+    assert buggy.violated == pair.facts.fails
+    assert fixed.violations == []
+    assert fixed.left_after_end == 0
+
+
+@PAIRS
+def test_pair_witness_is_needed_whole(pair: Pair) -> None:
+    """Without any one of its steps but the last close, the witness shows nothing.
+
+    The last close is made up for at the end of every run.
+    """
+    witness = pair.witness
+    for at in range(len(witness) - 1):
+        shorter = Sequence(witness[:at] + witness[at + 1 :])
+        if any(step.verb == "open" for step in shorter[:1]):
+            assert run_sequence(shorter, pair.buggy()).violated != pair.facts.fails
+
+
+@PAIRS
+def test_pair_needs_a_gap_exactly_if_it_says_so(pair: Pair) -> None:
+    """With rest after every step, the witness of such a pair shows nothing."""
+    violated = run_sequence(settled(pair.witness), pair.buggy()).violated
+
+    assert (violated == ()) is pair.facts.needs_gap
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [each for each in load_pairs().values() if each.facts.needs_gap])
+def test_pair_that_needs_a_gap_is_never_found_without(pair: Pair) -> None:
+    """Nor does any other sequence that rests after every step."""
+
+    @settings(max_examples=1000, deadline=None)
+    @given(some_sequences())
+    def holds(sequence: Sequence) -> None:
+        assert run_sequence(settled(sequence), pair.buggy()).violations == []
+
+    holds()
+
+
+@PAIRS
+def test_pair_is_found_among_random_sequences(pair: Pair) -> None:
+    """Some of a few sequences, drawn without the witness, break what is claimed."""
+    random = Random(7)
+    scripts = (random.randbytes(WIDTH * 60) for _ in range(500))
+    outcomes = (run_sequence(decode(script), pair.buggy()) for script in scripts)
+
+    assert any(set(outcome.violated) & set(pair.facts.fails) for outcome in outcomes)
+
+
+@pytest.mark.slow
+@PAIRS
+@pytest.mark.parametrize("seed", range(5))
+def test_pair_is_found_and_shrunk_from_every_seed(pair: Pair, seed: int) -> None:
+    """The search finds the bug without the witness, and shrinks it to a sequence no longer."""
+    found = find_violation(pair.buggy, seed=seed)
+
+    assert found is not None
+    assert len(found.sequence) <= len(pair.witness)
+    assert set(found.outcome.violated) & set(pair.facts.fails)
+
+
+@PAIRS
+def test_pair_fixed_half_holds(pair: Pair) -> None:
+    """No property fails on anything that is generated."""
+
+    @settings(max_examples=15, deadline=None)
+    @given(some_sequences())
+    def holds(sequence: Sequence) -> None:
+        assert run_sequence(sequence, pair.fixed()).violations == []
+
+    holds()
+
+
+@pytest.mark.slow
+@PAIRS
+def test_pair_fixed_half_holds_on_many_more(pair: Pair) -> None:
+    """Many more sequences than finding the bug takes."""
+
+    @settings(max_examples=500, deadline=None)
+    @given(some_sequences())
+    def holds(sequence: Sequence) -> None:
+        assert run_sequence(sequence, pair.fixed()).violations == []
+
+    holds()

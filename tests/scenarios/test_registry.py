@@ -1,0 +1,62 @@
+"""The registry: pairs are found where they stand, and unknown names are answered helpfully."""
+
+from pathlib import Path
+
+import pytest
+
+import vless.bugs
+from scenarios import find_pair, load_pairs
+from scenarios.registry import FLAGSHIP, UnknownPairError
+from vless import Lifecycle
+
+FOLDER = Path(vless.bugs.__path__[0])
+
+
+def test_registry_loads_every_folder_and_nothing_else() -> None:
+    """A folder with the four files is a pair."""
+    folders = {path.name for path in FOLDER.iterdir() if (path / "__init__.py").exists()}
+
+    assert set(load_pairs()) == folders
+    for folder in folders:
+        files = {path.name for path in (FOLDER / folder).iterdir()}
+        assert {"__init__.py", "buggy.py", "fixed.py", "README.md"} <= files
+
+
+def test_registry_puts_the_flagship_first() -> None:
+    """The others follow in order of name."""
+    first, *others = load_pairs()
+
+    assert first == FLAGSHIP
+    assert others == sorted(others)
+
+
+def test_registry_halves_are_lifecycles() -> None:
+    """A half is chosen by name."""
+    pair = find_pair(FLAGSHIP)
+
+    assert pair.half("buggy") is pair.buggy
+    assert pair.half("fixed") is pair.fixed
+    assert issubclass(pair.buggy, Lifecycle)
+    assert pair.slug == FLAGSHIP
+
+
+def test_registry_reads_source_and_diff() -> None:
+    """The diff turns one half's source into the other's."""
+    pair = find_pair(FLAGSHIP)
+
+    assert "-        return session.parent\n" in pair.diff()
+    assert "+        return session.context\n" in pair.diff()
+    assert "return session.parent" in pair.source("buggy")
+    assert "return session.parent" not in pair.source("fixed")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("watcher_outlives", f"did you mean '{FLAGSHIP}'"), ("zzz", "got 'zzz'$")],
+)
+def test_registry_error_names_what_there_is(name: str, hint: str) -> None:
+    """An unknown name is answered with the pairs there are, and the nearest."""
+    with pytest.raises(UnknownPairError, match=hint) as caught:
+        find_pair(name)
+
+    assert all(slug in str(caught.value) for slug in load_pairs())

@@ -1,0 +1,77 @@
+"""The search: finds, shrinks, counts, and gives up; the same for the same seed."""
+
+import pytest
+
+from scenarios import Found, Sequence, find_violation, load_pairs, run_sequence
+from scenarios.registry import FLAGSHIP
+from vless import Lifecycle
+from vless.versions import VERSIONS
+
+BUGGY = load_pairs()[FLAGSHIP].buggy
+
+
+def found(seed: int) -> Found:
+    """Search the flagship."""
+    result = find_violation(BUGGY, seed=seed)
+    assert result is not None
+    return result
+
+
+@pytest.mark.slow
+def test_search_shrinks_to_the_smallest_sequence() -> None:
+    """The flagship needs one connection, opened and closed."""
+    assert str(found(0).sequence) == "a:open a:close"
+
+
+@pytest.mark.slow
+def test_search_is_the_same_for_the_same_seed() -> None:
+    """Sequence, outcome and the number of examples are repeated; another seed may differ."""
+    first, second = found(3), found(3)
+
+    assert first.sequence == second.sequence
+    assert (first.examples, first.connections) == (second.examples, second.connections)
+    assert first.outcome.to_json() == second.outcome.to_json()
+
+
+@pytest.mark.slow
+def test_search_returns_a_sequence_that_violates_when_it_is_run() -> None:
+    """The outcome is that of the sequence, run again from its line."""
+    result = found(5)
+    again = run_sequence(Sequence.parse(str(result.sequence)), BUGGY())
+
+    assert again.to_json() == result.outcome.to_json()
+    assert again.violated
+
+
+def test_search_finds_nothing_in_the_reference() -> None:
+    """Within its budget it runs that many sequences and returns none."""
+    runs: list[int] = []
+
+    assert find_violation(Lifecycle, examples=20, progress=runs.append) is None
+    assert runs == [*range(1, len(runs) + 1)]
+    assert 1 <= len(runs) <= 20
+
+
+@pytest.mark.slow
+def test_search_counts_up_to_the_first_violation() -> None:
+    """Shrinking is not counted, but it is told to `progress`."""
+    runs: list[int] = []
+    result = find_violation(BUGGY, progress=runs.append)
+
+    assert result is not None
+    assert 1 <= result.examples < len(runs)
+    assert result.connections >= 1
+
+
+@pytest.mark.slow
+def test_search_can_be_asked_for_some_properties() -> None:
+    """V1 leaks tasks and cleans up twice: each can be looked for alone."""
+    for name in ("tasks", "cleanup"):
+        result = find_violation(VERSIONS["V1"], properties=frozenset({name}))
+        assert result is not None
+        assert name in result.outcome.violated
+
+
+def test_search_ignores_other_properties() -> None:
+    """The flagship never breaks the order of bytes."""
+    assert find_violation(BUGGY, properties=frozenset({"data"}), examples=15) is None

@@ -1,0 +1,145 @@
+"""Verify proves claims: each claim, planted wrong, is found broken, and no other."""
+
+from dataclasses import replace
+
+import pytest
+
+from scenarios import Pair, load_pairs
+from scenarios.registry import FLAGSHIP
+from scenarios.verify import Verdict, reference_holds, verify
+from vless import Lifecycle, MuxSession
+
+PAIR = load_pairs()[FLAGSHIP]
+GAP = load_pairs()["new_after_cleanup"]
+
+
+def broken(pair: Pair) -> list[str]:
+    """Which claims of a pair do not hold, by their first word or two."""
+    return [line.partition(":")[0] for line in verify(pair, fixed_sequences=5).broken]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", load_pairs().values(), ids=list(load_pairs()))
+def test_verify_holds_for_every_pair(pair: Pair) -> None:
+    """All claims, with the budgets that the command uses."""
+    said: list[str] = []
+    verdict = verify(pair, progress=said.append)
+
+    assert verdict.broken == []
+    assert verdict.holds
+    assert verdict.buggy == pair.facts.fails
+    assert len(said) == 4
+    assert verdict.connections > 1000
+    plain = verdict.to_json()
+    assert (plain["pair"], plain["holds"], plain["fixed"]) == (pair.slug, True, "clean")
+    assert plain["found_at"]["sequences"] >= 1
+    assert len(plain["minimal"].split()) <= len(pair.witness)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        pytest.param(
+            replace(PAIR, facts=replace(PAIR.facts, fails=("cleanup",))),
+            ["witness in MemoryWorld", "witness in TcpWorld", "search"],
+            id="breaks another property",
+        ),
+        pytest.param(
+            replace(PAIR, facts=replace(PAIR.facts, needs_gap=True)),
+            ["needs a gap"],
+            id="needs no gap",
+        ),
+        pytest.param(
+            replace(GAP, facts=replace(GAP.facts, needs_gap=False)),
+            ["needs a gap"],
+            id="needs a gap",
+        ),
+        pytest.param(
+            replace(PAIR, facts=replace(PAIR.facts, question="admit")),
+            ["buggy half", "fixed half"],
+            id="answers another question",
+        ),
+        pytest.param(
+            replace(PAIR, facts=replace(PAIR.facts, question="no_question")),
+            ["buggy half", "fixed half", "question"],
+            id="answers no question",
+        ),
+        pytest.param(
+            replace(GAP, facts=replace(GAP.facts, witness="a:open a:close")),
+            ["witness in MemoryWorld", "witness in TcpWorld", "needs a gap", "search"],
+            id="another witness",
+        ),
+    ],
+)
+def test_verify_finds_a_wrong_claim(pair: Pair, expected: list[str]) -> None:
+    """The facts are not believed."""
+    assert broken(pair) == expected
+
+
+@pytest.mark.slow
+def test_verify_finds_a_half_that_is_fixed_already() -> None:
+    """A buggy half without the bug is found out by the witness, and by the search."""
+    pair = replace(PAIR, buggy=PAIR.fixed, facts=replace(PAIR.facts, fails=("tasks",)))
+
+    assert broken(pair) == ["witness in MemoryWorld", "witness in TcpWorld", "search"]
+
+
+@pytest.mark.slow
+def test_verify_finds_a_half_that_is_not_fixed() -> None:
+    """The buggy answer in the fixed half is found out by every means."""
+    verdict = verify(replace(PAIR, fixed=PAIR.buggy), fixed_sequences=5)
+    words = [line.partition(":")[0] for line in verdict.broken]
+
+    assert words == ["fixed half", "witness in MemoryWorld", "witness in TcpWorld", "tasks"]
+    assert verdict.fixed[0] == "tasks"
+    assert verdict.to_json()["fixed"][0] == "tasks"
+    assert not verdict.holds
+
+
+def test_reference_holds() -> None:
+    """The right answers, driven by as many sequences as are asked for."""
+    assert reference_holds(sequences=10) == []
+
+
+@pytest.mark.parametrize("question", ["watched_context", "may_clean_up", "release", "id_reused"])
+def test_reference_with_a_wrong_answer_does_not_hold(
+    monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    """The buggy answer, planted into the reference itself, is found and told with its line."""
+    (pair,) = (each for each in load_pairs().values() if each.facts.question == question)
+    monkeypatch.setattr(Lifecycle, question, getattr(pair.buggy, question))
+    (line,) = reference_holds(sequences=50)
+
+    assert line.partition(":")[0] in pair.facts.fails
+    assert "a:open" in line
+
+
+def test_reference_that_loses_bytes_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that delivers nothing."""
+
+    async def lose(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(Lifecycle, "deliver", lose)
+
+    assert reference_holds(sequences=10)[0].startswith("data: ")
+
+
+def test_reference_that_crashes_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does one that drops the connection for what is no fault of its peer."""
+
+    def crash(_self: Lifecycle, session: MuxSession) -> bool:
+        session.link.close()
+        return False
+
+    monkeypatch.setattr(Lifecycle, "admit", crash)
+
+    assert "ended it, without cause" in reference_holds(sequences=10)[0]
+
+
+def test_verdict_without_a_find_is_plain_data() -> None:
+    """What was not found is none."""
+    plain = Verdict("some", broken=["search: nothing found"]).to_json()
+
+    assert (plain["found_at"], plain["minimal"], plain["holds"]) == (None, None, False)

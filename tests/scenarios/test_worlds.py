@@ -1,0 +1,320 @@
+"""The worlds: scopes, links, rest and disposal, in memory and on sockets."""
+
+import asyncio
+import gc
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from scenarios import MemoryWorld, Sequence, TcpWorld, World, run_sequence
+from scenarios.handlers import HANDLERS
+from scenarios.model import ConnectionModel
+from scenarios.runner import Run
+from scenarios.tcp import SCALED
+from scenarios.worlds import LIMITS, USER
+from vless import Context, Lifecycle, Stream
+from vless.versions import VERSIONS
+
+NewWorld = Callable[[Lifecycle], World]
+
+
+async def endless(stream: Stream, context: Context) -> None:
+    """Swallow every cancellation, and wait again when even that has an end."""
+    del stream, context
+    try:
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+    finally:
+        await asyncio.sleep(0)
+
+
+def steps(place: World, line: str) -> Run:
+    """Perform a line's steps, and leave everything as it is then."""
+    run = Run(place)
+    run.steps(Sequence.parse(line))
+    return run
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_world_charges_each_connection_with_its_own(world: NewWorld) -> None:
+    """Tasks, session and links are those of the connection's scope; nothing is unowned."""
+    place = world(Lifecycle())
+    try:
+        run = steps(place, "a:open a:new:1:@silent+5 b:open")
+        a, b = (run.connections[name].peer.scope for name in "ab")
+        counted = [(place.open_links(each), each.live) for each in (a, b)]
+        owners = list(place.sessions)
+        unowned = place.ledger.count - a.live - b.live, place.open_links(None)
+    finally:
+        place.dispose()
+
+    assert counted == [(2, 4), (1, 2)]
+    assert owners == [a, b]
+    assert unowned == (0, 0)
+
+
+def test_world_is_idle_when_no_connection_has_a_task(world: NewWorld) -> None:
+    """Connections make it busy; their close makes it idle again."""
+    place = world(Lifecycle())
+    try:
+        run = Run(place)
+        seen = [place.idle()]
+        run.steps(Sequence.parse("a:open"))
+        seen.append(place.idle())
+        run.steps(Sequence.parse("a:close"))
+        seen.append(place.idle())
+    finally:
+        place.dispose()
+
+    assert seen == [True, False, True]
+
+
+def test_world_cancel_is_an_event_of_the_loop(world: NewWorld) -> None:
+    """The server's context ends in the next iteration, not in the driver's call."""
+    place = world(Lifecycle())
+    try:
+        place.cancel()
+        seen = [place.ending, place.context.cancelled]
+        place.turn(1)
+        seen.append(place.context.cancelled)
+        place.restart()
+        seen += [place.ending, place.context.cancelled]
+    finally:
+        place.dispose()
+
+    assert seen == [True, False, True, False, False]
+
+
+def test_world_with_the_background_context_cannot_be_cancelled() -> None:
+    """A server whose context nobody can end goes on."""
+    place = MemoryWorld(Lifecycle(), context=Context.background())
+    place.cancel()
+    place.settle()
+    place.dispose()
+
+    assert not place.ending
+
+
+def test_world_restart_serves_again(world: NewWorld) -> None:
+    """After a reload, new connections are served as before."""
+    place = world(Lifecycle())
+    try:
+        run = steps(place, "a:open cancel")
+        place.restart()
+        run.steps(Sequence.parse("a:open a:new:1:echo+5"))
+        model = run.connections["a"]
+        seen = model.streams[1].received, run.outcome.violations
+    finally:
+        place.dispose()
+
+    assert seen == (5, [])
+
+
+def test_memory_world_rests_only_when_every_limit_has_expired() -> None:
+    """Streams that stall one after the other take longer than the horizon, and are waited for."""
+    streams = range(1, 9)
+    line = "a:open " + " ".join(f"a:new:{n}:deaf+60~0 a:data:{n}+300~0" for n in streams)
+    place = MemoryWorld(Lifecycle())
+    try:
+        run = steps(place, line + " a:new:9:echo+5")
+        seconds, missing = place.loop.time(), run.connections["a"].missing
+    finally:
+        place.dispose()
+
+    assert len(streams) * LIMITS.stall_seconds > place.horizon
+    assert seconds == pytest.approx(len(streams) * LIMITS.stall_seconds)
+    assert missing == ""
+
+
+def test_memory_world_rests_although_something_never_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A handler that does something every second for ever cannot hold a run up."""
+
+    async def tick(stream: Stream, context: Context) -> None:
+        del stream, context
+        while True:  # noqa: ASYNC110 - a heartbeat, on virtual time
+            await asyncio.sleep(1)
+
+    monkeypatch.setitem(HANDLERS, "sink", tick)
+
+    outcome = run_sequence(Sequence.parse("a:open a:new:1:sink a:close"), Lifecycle())
+    assert outcome.violations == []
+
+
+def test_memory_world_wait_ends_what_is_idle() -> None:
+    """After the idle intervals no connection is left, although no peer did anything."""
+    place = MemoryWorld(Lifecycle())
+    try:
+        run = steps(place, "a:open a:new:1:@echo+5 b:connect c:open c:stall c:new:1:sink+5")
+        busy = place.idle()
+        place.wait()
+        peers = [connection.peer for connection in run.connections.values()]
+        seen = place.idle(), [peer.ended for peer in peers]
+    finally:
+        place.dispose()
+
+    assert not busy
+    # A peer that does not read cannot see the end.
+    assert seen == (True, [True, True, False])
+
+
+@pytest.mark.slow
+def test_tcp_world_wait_ends_what_is_idle() -> None:
+    """The same in real time, no longer than needed."""
+    line = "a:open a:new:1:@echo+5 b:connect wait c:open"
+    assert run_sequence(Sequence.parse(line), Lifecycle(), TcpWorld).violations == []
+
+
+def test_world_that_is_not_exact_excuses_a_busy_machine(world: NewWorld) -> None:
+    """Where limits may expire because nobody ran, a connection that they end is no fault."""
+    place = world(Lifecycle())
+    try:
+        (model,) = steps(place, "a:open").connections.values()
+    finally:
+        place.dispose()
+
+    assert model.strained is not place.exact
+
+
+def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
+    """Limits of time are shorter on real time, those of size the same."""
+    assert SCALED.close_seconds < TcpWorld.horizon
+    assert SCALED.inbox_bytes == LIMITS.inbox_bytes
+
+
+@pytest.mark.parametrize("version", ["REF", "V0"])
+def test_dispose_ends_everything(world: NewWorld, version: str) -> None:
+    """Living connections, leaks, handlers that never end: no descriptor and no warning is left."""
+    before = descriptors()
+    place = world(VERSIONS[version]())
+    run = Run(place)
+    for step in Sequence.parse(
+        "a:open a:new:1:@silent+5 a:new:2:linger a:new:1:echo b:open a:close"
+    ):
+        run.perform(step)
+        place.settle()
+    place.dispose()
+    assert place.loop.is_closed()
+    assert place.ledger.count == 0
+    del place, run
+    gc.collect()
+
+    assert descriptors() == before
+
+
+def test_dispose_gives_up_on_what_swallows_every_cancellation(
+    world: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler that cannot be ended is abandoned, and its destruction is no news."""
+    monkeypatch.setitem(HANDLERS, "sink", endless)
+    place = world(Lifecycle())
+    steps(place, "a:open a:new:1:sink b:open")
+    place.dispose()
+    del place
+    gc.collect()
+
+    assert "destroyed" not in caplog.text
+
+
+def test_dispose_is_silent_about_what_fails_meanwhile(
+    world: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that is ended by the disposal, and fails at that, is nobody's fault."""
+
+    async def fail() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            raise RuntimeError("unseen")
+
+    async def start(stream: Stream, context: Context) -> None:
+        del stream
+        task = asyncio.get_running_loop().create_task(fail())
+        await context.wait()
+        del task
+
+    monkeypatch.setitem(HANDLERS, "sink", start)
+    place = world(Lifecycle())
+    steps(place, "a:open a:new:1:sink")
+    place.dispose()
+    del place
+    gc.collect()
+
+    assert caplog.text == ""
+
+
+def test_dispose_cleans_up_after_a_line_that_is_refused(world: NewWorld) -> None:
+    """When a step raises, peers and server are closed all the same."""
+    before = descriptors()
+    with pytest.raises(ValueError, match="not opened"):
+        run_sequence(Sequence.parse("a:open a:new:1:@echo+5 b:close"), Lifecycle(), world)
+    gc.collect()
+
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("version", ["REF", "V0"])
+@pytest.mark.parametrize("turns", range(10))
+def test_dispose_ends_what_is_being_accepted(turns: int, version: str) -> None:
+    """Connections that the kernel has and nobody has seen yet are closed, too."""
+    before = descriptors()
+    place = TcpWorld(VERSIONS[version]())
+    run = steps(place, "a:open a:new:1:@echo+5~0 a:new:2:@silent+5~0")
+    place.turn(turns)
+    place.dispose()
+    del place, run
+    gc.collect()
+
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("gap", range(6))
+def test_cancelled_dial_leaves_nothing(world: NewWorld, gap: int) -> None:
+    """A stream that is replaced in any iteration of its dial leaves no link and no descriptor."""
+    before = descriptors()
+    line = f"a:open a:new:1:@echo+5~{gap} a:new:1:@silent+5~{gap} a:abort"
+    assert run_sequence(Sequence.parse(line), Lifecycle(), world).violations == []
+    gc.collect()
+
+    assert descriptors() == before
+
+
+def test_connect_in_a_burst(world: NewWorld) -> None:
+    """Each of many peers gets the scope of its own connection."""
+    place = world(Lifecycle())
+    try:
+        models = [ConnectionModel(place.connect(), USER) for _ in range(20)]
+        names = [model.peer.scope.name for model in models]
+    finally:
+        place.dispose()
+
+    assert names == [f"connection {n}" for n in range(1, 21)]
+
+
+@pytest.mark.slow
+def test_tcp_world_leaves_no_descriptor_in_many_runs() -> None:
+    """Hundreds of sequences, leaky servers among them, and not one descriptor more."""
+    lines = [
+        "a:open a:new:1:@echo+5 b:open b:new:1:@silent+5 a:close",
+        "a:open a:new:1:@flood~0 a:new:1:@echo~1 a:abort",
+        "a:open a:new:1:@hang a:new:2:@refuse b:connect b:half",
+        "a:open a:new:1:stubborn a:cut+3 a:close",
+    ]
+    sequences = [Sequence.parse(line) for line in lines]
+    before = descriptors()
+    for _ in range(100):
+        for sequence in sequences:
+            run_sequence(sequence, Lifecycle(), TcpWorld)
+    for sequence in sequences:
+        run_sequence(sequence, VERSIONS["V0"](), TcpWorld)
+    gc.collect()
+
+    assert descriptors() == before
