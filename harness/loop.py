@@ -17,6 +17,7 @@ from contextvars import Context
 from typing import Any, NamedTuple, Self, TypeVarTuple
 
 from harness.fence import AnyTask, DeadlockError, FencedLoop, LivelockError, SimulationError
+from harness.handles import DueHandle, SoonHandle
 from harness.waiting import called_by
 
 STEP_LIMIT = 100_000
@@ -80,10 +81,10 @@ class VirtualLoop(FencedLoop):
             LivelockError: not at rest after `step_limit` iterations.
         """
         until = self._now + horizon
-        if not (self._ready or self._scheduled) or not self._wake(until):
+        if not self._next(until):
             return 0
         iterations = self._drive(until, self.step_limit)
-        if iterations == self.step_limit and self._wake(until):
+        if iterations == self.step_limit and self._next(until):
             raise LivelockError(iterations, self._now, self._ready)
         return iterations
 
@@ -107,8 +108,32 @@ class VirtualLoop(FencedLoop):
         """As asyncio's, in one call instead of three: nearly all work passes through here."""
         if self._debug or self._closed:
             return super().call_soon(callback, *args, context=context)
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = SoonHandle(callback, args, self, context)
         self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, with fewer calls."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, in one call instead of six."""
+        if self._debug or self._closed:
+            return super().call_at(when, callback, *args, context=context)
+        handle = DueHandle(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, handle)
         return handle
 
     def call_soon_threadsafe(
@@ -164,53 +189,69 @@ class VirtualLoop(FencedLoop):
 
     def _run_once(self) -> None:
         """One iteration of `run_forever`, in place of the one that waits for sockets."""
-        if not self._wake(self._now if self._stopping else math.inf) and not self._stopping:
+        if not self._next(self._now if self._stopping else math.inf) and not self._stopping:
             raise DeadlockError(self.live_tasks())
         self._run_ready()
+
+    def _next(self, until: float) -> bool:
+        """Make ready what the next iteration runs; is there anything?"""
+        return bool(self._ready or self._scheduled) and self._wake(until)
 
     def _drive(self, until: float, limit: int) -> int:
         """Be the running loop until nothing is due by `until`, for at most `limit` iterations."""
         self._check_closed()
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
-        ready, timers, iterations = self._ready, self._scheduled, 0
         self._thread_id = threading.get_ident()
         sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
         _set_running_loop(self)
         try:
-            while iterations < limit:
-                if (timers or not ready) and not self._wake(until):
-                    break
-                self._run_ready()
-                iterations += 1
+            return self._iterate(until, limit)
         finally:
             _set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
             self._thread_id = None
             self._stopping = False
+
+    def _iterate(self, until: float, limit: int) -> int:
+        ready, timers, iterations = self._ready, self._scheduled, 0
+        while iterations < limit:
+            if (timers or not ready) and not self._wake(until):
+                break
+            self._run_ready()
+            iterations += 1
         return iterations
 
     def _wake(self, until: float) -> bool:
         """Make the due timers ready, jumping to the next one if nothing else is; is anything?"""
         ready, timers = self._ready, self._scheduled
-        if self._timer_cancelled_count > max(_STALE_TIMERS, len(timers) // 2):
-            # In place: `_drive` holds on to the list.
+        stale = self._timer_cancelled_count
+        if stale > _STALE_TIMERS and 2 * stale > len(timers):
+            # In place: `_iterate` holds on to the list.
             timers[:] = [handle for handle in timers if not handle.cancelled()]
             heapq.heapify(timers)
             self._timer_cancelled_count = 0
+        due = 0
         while timers:
-            head = timers[0]
-            if head.cancelled():
+            head: Any = timers[0]
+            if head._cancelled:  # noqa: SLF001 - a call for each is what this loop can do without
                 self._timer_cancelled_count -= 1
-            elif head.when() <= self._now:
-                ready.append(head)
-            elif not ready and head.when() <= until:
-                self._now = head.when()
-                continue
             else:
-                break
-            heapq.heappop(timers)._scheduled = False  # type: ignore[attr-defined]  # noqa: SLF001 - the handle counts itself by this when cancelled
+                when = head._when  # noqa: SLF001 - the same
+                if when > self._now:
+                    if ready or when > until:
+                        break
+                    self._now = when
+                ready.append(head)
+                due += 1
+            heapq.heappop(timers)
+            head._scheduled = False  # noqa: SLF001 - the handle counts itself by this when cancelled
+        if due > 1:
+            self._arrange(due)
         return bool(ready)
+
+    def _arrange(self, due: int) -> None:
+        """Order the timers that are due, the last `due` in the ready queue: left as they are."""
 
     def _run_ready(self) -> None:
         ready = self._ready
