@@ -5,6 +5,7 @@ do outside debug mode, and nothing else; a test holds them against the originals
 """
 
 import asyncio
+from asyncio import format_helpers
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from typing import Any
@@ -18,8 +19,9 @@ class SoonHandle(asyncio.Handle):
     _callback: Callable[..., object] | None
     _context: Context
     _loop: Any
-    _repr: str | None
-    _source_traceback: None
+    # Only debug mode writes these; the class has them, so that no handle needs to.
+    _repr = None
+    _source_traceback = None
 
     def __init__(
         self,
@@ -34,8 +36,6 @@ class SoonHandle(asyncio.Handle):
         self._callback = callback
         self._args = args
         self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
 
 
 class DueHandle(asyncio.TimerHandle):
@@ -46,9 +46,9 @@ class DueHandle(asyncio.TimerHandle):
     _callback: Callable[..., object] | None
     _context: Context
     _loop: Any
-    _repr: str | None
+    _repr = None
     _scheduled: bool
-    _source_traceback: None
+    _source_traceback = None
     _when: float
 
     def __init__(
@@ -65,8 +65,6 @@ class DueHandle(asyncio.TimerHandle):
         self._callback = callback
         self._args = args
         self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
         self._when = when
         self._scheduled = True
 
@@ -81,3 +79,11 @@ class DueHandle(asyncio.TimerHandle):
 
     def __lt__(self, other: Any) -> bool:
         return bool(self._when < other._when)  # noqa: SLF001 - a heap of one class
+
+
+def complain(handle: Any, exc: BaseException) -> None:
+    """Tell the loop's exception handler what a handle's callback raised, as asyncio's handles do."""
+    source = format_helpers._format_callback_source(handle._callback, handle._args)  # type: ignore[attr-defined]  # noqa: SLF001 - the text that people know
+    handle._loop.call_exception_handler(  # noqa: SLF001 - a handle's own business
+        {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
+    )

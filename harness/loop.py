@@ -6,24 +6,26 @@ by name. The members of `BaseEventLoop` that this relies on are pinned by a test
 """
 
 import asyncio
-import heapq
 import math
 import sys
 import threading
 from asyncio.events import _set_running_loop
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, Self, TypeVarTuple
 
 from harness.fence import AnyTask, DeadlockError, FencedLoop, LivelockError, SimulationError
-from harness.handles import DueHandle, SoonHandle
+from harness.handles import DueHandle, SoonHandle, complain
 from harness.waiting import called_by
 
 STEP_LIMIT = 100_000
 _PERSISTENCE = 10  # how often a coroutine that awaits in its clean-up is asked to end
 _ROUND = 1_000  # iterations that one round of cancelling may take
 _STALE_TIMERS = 100  # cancelled timers kept before the heap is swept, as in asyncio
+_Future: Any = asyncio.Future
+_new_handle = SoonHandle.__new__
 
 _Args = TypeVarTuple("_Args")
 
@@ -49,11 +51,18 @@ class VirtualLoop(FencedLoop):
         self.step_limit = step_limit
         self.task_source: Callable[[], Iterable[AnyTask]] | None = None
         self._now = 0.0
+        # asyncio's C code asks this of every future and task; a bound method of False is quickest.
+        self.get_debug = self._debug.__bool__  # type: ignore[method-assign]
         self._home = threading.get_ident()
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._now
+
+    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - asyncio's signature
+        """As asyncio's."""
+        super().set_debug(enabled)
+        self.get_debug = bool(enabled).__bool__  # type: ignore[method-assign]
 
     @property
     def pending_timers(self) -> int:
@@ -108,9 +117,17 @@ class VirtualLoop(FencedLoop):
         """As asyncio's, in one call instead of three: nearly all work passes through here."""
         if self._debug or self._closed:
             return super().call_soon(callback, *args, context=context)
-        handle = SoonHandle(callback, args, self, context)
+        # SoonHandle(callback, args, self, context), without the call: a tenth of what a turn costs.
+        handle = _new_handle(SoonHandle)
+        handle._context = copy_context() if context is None else context  # noqa: SLF001
+        handle._callback, handle._args = callback, args  # noqa: SLF001
+        handle._loop, handle._cancelled = self, False  # noqa: SLF001
         self._ready.append(handle)
         return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """As asyncio's."""
+        return _Future(loop=self)
 
     def call_later(
         self,
@@ -119,8 +136,12 @@ class VirtualLoop(FencedLoop):
         *args: *_Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As asyncio's, with fewer calls."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        """As asyncio's, in one call instead of seven."""
+        if self._debug or self._closed:
+            return super().call_later(delay, callback, *args, context=context)
+        handle = DueHandle(self._now + delay, callback, args, self, context)
+        heappush(self._scheduled, handle)
+        return handle
 
     def call_at(
         self,
@@ -133,7 +154,7 @@ class VirtualLoop(FencedLoop):
         if self._debug or self._closed:
             return super().call_at(when, callback, *args, context=context)
         handle = DueHandle(when, callback, args, self, context)
-        heapq.heappush(self._scheduled, handle)
+        heappush(self._scheduled, handle)
         return handle
 
     def call_soon_threadsafe(
@@ -215,21 +236,40 @@ class VirtualLoop(FencedLoop):
 
     def _iterate(self, until: float, limit: int) -> int:
         ready, timers, iterations = self._ready, self._scheduled, 0
-        while iterations < limit:
-            if (timers or not ready) and not self._wake(until):
-                break
-            self._run_ready()
-            iterations += 1
+        try:
+            while iterations < limit:
+                if (timers or not ready) and not self._wake(until):
+                    break
+                iterations += 1
+                for _ in range(len(ready)):
+                    handle: Any = ready.popleft()
+                    if handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
+                        continue
+                    # What its `_run` does, in one call less, and quicker for the usual arguments.
+                    args = handle._args  # noqa: SLF001
+                    try:
+                        if len(args) == 1:
+                            handle._context.run(handle._callback, args[0])  # noqa: SLF001
+                        elif args:
+                            handle._context.run(handle._callback, *args)  # noqa: SLF001
+                        else:
+                            handle._context.run(handle._callback)  # noqa: SLF001
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as exc:  # noqa: BLE001 - as asyncio does
+                        complain(handle, exc)
+        finally:
+            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
+            handle = args = None
         return iterations
 
     def _wake(self, until: float) -> bool:
         """Make the due timers ready, jumping to the next one if nothing else is; is anything?"""
         ready, timers = self._ready, self._scheduled
-        stale = self._timer_cancelled_count
-        if stale > _STALE_TIMERS and 2 * stale > len(timers):
+        if (stale := self._timer_cancelled_count) > _STALE_TIMERS and 2 * stale > len(timers):
             # In place: `_iterate` holds on to the list.
             timers[:] = [handle for handle in timers if not handle.cancelled()]
-            heapq.heapify(timers)
+            heapify(timers)
             self._timer_cancelled_count = 0
         due = 0
         while timers:
@@ -244,7 +284,7 @@ class VirtualLoop(FencedLoop):
                     self._now = when
                 ready.append(head)
                 due += 1
-            heapq.heappop(timers)
+            heappop(timers)
             head._scheduled = False  # noqa: SLF001 - the handle counts itself by this when cancelled
         if due > 1:
             self._arrange(due)

@@ -5,14 +5,10 @@ their order, and so does every other callback. The declared cancellations come f
 any other's, so they are legal on every loop; permuted wake-ups are not, on a stock one.
 """
 
-import asyncio
-from collections.abc import Callable
-from contextvars import Context
 from types import BuiltinMethodType
-from typing import Any, TypeVarTuple
+from typing import Any
 
 from harness.fence import AnyTask
-from harness.handles import SoonHandle
 from harness.sim.choices import Choices
 from harness.sim.loop import SimLoop, make_task
 from harness.sim.settings import Settings
@@ -25,20 +21,6 @@ _WITH_WAKEUP = _CANCELS - 1
 # A test pins both names on every supported Python; asyncio has no public ones.
 _RUNS_TASK = {"TaskStepMethWrapper", "task_wakeup"}
 
-_Args = TypeVarTuple("_Args")
-
-
-class _Wake(SoonHandle):
-    """A handle that runs the next step of a task."""
-
-    __slots__ = ()
-
-    @property
-    def task(self) -> AnyTask:
-        """Whose."""
-        return self._callback.__self__  # type: ignore[union-attr,no-any-return]
-
-
 class ChoosingLoop(SimLoop):
     """A simulated loop for `Settings.wakeups` and `Settings.cancel`."""
 
@@ -46,8 +28,6 @@ class ChoosingLoop(SimLoop):
         super().__init__(choices, settings, trace)
         self._permute = settings.wakeups
         self._names = settings.cancel
-        # Tasks that may still be cancelled, and whether that falls together with the next wake-up.
-        self._spared: dict[AnyTask, bool] = {}
         if self._names:
             self._task_factory = make_task
 
@@ -57,64 +37,41 @@ class ChoosingLoop(SimLoop):
         if self._names and name_of(task).endswith(self._names):
             self._spared[task] = False
 
-    def call_soon(
-        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
-    ) -> asyncio.Handle:
-        """As the loop's own; a handle that runs a task is marked."""
-        if self._debug or self._closed:
-            return super().call_soon(callback, *args, context=context)
-        handle: asyncio.Handle
-        # Typed loosely: what kind of callable it is, asyncio tells nobody.
-        kind: Any = type(callback)
-        name = callback.__name__ if kind is BuiltinMethodType else kind.__name__
-        if name in _RUNS_TASK:
-            handle = wake = _Wake(callback, args, self, context)
-            if self._spared and self._spared.get(wake.task):
-                del self._spared[wake.task]
-                wake.task.cancel()
-        else:
-            handle = SoonHandle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
-
-    def close(self) -> None:
-        """Close the loop and forget the tasks."""
-        super().close()
-        self._spared.clear()
-
-    def _run_ready(self) -> None:
-        ready, permute, spared = self._ready, self._permute, self._spared
-        try:
-            for _ in range(len(ready)):
-                handle: Any = ready.popleft()
-                if handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
-                    continue
-                if permute and ready and type(handle) is _Wake:
-                    handle = self._choose(handle)
-                handle._run()  # noqa: SLF001 - the same
-                if spared and type(handle) is _Wake and handle.task in spared:
-                    self._consider(handle.task)
-        finally:
-            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
-            handle = None
-
-    def _choose(self, first: _Wake) -> _Wake:
+    def _choose(self, first: Any) -> Any:
         """One of the woken tasks; the one whose turn it was takes its place in the queue."""
+        task = _task_of(first)
+        if task is None:
+            return first
         ready: Any = self._ready
-        found = [first]
-        places = [-1]
+        found, tasks, places = [first], [task], [-1]
         for index, each in enumerate(ready):
-            if type(each) is _Wake and not each._cancelled:  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+            task = None if each._cancelled else _task_of(each)  # noqa: SLF001 - as above
+            if task is not None:
                 found.append(each)
+                tasks.append(task)
                 places.append(index)
                 if len(found) == _WINDOW:
                     break
         if len(found) == 1:
             return first
-        chosen = self.choices.wake([each.task for each in found])
+        chosen = self.choices.wake(tasks)
         if chosen:
             ready[places[chosen]] = first
         return found[chosen]
+
+    def _run_sparing(self, handle: Any) -> None:
+        """Run a handle; if it is a step of a cancellable task, consider cancelling that."""
+        task = _task_of(handle)
+        if task not in self._spared:
+            handle._run()  # noqa: SLF001 - what asyncio's own loop does
+            return
+        if self._spared[task]:
+            del self._spared[task]
+            task.cancel()
+            handle._run()  # noqa: SLF001 - the same
+        else:
+            handle._run()  # noqa: SLF001 - the same
+            self._consider(task)
 
     def _consider(self, task: AnyTask) -> None:
         """Decide, of a cancellable task that has come to an await, whether it is cancelled there."""
@@ -127,6 +84,15 @@ class ChoosingLoop(SimLoop):
         elif chosen:
             del self._spared[task]
             _cancel_later(self, task, chosen)
+
+
+def _task_of(handle: Any) -> Any:
+    """The task whose next step a handle runs, if it does."""
+    # What kind of callable runs a task, asyncio tells nobody but by name.
+    callback = handle._callback  # noqa: SLF001 - a handle tells it no other way
+    kind = type(callback)
+    name = callback.__name__ if kind is BuiltinMethodType else kind.__name__
+    return callback.__self__ if name in _RUNS_TASK else None
 
 
 def _cancel_later(loop: SimLoop, task: AnyTask, iterations: int) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from harness.fence import AnyTask, DeadlockError, LivelockError
+from harness.handles import complain
 from harness.loop import VirtualLoop
 from harness.sim.calls import NetworkCalls
 from harness.sim.choices import Choices
@@ -37,9 +38,12 @@ class SimLoop(NetworkCalls, VirtualLoop):
         self.simulation: Any = None
         self.fabric = Fabric(self, settings.network)
         self._allow = settings.allow
-        self._main: AnyTask | None = None
+        self._ended = False  # the main task has
         self._settling: list[tuple[float, asyncio.Future[None]]] = []
         self._made = 0
+        self._permute = False
+        # Tasks that may still be cancelled, and whether that falls together with the next wake-up.
+        self._spared: dict[AnyTask, bool] = {}
         if trace is not None:
             self._task_factory = make_task
 
@@ -53,7 +57,8 @@ class SimLoop(NetworkCalls, VirtualLoop):
     @property
     def busy(self) -> bool:
         """Whether anything is ready, set or under way."""
-        return bool(self._ready or self._scheduled or self.fabric.busy)
+        fabric = self.fabric
+        return bool(self._ready or self._scheduled or fabric.pending or fabric.held or fabric.closed)
 
     def note(self, kind: str, text: str) -> None:
         """Add an event to the trace."""
@@ -67,42 +72,87 @@ class SimLoop(NetworkCalls, VirtualLoop):
             DeadlockError: it cannot end.
             LivelockError: it has not after `step_limit` iterations.
         """
-        self._main = main
+        main.add_done_callback(self._end)
         iterations = self._drive(math.inf, self.step_limit)
-        self._main = None
         if main.done():
+            self._ended = False
             return
         if iterations == self.step_limit:
             raise LivelockError(iterations, self._now, self._ready)
         raise DeadlockError(self.live_tasks())
 
+    def _end(self, _main: AnyTask) -> None:
+        self._ended = self.fabric.busy = True
+
     async def settle(self, horizon: float = 0.0) -> None:
         """Wait until all else is at rest: nothing ready, nothing under way, no timer that near."""
         rest: asyncio.Future[None] = self.create_future()
         self._settling.append((self._now + horizon, rest))
+        self.fabric.busy = True
         await rest
+
+    def dispose(self, rounds: int = 8) -> list[AnyTask]:
+        """End what is left and close; nothing to end is the usual case, and quick."""
+        if self._ready or self._asyncgens or self.simulation is None:
+            return super().dispose(rounds)
+        if self.simulation.ledger.count:
+            return super().dispose(rounds)
+        self.close()
+        return []
 
     def close(self) -> None:
         """Close the loop and cut what refers back to it."""
         super().close()
         self.fabric.close()
-        self.simulation = self._main = None
+        self.simulation = None
         self._settling.clear()
+        self._spared.clear()
 
     def _iterate(self, until: float, limit: int) -> int:
         ready, timers, fabric = self._ready, self._scheduled, self.fabric
-        main, settling, iterations = self._main, self._settling, 0
-        while iterations < limit and (main is None or not main.done()):
-            # `_next` in short, for the usual case that there is nothing to it.
-            if fabric.busy or (settling and not ready):
-                more = self._next(until)
-            else:
-                more = self._wake(until) if timers else bool(ready)
-            if not more:
-                break
-            self._run_ready()
-            iterations += 1
+        permute, spared, iterations = self._permute, self._spared, 0
+        try:
+            while iterations < limit:
+                # `_next` in short, for the usual case that there is nothing to it.
+                if fabric.busy:
+                    if self._ended or not self._next(until):
+                        break
+                elif (timers or not ready) and not self._wake(until):
+                    break
+                iterations += 1
+                for _ in range(len(ready)):
+                    handle: Any = ready.popleft()
+                    if handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
+                        continue
+                    if ready and permute:
+                        handle = self._choose(handle)
+                    # What its `_run` does, in one call less, and quicker for the usual arguments.
+                    args = handle._args  # noqa: SLF001
+                    try:
+                        if spared:
+                            self._run_sparing(handle)
+                        elif len(args) == 1:
+                            handle._context.run(handle._callback, args[0])  # noqa: SLF001
+                        elif args:
+                            handle._context.run(handle._callback, *args)  # noqa: SLF001
+                        else:
+                            handle._context.run(handle._callback)  # noqa: SLF001
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as exc:  # noqa: BLE001 - as asyncio does
+                        complain(handle, exc)
+        finally:
+            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
+            handle = args = None
         return iterations
+
+    def _choose(self, first: Any) -> Any:
+        """The handle to run in place of `first`."""
+        return first
+
+    def _run_sparing(self, handle: Any) -> None:
+        """Run a handle while there are tasks that may be cancelled."""
+        handle._run()  # noqa: SLF001 - what asyncio's own loop does
 
     def _next(self, until: float) -> bool:
         """See what has arrived; at rest, tell those who settle before any time passes."""
@@ -114,9 +164,9 @@ class SimLoop(NetworkCalls, VirtualLoop):
         if fabric.held:
             self._wake(self._now)
             return True
-        fabric.busy = fabric.closed
+        fabric.busy = fabric.closed or bool(self._settling)
         if fabric.closed and not fabric.in_flight > self._now:
-            fabric.closed = fabric.busy = False
+            fabric.closed = False
             self.simulation.closed()
         if self._settling:
             horizon, rest = self._settling[0]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.sim.settings import Network
     from harness.sim.udp import SimDatagrams
 
+_MAKING = ("refuse", "black hole")  # faults of a connection that is being made
 _EPHEMERAL = 49152
 _LATENCIES = 16  # how finely a range of latencies is drawn
 
@@ -38,14 +39,14 @@ class Fabric:
         held: arrivals that are seen some polls later.
         in_flight: when the last thing now travelling arrives, in virtual seconds.
         open: every open transport and what it is.
-        busy: whether anything is pending or held, or a close not yet told.
+        busy: whether the loop has to look at more than its ready queue and its timers.
         closed: whether a connection has closed at both ends since the last rest.
     """
 
     def __init__(self, loop: SimLoop, settings: Network) -> None:
         self.loop: Any = loop
         self.settings = settings
-        self.names = Names(settings.hosts)
+        self._names: Names | None = None
         self.pending: list[Arrival] = []
         self.held: list[list[Any]] = []
         self.in_flight = 0.0
@@ -56,9 +57,18 @@ class Fabric:
         self._endpoints: dict[Address, SimDatagrams] = {}
         self._connections = 0
         self._ports = _EPHEMERAL
-        faults = settings.faults
-        self._making = [name for name in faults if name in {"refuse", "black hole"}]
-        self._made = [name for name in faults if name not in self._making]
+        self._making: tuple[str, ...] = ()
+        self._made: tuple[str, ...] = ()
+        if settings.faults:
+            self._making = tuple(each for each in settings.faults if each in _MAKING)
+            self._made = tuple(each for each in settings.faults if each not in _MAKING)
+
+    @property
+    def names(self) -> Names:
+        """Who has which address."""
+        if self._names is None:
+            self._names = Names(self.settings.hosts)
+        return self._names
 
     def note(self, kind: str, text: str) -> None:
         """Add an event to the trace."""
