@@ -12,22 +12,17 @@ import threading
 from asyncio.events import _set_running_loop
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from contextvars import Context, copy_context
-from heapq import heapify, heappop, heappush
-from typing import Any, NamedTuple, Self, TypeVarTuple
+from heapq import heapify, heappop
+from typing import Any, NamedTuple, Self
 
-from harness.fence import AnyTask, DeadlockError, FencedLoop, LivelockError, SimulationError
-from harness.handles import DueHandle, SoonHandle, complain
+from harness.fence import AnyTask, DeadlockError, LivelockError
+from harness.scheduling import SchedulingLoop, complain
 from harness.waiting import called_by
 
 STEP_LIMIT = 100_000
 _PERSISTENCE = 10  # how often a coroutine that awaits in its clean-up is asked to end
 _ROUND = 1_000  # iterations that one round of cancelling may take
 _STALE_TIMERS = 100  # cancelled timers kept before the heap is swept, as in asyncio
-_Future: Any = asyncio.Future
-_new_handle = SoonHandle.__new__
-
-_Args = TypeVarTuple("_Args")
 
 
 class Timer(NamedTuple):
@@ -37,7 +32,7 @@ class Timer(NamedTuple):
     what: str
 
 
-class VirtualLoop(FencedLoop):
+class VirtualLoop(SchedulingLoop):
     """A deterministic loop; time starts at 0.0 and passes only by jumping to timers.
 
     Attributes:
@@ -50,19 +45,6 @@ class VirtualLoop(FencedLoop):
         super().__init__()
         self.step_limit = step_limit
         self.task_source: Callable[[], Iterable[AnyTask]] | None = None
-        self._now = 0.0
-        # asyncio's C code asks this of every future and task; a bound method of False is quickest.
-        self.get_debug = self._debug.__bool__  # type: ignore[method-assign]
-        self._home = threading.get_ident()
-
-    def time(self) -> float:
-        """Virtual seconds since the loop was made."""
-        return self._now
-
-    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - asyncio's signature
-        """As asyncio's."""
-        super().set_debug(enabled)
-        self.get_debug = bool(enabled).__bool__  # type: ignore[method-assign]
 
     @property
     def pending_timers(self) -> int:
@@ -111,60 +93,6 @@ class VirtualLoop(FencedLoop):
         """
         self._drive(self._now, iterations)
 
-    def call_soon(
-        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
-    ) -> asyncio.Handle:
-        """As asyncio's, in one call instead of three: nearly all work passes through here."""
-        if self._debug or self._closed:
-            return super().call_soon(callback, *args, context=context)
-        # SoonHandle(callback, args, self, context), without the call: a tenth of what a turn costs.
-        handle = _new_handle(SoonHandle)
-        handle._context = copy_context() if context is None else context  # noqa: SLF001
-        handle._callback, handle._args = callback, args  # noqa: SLF001
-        handle._loop, handle._cancelled = self, False  # noqa: SLF001
-        self._ready.append(handle)
-        return handle
-
-    def create_future(self) -> asyncio.Future[Any]:
-        """As asyncio's."""
-        return _Future(loop=self)
-
-    def call_later(
-        self,
-        delay: float,
-        callback: Callable[[*_Args], object],
-        *args: *_Args,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        """As asyncio's, in one call instead of seven."""
-        if self._debug or self._closed:
-            return super().call_later(delay, callback, *args, context=context)
-        handle = DueHandle(self._now + delay, callback, args, self, context)
-        heappush(self._scheduled, handle)
-        return handle
-
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[[*_Args], object],
-        *args: *_Args,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        """As asyncio's, in one call instead of six."""
-        if self._debug or self._closed:
-            return super().call_at(when, callback, *args, context=context)
-        handle = DueHandle(when, callback, args, self, context)
-        heappush(self._scheduled, handle)
-        return handle
-
-    def call_soon_threadsafe(
-        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
-    ) -> asyncio.Handle:
-        """`call_soon`, from the loop's own thread only."""
-        if threading.get_ident() != (self._thread_id or self._home):
-            raise SimulationError("call_soon_threadsafe from another thread leaves the simulation")
-        return self.call_soon(callback, *args, context=context)
-
     def close(self) -> None:
         """Close the loop and drop what refers back to it."""
         super().close()
@@ -212,7 +140,7 @@ class VirtualLoop(FencedLoop):
         """One iteration of `run_forever`, in place of the one that waits for sockets."""
         if not self._next(self._now if self._stopping else math.inf) and not self._stopping:
             raise DeadlockError(self.live_tasks())
-        self._run_ready()
+        self._iterate(self._now, 1)
 
     def _next(self, until: float) -> bool:
         """Make ready what the next iteration runs; is there anything?"""
@@ -292,17 +220,6 @@ class VirtualLoop(FencedLoop):
 
     def _arrange(self, due: int) -> None:
         """Order the timers that are due, the last `due` in the ready queue: left as they are."""
-
-    def _run_ready(self) -> None:
-        ready = self._ready
-        try:
-            for _ in range(len(ready)):
-                handle: Any = ready.popleft()
-                if not handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
-                    handle._run()  # noqa: SLF001 - the same
-        finally:
-            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
-            handle = None
 
 
 def bury(tasks: Iterable[AnyTask]) -> None:

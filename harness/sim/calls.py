@@ -22,11 +22,22 @@ if TYPE_CHECKING:
     from harness.sim.network import Fabric
     from harness.sim.sockets import Address
 
-_IGNORED = frozenset(
-    "all_errors allow_broadcast backlog family flags happy_eyeballs_delay interleave keep_alive "
-    "proto reuse_address reuse_port server_hostname ssl_handshake_timeout "
-    "ssl_shutdown_timeout".split()
-)
+_IGNORED = {
+    "all_errors",
+    "allow_broadcast",
+    "backlog",
+    "family",
+    "flags",
+    "happy_eyeballs_delay",
+    "interleave",
+    "keep_alive",
+    "proto",
+    "reuse_address",
+    "reuse_port",
+    "server_hostname",
+    "ssl_handshake_timeout",
+    "ssl_shutdown_timeout",
+}
 _REFUSED = {"ssl": "TLS needs a real loop", "sock": "there are no sockets here"}
 
 

@@ -7,19 +7,12 @@ step taken out of a program does not shift what the world does to the rest.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from harness.fence import AnyTask
 
 _T = TypeVar("_T")
 _BYTE = 256
-
-
-class Random(Protocol):
-    """What is asked of `random.Random`: floats in [0, 1)."""
-
-    def random(self) -> float:
-        """The next one."""
 
 
 class Choices:
@@ -45,6 +38,10 @@ class Choices:
         """Decisions from one string of fixed size: the first half for the program."""
         half = len(data) // 2
         return cls(data[:half], data[half:])
+
+    def __repr__(self) -> str:
+        program, world = self._given.rstrip(b"\0"), self._dealt.rstrip(b"\0")
+        return f"{type(self).__name__}({program!r}, {world!r})"
 
     def trimmed(self) -> tuple[bytes, bytes]:
         """What was used, `program` and `world`, without trailing zeros."""

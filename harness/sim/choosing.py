@@ -21,6 +21,7 @@ _WITH_WAKEUP = _CANCELS - 1
 # A test pins both names on every supported Python; asyncio has no public ones.
 _RUNS_TASK = {"TaskStepMethWrapper", "task_wakeup"}
 
+
 class ChoosingLoop(SimLoop):
     """A simulated loop for `Settings.wakeups` and `Settings.cancel`."""
 
@@ -74,7 +75,7 @@ class ChoosingLoop(SimLoop):
             self._consider(task)
 
     def _consider(self, task: AnyTask) -> None:
-        """Decide, of a cancellable task that has come to an await, whether it is cancelled there."""
+        """Decide whether a cancellable task is cancelled at the await it has come to."""
         if task.done():
             del self._spared[task]
             return

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from harness.fence import AnyTask, DeadlockError, LivelockError
-from harness.handles import complain
 from harness.loop import VirtualLoop
+from harness.scheduling import complain
 from harness.sim.calls import NetworkCalls
 from harness.sim.choices import Choices
 from harness.sim.network import Fabric
@@ -21,7 +21,7 @@ from harness.sim.trace import Trace
 from harness.waiting import name_of
 
 
-class SimLoop(NetworkCalls, VirtualLoop):
+class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asyncio's signatures as programs use
     """A deterministic loop with a network in memory.
 
     Attributes:
@@ -58,7 +58,9 @@ class SimLoop(NetworkCalls, VirtualLoop):
     def busy(self) -> bool:
         """Whether anything is ready, set or under way."""
         fabric = self.fabric
-        return bool(self._ready or self._scheduled or fabric.pending or fabric.held or fabric.closed)
+        return bool(
+            self._ready or self._scheduled or fabric.pending or fabric.held or fabric.closed
+        )
 
     def note(self, kind: str, text: str) -> None:
         """Add an event to the trace."""
@@ -108,7 +110,8 @@ class SimLoop(NetworkCalls, VirtualLoop):
         self._settling.clear()
         self._spared.clear()
 
-    def _iterate(self, until: float, limit: int) -> int:
+    # Longer than a function should be: every call in it is paid for each callback that runs.
+    def _iterate(self, until: float, limit: int) -> int:  # noqa: C901, PLR0912
         ready, timers, fabric = self._ready, self._scheduled, self.fabric
         permute, spared, iterations = self._permute, self._spared, 0
         try:
@@ -206,5 +209,5 @@ def _ending(task: AnyTask) -> str:
     if task.cancelled():
         return "cancelled"
     # Taken without asking the task, which would count as having looked at its exception.
-    error = task._exception  # type: ignore[attr-defined]  # noqa: SLF001
+    error = task._exception  # noqa: SLF001
     return "returned" if error is None else f"raised {type(error).__name__}"

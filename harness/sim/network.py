@@ -77,8 +77,9 @@ class Fabric:
 
     def close(self) -> None:
         """Cut what refers back."""
-        for table in (self._servers, self._endpoints, self.open, self.pending, self.held):
-            table.clear()  # type: ignore[attr-defined]
+        tables: list[Any] = [self._servers, self._endpoints, self.open, self.pending, self.held]
+        for table in tables:
+            table.clear()
         self.loop = None
 
     def arrive(
@@ -158,7 +159,7 @@ class Fabric:
             self.note("black hole", f"{target[0]} {target[1]}")
             await waiter
         if fate == "refuse" or server is None or not server.is_serving():
-            self.arrive(lambda: waiter.done() or waiter.set_result(None), None)
+            self.arrive(lambda: _wake(waiter), None)
             await waiter
             self.note("refused", f"{target[0]} {target[1]}")
             raise error(errno.ECONNREFUSED)
@@ -167,7 +168,7 @@ class Fabric:
         context = server.context()
         client, far = connect_pair(self, self._connections, source, target, context)
         self.note("connect", f"{client.label} {target[0]} {target[1]}")
-        self.arrive(lambda: waiter.done() or waiter.set_result(None), None)
+        self.arrive(lambda: _wake(waiter), None)
         self.arrive(lambda: server.accept(far, context), None)
         try:
             await waiter
@@ -237,3 +238,8 @@ class Fabric:
         wild = "::" if ":" in target[0] else "0.0.0.0"  # noqa: S104 - looked up, not bound
         found = table.get(target)
         return found if found is not None else table.get((wild, target[1]))
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -79,7 +79,9 @@ class Replay:
         steps = list(self.steps)
         while len(text := self._text(steps).encode()) > _MAX_FILE:
             if not steps:
-                raise ReplayError(f"{len(text)} bytes are more than a replay may have; shrink first")
+                raise ReplayError(
+                    f"{len(text)} bytes are more than a replay may have; shrink first"
+                )
             steps = [*steps[: len(steps) // 2], "..."] if len(steps) > 1 else []
         Path(path).write_bytes(text)
 

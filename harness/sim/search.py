@@ -12,7 +12,7 @@ from harness.sim.replay import Replay
 from harness.sim.run import Run, run
 from harness.sim.shrink import Bytes, shrink
 from harness.sim.simulate import name_of_program, settings_of
-from harness.sim.strategies import STRATEGIES, portfolio
+from harness.sim.strategies import TURNS, portfolio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -60,7 +60,7 @@ def find_leaks(
     *,
     examples: int = 1_000,
     seed: int = 0,
-    strategies: Sequence[str] = STRATEGIES,
+    strategies: Sequence[str] = TURNS,
     shrinking: bool = True,
     progress: Callable[[int], object] | None = None,
     **options: Unpack[Options],
@@ -74,7 +74,7 @@ def find_leaks(
         program: an async function without arguments; it is run afresh each time, in one process.
         examples: how many runs to make at most.
         seed: of all chance.
-        strategies: which ways to invent decisions take turns, see `harness.sim.strategies`.
+        strategies: the ways to invent decisions, in turn; see `harness.sim.strategies`.
         shrinking: whether to make what was found simpler.
         progress: called with the number of runs after each.
         options: as for `simulate`.

@@ -38,7 +38,7 @@ class SimServer(asyncio.AbstractServer):
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """The loop."""
-        return self._fabric.loop
+        return self._fabric.loop  # type: ignore[no-any-return]
 
     def is_serving(self) -> bool:
         """Whether it accepts connections."""

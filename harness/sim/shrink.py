@@ -7,6 +7,7 @@ earlier options, no fault, first in, first out.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+_FEW = 8  # values that are all tried
 _BLOCKS = (64, 32, 16, 8, 6, 5, 4, 3, 2, 1)
 
 
@@ -66,26 +67,37 @@ def _candidates(best: Bytes) -> Iterator[Bytes]:
     program, world = best
     yield Bytes(b"", b"")
     yield Bytes(program, b"")
+    yield from (Bytes(each, world) for each in _shorter(program))
+    yield from (Bytes(program, each) for each in _plainer(world))
+    yield from (Bytes(each, world) for each in _smaller(program))
+    yield from (Bytes(program, each) for each in _smaller(world))
+    yield from (Bytes(program, each) for each in _shorter(world))
+
+
+def _shorter(data: bytes) -> Iterator[bytes]:
+    """Without a block of bytes, from the end."""
     for size in _BLOCKS:
-        for at in range(len(program) - size, -1, -1):
-            yield Bytes(program[:at] + program[at + size :], world)
+        for at in range(len(data) - size, -1, -1):
+            yield data[:at] + data[at + size :]
+
+
+def _plainer(data: bytes) -> Iterator[bytes]:
+    """With a block of bytes set to 0."""
     for size in _BLOCKS:
-        for at in range(0, len(world), size):
-            if any(world[at : at + size]):
-                yield Bytes(program, world[:at] + bytes(min(size, len(world) - at)) + world[at + size :])
-    for at, value in enumerate(program):
+        for at in range(0, len(data), size):
+            if any(block := data[at : at + size]):
+                yield data[:at] + bytes(len(block)) + data[at + size :]
+
+
+def _smaller(data: bytes) -> Iterator[bytes]:
+    """With one byte made smaller."""
+    for at, value in enumerate(data):
         for less in _less(value):
-            yield Bytes(program[:at] + bytes([less]) + program[at + 1 :], world)
-    for at, value in enumerate(world):
-        for less in _less(value):
-            yield Bytes(program, world[:at] + bytes([less]) + world[at + 1 :])
-    for size in (4, 2, 1):
-        for at in range(len(world) - size, -1, -1):
-            yield Bytes(program, world[:at] + world[at + size :])
+            yield data[:at] + bytes([less]) + data[at + 1 :]
 
 
 def _less(value: int) -> list[int]:
     """Smaller values to try, smallest first."""
-    if value <= 8:  # noqa: PLR2004 - few enough to try all
+    if value <= _FEW:
         return list(range(value))
     return sorted({0, 1, 2, 3, value // 2, value - 1})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
@@ -17,6 +16,7 @@ from harness.sim.strategies import Uniform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from harness.sim.run import Simulation
     from harness.sim.settings import Network

@@ -12,9 +12,11 @@ from harness.fence import AnyTask
 from harness.sim.choices import Choices
 
 STRATEGIES = ("pct", "uniform", "few")
+TURNS = ("pct", "uniform", "pct", "few")  # priorities are best for deep bugs, so they come twice
 _RATES = (0.0, 0.05, 0.2, 0.6)  # how often one kind of decision leaves the plain course in a run
 _FEW = 3  # decisions that "few" changes in one run at most
-_CHANGES = 2  # points at which "pct" demotes the task that runs
+_CHANGES = 2  # points at which "pct" demotes the task that runs, at most
+_LONG = 100  # decisions after which "pct" lets others run in any case
 
 
 class Invented(Choices):
@@ -33,11 +35,12 @@ class Invented(Choices):
         return int(self._random() * limit)
 
     def _decide(self, kind: str, limit: int) -> int:
+        del kind, limit
         return 0
 
     def _wake(self, tasks: Sequence[AnyTask]) -> int:
         self.waking += 1
-        return 0
+        return self._decide("wake", len(tasks))
 
 
 class Uniform(Invented):
@@ -65,26 +68,39 @@ class Priorities(Uniform):
 
     After "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs" (ASPLOS 2010): a
     bug that needs d orderings is found with a chance of at least 1 in n * k ** (d - 1) for n tasks
-    and k decisions, whatever the program.
+    and k decisions, whatever the program. Nobody runs for long at a stretch while others are ready.
     """
 
     def __init__(self, chance: Random, length: int) -> None:
         super().__init__(chance)
         self._priority: dict[AnyTask, float] = {}
-        self._points = sorted(int(self._random() * length) for _ in range(_CHANGES))
+        changes = int(self._random() * (_CHANGES + 1))
+        self._points = sorted(int(self._random() * length) for _ in range(changes))
         self._lowest = 0.0
+        self._stretch = 0
+        self._last: AnyTask | None = None
 
     def _wake(self, tasks: Sequence[AnyTask]) -> int:
         priority = self._priority
         for task in tasks:
             if task not in priority:
                 priority[task] = self._random()
-        while self._points and self.waking >= self._points[0]:
-            del self._points[0]
-            self._lowest -= 1
-            priority[max(tasks, key=priority.__getitem__)] = self._lowest
         self.waking += 1
-        return max(range(len(tasks)), key=lambda index: priority[tasks[index]])
+        self._stretch += 1
+        best = max(tasks, key=priority.__getitem__)
+        while self._points and self.waking > self._points[0]:
+            del self._points[0]
+            best = self._demote(best, tasks)
+        if best is not self._last:
+            self._stretch, self._last = 0, best
+        elif self._stretch >= _LONG:
+            best = self._demote(best, tasks)
+        return tasks.index(best)
+
+    def _demote(self, task: AnyTask, tasks: Sequence[AnyTask]) -> AnyTask:
+        self._lowest -= 1
+        self._priority[task] = self._lowest
+        return max(tasks, key=self._priority.__getitem__)
 
 
 class Few(Invented):
@@ -95,12 +111,9 @@ class Few(Invented):
         self._changes = changes
 
     def _decide(self, kind: str, limit: int) -> int:
+        del kind
         part = self._changes.get(len(self.world))
         return 0 if part is None else 1 + int(part * (limit - 1))
-
-    def _wake(self, tasks: Sequence[AnyTask]) -> int:
-        self.waking += 1
-        return self._decide("wake", len(tasks))
 
 
 def portfolio(seed: int, names: Sequence[str], *, wakeups: bool) -> Iterator[Invented]:

@@ -84,7 +84,7 @@ class SimTransport(MemoryTransport):
                 self._loop.call_later(seconds, self._flow)
         else:
             for end in (self, self._peer):
-                if end is not None:
+                if isinstance(end, SimTransport):
                     end._severed = end._stalled = True
 
     def _flow(self) -> None:
