@@ -7,6 +7,7 @@ earlier options, no fault, first in, first out.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+_STEPS = (4, 3, 2, 1)  # bytes that one step of a program may take
 _FEW = 8  # values that are all tried
 _BLOCKS = (64, 32, 16, 8, 6, 5, 4, 3, 2, 1)
 
@@ -72,6 +73,7 @@ def _candidates(best: Bytes) -> Iterator[Bytes]:
     yield from (Bytes(each, world) for each in _smaller(program))
     yield from (Bytes(program, each) for each in _smaller(world))
     yield from (Bytes(program, each) for each in _shorter(world))
+    yield from (Bytes(each, world) for each in _renumbered(program))
 
 
 def _shorter(data: bytes) -> Iterator[bytes]:
@@ -79,6 +81,16 @@ def _shorter(data: bytes) -> Iterator[bytes]:
     for size in _BLOCKS:
         for at in range(len(data) - size, -1, -1):
             yield data[:at] + data[at + size :]
+
+
+def _renumbered(data: bytes) -> Iterator[bytes]:
+    """Without a block, and one later byte less by 1: what it chose from has lost a member."""
+    for size in _STEPS:
+        for at in range(len(data) - size):
+            rest = data[at + size :]
+            for index, value in enumerate(rest):
+                if value:
+                    yield data[:at] + rest[:index] + bytes([value - 1]) + rest[index + 1 :]
 
 
 def _plainer(data: bytes) -> Iterator[bytes]:
