@@ -1,4 +1,4 @@
-"""Other people's servers run as they are: websockets with its client, aiohttp under raw requests."""
+"""Other people's servers run as they are: websockets and its client, aiohttp under requests."""
 
 import asyncio
 from typing import Any
@@ -42,7 +42,7 @@ def websocket_program(server: Any, *, leak: bool = False) -> Any:
 
     async def program() -> list[str]:
         async with server.serve(serve, *WHERE):
-            return await asyncio.gather(ask("one"), ask("two"))
+            return list(await asyncio.gather(ask("one"), ask("two")))
 
     return program
 
