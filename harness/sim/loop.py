@@ -170,7 +170,8 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         fabric.busy = fabric.closed or bool(self._settling)
         if fabric.closed and not fabric.in_flight > self._now:
             fabric.closed = False
-            self.simulation.closed()
+            if self.simulation is not None:
+                self.simulation.closed()
         if self._settling:
             horizon, rest = self._settling[0]
             if not self._wake(min(until, max(horizon, fabric.in_flight))):

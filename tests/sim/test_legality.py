@@ -197,6 +197,7 @@ def test_loop_runs_forever_as_any_loop(kind: type[SimLoop]) -> None:
         writer.write(b"ok")
         answer = await reader.read()
         writer.close()
+        await asyncio.sleep(1)
         server.close()
         return answer
 
