@@ -18,6 +18,7 @@ _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _HARNESS = str(Path(__file__).parent) + os.sep
 # The loop's own frame ends the walk: below it stands whoever drives the loop.
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
+_LOOPS = {_HARNESS + "loop.py", _HARNESS + os.path.join("sim", "loop.py")}  # noqa: PTH118 - as code objects have it
 
 _skipped: dict[str, bool] = {}
 _interned: dict[tuple[int, ...], "Site"] = {}
@@ -79,7 +80,7 @@ def capture(depth: int = 1) -> Site:
             frames.append(frame)
             if len(frames) == MAX_FRAMES:
                 break
-        elif code is _HANDLE_RUN:
+        elif code is _HANDLE_RUN or code.co_filename in _LOOPS:
             break
         frame = frame.f_back
     points = tuple(key)
