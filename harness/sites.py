@@ -10,9 +10,10 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_FRAMES = 4
+_FULL = 2 * MAX_FRAMES
 
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _HARNESS = str(Path(__file__).parent) + os.sep
@@ -20,7 +21,9 @@ _HARNESS = str(Path(__file__).parent) + os.sep
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
 
 _skipped: dict[str, bool] = {}
-_interned: dict[tuple[int, ...], "Site"] = {}
+_interned: dict[tuple[Any, ...], "Site"] = {}
+
+Points = list[Any]  # code object, instruction, code object, instruction...; innermost first
 
 
 class Frame(NamedTuple):
@@ -54,6 +57,11 @@ class Site:
             for code, lasti in self._points
         )
 
+    @property
+    def points(self) -> Points:
+        """What `intern` makes this site of."""
+        return [each for point in self._points for each in point]
+
     def __str__(self) -> str:
         return str(self.frames[0]) if self._points else "unknown"
 
@@ -61,32 +69,51 @@ class Site:
         return f"<Site {self}>"
 
 
-def capture(depth: int = 1) -> Site:
-    """The site of the caller `depth` calls up, without frames of asyncio and of this package."""
+def trace(depth: int = 1) -> Points:
+    """The raw site of the caller `depth` calls up, without frames of asyncio and of this package.
+
+    Half the price of `capture`: for what will mostly be gone before anybody asks; see `intern`.
+    """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - traceback costs 20 times as much
-    key: list[int] = []
-    frames: list[FrameType] = []
+    points: Points = []
     skipped = _skipped
     while frame is not None:
         code = frame.f_code
         skip = skipped.get(code.co_filename)
         if skip is None:
-            skip = _classify(code.co_filename)
+            skip = is_internal(code.co_filename)
         if not skip:
-            # Code objects hash by value, slowly; their ids are stable because the site holds them.
-            key.append(id(code))
-            key.append(frame.f_lasti)
-            frames.append(frame)
-            if len(frames) == MAX_FRAMES:
+            points.append(code)
+            points.append(frame.f_lasti)
+            if len(points) == _FULL:
                 break
         elif code is _HANDLE_RUN:
             break
         frame = frame.f_back
-    points = tuple(key)
-    site = _interned.get(points)
+    return points
+
+
+def intern(points: Points) -> Site:
+    """The one site object for what `trace` gave."""
+    # Code objects hash by value, slowly; their ids are stable because the site holds them.
+    key = (*map(id, points[::2]), *points[1::2])
+    site = _interned.get(key)
     if site is None:
-        site = _interned[points] = Site(tuple((each.f_code, each.f_lasti) for each in frames))
+        site = _interned[key] = Site(tuple(zip(points[::2], points[1::2], strict=True)))
     return site
+
+
+def capture(depth: int = 1) -> Site:
+    """`intern` of `trace`: the site of the caller `depth` calls up."""
+    return intern(trace(depth + 1))
+
+
+def is_internal(filename: str) -> bool:
+    """Whether a file belongs to asyncio or to this package, whose frames no site shows."""
+    skip = _skipped.get(filename)
+    if skip is None:
+        skip = _skipped[filename] = filename.startswith((_ASYNCIO, _HARNESS))
+    return skip
 
 
 @lru_cache(maxsize=1024)
@@ -102,11 +129,6 @@ def short_path(filename: str) -> str:
     while (root / "__init__.py").exists():
         root = root.parent
     return path.relative_to(root).as_posix()
-
-
-def _classify(filename: str) -> bool:
-    skip = _skipped[filename] = filename.startswith((_ASYNCIO, _HARNESS))
-    return skip
 
 
 def _line(code: CodeType, lasti: int) -> int:
