@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 
 from harness.kinds import NOUNS
 from harness.scope import Scope
-from harness.sites import Site
+from harness.sites import Site, short_path
 from harness.waiting import Waiting
 
 MAX_LINES = 25
@@ -218,9 +218,20 @@ def _group(
         doing = f"{waiting.place} on {waiting.on}"
     else:
         doing = first.state()
+    site = str(first.site) if first.site.points else _made_by_asyncio(first)
     return LeakGroup(
-        *(len(records), first.name, str(first.site), chain, doing, tuple(names)), first.kind, notes
+        *(len(records), first.name, site, chain, doing, tuple(names)), first.kind, notes
     )
+
+
+def _made_by_asyncio(record: Record) -> str:
+    """Where the function of a task is, for want of a place where user code made it."""
+    coroutine = getattr(record.thing(), "get_coro", lambda: None)()
+    code = getattr(coroutine, "cr_code", None)
+    if code is None:
+        return "unknown"
+    where = f"{short_path(code.co_filename)}:{code.co_firstlineno}"
+    return f"{where} in {code.co_qualname} (there it begins; asyncio made it)"
 
 
 def _counted(groups: Iterable[LeakGroup]) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
+from collections.abc import Iterator
 from types import AsyncGeneratorType, FrameType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -135,7 +136,9 @@ class Generator(Resource):
 
     def describe(self, thing: AsyncGeneratorType[Any, Any]) -> str:
         """Where it is suspended."""
-        return f"is suspended in {code_place(thing.ag_code, thing.ag_frame.f_lineno)}"
+        frame: FrameType | None = thing.ag_frame
+        line = frame.f_lineno if frame is not None else thing.ag_code.co_firstlineno
+        return f"is suspended in {code_place(thing.ag_code, line)}"
 
 
 class Job(Resource):
@@ -174,11 +177,16 @@ class Thread(Resource):
         frame = sys._current_frames().get(thing.ident or 0)  # noqa: SLF001 - the documented way
         if frame is None:
             return "runs"
-        own: FrameType | None = frame
-        while own is not None and is_stdlib(own.f_code.co_filename):
-            own = own.f_back
-        shown = own or frame
+        shown = next(
+            (each for each in _stack(frame) if not is_stdlib(each.f_code.co_filename)), frame
+        )
         return f"runs in {code_place(shown.f_code, shown.f_lineno)}"
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 class Failure(Resource):

@@ -108,6 +108,30 @@ class Scope:
         things.sort(key=lambda thing: thing.number)
         return [*tasks, *things]
 
+    def newer(self, tasks: int, resources: int) -> "list[TaskRecord | Resource]":
+        """Its own live things whose numbers are above these, newest first; O(what it returns)."""
+        self.tally.sweep()
+        owner = self if self.parent is not None else None
+        found: list[TaskRecord | Resource] = []
+        for task, (site, number) in reversed(self.entries.items()):
+            if number <= tasks:
+                break
+            if not task.done():
+                found.append(TaskRecord(task, site, owner, number))
+        for thing in reversed(self.things):
+            if thing.number <= resources:
+                break
+            if thing.alive():
+                found.append(thing)
+        return found
+
+    def is_inside(self, scope: "Scope") -> bool:
+        """Whether it is `scope` or inside it."""
+        each: Scope | None = self
+        while each is not None and each is not scope:
+            each = each.parent
+        return each is scope
+
     def inside(self) -> "list[Scope]":
         """The scopes inside it, at any depth, that have something alive; outermost first."""
         found = list(self.within.values())

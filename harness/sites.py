@@ -22,6 +22,7 @@ _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public na
 
 _skipped: dict[str, bool] = {}
 _interned: dict[tuple[Any, ...], "Site"] = {}
+_by_line: dict[tuple[tuple[int, int], ...], "Site"] = {}
 
 Points = list[Any]  # code object, instruction, code object, instruction...; innermost first
 
@@ -99,7 +100,10 @@ def intern(points: Points) -> Site:
     key = (*map(id, points[::2]), *points[1::2])
     site = _interned.get(key)
     if site is None:
-        site = _interned[key] = Site(tuple(zip(points[::2], points[1::2], strict=True)))
+        pairs = tuple(zip(points[::2], points[1::2], strict=True))
+        # A line is several instructions; 3.11 moves a call from one to the next as it warms up.
+        lines = tuple((id(code), _line(code, lasti)) for code, lasti in pairs)
+        site = _interned[key] = _by_line.setdefault(lines, Site(pairs))
     return site
 
 
