@@ -13,8 +13,17 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import CellType, CoroutineType, FrameType, FunctionType, ModuleType
+from types import (
+    AsyncGeneratorType,
+    CellType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    ModuleType,
+)
 from typing import Any
+from weakref import getweakrefs
 
 from harness.waiting import code_place, name_of, scrub
 
@@ -25,6 +34,8 @@ _FUTURES = (asyncio.Future, concurrent.futures.Future)
 # What may hold any number of things, or holds them for somebody else.
 _PILES: tuple[type, ...] = (list, tuple, set, frozenset, dict, deque, type)
 _PILES += (CellType, CoroutineType, FunctionType, FrameType, *_FUTURES)
+# Held weakly by asyncio's own lists, which wake nothing.
+_AWAITED = (CoroutineType, GeneratorType, AsyncGeneratorType, *_FUTURES)
 _PASSED_OVER = (FrameType, type(sys._getframe), ModuleType)  # noqa: SLF001 - a built-in function's type
 
 
@@ -106,8 +117,19 @@ class _Search:
                 waiter = getattr(each, "_fut_waiter", None)
                 if waiter is not None and id(waiter) not in self.seen:
                     yield waiter
-        for holder in gc.get_referrers(*climbed) if climbed else ():
+        # Who holds a thing weakly can use it as well: so does a stream's protocol its reader.
+        weak = [
+            holder
+            for each in climbed
+            if not isinstance(each, _AWAITED)
+            for holder in getweakrefs(each)
+        ]
+        own.add(id(weak))
+        for holder in [*weak, *(gc.get_referrers(*climbed) if climbed else ())]:
             if id(holder) in self.seen or id(holder) in own or _ours(holder):
+                continue
+            # The very arguments of that call.
+            if isinstance(holder, tuple) and [*map(id, holder)] == [*map(id, climbed)]:
                 continue
             self.seen[id(holder)] = holder
             if isinstance(holder, _PASSED_OVER):

@@ -17,8 +17,11 @@ _FULL = 2 * MAX_FRAMES
 
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _HARNESS = str(Path(__file__).parent) + os.sep
-# The loop's own frame ends the walk: below it stands whoever drives the loop.
+# The loop's own frame ends the walk: below it stands whoever drives the loop. uvloop has none, but
+# the runner that drives it has.
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
+
+_RUNNER_RUN = asyncio.Runner.run.__code__
 
 _skipped: dict[str, bool] = {}
 _interned: dict[tuple[Any, ...], "Site"] = {}
@@ -88,7 +91,7 @@ def trace(depth: int = 1) -> Points:
             points.append(frame.f_lasti)
             if len(points) == _FULL:
                 break
-        elif code is _HANDLE_RUN:
+        elif code is _HANDLE_RUN or code is _RUNNER_RUN:
             break
         frame = frame.f_back
     return points

@@ -15,7 +15,7 @@ async def wait_for_push() -> None:
 
 
 async def operation() -> None:
-    both = [asyncio.create_task(fetch())]
+    both = [asyncio.create_task(fetch())]  # leak: retained (growth)
     both.append(asyncio.create_task(wait_for_push()))  # leak: task
     STARTED.extend(both)
     with contextlib.suppress(ConnectionError):

@@ -6,7 +6,9 @@ SERVERS: list[asyncio.Server] = []
 WRITERS: list[asyncio.StreamWriter] = []
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def echo(  # leak: task (growth)
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     while data := await reader.read(100):
         writer.write(data)
     writer.close()

@@ -10,6 +10,6 @@ async def request() -> None:
 
 
 async def operation() -> None:
-    tasks = [asyncio.create_task(request()) for _ in range(1000)]  # leak: retained
+    tasks = [asyncio.create_task(request()) for _ in range(1000)]  # leak: retained (growth)
     HISTORY.extend(tasks)
     await asyncio.gather(*tasks)

@@ -5,7 +5,7 @@ import asyncio
 SHUTDOWN: list[asyncio.Future[None]] = []
 
 
-def on_shutdown(_future: "asyncio.Future[None]") -> None:  # leak: callback
+def on_shutdown(_future: "asyncio.Future[None]") -> None:  # leak: callback (growth)
     pass
 
 
