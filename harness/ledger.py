@@ -34,13 +34,21 @@ class Ledger:
         kinds: of `kinds.KINDS`; all but tasks cost a hook when the ledger is installed.
         log: hand what reaches the exception handler to the loop's default one too, when none was
             installed before; else it stands in `errors` alone.
+        beside: the ledger of another loop, or of none, whose kinds, scopes and counts it shares, so
+            that one scope is charged for what several loops make.
     """
 
-    def __init__(self, kinds: Iterable[str] = ("task",), *, log: bool = False) -> None:
+    def __init__(
+        self,
+        kinds: Iterable[str] = ("task",),
+        *,
+        log: bool = False,
+        beside: "Ledger | None" = None,
+    ) -> None:
         self._errors: list[str] = []
         self._log = log
-        self._tally = Tally(valid_kinds(kinds))
-        self._root = Scope("", self._tally)
+        self._root = Scope("", Tally(valid_kinds(kinds))) if beside is None else beside.root
+        self._tally = self._root.tally
         self._hooks: Hooks | None = None
         self._blind: dict[str, None] = {}
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
@@ -169,14 +177,16 @@ class Ledger:
         if self.kinds & {"job", "thread"}:
             threads.install(loop, self._root)
         self._loop = ref(loop)
+        self._tally.loops += 1
         self._tally.active = True
 
     def uninstall(self) -> None:
         """Stop counting what is new; what is counted stays in `count` and `live` until it ends."""
         loop = self._loop() if self._loop is not None else None
+        self._tally.loops -= self._loop is not None
         self._loop = None
         self._tally.sweep()
-        self._tally.active = False
+        self._tally.active = self._tally.loops > 0
         (factory, old_factory), (handler, old_handler) = self._factories, self._handlers
         hooks, self._hooks = self._hooks, None
         self._factories = self._handlers = (None, None)

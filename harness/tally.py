@@ -60,7 +60,8 @@ class Tally:
     """What a ledger and its scopes share.
 
     Attributes:
-        active: whether the ledger is installed.
+        active: whether a ledger is installed.
+        loops: how many ledgers are: one for each loop.
         kinds: which kinds the ledger was asked for.
         count: tasks charged to scopes and alive; the ledger adds nothing until `sweep`.
         young: tasks since the last sweep: task, raw site, scope.
@@ -70,7 +71,7 @@ class Tally:
     """
 
     def __init__(self, kinds: frozenset[str]) -> None:
-        self.active = False
+        self.active, self.loops = False, 0
         self.kinds = kinds
         self.count = self.swept = self.scopes_made = self.resources_made = 0
         self.held, self.limit = 0, FEW
