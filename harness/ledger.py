@@ -23,6 +23,9 @@ from harness.tally import Tally, TaskRecord
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
+_TASKS = frozenset({"task"})
+
+
 class Ledger:
     """What one loop has alive: tasks, counted by its task factory, and other kinds if asked for.
 
@@ -36,10 +39,10 @@ class Ledger:
             installed before; else it stands in `errors` alone.
     """
 
-    def __init__(self, kinds: Iterable[str] = ("task",), *, log: bool = False) -> None:
+    def __init__(self, kinds: Iterable[str] = _TASKS, *, log: bool = False) -> None:
         self._errors: list[str] = []
         self._log = log
-        self._tally = Tally(valid_kinds(kinds))
+        self._tally = Tally(_TASKS if kinds is _TASKS else valid_kinds(kinds))
         self._root = Scope("", self._tally)
         self._hooks: Hooks | None = None
         self._blind: dict[str, None] = {}
@@ -162,12 +165,12 @@ class Ledger:
         loop.set_exception_handler(self._on_error)
         if isinstance(loop, VirtualLoop):
             loop.task_source = self.tasks
-        if self.kinds != {"task"}:
+        if self.kinds is not _TASKS:
             self._hooks = Hooks(loop, self._root)
             self._hooks.install()
             self._blind = self._hooks.blind
-        if self.kinds & {"job", "thread"}:
-            threads.install(loop, self._root)
+            if self.kinds & {"job", "thread"}:
+                threads.install(loop, self._root)
         self._loop = ref(loop)
         self._tally.active = True
 
@@ -184,7 +187,7 @@ class Ledger:
             hooks.remove()
         if loop is None:
             return
-        if self.kinds & {"job", "thread"}:
+        if hooks is not None and self.kinds & {"job", "thread"}:
             threads.remove(loop, self._root)
         # Whoever installed theirs over ours keeps it; ours then only passes on.
         if loop.get_task_factory() is factory:
