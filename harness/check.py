@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ BUDGET = 0.5  # seconds
 CHECKED = KINDS - GROWTH_KINDS
 
 _TURNS = 3
+_FEW = 3  # things made in one place that may each be somebody's service
 # What a service keeps for as long as the process runs; nobody keeps a timer or a job so.
 _SERVICE_KINDS = frozenset({"task", "transport", "server", "thread"})
 
@@ -96,8 +98,12 @@ def _without_owned(found: list[Any]) -> list[Any]:
 
 
 def _without_services(found: list[Any]) -> list[Any]:
+    # The search goes through the heap; many made in one place are not held in one slot each.
+    alike = Counter((each.kind, each.site) for each in found)
     return [
         each
         for each in found
-        if each.kind not in _SERVICE_KINDS or held_by_slot(each.thing()) is None
+        if each.kind not in _SERVICE_KINDS
+        or alike[each.kind, each.site] > _FEW
+        or held_by_slot(each.thing()) is None
     ]

@@ -9,7 +9,7 @@ from typing import Any, Never, ParamSpec, Self, TypeVar, cast, overload
 
 from harness.check import BUDGET, diagnosed, left_behind
 from harness.growth import measure_growth, valid_repetitions
-from harness.ignores import Ignore, valid_ignores
+from harness.ignores import Ignore, remaining, valid_ignores
 from harness.kinds import GROWTH_KINDS, KINDS, valid_kinds
 from harness.ledger import Ledger
 from harness.loops import LoopWatch
@@ -80,6 +80,10 @@ class LeakCheck:
         report = diagnosed(found, scope).noting(*ledger.blind)
         return report.noting(*await release(found, self.budget))
 
+    def select(self, records: list[Any]) -> list[Any]:
+        """Of what is alive, what counts as a leak by the options."""
+        return remaining(records, self.kinds, self.ignores)
+
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
         """Check each call of `function`.
 
@@ -110,7 +114,7 @@ class LeakCheck:
         @functools.wraps(function)
         def checked(*args: _P.args, **settings: _P.kwargs) -> _R:
             check = self._again(function)
-            watch = LoopWatch(check.name, check.examine)
+            watch = LoopWatch(check.name, check.examine, check.select)
             try:
                 with watch:
                     result = function(*args, **settings)

@@ -23,6 +23,9 @@ from harness.tally import Tally, TaskRecord
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
+_TASKS = frozenset({"task"})
+
+
 class Ledger:
     """What one loop has alive: tasks, counted by its task factory, and other kinds if asked for.
 
@@ -40,15 +43,19 @@ class Ledger:
 
     def __init__(
         self,
-        kinds: Iterable[str] = ("task",),
+        kinds: Iterable[str] = _TASKS,
         *,
         log: bool = False,
         beside: "Ledger | None" = None,
     ) -> None:
         self._errors: list[str] = []
         self._log = log
-        self._root = Scope("", Tally(valid_kinds(kinds))) if beside is None else beside.root
-        self._tally = self._root.tally
+        if beside is None:
+            self._tally = Tally(_TASKS if kinds is _TASKS else valid_kinds(kinds))
+            self._root = Scope("", self._tally)
+        else:
+            self._root = beside.root
+            self._tally = self._root.tally
         self._hooks: Hooks | None = None
         self._blind: dict[str, None] = {}
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
@@ -170,12 +177,12 @@ class Ledger:
         loop.set_exception_handler(self._on_error)
         if isinstance(loop, VirtualLoop):
             loop.task_source = self.tasks
-        if self.kinds != {"task"}:
+        if self.kinds is not _TASKS:
             self._hooks = Hooks(loop, self._root)
             self._hooks.install()
             self._blind = self._hooks.blind
-        if self.kinds & {"job", "thread"}:
-            threads.install(loop, self._root)
+            if self.kinds & {"job", "thread"}:
+                threads.install(loop, self._root)
         self._loop = ref(loop)
         self._tally.loops += 1
         self._tally.active = True
@@ -194,7 +201,7 @@ class Ledger:
             hooks.remove()
         if loop is None:
             return
-        if self.kinds & {"job", "thread"}:
+        if hooks is not None and self.kinds & {"job", "thread"}:
             threads.remove(loop, self._root)
         # Whoever installed theirs over ours keeps it; ours then only passes on.
         if loop.get_task_factory() is factory:

@@ -25,14 +25,17 @@ class LoopWatch:
     Args:
         name: of the scope.
         examine: reports what a scope left behind, and ends it.
+        select: of what is alive, what counts as a leak.
 
     Attributes:
         report: the first leak found; falsy if there was none.
     """
 
-    def __init__(self, name: str, examine: _Examine) -> None:
+    def __init__(
+        self, name: str, examine: _Examine, select: Callable[[list[Any]], list[Any]]
+    ) -> None:
         self.report = LeakReport((), 0)
-        self._examine = examine
+        self._examine, self._select = examine, select
         self._ledger = Ledger(KINDS, log=True)
         self._scope = self._ledger.scope(name)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,5 +90,5 @@ class LoopWatch:
             self._loop = None
         elif not self.report and not self._scope.clean:
             # Too late to wait, but not to tell.
-            self.report = diagnosed(self._scope.everything(), self._scope)
+            self.report = diagnosed(self._select(self._scope.everything()), self._scope)
         self._ledger.uninstall()

@@ -58,11 +58,11 @@ class Probe:
             with self.scope:
                 await operation()
             await self._settle(_PAUSE, functools.partial(self._at_level, level))
-            self.series.append(self._sample(number))
+            self.series.append(self._sample(collect=number == self.half))
             if number == self.half:
                 self.piles.append(self._callbacks())
         await self._settle(budget, self._no_growth)
-        self.series[-1] = self._sample(self.repetitions)
+        self.series[-1] = self._sample(collect=True)
         self.piles.append(self._callbacks())
 
     def alive(self) -> list[Any]:
@@ -122,10 +122,10 @@ class Probe:
     def _count(self) -> Counter[Key]:
         return Counter(map(key_of, self.alive()))
 
-    def _sample(self, number: int) -> Counter[Key]:
+    def _sample(self, *, collect: bool) -> Counter[Key]:
         sample = self._count()
-        if number >= self.half and self.kinds & {"retained", "callback"}:
-            # Garbage is no leak.
+        if collect and self.kinds & {"retained", "callback"}:
+            # Garbage is no leak; what grows is judged by these two moments.
             gc.collect()
             self.scope.tally.sweep()
             sample = self._count()

@@ -36,6 +36,9 @@ _PILES: tuple[type, ...] = (list, tuple, set, frozenset, dict, deque, type)
 _PILES += (CellType, CoroutineType, FunctionType, FrameType, *_FUTURES)
 # Held weakly by asyncio's own lists, which wake nothing.
 _AWAITED = (CoroutineType, GeneratorType, AsyncGeneratorType, *_FUTURES)
+# What waits for a future, as against what may complete it.
+_WAITING = (CoroutineType, asyncio.Task)
+_ITERATOR = "FutureIter"  # has no public name
 _PASSED_OVER = (FrameType, type(sys._getframe), ModuleType)  # noqa: SLF001 - a built-in function's type
 
 
@@ -48,6 +51,8 @@ def who_can_wake(task: asyncio.Task[Any]) -> str:
     found = search.from_future(task, waiter)
     if found is not None:
         return f"could still be woken by {found}"
+    if search.hidden:
+        return f"who could wake it cannot be seen on {type(waiter.get_loop()).__module__}"
     return "nothing alive can wake it" if search.complete else "who could wake it is not known"
 
 
@@ -83,6 +88,7 @@ class _Search:
 
     def __init__(self) -> None:
         self.complete = True
+        self.hidden = False
         self.seen: dict[int, Any] = {}
         self.modules = _modules()
         self.locals = _running_locals()
@@ -102,7 +108,10 @@ class _Search:
                 return None
             if len(self.seen) > MAX_OBJECTS:
                 break
-            level = list(self._above(level))
+            waits, level = level == [waiter], list(self._above(level))
+            if waits and all(map(_waits, level)):
+                # A loop in C holds futures where the collector does not look.
+                self.hidden = not isinstance(waiter.get_loop(), asyncio.BaseEventLoop)
         self.complete = False
         return None
 
@@ -149,6 +158,10 @@ class _Search:
         if isinstance(thing, type):
             return f"class {thing.__qualname__}"
         return _in_itself(thing)
+
+
+def _waits(holder: Any) -> bool:
+    return isinstance(holder, _WAITING) or type(holder).__name__ == _ITERATOR
 
 
 def _in_itself(thing: Any) -> str | None:

@@ -150,7 +150,8 @@ class Scope:
 
     def hold(self, task: AnyTask, site: Site, number: int) -> None:
         """Take a live task onto the count."""
-        self._wake()
+        if not self.entries:
+            self._wake()
         self.entries[task] = site, number
         self.tally.count += 1
         task.add_done_callback(self.forget)
@@ -164,10 +165,12 @@ class Scope:
     def forget(self, task: AnyTask) -> None:
         """Take a task that is done, or given up, off the count."""
         site, _ = self.entries.pop(task)
-        self.tally.count -= 1
-        self._rest()
-        if task.done():
-            self.tally.ended(task, site.points, self)
+        tally = self.tally
+        tally.count -= 1
+        if not self.entries:
+            self._rest()
+        if (tally.finished is not None or tally.attentive) and task.done():
+            tally.ended(task, site.points, self)
 
     def _prune(self) -> int:
         before = len(self.things)

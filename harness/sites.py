@@ -24,7 +24,7 @@ _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public na
 _RUNNER_RUN = asyncio.Runner.run.__code__
 
 _skipped: dict[str, bool] = {}
-_interned: dict[tuple[Any, ...], "Site"] = {}
+_interned: dict[tuple[int, int], list[tuple[list[Any], "Site"]]] = {}
 _by_line: dict[tuple[tuple[int, int], ...], "Site"] = {}
 
 Points = list[Any]  # code object, instruction, code object, instruction...; innermost first
@@ -73,6 +73,9 @@ class Site:
         return f"<Site {self}>"
 
 
+_NOWHERE = Site(())
+
+
 def trace(depth: int = 1) -> Points:
     """The raw site of the caller `depth` calls up, without frames of asyncio and of this package.
 
@@ -99,14 +102,19 @@ def trace(depth: int = 1) -> Points:
 
 def intern(points: Points) -> Site:
     """The one site object for what `trace` gave."""
-    # Code objects hash by value, slowly; their ids are stable because the site holds them.
-    key = (*map(id, points[::2]), *points[1::2])
-    site = _interned.get(key)
-    if site is None:
-        pairs = tuple(zip(points[::2], points[1::2], strict=True))
-        # A line is several instructions; 3.11 moves a call from one to the next as it warms up.
-        lines = tuple((id(code), _line(code, lasti)) for code, lasti in pairs)
-        site = _interned[key] = _by_line.setdefault(lines, Site(pairs))
+    if not points:
+        return _NOWHERE
+    # Code objects hash by value, slowly, but are compared by identity first. Their ids are stable
+    # because the sites hold them.
+    known = _interned.setdefault((id(points[0]), points[1]), [])
+    for other, site in known:
+        if other == points:
+            return site
+    pairs = tuple(zip(points[::2], points[1::2], strict=True))
+    # A line is several instructions; 3.11 moves a call from one to the next as it warms up.
+    lines = tuple((id(code), _line(code, lasti)) for code, lasti in pairs)
+    site = _by_line.setdefault(lines, Site(pairs))
+    known.append((points, site))
     return site
 
 

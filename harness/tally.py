@@ -63,12 +63,28 @@ class Tally:
         active: whether a ledger is installed.
         loops: how many ledgers are: one for each loop.
         kinds: which kinds the ledger was asked for.
+        attentive: whether exceptions that nobody asks for are wanted.
         count: tasks charged to scopes and alive; the ledger adds nothing until `sweep`.
         young: tasks since the last sweep: task, raw site, scope.
         fresh: resources since the last sweep; other threads may append.
         failed: where tasks were made that ended with an exception nobody has asked for yet.
         finished: weak references to finished tasks, while somebody wants to know who keeps them.
     """
+
+    __slots__ = (
+        *(
+            "__weakref__",
+            "active",
+            "attentive",
+            "count",
+            "failed",
+            "finished",
+            "fresh",
+            "held",
+            "kinds",
+        ),
+        *("limit", "loops", "resources_made", "scopes_made", "swept", "young"),
+    )
 
     def __init__(self, kinds: frozenset[str]) -> None:
         self.active, self.loops = False, 0
@@ -78,7 +94,8 @@ class Tally:
         self.young: list[tuple[AnyTask, Points, Scope]] = []
         self.fresh: list[Resource] = []
         self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = {}
-        if "error" in kinds:
+        self.attentive = "error" in kinds
+        if self.attentive:
             self.failed = WeakKeyDictionary()
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
 
@@ -109,7 +126,7 @@ class Tally:
         if self.finished is not None:
             self.finished.append((ref(task), intern(points), scope))
         # Whether it would complain is told nowhere else.
-        if "error" in self.kinds and task._log_traceback:  # noqa: SLF001
+        if self.attentive and task._log_traceback:  # noqa: SLF001
             self.failed[task] = intern(points), scope
 
     def _sweep_tasks(self, spared: int) -> None:
@@ -117,7 +134,7 @@ class Tally:
         # In place: the task factory holds on to the list.
         del self.young[: len(batch)]
         self.swept += len(batch)
-        attentive = self.finished is not None or "error" in self.kinds
+        attentive = self.finished is not None or self.attentive
         for task, points, scope in batch:
             number += 1
             scope.made += 1

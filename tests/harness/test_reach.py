@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from harness.reach import held_by_slot, who_can_wake
+from harness.settle import settle
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 LOOPS = pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
@@ -42,12 +43,15 @@ async def wait(event: Any) -> None:
 
 
 def verdict(
-    coroutine: Callable[[], Awaitable[Any]], new_loop: Loops = asyncio.SelectorEventLoop
+    coroutine: Callable[[], Awaitable[Any]],
+    new_loop: Loops = asyncio.SelectorEventLoop,
+    ready: Callable[[], bool] = lambda: True,
 ) -> str:
-    """What is said of a task that has come to rest."""
+    """What is said of a task that has come to rest, once `ready` says that it will."""
 
     async def main() -> str:
         task = asyncio.ensure_future(coroutine())
+        assert await settle(until=ready)
         await asyncio.sleep(0.005)
         found = who_can_wake(task)
         task.cancel()
@@ -66,6 +70,20 @@ def test_wake_is_impossible_when_only_the_task_holds_it(new_loop: Loops) -> None
     assert verdict(lambda: asyncio.Queue[int]().get(), new_loop) == "nothing alive can wake it"
     own = verdict(lambda: asyncio.Semaphore(0).acquire(), new_loop)
     assert own == "nothing alive can wake it"
+
+
+@LOOPS
+def test_wake_of_a_bare_future_is_not_told_where_the_loop_hides_it(new_loop: Loops) -> None:
+    """Requests of uvloop, and their futures, are out of sight; then nothing is claimed."""
+
+    async def bare() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    found = verdict(bare, new_loop)
+    if new_loop is uvloop.new_event_loop:
+        assert found == "who could wake it cannot be seen on uvloop"
+    else:
+        assert found == "nothing alive can wake it"
 
 
 def test_wake_is_possible_for_whoever_a_module_serves() -> None:
@@ -138,6 +156,7 @@ def test_wake_by_a_transport(new_loop: Loops) -> None:
         port = server.sockets[0].getsockname()[1]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
+            reading.append(None)
             await reader.read(1)
         finally:
             for each in (writer, *accepted):
@@ -149,7 +168,8 @@ def test_wake_by_a_transport(new_loop: Loops) -> None:
         accepted.append(writer)
 
     accepted: list[asyncio.StreamWriter] = []
-    found = verdict(read, new_loop)
+    reading: list[None] = []
+    found = verdict(read, new_loop, lambda: bool(reading and accepted))
     assert found.startswith("could still be woken by ")
     assert "Transport to ('127.0.0.1'," in found
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -209,6 +210,38 @@ def test_settle_on_virtual_time_takes_no_time() -> None:
     began = time.monotonic()
     run(VirtualLoop, main())
     assert time.monotonic() - began < 60
+
+
+def test_settle_gives_up_early_when_nothing_can_arrive() -> None:
+    """Without patience, a loop at rest that nothing outside can reach is not waited for."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert not await settle(limit=60, until=lambda: False, patient=False)
+        assert loop.time() == 0
+        assert not await settle(limit=60, until=lambda: False)
+        assert loop.time() == 60
+
+    run(VirtualLoop, main())
+
+
+def test_settle_waits_while_a_socket_may_bring_something() -> None:
+    """Without patience too, a watched socket is a reason to wait."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        got: list[bytes] = []
+        loop.add_reader(one, lambda: got.append(one.recv(1)))
+        late = threading.Timer(0.02, other.send, (b"x",))
+        late.start()
+        assert await settle(until=lambda: bool(got), patient=False)
+        loop.remove_reader(one)
+        late.join()
+        one.close()
+        other.close()
+
+    run(asyncio.SelectorEventLoop, main())
 
 
 def test_settle_relies_on_members_that_exist() -> None:
