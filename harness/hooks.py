@@ -53,13 +53,10 @@ class Hooks:
     def install(self) -> None:
         """Replace what the kinds of the ledger need."""
         kinds = self.tally.kinds
-        if "timer" in kinds:
-            # Each is made of the other: of call_at on asyncio's loops, of call_later on uvloop's.
-            own = isinstance(self.loop, asyncio.BaseEventLoop)
-            self._replace("call_at" if own else "call_later", self._timer)
-        if "transport" in kinds:
-            for name in _CLIENTS:
-                self._replace(name, self._client)
+        for name in _timer_makers(self.loop) if "timer" in kinds else ():
+            self._replace(name, self._timer)
+        for name in _CLIENTS if "transport" in kinds else ():
+            self._replace(name, self._client)
         if kinds & {"server", "transport"}:
             for name in _SERVERS:
                 self._replace(name, self._server)
@@ -228,6 +225,16 @@ class Hooks:
             ours = wrap("", previous)
             self._firstiter = ours, previous
             sys.set_asyncgen_hooks(firstiter=ours)
+
+
+def _timer_makers(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """The methods that make timers: where one is made of the other, that other only."""
+    kind = type(loop)
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        return ["call_later"]  # uvloop's call_at calls it
+    if kind.call_later is asyncio.BaseEventLoop.call_later or loop.get_debug():
+        return ["call_at"]
+    return ["call_at", "call_later"]
 
 
 def _is_asyncio(frame: FrameType | None) -> bool:
