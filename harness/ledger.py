@@ -1,47 +1,76 @@
-"""Counting tasks as they are made and as they end, by connection, with where each was made.
+"""Counting what is made and what has ended, by connection, with where each thing was made.
 
 The count is kept, never taken: nothing here goes through all tasks. References are strong, because
 asyncio's own are weak and a task that waits on a future nobody holds would vanish uncounted.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from weakref import ref
 
+from harness import threads
+from harness.factory import counting
+from harness.failures import charge, describe
 from harness.fence import AnyTask
+from harness.hooks import Hooks
+from harness.kinds import Resource, valid_kinds
 from harness.loop import VirtualLoop
-from harness.scope import CURRENT, Scope, Tally, TaskRecord
-from harness.sites import capture
-from harness.waiting import name_of, scrub
-
-_MAX_ERROR = 200  # characters
+from harness.scope import CURRENT, Scope, charged
+from harness.tally import Tally, TaskRecord
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
+_TASKS = frozenset({"task"})
+
+
 class Ledger:
-    """The live tasks of one loop, counted by its task factory.
+    """What one loop has alive: tasks, counted by its task factory, and other kinds if asked for.
 
-    A task leaves the count when its done callback runs, one iteration after its end.
+    A task leaves the count at the first look after its end, or one iteration after its end if a
+    look found it alive before. Until then, and for at most `tally.YOUNG` creations more, the
+    ledger keeps a finished task from being freed.
 
-    Attributes:
-        errors: what reached the loop's exception handler, such as exceptions never retrieved; a
-            handler that was installed before is called too, else nothing is logged.
+    Args:
+        kinds: of `kinds.KINDS`; all but tasks cost a hook when the ledger is installed.
+        log: hand what reaches the exception handler to the loop's default one too, when none was
+            installed before; else it stands in `errors` alone.
+        beside: the ledger of another loop, or of none, whose kinds, scopes and counts it shares, so
+            that one scope is charged for what several loops make.
     """
 
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self._tally = Tally()
-        self._root = Scope("", self._tally)
+    def __init__(
+        self,
+        kinds: Iterable[str] = _TASKS,
+        *,
+        log: bool = False,
+        beside: "Ledger | None" = None,
+    ) -> None:
+        self._errors: list[str] = []
+        self._log = log
+        if beside is None:
+            self._tally = Tally(_TASKS if kinds is _TASKS else valid_kinds(kinds))
+            self._root = Scope("", self._tally)
+        else:
+            self._root = beside.root
+            self._tally = self._root.tally
+        self._hooks: Hooks | None = None
+        self._blind: dict[str, None] = {}
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self._factories: tuple[Any, Any] = (None, None)
         self._handlers: tuple[Any, Any] = (None, None)
 
     @property
+    def kinds(self) -> frozenset[str]:
+        """Which kinds it was asked for."""
+        return self._tally.kinds
+
+    @property
     def count(self) -> int:
-        """How many of the tasks made since `install` have not ended. O(1)."""
+        """How many of the tasks made since `install` have not ended. O(1), amortised."""
+        self._tally.sweep()
         return self._tally.count
 
     @property
@@ -50,23 +79,49 @@ class Ledger:
         return self._tally.created
 
     @property
+    def errors(self) -> list[str]:
+        """What reached the loop's exception handler, such as exceptions never retrieved.
+
+        A handler that was installed before is called too.
+        """
+        self._tally.sweep()
+        return self._errors
+
+    @property
+    def blind(self) -> tuple[str, ...]:
+        """What cannot be seen on this loop, each said once."""
+        loop = self._loop() if self._loop is not None else None
+        if loop is not None and loop.get_task_factory() is not self._factories[0]:
+            self._blind["tasks made since another task factory was installed"] = None
+        return tuple(self._blind)
+
+    @property
+    def root(self) -> Scope:
+        """What is charged for everything outside every scope."""
+        return self._root
+
+    @property
     def scopes(self) -> list[Scope]:
         """The scopes that have live tasks, oldest first; the ledger holds no others."""
-        scopes = self._tally.scopes
-        return [scopes[number] for number in sorted(scopes) if scopes[number] is not self._root]
+        self._root.prune()
+        return sorted((each for each in self._root.inside() if each.entries), key=_number)
 
     def scope(self, name: str) -> Scope:
-        """A new, empty scope."""
-        return Scope(name, self._tally)
+        """A new, empty scope, inside the one that is current."""
+        return self._scope_in(CURRENT.get(), name)
 
     def live(self, scope: Scope | None = None) -> list[TaskRecord]:
         """The tasks that have not ended, in creation order; of all scopes, or of one."""
         if scope is not None:
             return scope.records(scope)
         found = self._root.records(None)
-        for each in self.scopes:
+        for each in self._root.inside():
             found += each.records(each)
         return sorted(found, key=_number)
+
+    def everything(self, scope: Scope | None = None) -> list[TaskRecord | Resource]:
+        """What of every kind is alive; of all scopes, or of one with the scopes inside it."""
+        return (scope or self._root).everything()
 
     def tasks(self) -> list[AnyTask]:
         """The tasks that have not ended, in creation order."""
@@ -92,11 +147,13 @@ class Ledger:
             made: is given each scope; the ledger itself keeps only those with live tasks.
         """
         accepted = 0
+        # Not the accepting context's: one connection is not inside the one before it.
+        outer = CURRENT.get()
 
         def accept() -> _Protocol:
             nonlocal accepted
             accepted += 1
-            scope = self.scope(name(accepted))
+            scope = self._scope_in(outer, name(accepted))
             if made is not None:
                 made(scope)
             scope.enter()
@@ -105,7 +162,7 @@ class Ledger:
         return accept
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Count the tasks that `loop` makes from now on; its own task factory goes on making them.
+        """Count what `loop` makes from now on; its own task factory goes on making the tasks.
 
         Raises:
             RuntimeError: the ledger is installed already.
@@ -113,25 +170,39 @@ class Ledger:
         if self._loop is not None:
             raise RuntimeError("the ledger is installed already; call uninstall() first")
         previous = loop.get_task_factory()
-        factory = _counting(self._tally, self._root, previous)
+        factory = counting(self._tally, self._root, previous)
         self._factories = (factory, previous)
         self._handlers = (self._on_error, loop.get_exception_handler())
         loop.set_task_factory(factory)
         loop.set_exception_handler(self._on_error)
         if isinstance(loop, VirtualLoop):
             loop.task_source = self.tasks
+        if self.kinds is not _TASKS:
+            self._hooks = Hooks(loop, self._root)
+            self._hooks.install()
+            self._blind = self._hooks.blind
+            if self.kinds & {"job", "thread"}:
+                threads.install(loop, self._root)
         self._loop = ref(loop)
+        self._tally.loops += 1
         self._tally.active = True
 
     def uninstall(self) -> None:
-        """Stop counting new tasks; those counted stay in `count` and `live` until they end."""
+        """Stop counting what is new; what is counted stays in `count` and `live` until it ends."""
         loop = self._loop() if self._loop is not None else None
+        self._tally.loops -= self._loop is not None
         self._loop = None
-        self._tally.active = False
+        self._tally.sweep()
+        self._tally.active = self._tally.loops > 0
         (factory, old_factory), (handler, old_handler) = self._factories, self._handlers
+        hooks, self._hooks = self._hooks, None
         self._factories = self._handlers = (None, None)
+        if hooks is not None:
+            hooks.remove()
         if loop is None:
             return
+        if hooks is not None and self.kinds & {"job", "thread"}:
+            threads.remove(loop, self._root)
         # Whoever installed theirs over ours keeps it; ours then only passes on.
         if loop.get_task_factory() is factory:
             loop.set_task_factory(old_factory)
@@ -149,54 +220,18 @@ class Ledger:
         finally:
             self.uninstall()
 
+    def _scope_in(self, outer: Scope | None, name: str) -> Scope:
+        return Scope(name, self._tally, charged(outer, self._tally) or self._root, outer)
+
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        previous = self._handlers[1]
-        self.errors.append(_describe(context))
+        text, previous = describe(context), self._handlers[1]
+        self._errors.append(text)
+        charge(context, text, self._root)
         if previous is not None:
             previous(loop, context)
+        elif self._log:
+            loop.default_exception_handler(context)
 
 
-def _counting(tally: Tally, root: Scope, previous: Any) -> Callable[..., Any]:
-    """A task factory that counts; a closure, since its every lookup is paid per task."""
-    current = CURRENT.get
-
-    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **settings: Any) -> Any:
-        if settings:
-            # uvloop passes all of them always; 3.11's Task and 3.13.0's eager factory refuse some.
-            settings = {name: value for name, value in settings.items() if value is not None}
-        if previous is None:
-            task = asyncio.Task(coro, loop=loop, **settings)
-        else:
-            task = previous(loop, coro, **settings)
-        if not tally.active:
-            return task
-        number = tally.created = tally.created + 1
-        if task.done():
-            return task
-        scope = current() if "context" not in settings else settings["context"].get(CURRENT)
-        # A scope of another ledger says nothing to this one.
-        if scope is None or scope.tally is not tally:
-            scope = root
-        entries = scope.entries
-        if not entries:
-            tally.scopes[scope.number] = scope
-        entries[task] = (capture(2), number)
-        scope.created += 1
-        tally.count += 1
-        task.add_done_callback(scope.forget)
-        return task
-
-    return factory
-
-
-def _describe(context: dict[str, Any]) -> str:
-    message = str(context.get("message", "unknown error")).split(" at ")[0]
-    task = context.get("task") or context.get("future")
-    exception = context.get("exception")
-    where = f" in {name_of(task)}" if task is not None else ""
-    what = f": {type(exception).__name__}: {exception}" if exception is not None else ""
-    return scrub(f"{message}{where}{what}", _MAX_ERROR)
-
-
-def _number(record: TaskRecord) -> int:
-    return record.number
+def _number(numbered: TaskRecord | Scope) -> int:
+    return numbered.number

@@ -6,6 +6,7 @@ cannot be seen at all: say what is expected with `until`.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ async def settle(
     quiet: float = 0.0,
     horizon: float = 0.1,
     until: Callable[[], bool] | None = None,
+    patient: bool = True,
 ) -> bool:
     """Wait until the running loop is at rest, or until `until()` holds.
 
@@ -34,6 +36,8 @@ async def settle(
         horizon: timers due within so many seconds are waited for.
         until: what is expected. Looked at on every turn and, at rest, after growing pauses, because
             bytes may still be in the kernel or work in another thread.
+        patient: with `until`, go on waiting at rest even when nothing can arrive any more: no
+            socket is watched and no other thread runs.
 
     Returns:
         Whether the loop came to rest; with `until`, whether that came true.
@@ -43,7 +47,7 @@ async def settle(
     pause = 0.001
     while await _come_to_rest(loop, deadline, horizon, until):
         if until is not None:
-            if until() or loop.time() >= deadline:
+            if until() or loop.time() >= deadline or not (patient or _may_arrive(loop)):
                 return until()
             await asyncio.sleep(min(pause, deadline - loop.time()))
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -78,6 +82,17 @@ def _visible(loop: asyncio.AbstractEventLoop) -> bool:
     return isinstance(loop, asyncio.SelectorEventLoop | VirtualLoop)
 
 
+def _may_arrive(loop: Any) -> bool:
+    """Whether anything could still come from the kernel or from another thread."""
+    if isinstance(loop, VirtualLoop):
+        return False
+    if not _visible(loop) or threading.active_count() > 1:
+        return True
+    watched = loop._selector.get_map()  # noqa: SLF001 - pinned by a test
+    # One is the loop's own, by which other threads wake it.
+    return watched is not None and len(watched) > 1
+
+
 def _wait_needed(loop: Any, horizon: float) -> float | None:
     """Seconds until the loop has something to do: 0.0 for now, None if it is at rest."""
     if not _visible(loop):
@@ -87,8 +102,8 @@ def _wait_needed(loop: Any, horizon: float) -> float | None:
     if loop._ready or (selector is not None and selector.select(0)):  # noqa: SLF001
         return 0.0
     timers = loop._scheduled  # noqa: SLF001
-    # The heap's head is the next timer unless it was cancelled and not swept out yet.
+    # The heap's head is the next timer unless it was cancelled; the loop's next turn drops it then.
     if timers and timers[0].cancelled():
-        timers = sorted(each for each in timers if not each.cancelled())
+        return 0.0
     wait = timers[0].when() - loop.time() if timers else horizon + 1
     return max(wait, 0.0) if wait <= horizon else None

@@ -10,17 +10,25 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_FRAMES = 4
+_FULL = 2 * MAX_FRAMES
 
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _HARNESS = str(Path(__file__).parent) + os.sep
-# The loop's own frame ends the walk: below it stands whoever drives the loop.
+# The loop's own frame ends the walk: below it stands whoever drives the loop. uvloop has none, but
+# the runner that drives it has.
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
+_LOOPS = {_HARNESS + "loop.py", _HARNESS + os.path.join("sim", "loop.py")}  # noqa: PTH118 - as code objects have it
+
+_RUNNER_RUN = asyncio.Runner.run.__code__
 
 _skipped: dict[str, bool] = {}
-_interned: dict[tuple[int, ...], "Site"] = {}
+_interned: dict[tuple[int, int], list[tuple[list[Any], "Site"]]] = {}
+_by_line: dict[tuple[tuple[int, int], ...], "Site"] = {}
+
+Points = list[Any]  # code object, instruction, code object, instruction...; innermost first
 
 
 class Frame(NamedTuple):
@@ -54,6 +62,11 @@ class Site:
             for code, lasti in self._points
         )
 
+    @property
+    def points(self) -> Points:
+        """What `intern` makes this site of."""
+        return [each for point in self._points for each in point]
+
     def __str__(self) -> str:
         return str(self.frames[0]) if self._points else "unknown"
 
@@ -61,32 +74,62 @@ class Site:
         return f"<Site {self}>"
 
 
-def capture(depth: int = 1) -> Site:
-    """The site of the caller `depth` calls up, without frames of asyncio and of this package."""
+_NOWHERE = Site(())
+
+
+def trace(depth: int = 1) -> Points:
+    """The raw site of the caller `depth` calls up, without frames of asyncio and of this package.
+
+    Half the price of `capture`: for what will mostly be gone before anybody asks; see `intern`.
+    """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - traceback costs 20 times as much
-    key: list[int] = []
-    frames: list[FrameType] = []
+    points: Points = []
     skipped = _skipped
     while frame is not None:
         code = frame.f_code
         skip = skipped.get(code.co_filename)
         if skip is None:
-            skip = _classify(code.co_filename)
+            skip = is_internal(code.co_filename)
         if not skip:
-            # Code objects hash by value, slowly; their ids are stable because the site holds them.
-            key.append(id(code))
-            key.append(frame.f_lasti)
-            frames.append(frame)
-            if len(frames) == MAX_FRAMES:
+            points.append(code)
+            points.append(frame.f_lasti)
+            if len(points) == _FULL:
                 break
-        elif code is _HANDLE_RUN:
+        elif code is _HANDLE_RUN or code is _RUNNER_RUN or code.co_filename in _LOOPS:
             break
         frame = frame.f_back
-    points = tuple(key)
-    site = _interned.get(points)
-    if site is None:
-        site = _interned[points] = Site(tuple((each.f_code, each.f_lasti) for each in frames))
+    return points
+
+
+def intern(points: Points) -> Site:
+    """The one site object for what `trace` gave."""
+    if not points:
+        return _NOWHERE
+    # Code objects hash by value, slowly, but are compared by identity first. Their ids are stable
+    # because the sites hold them.
+    known = _interned.setdefault((id(points[0]), points[1]), [])
+    for other, site in known:
+        if other == points:
+            return site
+    pairs = tuple(zip(points[::2], points[1::2], strict=True))
+    # A line is several instructions; 3.11 moves a call from one to the next as it warms up.
+    lines = tuple((id(code), _line(code, lasti)) for code, lasti in pairs)
+    site = _by_line.setdefault(lines, Site(pairs))
+    known.append((points, site))
     return site
+
+
+def capture(depth: int = 1) -> Site:
+    """`intern` of `trace`: the site of the caller `depth` calls up."""
+    return intern(trace(depth + 1))
+
+
+def is_internal(filename: str) -> bool:
+    """Whether a file belongs to asyncio or to this package, whose frames no site shows."""
+    skip = _skipped.get(filename)
+    if skip is None:
+        skip = _skipped[filename] = filename.startswith((_ASYNCIO, _HARNESS))
+    return skip
 
 
 @lru_cache(maxsize=1024)
@@ -102,11 +145,6 @@ def short_path(filename: str) -> str:
     while (root / "__init__.py").exists():
         root = root.parent
     return path.relative_to(root).as_posix()
-
-
-def _classify(filename: str) -> bool:
-    skip = _skipped[filename] = filename.startswith((_ASYNCIO, _HARNESS))
-    return skip
 
 
 def _line(code: CodeType, lasti: int) -> int:

@@ -9,7 +9,7 @@ import gc
 import os
 import re
 from pathlib import Path
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
 from harness.sites import Frame, short_path
@@ -58,12 +58,26 @@ def name_of(task: AnyFuture) -> str:
 
 def called_by(handle: asyncio.Handle) -> str:
     """The name of what a handle calls: the coroutine of a task, else the function."""
-    callback: Any = handle._callback  # type: ignore[attr-defined]  # noqa: SLF001 - a handle tells it no other way
+    return callable_name(handle._callback)  # type: ignore[attr-defined]  # noqa: SLF001 - a handle tells it no other way
+
+
+def callable_name(callback: Any) -> str:
+    """The qualified name of a function, of a task's coroutine for its wake-up, else of the type."""
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
         return f"task {name_of(owner)}"
     callback = getattr(callback, "func", callback)
     return str(getattr(callback, "__qualname__", None) or type(callback).__name__)
+
+
+def is_stdlib(filename: str) -> bool:
+    """Whether a file belongs to Python's standard library."""
+    return filename.startswith(_STDLIB) and "site-packages" not in filename
+
+
+def code_place(code: CodeType, line: int) -> str:
+    """A line of a function as "function (file:line)"."""
+    return f"{code.co_qualname} ({short_path(code.co_filename)}:{line})"
 
 
 def scrub(text: str, length: int = _MAX_REPR) -> str:
@@ -73,19 +87,14 @@ def scrub(text: str, length: int = _MAX_REPR) -> str:
 
 
 def _waiting_of(task: AnyFuture) -> Waiting:
-    frames: list[FrameType] = []
-    link: Any = task.get_coro() if isinstance(task, asyncio.Task) else None
-    while link is not None and not isinstance(link, asyncio.Future):
-        frame, link = _step(link)
-        if frame is not None:
-            frames.append(frame)
-    own = [frame for frame in frames if not _is_stdlib(frame.f_code.co_filename)]
+    frames = suspended(task)
+    own = [frame for frame in frames if not is_stdlib(frame.f_code.co_filename)]
     chain = tuple(str(_frame(frame)) for frame in frames)
     awaited = getattr(task, "_fut_waiter", None)
     if not frames:
         return Waiting(chain, name_of(task), _future(awaited, task))
-    where = _frame((own or frames)[-1])
-    place = f"{where.function} ({short_path(where.filename)}:{where.line})"
+    where = (own or frames)[-1]
+    place = code_place(where.f_code, where.f_lineno)
     # The user's own object says most; then a task by its name; then asyncio's object (a Queue).
     on = _own_repr(own[-1]) if own and awaited is not None else None
     if on is None and not isinstance(awaited, asyncio.Task) and awaited is not None:
@@ -93,8 +102,20 @@ def _waiting_of(task: AnyFuture) -> Waiting:
     return Waiting(chain, place, on or _future(awaited, task))
 
 
-def _is_stdlib(filename: str) -> bool:
-    return filename.startswith(_STDLIB) and "site-packages" not in filename
+def suspended(task: AnyFuture) -> list[FrameType]:
+    """The frames in which `task` is suspended, outermost first."""
+    return [frame for frame, _ in links(task) if frame is not None]
+
+
+def links(task: AnyFuture) -> list[tuple[FrameType | None, Any]]:
+    """What a task is made of, outermost first: coroutines and the like, each with its frame."""
+    found: list[tuple[FrameType | None, Any]] = []
+    link: Any = task.get_coro() if isinstance(task, asyncio.Task) else None
+    while link is not None and not isinstance(link, asyncio.Future):
+        frame, following = _step(link)
+        found.append((frame, link))
+        link = following
+    return found
 
 
 def _frame(frame: FrameType) -> Frame:

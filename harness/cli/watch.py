@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from harness import LeakReport, Ledger
     from harness.cli.params import Listen
-    from harness.scope import TaskRecord
+    from harness.tally import TaskRecord
     from vless import Inbound
     from vless.link import Link
 

@@ -5,34 +5,23 @@ import contextlib
 import contextvars
 import functools
 import gc
-import importlib
 import operator
 import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from loops import LOOPS, REAL
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
-from harness.scope import Scope, TaskRecord
+from harness.tally import TaskRecord
+
+if TYPE_CHECKING:
+    from harness.scope import Scope
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
-
-
-def new_uvloop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop's, which need not be installed."""
-    return importlib.import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
-
-
-UVLOOP = pytest.param(
-    new_uvloop,
-    marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs: pip install uvloop"),
-    id="uvloop",
-)
-LOOPS = pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP, VirtualLoop])
 
 
 class Gate:
@@ -290,7 +279,7 @@ class Chatty(asyncio.Protocol):
         self.transport.close()
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP])
+@REAL
 def test_scoped_factory_gives_each_connection_a_scope(new_loop: Loops) -> None:
     """What a protocol starts in any callback is charged to its connection, accepting is not."""
 
@@ -486,14 +475,14 @@ def test_count_is_constant_time_with_many_alive(loop: VirtualLoop, ledger: Ledge
     with ledger.scope("leaky") as leaky:
         for _ in range(100_000):
             spawn(loop, forever())
-    leaky.entries = Uniterable(leaky.entries)
-    ledger._tally.scopes = Uniterable(ledger._tally.scopes)
     assert (ledger.count, leaky.live) == (100_000, 100_000)
+    leaky.entries = Uniterable(leaky.entries)
 
     with ledger.scope("clean") as clean:
         spawn(loop, asyncio.sleep(0))
     loop.run_until_quiescent()
     assert (ledger.count, leaky.live, clean.live) == (100_000, 100_000, 0)
+    assert clean.clean
+    assert not leaky.clean
     assert ledger.live(clean) == []
     leaky.entries = dict(dict.items(leaky.entries))
-    ledger._tally.scopes = dict(dict.items(ledger._tally.scopes))

@@ -4,14 +4,13 @@ import asyncio
 import contextlib
 import contextvars
 import gc
-import importlib
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from loops import LOOPS
 
 from harness.loop import VirtualLoop
 from harness.memory import MemoryTransport, Registry, memory_pair
@@ -19,17 +18,6 @@ from harness.settle import settle
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
-
-def new_uvloop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop's, which need not be installed."""
-    return importlib.import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
-
-
-UVLOOP = pytest.param(
-    new_uvloop,
-    marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs: pip install uvloop"),
-    id="uvloop",
-)
 Reaction = Callable[[Any], object]
 BIG = bytes(16 * 1024 * 1024)  # more than the kernel takes for a reader that has stalled
 
@@ -275,7 +263,7 @@ def loop() -> Iterator[VirtualLoop]:
         yield loop
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP, VirtualLoop])
+@LOOPS
 def test_pair_carries_streams_on_any_loop(new_loop: Loops) -> None:
     """StreamReader and StreamWriter work over it, drain included."""
 

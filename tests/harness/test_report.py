@@ -111,7 +111,7 @@ def test_report_is_at_most_a_screen() -> None:
     lines = str(made_up(100)).splitlines()
 
     assert len(lines) <= MAX_LINES
-    assert lines[-1] == "  groups not shown: 93, with tasks: 4371"
+    assert lines[-1] == "  groups not shown: 93, with 4371 tasks"
     assert str(made_up(8)).count("made at") == 8
 
 

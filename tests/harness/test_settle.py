@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import importlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from loops import LOOPS, REAL, new_uvloop
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
@@ -17,19 +17,6 @@ from harness.memory import memory_pair
 from harness.settle import settle
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
-
-
-def new_uvloop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop's, which need not be installed."""
-    return importlib.import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
-
-
-UVLOOP = pytest.param(
-    new_uvloop,
-    marks=pytest.mark.skipif(find_spec("uvloop") is None, reason="needs: pip install uvloop"),
-    id="uvloop",
-)
-LOOPS = pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP, VirtualLoop])
 
 
 def run(new_loop: Loops, main: Coroutine[Any, Any, None]) -> None:
@@ -122,7 +109,7 @@ def test_settle_does_not_accuse_a_task_that_ends_by_itself(new_loop: Loops) -> N
         loop.run_until_complete(main())
 
 
-@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, UVLOOP])
+@REAL
 def test_settle_is_patient_with_another_thread(new_loop: Loops) -> None:
     """What a thread brings late is waited for with `until`."""
 
@@ -220,6 +207,38 @@ def test_settle_on_virtual_time_takes_no_time() -> None:
     began = time.monotonic()
     run(VirtualLoop, main())
     assert time.monotonic() - began < 60
+
+
+def test_settle_gives_up_early_when_nothing_can_arrive() -> None:
+    """Without patience, a loop at rest that nothing outside can reach is not waited for."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert not await settle(limit=60, until=lambda: False, patient=False)
+        assert loop.time() == 0
+        assert not await settle(limit=60, until=lambda: False)
+        assert loop.time() == 60
+
+    run(VirtualLoop, main())
+
+
+def test_settle_waits_while_a_socket_may_bring_something() -> None:
+    """Without patience too, a watched socket is a reason to wait."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        got: list[bytes] = []
+        loop.add_reader(one, lambda: got.append(one.recv(1)))
+        late = threading.Timer(0.02, other.send, (b"x",))
+        late.start()
+        assert await settle(until=lambda: bool(got), patient=False)
+        loop.remove_reader(one)
+        late.join()
+        one.close()
+        other.close()
+
+    run(asyncio.SelectorEventLoop, main())
 
 
 def test_settle_relies_on_members_that_exist() -> None:

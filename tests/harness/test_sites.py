@@ -31,7 +31,7 @@ def test_capture_names_file_line_and_function() -> None:
 
 def test_capture_interns_equal_sites() -> None:
     """The same lines give the same object; another line gives another."""
-    first, second = (here() for _ in range(2))
+    first, second = here(), here()
     other = here()
 
     assert first is second

@@ -1,0 +1,109 @@
+"""Two kinds of leak that no single moment shows: finished tasks that are kept, callbacks that pile.
+
+Neither is wrong in itself; only their growth from one repetition to the next is.
+"""
+
+import asyncio
+import gc
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from harness.sites import Site
+from harness.waiting import Waiting, callable_name, name_of
+
+if TYPE_CHECKING:
+    from harness.scope import Scope
+    from harness.tally import Tally
+
+_users: WeakKeyDictionary["Tally", int] = WeakKeyDictionary()
+
+
+class Pile(NamedTuple):
+    """One thing of a pile; a record like those of live things.
+
+    Attributes:
+        kind: "retained" or "callback".
+        name: what is piled up.
+        site: where it was made; of a callback, where its function is defined.
+        holder: what holds it, in one line.
+        future: the id of the future that holds a callback, else 0.
+    """
+
+    kind: str
+    name: str
+    site: Site
+    holder: str
+    future: int = 0
+
+    @property
+    def scope(self) -> None:
+        """A pile belongs to nobody."""
+
+    def waiting_on(self) -> Waiting:
+        """As of a task; it has no chain."""
+        return Waiting((), self.name, self.holder)
+
+    def state(self) -> str:
+        """What holds it."""
+        return self.holder
+
+    def thing(self) -> None:
+        """Not told: a report must not keep it."""
+
+
+def follow_finished(tally: "Tally") -> None:
+    """Have `tally` remember finished tasks, by weak reference, until `unfollow_finished`."""
+    tally.sweep()
+    _users[tally] = _users.get(tally, 0) + 1
+    if tally.finished is None:
+        tally.finished = []
+
+
+def unfollow_finished(tally: "Tally") -> None:
+    """Undo one `follow_finished`."""
+    _users[tally] -= 1
+    if not _users[tally]:
+        tally.finished = None
+
+
+def retained(scope: "Scope") -> Counter[Pile]:
+    """The finished tasks that somebody keeps: those of `scope`, of those inside it, of no scope."""
+    finished = scope.tally.finished or []
+    finished[:] = alive = [each for each in finished if each[0]() is not None]
+    return Counter(
+        Pile("retained", "finished task", site, "has ended, and is held by somebody still")
+        for _, site, owner in alive
+        if owner.parent is None or owner.is_inside(scope)
+    )
+
+
+def callbacks(loop: asyncio.AbstractEventLoop) -> Counter[Pile]:
+    """The callbacks on each pending future of `loop` but the wake-ups of tasks.
+
+    Goes through everything that the garbage collector knows: asyncio has no list of futures.
+    """
+    found: Counter[Pile] = Counter()
+    for future in gc.get_objects():
+        if isinstance(future, asyncio.Future) and not future.done() and future.get_loop() is loop:
+            for pair in getattr(future, "_callbacks", None) or ():
+                callback: Any = pair[0]
+                if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
+                    found[_callback(callback, future)] += 1
+    return found
+
+
+def _callback(callback: Any, future: Any) -> Pile:
+    function = getattr(callback, "func", callback)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    site = Site(((code, 0),) if code is not None else ())
+    holder = f"waits on one future ({name_of(future)})"
+    return Pile("callback", callable_name(callback), _same(site), holder, id(future))
+
+
+_sites: dict[str, Site] = {}
+
+
+def _same(site: Site) -> Site:
+    # Sites made here are not interned by their code; one text, one object.
+    return _sites.setdefault(str(site), site)

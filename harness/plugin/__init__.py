@@ -1,0 +1,68 @@
+"""The pytest plugin: every test is blamed for what it leaves behind, and for nothing else.
+
+Off unless `--leaks`, the ini value `leaks` or a marker asks for it; then little more than this
+module is loaded, and no loop is touched.
+"""
+
+import pytest
+
+from harness.plugin import options
+from harness.plugin.summary import Summary
+
+__all__ = ["LeakWarning"]
+
+_MARKS = ("no_leaks", "leaks_allowed")
+_SUMMARY = pytest.StashKey[Summary]()
+
+
+class LeakWarning(pytest.PytestWarning):
+    """What a test left behind, with `leaks = warn`."""
+
+    __module__ = "harness.plugin"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    options.add(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers; refuse settings that are not valid.
+
+    Raises:
+        pytest.UsageError: a setting is not valid; the message says what is.
+    """
+    config.addinivalue_line("markers", options.NO_LEAKS)
+    config.addinivalue_line("markers", options.LEAKS_ALLOWED)
+    mode = options.mode_of(config)
+    summary = config.stash[_SUMMARY] = Summary(config, mode)
+    if mode != "off" or config.getoption("leaks_update"):
+        summary.set_up(options.settings_of(config))
+    config.pluginmanager.register(summary, "muxleak-summary")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the tests, if that is asked for.
+
+    Raises:
+        pytest.UsageError: a marker's arguments are not valid; the message says what is.
+    """
+    summary = config.stash[_SUMMARY]
+    summary.collected(items)
+    if summary.mode == "off" and not any(map(_is_marked, items)):
+        return
+    from harness.plugin.session import Checks  # noqa: PLC0415 - only sessions that check pay for it
+    from harness.plugin.verdicts import Court  # noqa: PLC0415 - the same
+
+    settings = summary.settings or options.settings_of(config)
+    court = Court(summary.known, update=settings.update)
+    checks = Checks(config, settings, court)
+    for item in items:
+        checks.plan(item)
+    config.pluginmanager.register(court, "muxleak-court")
+    config.pluginmanager.register(checks, "muxleak-checks")
+
+
+def _is_marked(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) is not None for name in _MARKS)

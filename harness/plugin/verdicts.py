@@ -1,0 +1,237 @@
+"""What a leak means for a test's outcome: the only place that knows of reports and warnings.
+
+A test passes or fails when its own fixtures are gone, so the report of a passed call is held back
+until then, and a leak fails the call itself: not a neighbour, and not only the teardown. Where
+another plugin runs the tests its own way, nothing is held back and a leak is an error at teardown.
+"""
+
+import warnings
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from _pytest.runner import call_and_report
+
+from harness.plugin import LeakWarning
+from harness.plugin.check import CHECK, Check, counted, leak_of, only
+from harness.plugin.plans import PLAN
+from harness.plugin.ratchet import Known
+from harness.report import LeakError, LeakGroup, LeakReport
+
+SECTION = "Left behind"
+VERDICT = pytest.StashKey[tuple[LeakReport, bool]]()  # with whether it fails the test
+_PASSED = pytest.StashKey[bool]()  # whether the call raised nothing
+
+
+class Court:
+    """Judges what checks found.
+
+    Args:
+        known: the leaks that pass; None if there is no such file.
+        update: whether every leak passes, since it will be written to that file.
+    """
+
+    def __init__(self, known: Known | None, *, update: bool) -> None:
+        self._known, self._update = known or {}, update
+        self._drives: bool | None = None
+        self._driven: pytest.Item | None = None
+        self._raised: BaseException | None = None
+        self._evidence: list[dict[str, Any]] = []
+        self._done: list[str] = []
+
+    def judge(self, item: pytest.Item, check: Check) -> None:
+        """Settle what a test is blamed for."""
+        _add_properties(item, check.report())
+        if item.stash.get(_PASSED, False) and not check.plan.allowed:
+            self._done.append(check.blamed)
+        report = self._new(check)
+        if report:
+            item.stash[VERDICT] = report, check.plan.strict
+
+    def judge_fixture(self, check: Check, *, wanted: bool) -> None:
+        """Settle what a fixture of a wider scope is blamed for, as an error of its teardown."""
+        if not wanted:
+            return
+        self._done.append(check.blamed)
+        report = self._new(check)
+        if report:
+            report = replace(report, headline=f"{report.headline} by {check.blamed}")
+            if check.plan.strict:
+                self._raised = LeakError(report)
+                raise self._raised
+            warnings.warn(LeakWarning(str(report)), stacklevel=2)
+
+    @pytest.hookimpl
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+        """Run a test, and report on its call when it is known what it left behind."""
+        if self._drives is None:
+            self._drives = self._nobody_else_drives(item.config)
+        if not self._drives or item.stash[PLAN] is None:
+            return None
+        ihook = item.ihook
+        ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        self._driven = item
+        try:
+            for report in self._phases(item, nextitem):
+                ihook.pytest_runtest_logreport(report=report)
+        finally:
+            self._driven = None
+        ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Show a leak as what it is, and hand the evidence on to whoever sums up."""
+        report = yield
+        excinfo = call.excinfo
+        if excinfo is not None and excinfo.value is self._raised:
+            # The traceback would lead into this plugin.
+            report.longrepr = excinfo.getrepr(style="value")
+            self._raised = None
+        elif call.when == "call" and VERDICT not in item.stash:
+            item.stash[_PASSED] = excinfo is None
+            if excinfo is not None and isinstance(excinfo.value, LeakError):
+                self._found_inside(item, excinfo, report)
+        if call.when == "teardown" and self._driven is not item:
+            self._error_at_teardown(item, report)
+        if self._evidence or self._done:
+            # A report takes any attribute, and pytest-xdist carries it to the controller.
+            vars(report)["muxleak"] = {"leaks": self._evidence, "done": self._done}
+            self._evidence, self._done = [], []
+        return report
+
+    def _nobody_else_drives(self, config: pytest.Config) -> bool:
+        """Whether pytest itself would run the tests: no pytest-rerunfailures, no --setup-show."""
+        if config.getoption("setupshow", default=False):
+            return False
+        others = [
+            each.plugin
+            for each in config.hook.pytest_runtest_protocol.get_hookimpls()
+            if not (each.wrapper or each.hookwrapper) and each.plugin is not self
+        ]
+        names = [getattr(each, "__name__", type(each).__module__) for each in others]
+        return all(name.startswith("_pytest.") for name in names)
+
+    def _phases(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[pytest.TestReport, None, None]:
+        """What pytest's own protocol does, with one report held back."""
+        held: list[pytest.TestReport] = []
+        try:
+            for when in ("setup", "call"):
+                report = call_and_report(item, when, log=False)
+                # A report that nothing can change any more goes out at once.
+                if (when == "call") if report.passed else not _clean(item):
+                    held.append(report)
+                else:
+                    yield report
+                if not report.passed or item.config.getoption("setuponly", default=False):
+                    break
+            stop = item.session.shouldfail or item.session.shouldstop
+            teardown = call_and_report(
+                item, "teardown", log=False, nextitem=None if stop else nextitem
+            )
+            yield from self._verdict(item, held)
+            yield teardown
+        finally:
+            # As pytest does, so that what the fixtures gave can go.
+            for name, value in (("_request", False), ("funcargs", None)):
+                if hasattr(item, name):
+                    setattr(item, name, value)
+
+    def _verdict(self, item: pytest.Item, held: list[pytest.TestReport]) -> list[pytest.TestReport]:
+        """The reports held back, the last of them telling of the leak."""
+        if VERDICT not in item.stash or not held:
+            return held
+        report, strict = item.stash[VERDICT]
+        *before, last = held
+        last.sections.append((SECTION, str(report)))
+        if item.stash.get(_PASSED, False) or (last.skipped and not hasattr(last, "wasxfail")):
+            call = pytest.CallInfo.from_call(lambda: _accuse(item, report, strict), when="call")
+            last = self._failed(item, call, last)
+        return [*before, last]
+
+    def _failed(
+        self, item: pytest.Item, call: pytest.CallInfo[None], held: pytest.TestReport
+    ) -> pytest.TestReport:
+        """The report of a call that raised, in place of one that did not."""
+        if call.excinfo is None:
+            return held
+        self._raised = call.excinfo.value
+        report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        report.start, report.stop, report.duration = held.start, held.stop, held.duration
+        report.sections = [each for each in held.sections if each[0] != SECTION]
+        return report
+
+    def _error_at_teardown(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        found, strict = item.stash.get(VERDICT, (None, False))
+        if found is None:
+            return
+        call = pytest.CallInfo.from_call(lambda: _accuse(item, found, strict), when="teardown")
+        if call.excinfo is not None and report.passed:
+            report.outcome = "failed"
+            report.longrepr = call.excinfo.getrepr(style="value")
+        else:
+            report.sections.append((SECTION, str(found)))
+
+    def _found_inside(
+        self, item: pytest.Item, excinfo: pytest.ExceptionInfo[Any], report: pytest.TestReport
+    ) -> None:
+        """Take up what a `no_leaks` within the test, or its repetition, has found."""
+        found: LeakReport = excinfo.value.report
+        _add_properties(item, found)
+        self._evidence += [_evidence(item.nodeid, leak_of(each), each) for each in found.groups]
+        plan = item.stash[PLAN]
+        if plan is not None and plan.repeat is not None:
+            report.longrepr = excinfo.getrepr(style="value")
+
+    def _new(self, check: Check) -> LeakReport:
+        """What is not known of a check's finding; all of it is kept as evidence."""
+        report, known = check.report(), self._known.get(check.blamed, {})
+        counts: dict[str, int] = {}
+        for group in report.groups:
+            leak = check.leak_of(group)
+            counts[leak] = counts.get(leak, 0) + group.count
+        fresh = [leak for leak, n in counts.items() if n > known.get(leak, 0) and not self._update]
+        for group in report.groups:
+            leak = check.leak_of(group)
+            self._evidence.append(_evidence(check.blamed, leak, group, new=leak in fresh))
+        new = only(report, (each for each in report.groups if check.leak_of(each) in fresh))
+        return replace(new, headline=f"{counted(new)} left behind").noting(
+            *(
+                f"known are {known[leak]} of {leak}, found {counts[leak]}"
+                for leak in fresh
+                if leak in known
+            )
+        )
+
+
+def _accuse(item: pytest.Item, report: LeakReport, strict: bool) -> None:  # noqa: FBT001
+    """Raise what fails the test; a warning does only if the user's filters make it an error."""
+    if strict:
+        raise LeakError(report)
+    item.warn(LeakWarning(str(report)))
+
+
+def _clean(item: pytest.Item) -> bool:
+    check = item.stash.get(CHECK, None)
+    return check is None or check.scope.clean
+
+
+def _evidence(blamed: str, leak: str, group: LeakGroup, *, new: bool = True) -> dict[str, Any]:
+    """One group in plain values, for processes that sum up."""
+    what = {"kind": group.kind, "site": group.site, "count": group.count}
+    return {"blamed": blamed, "leak": leak, "new": new, **what}
+
+
+def _add_properties(item: pytest.Item, report: LeakReport) -> None:
+    number = sum(name.endswith(".kind") for name, _ in item.user_properties)
+    for each in report.groups:
+        number += 1
+        name = f"muxleak.{number}"
+        item.user_properties.append((f"{name}.kind", each.kind))
+        item.user_properties.append((f"{name}.site", each.site))
+        item.user_properties.append((f"{name}.count", each.count))

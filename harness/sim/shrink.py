@@ -1,0 +1,115 @@
+"""The one shrinker: makes the bytes of a failing run shorter and smaller while it fails alike.
+
+The plain course is 0 and the end of the bytes, so smaller bytes are a simpler run: fewer steps,
+earlier options, no fault, first in, first out.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+_STEPS = (4, 3, 2, 1)  # bytes that one step of a program may take
+_FEW = 8  # values that are all tried
+_BLOCKS = (64, 32, 16, 8, 6, 5, 4, 3, 2, 1)
+
+
+class Bytes(NamedTuple):
+    """What decides a run: the program's draws and the world's decisions."""
+
+    program: bytes
+    world: bytes
+
+    def order(self) -> tuple[object, ...]:
+        """Smaller is simpler; the program counts first."""
+        return (
+            len(self.program),
+            len(self.world) - self.world.count(0),
+            len(self.world),
+            self.program,
+            self.world,
+        )
+
+
+Attempt = Callable[[Bytes], Bytes | None]
+
+
+def shrink(start: Bytes, attempt: Attempt, *, attempts: int = 2_000) -> tuple[Bytes, int]:
+    """The simplest failing bytes that could be reached.
+
+    Args:
+        start: bytes that fail.
+        attempt: runs with the bytes and gives those it really used, in normal form, if it failed in
+            the same way; else None.
+        attempts: how many runs to spend.
+
+    Returns:
+        The bytes, and the runs spent.
+    """
+    best, spent = start, 0
+    seen = {start}
+    candidates = _candidates(best)
+    while spent < attempts:
+        candidate = next(candidates, None)
+        if candidate is None:
+            break
+        if candidate in seen or candidate.order() >= best.order():
+            continue
+        seen.add(candidate)
+        spent += 1
+        used = attempt(candidate)
+        if used is not None and used.order() < best.order():
+            best = used
+            seen.add(best)
+            candidates = _candidates(best)
+    return best, spent
+
+
+def _candidates(best: Bytes) -> Iterator[Bytes]:
+    """Simpler bytes, boldest first."""
+    program, world = best
+    yield Bytes(b"", b"")
+    yield Bytes(program, b"")
+    yield from (Bytes(each, world) for each in _shorter(program))
+    yield from (Bytes(program, each) for each in _plainer(world))
+    yield from (Bytes(each, world) for each in _smaller(program))
+    yield from (Bytes(program, each) for each in _smaller(world))
+    yield from (Bytes(program, each) for each in _shorter(world))
+    yield from (Bytes(each, world) for each in _renumbered(program))
+
+
+def _shorter(data: bytes) -> Iterator[bytes]:
+    """Without a block of bytes, from the end."""
+    for size in _BLOCKS:
+        for at in range(len(data) - size, -1, -1):
+            yield data[:at] + data[at + size :]
+
+
+def _renumbered(data: bytes) -> Iterator[bytes]:
+    """Without a block, and one later byte less by 1: what it chose from has lost a member."""
+    for size in _STEPS:
+        for at in range(len(data) - size):
+            rest = data[at + size :]
+            for index, value in enumerate(rest):
+                if value:
+                    yield data[:at] + rest[:index] + bytes([value - 1]) + rest[index + 1 :]
+
+
+def _plainer(data: bytes) -> Iterator[bytes]:
+    """With a block of bytes set to 0."""
+    for size in _BLOCKS:
+        for at in range(0, len(data), size):
+            if any(block := data[at : at + size]):
+                yield data[:at] + bytes(len(block)) + data[at + size :]
+
+
+def _smaller(data: bytes) -> Iterator[bytes]:
+    """With one byte made smaller."""
+    for at, value in enumerate(data):
+        for less in _less(value):
+            yield data[:at] + bytes([less]) + data[at + 1 :]
+
+
+def _less(value: int) -> list[int]:
+    """Smaller values to try, smallest first."""
+    if value <= _FEW:
+        return list(range(value))
+    return sorted({0, 1, 2, 3, value // 2, value - 1})

@@ -1,0 +1,185 @@
+"""Running a program in a simulation once: by choice, by chance, or again from a replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from random import Random
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
+
+from harness.sim.choices import Choices
+from harness.sim.guard import guarded
+from harness.sim.replay import Replay, ReplayError
+from harness.sim.run import Run, run
+from harness.sim.settings import Settings
+from harness.sim.strategies import Uniform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from harness.sim.run import Simulation
+    from harness.sim.settings import Network
+    from harness.sim.trace import Event
+
+_T = TypeVar("_T")
+_SETTINGS = "simulation_settings"
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that say how a run goes; see `Settings`."""
+
+    network: Network
+    wakeups: bool
+    cancel: tuple[str, ...]
+    gaps: bool
+    grace: float
+    leaks: bool
+    check: Callable[[Simulation], object] | None
+    allow: tuple[str, ...]
+    step_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[_T]):
+    """What a run came to.
+
+    Attributes:
+        value: what the program returned.
+        now: virtual seconds that passed.
+        trace_hash: of all that happened; equal for equal runs, on every supported Python.
+        events: the last of what happened.
+        steps: what the program said it did.
+        errors: what reached the loop's exception handler, such as exceptions never retrieved.
+        replay: runs it again.
+    """
+
+    value: _T
+    now: float
+    trace_hash: str
+    events: tuple[Event, ...]
+    steps: tuple[str, ...]
+    errors: tuple[str, ...]
+    replay: Replay
+
+
+def simulated(**options: Unpack[Options]) -> Callable[[_T], _T]:
+    """Give a program the settings it is always run with, so that a replay file needs none."""
+
+    def remember(program: _T) -> _T:
+        setattr(program, _SETTINGS, Settings(**options))
+        return program
+
+    return remember
+
+
+def simulate(
+    main: Callable[[], Coroutine[Any, Any, _T]],
+    *,
+    choices: Choices | None = None,
+    seed: int | None = None,
+    **options: Unpack[Options],
+) -> Outcome[_T]:
+    """Run an async program to its end in a fresh simulation, then let all come to rest.
+
+    Args:
+        main: an async function without arguments.
+        choices: decide what is free; without them and `seed`, everything takes the plain course.
+        seed: decide by chance instead.
+        options: how the run goes, see `Settings`.
+
+    Raises:
+        LeakError: a task is left over.
+        DeadlockError: the program cannot end; the message says who waits for what.
+        LivelockError: it does not come to rest.
+        SimulationError: it tried to leave the simulation.
+        BaseException: whatever the program raised. To all of them a note is added that says how to
+            repeat the run.
+    """
+    if choices is None:
+        choices = Choices() if seed is None else Uniform(Random(seed))  # noqa: S311 - a search, not a secret
+    settings = settings_of(main, options)
+    with guarded():
+        result = run(main, choices, settings)
+    found = _replay(main, settings, result)
+    if result.error is not None:
+        result.error.add_note(f"replay with: {found.line}")
+        raise result.error
+    return Outcome(
+        result.value,
+        result.now,
+        result.trace_hash,
+        tuple(result.events),
+        tuple(result.steps),
+        tuple(result.errors),
+        found,
+    )
+
+
+def replay(
+    source: Replay | Path | str,
+    program: Callable[[], Coroutine[Any, Any, object]] | None = None,
+    **options: Unpack[Options],
+) -> Run[object]:
+    """Run a program as it was run before; what goes wrong is in `Run.error`.
+
+    Args:
+        source: a replay, its line, or the path of its file.
+        program: the program; a file names its own.
+        options: the settings of then, unless the program carries them (`simulated`).
+
+    Raises:
+        ReplayError: no such replay or program, or the run was another one.
+    """
+    if isinstance(source, Replay):
+        found = source
+    elif isinstance(source, str) and source.startswith("sim1:"):
+        found = Replay.parse(source)
+    else:
+        found = Replay.load(source)
+    program = program or _named(found.name)
+    settings = replace(settings_of(program, options), wakeups=found.wakeups, gaps=found.gaps)
+    with guarded():
+        result = run(program, Choices(found.program, found.world), settings)
+    if found.trace and result.trace_hash != found.trace:
+        raise ReplayError(
+            f"the run was another one: expected trace {found.trace}, got {result.trace_hash}; "
+            "the program or its settings have changed"
+        )
+    return result
+
+
+def settings_of(program: Any, options: Options) -> Settings:
+    """The settings that a program carries, with some of them replaced."""
+    settings: Settings = getattr(program, _SETTINGS, None) or Settings()
+    return replace(settings, **options) if options else settings
+
+
+def name_of_program(program: Any) -> str:
+    """A program as "module:qualified name"."""
+    name = getattr(program, "__qualname__", type(program).__qualname__)
+    return f"{getattr(program, '__module__', '')}:{name}"
+
+
+def _named(name: str) -> Callable[[], Coroutine[Any, Any, object]]:
+    module, _, path = name.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise ReplayError(f"no program {name!r}: {exc}; give it to replay()") from exc
+    return found  # type: ignore[no-any-return]
+
+
+def _replay(program: Any, settings: Settings, result: Run[Any]) -> Replay:
+    data = result.choices.trimmed()
+    return Replay(
+        *data,
+        wakeups=settings.wakeups,
+        gaps=settings.gaps,
+        name=name_of_program(program),
+        trace=result.trace_hash,
+        verdict=str(result.error or ""),
+        steps=tuple(result.steps),
+    )

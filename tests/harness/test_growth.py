@@ -1,0 +1,329 @@
+"""Growth: what grows from repetition to repetition is named, what is made once is not."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from loops import LOOPS
+
+from harness import (
+    GrowthReport,
+    LeakError,
+    ignore_name,
+    measure_growth,
+    no_leaks,
+)
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+
+
+def grown(
+    operation: Callable[[], Awaitable[Any]],
+    new_loop: Loops = asyncio.SelectorEventLoop,
+    **settings: Any,
+) -> GrowthReport:
+    """Measure an operation on a fresh loop."""
+
+    async def main() -> GrowthReport:
+        return await measure_growth(operation, **{"budget": 0.05, **settings})
+
+    with contextlib.closing(new_loop()) as loop:
+        return loop.run_until_complete(main())
+
+
+def kinds(report: GrowthReport) -> list[str]:
+    """The kinds that grew."""
+    return [growth.kind for growth in report.growing]
+
+
+@pytest.fixture(autouse=True)
+def small_heap() -> Iterator[None]:
+    """Spare the collector, which a measurement runs twice, the heap of all other tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+async def forever() -> None:
+    """Wait for nothing."""
+    await asyncio.Event().wait()
+
+
+@LOOPS
+def test_growth_names_what_every_repetition_adds(new_loop: Loops) -> None:
+    """Counts, slope, site and diagnosis; and what grew is ended."""
+
+    async def operation() -> None:
+        tasks.append(asyncio.create_task(forever()))
+
+    tasks: list[asyncio.Task[None]] = []
+    report = grown(operation, new_loop)
+
+    (growth,) = report.growing
+    assert (growth.kind, growth.name, growth.slope) == ("task", "forever", 1)
+    assert growth.counts == (1, 2, 3, 4, 5, 6)
+    assert growth.site.startswith("tests/harness/test_growth.py:")
+    lines = str(report).splitlines()
+    assert lines[0] == "still growing after 6 repetitions: +1 task"
+    assert "    alive after each repetition: 1, 2, 3, 4, 5, 6" in lines
+    assert "    nothing alive can wake it" in lines
+    assert all(task.cancelled() for task in tasks)
+
+
+@LOOPS
+def test_growth_is_none_once_released(new_loop: Loops) -> None:
+    """The same operation that ends what it began does not grow."""
+
+    async def operation() -> None:
+        task = asyncio.create_task(forever())
+        timer = asyncio.get_running_loop().call_later(60, print)
+        await asyncio.sleep(0)
+        task.cancel()
+        timer.cancel()
+
+    report = grown(operation, new_loop)
+    assert not report
+    assert str(report) == "nothing grows"
+
+
+def test_growth_leaves_singletons_pools_and_services_alone() -> None:
+    """A cache made once, a pool that fills up, and what was there before are no leaks."""
+
+    async def operation() -> None:
+        if "client" not in cache:
+            cache["client"] = asyncio.create_task(forever())
+        if len(pool) < 3:
+            pool.append(asyncio.create_task(forever()))
+
+    async def main() -> None:
+        before = [asyncio.create_task(forever()) for _ in range(3)]
+        assert not await measure_growth(operation)
+        for task in (*before, *pool, *cache.values()):
+            assert not task.done()
+            task.cancel()
+
+    cache: dict[str, asyncio.Task[None]] = {}
+    pool: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+
+
+def test_growth_waits_for_what_ends_late() -> None:
+    """Tasks that end by themselves after the last repetition are no growth."""
+
+    async def operation() -> None:
+        tasks.append(asyncio.create_task(asyncio.sleep(0.03)))
+
+    async def main() -> None:
+        assert not await measure_growth(operation, kinds=["task"])
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+    assert all(task.done() for task in tasks)
+
+
+def test_growth_of_a_leak_at_the_third_time() -> None:
+    """A leak that begins after a few repetitions is found too."""
+
+    async def operation() -> None:
+        runs.append(None)
+        if len(runs) > 2:
+            tasks.append(asyncio.create_task(forever()))
+
+    runs: list[None] = []
+    tasks: list[asyncio.Task[None]] = []
+    (growth,) = grown(operation).growing
+    assert growth.counts == (0, 0, 1, 2, 3, 4)
+
+
+def test_growth_outside_every_scope_counts() -> None:
+    """A server that was there before is judged by what the operation makes it leak."""
+
+    async def serve(requests: "asyncio.Queue[None]") -> None:
+        while True:
+            await requests.get()
+            tasks.append(asyncio.create_task(forever()))
+
+    async def main() -> None:
+        requests: asyncio.Queue[None] = asyncio.Queue()
+        server = asyncio.create_task(serve(requests))
+
+        async def operation() -> None:
+            await requests.put(None)
+
+        report = await measure_growth(operation, budget=0.05)
+        assert kinds(report) == ["task"]
+        server.cancel()
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+
+
+def test_growth_is_not_blamed_on_a_block_beside_it() -> None:
+    """Two measurements and a check at once keep apart, each with its own verdict."""
+
+    async def leaky() -> None:
+        tasks.append(asyncio.create_task(forever()))
+        await asyncio.sleep(0.001)
+
+    async def clean() -> None:
+        await asyncio.create_task(asyncio.sleep(0.001))
+
+    async def block() -> None:
+        async with no_leaks():
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        reports = await asyncio.gather(
+            measure_growth(leaky, budget=0.05), measure_growth(clean, budget=0.05), block()
+        )
+        assert [bool(report) for report in reports[:2]] == [True, False]
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+
+
+def test_growth_of_finished_tasks_that_are_kept() -> None:
+    """Kept tasks grow, dropped ones do not, and garbage is no leak."""
+
+    async def nothing() -> None:
+        pass
+
+    async def keep() -> None:
+        kept.append(asyncio.create_task(nothing()))
+        await kept[-1]
+
+    async def drop() -> None:
+        cycle: list[Any] = [asyncio.create_task(nothing())]
+        cycle.append(cycle)
+        await cycle[0]
+
+    kept: list[asyncio.Task[None]] = []
+    report = grown(keep)
+    assert [(each.kind, each.slope) for each in report.growing] == [("retained", 1)]
+    assert not grown(drop)
+    assert not grown(keep, kinds=["task"])
+
+
+def test_growth_of_callbacks_on_one_future() -> None:
+    """Callbacks that pile up on one future grow; one on each of many futures does not."""
+
+    async def pile() -> None:
+        shared[0].add_done_callback(print)
+
+    async def main() -> None:
+        shared.append(asyncio.get_running_loop().create_future())
+        report = await measure_growth(pile, budget=0.05)
+        (growth,) = report.growing
+        assert (growth.kind, growth.name, growth.counts, growth.slope) == (
+            *("callback", "print"),
+            *((3, 6), 1),
+        )
+        waiters = [asyncio.create_task(wait()) for _ in range(3)]
+        assert not await measure_growth(remove, budget=0.05)
+        for waiter in waiters:
+            waiter.cancel()
+
+    async def wait() -> None:
+        await shared[0]
+
+    async def remove() -> None:
+        shared[0].add_done_callback(repr)
+        shared[0].remove_done_callback(repr)
+
+    shared: list[asyncio.Future[None]] = []
+    asyncio.run(main())
+
+
+def test_growth_of_generators_and_timers() -> None:
+    """Other kinds grow alike, and are closed and cancelled afterwards."""
+
+    async def stream() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def operation() -> None:
+        streams.append(stream())
+        await anext(streams[-1])
+        timers.append(asyncio.get_running_loop().call_later(60, print))
+
+    streams: list[Any] = []
+    timers: list[asyncio.TimerHandle] = []
+    assert sorted(kinds(grown(operation))) == ["generator", "timer"]
+    assert all(each.ag_frame is None for each in streams)
+    assert all(each.cancelled() for each in timers)
+
+
+def test_growth_can_be_ignored_and_restricted() -> None:
+    """Ignore values and kinds hold for growth as well."""
+
+    async def operation() -> None:
+        tasks.append(asyncio.create_task(forever()))
+
+    tasks: list[asyncio.Task[None]] = []
+    assert not grown(operation, kinds=["timer"])
+    assert not grown(operation, ignore=ignore_name("forever", reason="a test"))
+    assert grown(operation)
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_growth_refuses_too_few_repetitions() -> None:
+    """Three repetitions have no second half to speak of."""
+
+    async def operation() -> None:
+        pass
+
+    with pytest.raises(ValueError, match="expected at least 4 repetitions, got 3"):
+        grown(operation, repetitions=3)
+
+
+def test_growth_passes_the_operations_exception() -> None:
+    """An operation that fails ends the measurement with its own error."""
+
+    async def operation() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        grown(operation)
+
+
+def test_no_leaks_repeats_with_arguments_and_result() -> None:
+    """The decorator runs the function so often, and gives the last result."""
+
+    @no_leaks(repeat=5, budget=0.05)
+    async def counted(start: int) -> int:
+        calls.append(start)
+        return len(calls)
+
+    @no_leaks(repeat=4, budget=0.05)
+    async def leaky() -> None:
+        tasks.append(asyncio.create_task(forever()))
+
+    calls: list[int] = []
+    tasks: list[asyncio.Task[None]] = []
+    assert asyncio.run(counted(7)) == 5
+    assert calls == [7] * 5
+    with pytest.raises(LeakError, match="still growing after 4 repetitions"):
+        asyncio.run(leaky())
+
+
+def test_growth_leaves_nothing_behind() -> None:
+    """After a measurement the loop is as it was, and the ledger is gone."""
+
+    async def operation() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        before = dict(vars(loop))
+        await measure_growth(operation)
+        assert vars(loop).keys() == before.keys()
+        assert loop.get_task_factory() is None
+        assert loop.get_exception_handler() is None
+
+    asyncio.run(main())
+    gc.collect()

@@ -1,0 +1,400 @@
+"""Every kind of resource: seen where it is made, charged to its scope, gone once released."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from loops import LOOPS, REAL
+
+from harness.kinds import KINDS, valid_kinds
+from harness.ledger import Ledger
+from harness.loop import VirtualLoop
+from harness.scope import Scope
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+Body = Callable[[Ledger, Scope], Awaitable[None]]
+
+
+def run(new_loop: Loops, body: Body) -> Ledger:
+    """Run `body` in a scope of a ledger of every kind."""
+
+    async def main() -> None:
+        with ledger.scope("one") as scope:
+            await body(ledger, scope)
+
+    loop = new_loop()
+    with contextlib.closing(loop), Ledger(KINDS).watching(loop) as ledger:
+        loop.run_until_complete(main())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    return ledger
+
+
+def seen(scope: Scope) -> list[tuple[str, str]]:
+    """Kind and function of what is alive in `scope`."""
+    places = [(record.kind, str(record.site)) for record in scope.everything()]
+    assert all(place.startswith("tests/harness/test_kinds.py:") for _, place in places)
+    return [(kind, place.rpartition(".")[2]) for kind, place in places]
+
+
+async def turns(count: int = 3) -> None:
+    """Let the loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@LOOPS
+def test_timer_is_seen_until_cancelled_or_due(new_loop: Loops) -> None:
+    """call_later and call_at are seen; what has fired or was cancelled is gone."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(60, print)
+        later = loop.call_at(loop.time() + 60, print)
+        loop.call_later(0.001, int)
+        assert seen(scope)[:2] == [("timer", "body")] * 2
+        timer: Any = scope.everything()[0]
+        assert (timer.name, timer.state()) == ("print", "is due in 60 s")
+        await asyncio.sleep(0.005)
+        late.cancel()
+        assert seen(scope) == [("timer", "body")]
+        later.cancel()
+        assert scope.clean
+
+    run(new_loop, body)
+
+
+@LOOPS
+def test_timer_of_a_sleep_or_timeout_belongs_to_its_task(new_loop: Loops) -> None:
+    """What asyncio sets for a task is not counted beside the task."""
+
+    async def wait() -> None:
+        async with asyncio.timeout(60):
+            await asyncio.wait_for(asyncio.sleep(60), 60)
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        task = asyncio.create_task(wait())
+        await turns()
+        assert {record.kind for record in scope.everything()} == {"task"}
+        task.cancel()
+        await turns(6)
+        assert scope.clean
+
+    run(new_loop, body)
+
+
+@REAL
+def test_transports_and_servers_are_seen_until_closed(new_loop: Loops) -> None:
+    """Client, accepted connection, datagram endpoint and server; each with its line."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Kept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+        udp, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        await asyncio.sleep(0.02)
+        assert sorted(seen(scope)) == [("server", "body")] + [("transport", "body")] * 3
+        states = sorted(record.state() for record in scope.everything())
+        assert states[-1].startswith("listens on ('127.0.0.1',")
+        client.close()
+        udp.close()
+        server.close()
+        await asyncio.sleep(0.02)
+        assert scope.clean
+
+    class Kept(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            transports.append(transport)
+
+    transports: list[asyncio.BaseTransport] = []
+    assert run(new_loop, body).blind == ()
+    assert len(transports) == 1
+
+
+@REAL
+def test_transport_that_cannot_be_watched_is_said(new_loop: Loops) -> None:
+    """A protocol whose objects take no attribute hides its accepted connection; `blind` says so."""
+
+    class Slotted(asyncio.BaseProtocol):
+        __slots__ = ()
+
+        def data_received(self, data: bytes) -> None:
+            raise AssertionError(data)
+
+        def eof_received(self) -> None:
+            pass
+
+    async def body(ledger: Ledger, _scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Slotted, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        for _ in range(2):
+            client, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
+            await asyncio.sleep(0.01)
+            client.close()
+        server.close()
+        await asyncio.sleep(0.02)
+        (blind,) = ledger.blind
+        assert blind.endswith("Slotted, whose objects take no attribute")
+
+    run(new_loop, body)
+
+
+def test_blind_tells_of_a_task_factory_put_over_ours() -> None:
+    """Who replaces the task factory hides the tasks made from then on."""
+
+    async def body(ledger: Ledger, _scope: Scope) -> None:
+        asyncio.get_running_loop().set_task_factory(None)
+        assert ledger.blind == ("tasks made since another task factory was installed",)
+
+    run(asyncio.SelectorEventLoop, body)
+
+
+@REAL
+def test_reader_is_seen_until_removed(new_loop: Loops) -> None:
+    """add_reader and add_writer are seen, each until its removal."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        pair = socket.socketpair()
+        loop.add_reader(pair[0], print)
+        loop.add_reader(pair[0], dict)
+        loop.add_writer(pair[1].fileno(), int)
+        assert seen(scope) == [("reader", "body")] * 2
+        assert [record.name for record in scope.everything()] == ["dict", "int"]
+        loop.remove_reader(pair[0])
+        loop.remove_writer(pair[1])
+        assert scope.clean
+        for end in pair:
+            end.close()
+
+    run(new_loop, body)
+
+
+async def count(upto: int) -> AsyncIterator[int]:
+    """Yield, and await in between."""
+    for number in range(upto):
+        yield number
+        await asyncio.sleep(0)
+
+
+@LOOPS
+def test_generator_is_seen_until_closed_finished_or_dropped(new_loop: Loops) -> None:
+    """Started and kept is a leak; closed, exhausted or no longer referenced is none."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        closed: Any = count(5)
+        await anext(closed)
+        finished: Any = count(1)
+        await anext(finished)
+        dropped: Any = count(5)
+        await anext(dropped)
+        assert seen(scope) == [("generator", "body")] * 3
+        assert scope.everything()[0].state().startswith("is suspended in count (tests/harness/")
+        await closed.aclose()
+        assert await anext(finished, None) is None
+        del dropped
+        gc.collect()
+        await turns()
+        assert scope.clean
+
+    run(new_loop, body)
+
+
+@REAL
+def test_job_is_seen_until_it_returns(new_loop: Loops) -> None:
+    """A function in an executor is seen while it runs; the loop's own pool is not."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        go = threading.Event()
+        job = asyncio.get_running_loop().run_in_executor(None, go.wait)
+        assert seen(scope) == [("job", "body")]
+        assert scope.everything()[0].name == "Event.wait"
+        go.set()
+        await job
+        other = asyncio.create_task(asyncio.to_thread(go.wait))
+        await asyncio.sleep(0)
+        await other
+        await turns()
+        assert scope.clean
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    run(new_loop, body)
+
+
+@REAL
+def test_thread_is_seen_until_it_ends(new_loop: Loops) -> None:
+    """A thread of one's own, daemon or not, and the workers of a pool that is not shut down."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait, daemon=True)
+        thread.start()
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        pool.submit(int).result()
+        assert sorted(seen(scope)) == [("thread", "body")] * 2
+        names = sorted(record.name for record in scope.everything())
+        assert names == ["Event.wait", "worker of a pool that is not shut down"]
+        assert {record.state().split(" (")[0] for record in scope.everything()} <= {
+            "runs in Condition.wait",
+            "runs in _worker",
+        }
+        go.set()
+        thread.join()
+        pool.shutdown()
+        assert scope.clean
+
+    run(new_loop, body)
+
+
+def test_pool_made_before_is_nobodys_leak() -> None:
+    """A pool that was there starts its workers when first used; that is no leak of the user."""
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        assert await asyncio.get_running_loop().run_in_executor(pool, int) == 0
+        await turns()
+        assert scope.clean
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        run(asyncio.SelectorEventLoop, body)
+
+
+def test_hooks_of_the_process_are_taken_down() -> None:
+    """Without a ledger that asks for them, threads and pools are as they were."""
+
+    def now() -> list[object]:
+        return [
+            threading.Thread.start,
+            concurrent.futures.ThreadPoolExecutor.submit,
+            concurrent.futures.ThreadPoolExecutor.__init__,
+        ]
+
+    async def body(_ledger: Ledger, _scope: Scope) -> None:
+        assert all(a is not b for a, b in zip(now(), before, strict=True))
+
+    before = now()
+    run(asyncio.SelectorEventLoop, body)
+    assert now() == before
+
+
+@LOOPS
+def test_hooks_of_the_loop_are_taken_down(new_loop: Loops) -> None:
+    """An uninstalled ledger leaves no attribute on the loop, and two come apart in any order."""
+    loop = new_loop()
+    before = dict(vars(loop))
+    outer, inner = Ledger(KINDS), Ledger(KINDS)
+    with contextlib.closing(loop):
+        outer.install(loop)
+        inner.install(loop)
+        assert "_asyncgen_firstiter_hook" in vars(loop)
+        inner.uninstall()
+        outer.uninstall()
+        assert vars(loop).keys() == before.keys()
+
+
+@LOOPS
+def test_error_never_retrieved_is_charged_to_its_scope(new_loop: Loops) -> None:
+    """An exception nobody asked for is of the scope, kept with the line of its task."""
+
+    async def fail() -> None:
+        raise ValueError("no such stream")
+
+    async def body(ledger: Ledger, scope: Scope) -> None:
+        task = asyncio.create_task(fail())
+        await turns()
+        assert scope.clean
+        del task
+        await turns()
+        assert ledger.errors
+        assert seen(scope) == [("error", "body")]
+        assert scope.everything()[0].state().endswith("fail: ValueError: no such stream")
+
+    run(new_loop, body)
+
+
+def test_error_that_was_asked_for_is_none() -> None:
+    """A task whose exception was looked at leaves nothing."""
+
+    async def fail() -> None:
+        raise ValueError
+
+    async def body(ledger: Ledger, scope: Scope) -> None:
+        task = asyncio.create_task(fail())
+        with contextlib.suppress(ValueError):
+            await task
+        del task
+        assert ledger.errors == []
+        assert scope.clean
+
+    run(asyncio.SelectorEventLoop, body)
+
+
+def test_destroyed_task_is_charged() -> None:
+    """A task the ledger did not see, destroyed while pending, is recorded as such."""
+
+    async def body(ledger: Ledger, scope: Scope) -> None:
+        task = asyncio.create_task(turns())
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "Task was destroyed but it is pending!", "task": task}
+        )
+        await task
+        found = [*scope.everything(), *ledger.root.things]
+        assert [record.kind for record in found] == ["destroyed"]
+
+    run(asyncio.SelectorEventLoop, body)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop])
+def test_scope_inside_a_scope_is_seen_from_outside(new_loop: Loops) -> None:
+    """The innermost scope is charged, and those around it are not clean until it is."""
+
+    async def body(ledger: Ledger, scope: Scope) -> None:
+        with ledger.scope("inner") as inner:
+            timer = asyncio.get_running_loop().call_later(60, print)
+        with ledger.scope("sibling") as sibling:
+            pass
+        assert [each.clean for each in (inner, scope, sibling)] == [False, False, True]
+        assert scope.inside() == [inner]
+        assert [record.scope for record in scope.everything()] == [inner]
+        timer.cancel()
+        assert scope.clean
+        assert scope.within == {}
+
+    run(new_loop, body)
+
+
+def test_many_resources_that_ended_are_let_go() -> None:
+    """Without anybody looking, a ledger keeps no more than a few records of what has ended."""
+
+    async def body(ledger: Ledger, _scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        for number in range(5_000):
+            with ledger.scope(f"connection {number}"):
+                loop.call_later(60, print).cancel()
+            await asyncio.sleep(0)
+        assert len(ledger._tally.fresh) < 300
+        assert ledger._tally.held < 600
+
+    run(VirtualLoop, body)
+
+
+def test_kinds_are_checked() -> None:
+    """An unknown kind is refused, with the known ones in the message."""
+    assert valid_kinds("task") == {"task"}
+    with pytest.raises(ValueError, match=r"unknown kinds \['sockets'\], expected some of .*timer"):
+        Ledger(["task", "sockets"])
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> Iterator[None]:
+    """What a test leaves to the collector is collected in it, not in its neighbour."""
+    yield
+    gc.collect()

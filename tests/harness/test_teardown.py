@@ -1,0 +1,205 @@
+"""Teardown: it ends what can be ended, gives up the rest, and names who swallowed what."""
+
+# The block that fails is what is tested:
+# ruff: noqa: PT012
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from loops import LOOPS
+
+from harness import LeakError, no_leaks
+from harness.kinds import KINDS
+from harness.ledger import Ledger
+from harness.teardown import release
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+
+
+async def stubborn() -> None:
+    """Go on whatever happens."""
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+
+async def helped() -> None:
+    """Go on because a helper swallows."""
+    while True:
+        await helper()
+
+
+async def helper() -> None:
+    """Swallow and return."""
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        return
+
+
+async def once() -> None:
+    """Swallow the first cancellation only."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(3600)
+    await asyncio.sleep(3600)
+
+
+async def tidy() -> None:
+    """End when cancelled, after some cleaning."""
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0.001)
+
+
+def released(new_loop: Loops, *functions: Any) -> tuple[list[str], list[bool]]:
+    """The notes, and which tasks are done, after `release`."""
+
+    async def main() -> tuple[list[str], list[bool]]:
+        with Ledger(KINDS).watching(asyncio.get_running_loop()) as ledger:
+            with ledger.scope("one") as scope:
+                tasks = [asyncio.create_task(function()) for function in functions]
+            await asyncio.sleep(0)
+            notes = await release(scope.everything(), 0.05)
+            assert scope.clean
+            assert not set(tasks) & asyncio.all_tasks()
+            return notes, [task.done() for task in tasks]
+
+    with contextlib.closing(new_loop()) as loop:
+        return loop.run_until_complete(main())
+
+
+@LOOPS
+def test_release_names_the_frame_that_swallowed(new_loop: Loops) -> None:
+    """The function that caught the cancellation is named, even if it has returned since."""
+    notes, done = released(new_loop, stubborn, helped, once)
+
+    assert [note.split(" (")[0] for note in notes] == [
+        "stubborn swallowed its cancellation in stubborn",
+        "helped swallowed its cancellation in helper",
+        "once swallowed its cancellation in once",
+    ]
+    ends = [note.rpartition("; ")[2] for note in notes]
+    assert ends == ["it was given up", "it was given up", "it ended when cancelled again"]
+    assert done == [False, False, True]
+
+
+@LOOPS
+def test_release_says_nothing_of_what_ends(new_loop: Loops) -> None:
+    """A task that ends when cancelled, even after cleaning up, is not remarked upon."""
+    assert released(new_loop, tidy, tidy) == ([], [True, True])
+
+
+def test_release_counts_those_of_one_place() -> None:
+    """Many that swallow in one place take one line."""
+    notes, _ = released(asyncio.SelectorEventLoop, *[stubborn] * 5)
+
+    assert len(notes) == 1
+    assert notes[0].startswith("5 x stubborn swallowed its cancellation in stubborn (tests/")
+
+
+def test_release_puts_a_trace_function_back() -> None:
+    """A debugger or coverage tool finds its own trace function again."""
+
+    def trace(*_: object) -> None:
+        return None
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        released(asyncio.SelectorEventLoop, stubborn)
+        found = sys.gettrace()
+    finally:
+        sys.settrace(previous)
+    assert found is trace
+
+
+def test_release_keeps_to_its_budget() -> None:
+    """A task that cleans up for ever costs two rounds, and is given up."""
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            for _ in range(1000):
+                await asyncio.sleep(0.01)
+
+    async def sulking() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await slow()
+
+    began = time.monotonic()
+    notes, done = released(asyncio.SelectorEventLoop, sulking)
+    assert time.monotonic() - began < 2
+    assert done == [False]
+    assert notes[0].endswith("it was given up")
+
+
+SCRIPT = """
+import asyncio
+from harness import no_leaks
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+@no_leaks
+async def main():
+    tasks.append(asyncio.create_task(stubborn()))
+    await asyncio.sleep(0)
+
+tasks = []
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_process_ends_and_tells_in_spite_of_a_stubborn_task() -> None:
+    """asyncio.run does not wait for what was given up, and nothing else is printed."""
+    done = subprocess.run(  # noqa: S603 - our own script
+        [sys.executable, "-W", "error", "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "LeakError: 1 task leaked" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("  note: stubborn swallowed its cancellation in stubborn (<string>:")
+
+
+def test_given_up_task_is_not_woken_later() -> None:
+    """What a given-up task waited for may complete without waking a closed coroutine."""
+
+    async def waits(future: "asyncio.Future[None]") -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(future)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        loop.set_exception_handler(lambda _loop, context: errors.append(context))
+        with pytest.raises(LeakError):
+            async with no_leaks(budget=0.05):
+                tasks.append(asyncio.create_task(waits(future)))
+                await asyncio.sleep(0)
+        future.set_result(None)
+        await asyncio.sleep(0.005)
+
+    errors: list[object] = []
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+    assert errors == []

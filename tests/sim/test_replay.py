@@ -1,0 +1,208 @@
+"""Replays: one line, one small file, the same run in a new process; and what is not one."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from harness import LeakError
+from harness.sim import (
+    Network,
+    Replay,
+    ReplayError,
+    current,
+    find_leaks,
+    replay,
+    simulate,
+    simulated,
+)
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import asyncio
+from harness.sim import Network, current, simulated
+
+async def forever():
+    await asyncio.get_running_loop().create_future()
+
+@simulated(network=Network(faults=("reset",)))
+async def main():
+    async def serve(reader, writer):
+        try:
+            await reader.read()
+        except ConnectionResetError:
+            await forever()
+        writer.close()
+    server = await asyncio.start_server(serve, "127.0.0.1", 80)
+    for number in range(current().choices.below(5)):
+        current().step(f"open {number}")
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", 80)
+            writer.write(b"x")
+            await current().gap()
+            writer.close()
+            await writer.wait_closed()
+        except ConnectionResetError:
+            pass
+    server.close()
+"""
+
+
+async def forever() -> None:
+    """Wait for nothing."""
+    await asyncio.get_running_loop().create_future()
+
+
+@simulated(network=Network(latency=(0.0, 1.0)))
+async def leaks_on_the_third() -> None:
+    """Leak once three are open."""
+    choices = current().choices
+    opened = 0
+    while choices.below(3):
+        opened += 1
+        current().step(f"open {opened}")
+        if opened == 3:
+            _ = asyncio.get_running_loop().create_task(forever())
+        await current().gap()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Replay(),
+        Replay(b"\1\2", b"", wakeups=True),
+        Replay(b"", bytes(500) + b"\1", gaps=False),
+        Replay(Random(1).randbytes(700), Random(2).randbytes(1500), wakeups=True, gaps=False),
+    ],
+)
+def test_line_holds_the_run(found: Replay) -> None:
+    """A line is one word, and comes back as what it was made of."""
+    assert Replay.parse(found.line) == found
+    assert len(found.line.split()) == 1
+
+
+def test_line_of_a_long_plain_run_is_short() -> None:
+    """Bytes that mostly say "as usual" take little room."""
+    assert len(Replay(world=bytes(2_000) + b"\1").line) < 50
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "expected a line that starts with 'sim1:'"),
+        ("sim2:AAAAAA", "expected a line that starts with 'sim1:'"),
+        ("sim1:", "cut or changed"),
+        ("sim1:A!", "cut or changed"),
+        ("sim1:AA", "cut or changed"),
+        ("sim1:AXXX", "cut or changed"),
+    ],
+)
+def test_line_that_is_none_is_refused(line: str, message: str) -> None:
+    """What was cut or changed is refused, and says so."""
+    with pytest.raises(ReplayError, match=message):
+        Replay.parse(line)
+
+
+def test_replay_repeats_what_the_search_found(tmp_path: Path) -> None:
+    """The line, the value and the file all give the same failure and the same trace."""
+    found = find_leaks(leaks_on_the_third)
+    assert found is not None
+    path = tmp_path / "found.json"
+    found.replay.save(path)
+
+    assert found.steps == ("open 1", "open 2", "open 3")
+    runs = [
+        replay(found.replay.line, leaks_on_the_third),
+        replay(found.replay),
+        replay(path),
+        replay(str(path)),
+    ]
+    assert {run.trace_hash for run in runs} == {found.replay.trace}
+    assert all(isinstance(run.error, LeakError) for run in runs)
+    assert Replay.load(path) == found.replay
+
+
+def test_replay_of_a_single_run() -> None:
+    """Any run can be repeated, also one by chance that went well."""
+    outcome = simulate(leaks_on_the_third, seed=2, leaks=False)
+
+    again = replay(outcome.replay, leaks=False)
+
+    assert again.trace_hash == outcome.trace_hash
+    assert tuple(again.steps) == outcome.steps
+
+
+def test_replay_notices_another_program() -> None:
+    """If the program or its settings have changed, the trace says so."""
+    found = find_leaks(leaks_on_the_third)
+    assert found is not None
+
+    with pytest.raises(ReplayError, match="the run was another one: expected trace"):
+        replay(found.replay, forever, leaks=False)
+
+
+@pytest.mark.parametrize("name", ["", "nowhere:main", "asyncio:nothing", f"{__name__}:a.b"])
+def test_replay_needs_its_program(name: str) -> None:
+    """A name that leads nowhere is refused with what to do."""
+    with pytest.raises(ReplayError, match="give it to replay"):
+        replay(Replay(name=name))
+
+
+def test_file_stays_small(tmp_path: Path) -> None:
+    """Steps give way to the limit of 4 KB, the bytes never; too many bytes are refused."""
+    steps = tuple(f"step {number} with some text" for number in range(500))
+    found = Replay(b"\1", b"\2", name="a:b", trace="0", verdict="x" * 900, steps=steps)
+    path = tmp_path / "found.json"
+    found.save(path)
+
+    assert path.stat().st_size <= 4096
+    assert Replay.load(path).steps[-1] == "..."
+    assert Replay.load(path).world == b"\2"
+    with pytest.raises(ReplayError, match="shrink first"):
+        Replay(Random(1).randbytes(4_000)).save(path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"line": "sim1:x"}', "[1]"])
+def test_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    """What is no replay file is refused by name."""
+    path = tmp_path / "other.json"
+    path.write_text(text)
+
+    with pytest.raises(ReplayError, match=r"other\.json: not a replay file"):
+        Replay.load(path)
+
+
+@pytest.mark.slow
+def test_file_repeats_the_run_in_a_new_process(tmp_path: Path) -> None:
+    """A file of at most 4 KB gives the same trace in fresh interpreters, whatever the hash seed."""
+    (tmp_path / "victim.py").write_text(PROGRAM)
+    find = "from victim import main; from harness.sim import *; f = find_leaks(main); "
+    save = "f.replay.save('found.json'); print(f.replay.trace)"
+    again = "from harness.sim import replay; print(replay('found.json').trace_hash)"
+    seen = []
+    for number, code in enumerate([find + save, again, again]):
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]),
+            "PYTHONHASHSEED": str(number),
+        }
+        done = subprocess.run(  # noqa: S603 - our own code
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert not done.returncode, done.stderr
+        seen.append(done.stdout.strip())
+
+    assert len(set(seen)) == 1
+    assert (tmp_path / "found.json").stat().st_size <= 4096
+    assert json.loads((tmp_path / "found.json").read_text())["program"] == "victim:main"

@@ -1,0 +1,399 @@
+"""One run: what it returns, what it refuses, what it finds left, and that it leaves nothing."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from harness import LeakError
+from harness.sim import (
+    Choices,
+    DeadlockError,
+    LivelockError,
+    Settings,
+    Simulation,
+    SimulationError,
+    current,
+    simulate,
+    simulated,
+)
+
+WHERE = ("127.0.0.1", 7000)
+
+
+async def forever() -> None:
+    """Wait for nothing."""
+    await asyncio.get_running_loop().create_future()
+
+
+def connect() -> None:
+    """Use a real socket."""
+    with socket.socket() as sock:
+        sock.connect(("127.0.0.1", 9))
+
+
+async def noop() -> None:
+    """Do nothing."""
+
+
+async def nap() -> float:
+    """Sleep an hour."""
+    await asyncio.sleep(3600)
+    return asyncio.get_running_loop().time()
+
+
+async def leaky() -> None:
+    """Leave a task behind."""
+    _ = asyncio.get_running_loop().create_task(forever())
+
+
+def test_simulate_returns_the_result_in_virtual_time() -> None:
+    """An hour's sleep takes no time, and the clock says an hour."""
+    outcome = simulate(nap)
+
+    assert (outcome.value, outcome.now) == (3600.0, 3600.0)
+    assert [str(event) for event in outcome.events] == [
+        "0.000000 task 1 nap",
+        "3600.000000 end 1 returned",
+    ]
+
+
+def test_simulate_reports_what_is_left_over() -> None:
+    """A task that lives on is a leak, named with where it was made and how to repeat the run."""
+    with pytest.raises(LeakError, match="1 x forever") as caught:
+        simulate(leaky)
+
+    assert caught.value.report.groups[0].site.endswith("in leaky")
+    assert caught.value.__notes__ == ["replay with: sim1:AAAAAA"]
+    assert simulate(leaky, leaks=False).value is None
+
+
+@pytest.mark.parametrize(("seconds", "leaks"), [(5, False), (50, True)])
+def test_simulate_gives_grace(seconds: float, leaks: bool) -> None:  # noqa: FBT001 - a parameter
+    """What ends by itself within the grace period is no leak."""
+
+    async def program() -> None:
+        _ = asyncio.get_running_loop().create_task(asyncio.sleep(seconds))
+
+    if not leaks:
+        assert simulate(program).now == 5.0
+        return
+    with pytest.raises(LeakError):
+        simulate(program)
+    assert simulate(program, grace=60).now == 50.0
+
+
+def test_simulate_explains_a_deadlock() -> None:
+    """Who waits for what is in the message."""
+
+    async def program() -> None:
+        lock = asyncio.Lock()
+        async with lock, asyncio.timeout(None):
+            await asyncio.gather(forever(), lock.acquire())
+
+    with pytest.raises(DeadlockError, match="blocked tasks: 3") as caught:
+        simulate(program)
+
+    assert "Lock.acquire waits in" in str(caught.value)
+    assert "forever waits in forever" in str(caught.value)
+
+
+def test_simulate_stops_a_livelock() -> None:
+    """A program that never rests is stopped, by name."""
+
+    async def program() -> None:
+        while True:  # noqa: ASYNC110 - the livelock
+            await asyncio.sleep(0)
+
+    with pytest.raises(LivelockError, match=r"ready: task .*program"):
+        simulate(program, step_limit=1000)
+
+
+def test_simulate_passes_on_what_the_program_raises() -> None:
+    """The program's own error arrives with its traceback, and a note that repeats the run."""
+
+    async def program() -> None:
+        assert current().choices.below(3) == 1, "not today"
+        raise ValueError("today")
+
+    with pytest.raises(ValueError, match="today") as caught:
+        simulate(program, choices=Choices(b"\1"))
+
+    assert caught.value.__notes__ == ["replay with: sim1:AAAAAQE"]
+    assert caught.traceback[-1].name == "program"
+
+
+def test_simulate_passes_on_a_cancelled_program() -> None:
+    """A program that cancels itself was cancelled."""
+
+    async def program() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(1)
+
+    with pytest.raises(asyncio.CancelledError):
+        simulate(program)
+
+
+def test_simulate_keeps_what_reached_the_exception_handler() -> None:
+    """An error in a callback is in the outcome, not in a log."""
+
+    async def program() -> None:
+        asyncio.get_running_loop().call_soon(int, "x", 99)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    assert "ValueError" in simulate(program).errors[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: threading.Thread(target=print).start(), "Thread.start"),
+        (connect, "socket.connect"),
+        (lambda: socket.getaddrinfo("localhost", 1), "socket.getaddrinfo"),
+        (lambda: subprocess.Popen(["/bin/true"]), "Popen"),
+        (lambda: os.system("true"), "posix.system|os.system"),  # noqa: S605, S607
+        (lambda: signal.signal(signal.SIGUSR1, signal.SIG_DFL), "signal.signal"),
+        (lambda: time.sleep(1), "time.sleep"),
+        (lambda: asyncio.get_running_loop().run_in_executor(None, print), "run_in_executor"),
+        (
+            lambda: asyncio.get_running_loop().add_signal_handler(signal.SIGINT, print),
+            "add_signal_handler",
+        ),
+        (lambda: asyncio.get_running_loop().add_reader(0, print), "add_reader"),
+    ],
+)
+def test_simulate_refuses_what_would_leave_it(call: Callable[[], object], name: str) -> None:
+    """Threads, sockets, processes, signals and sleeping are refused, naming the call."""
+
+    async def program() -> None:
+        call()
+
+    with pytest.raises(SimulationError, match=f"({name}).* leaves the simulation"):
+        simulate(program)
+
+
+def test_simulate_refuses_subprocesses() -> None:
+    """Those of asyncio itself too."""
+
+    async def program() -> None:
+        await asyncio.create_subprocess_exec("true")
+
+    with pytest.raises(SimulationError, match="subprocess_exec leaves the simulation"):
+        simulate(program)
+
+
+def test_simulate_guards_only_itself() -> None:
+    """Outside a simulation, and in other threads, all is as it was."""
+    before = (threading.Thread.start, socket.getaddrinfo, subprocess.Popen.__init__, time.sleep)
+    simulate(noop)
+
+    assert before == (
+        threading.Thread.start,
+        socket.getaddrinfo,
+        subprocess.Popen.__init__,
+        time.sleep,
+    )
+    assert "connect" not in vars(socket.socket)
+    threading.Thread(target=print).start()
+
+
+def test_simulate_runs_jobs_inline_where_that_is_allowed() -> None:
+    """With the executor allowed, `to_thread` runs in the loop's own thread, errors included."""
+
+    async def program() -> tuple[int, str]:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(lambda: 1 // 0)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, print)
+        assert loop.remove_signal_handler(signal.SIGINT)
+        gone = loop.run_in_executor(None, print, "never")
+        gone.cancel()
+        return await asyncio.to_thread(threading.get_ident), "done"
+
+    outcome = simulate(program, allow=("executor", "signals"))
+
+    assert outcome.value == (threading.get_ident(), "done")
+
+
+def test_simulate_checks_its_settings() -> None:
+    """What cannot be allowed is refused with what can."""
+    with pytest.raises(ValueError, match=r"cannot allow \['network'\]; there are executor"):
+        simulate(noop, allow=("network",))
+
+
+def test_settle_waits_for_all_else_to_rest() -> None:
+    """Settling lets everything ready run, and no time pass unless asked."""
+
+    async def program() -> list[float]:
+        seen: list[float] = []
+        loop = asyncio.get_running_loop()
+
+        async def work(steps: int) -> None:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            seen.append(loop.time())
+
+        tasks = [asyncio.create_task(work(5)), asyncio.create_task(work(50))]
+        await current().settle()
+        assert len(seen) == 2
+        timer = loop.call_later(3, seen.append, -1.0)
+        await current().settle()
+        assert loop.time() == 0
+        await current().settle(2)
+        assert loop.time() == 0
+        await asyncio.gather(current().settle(3), current().settle(4))
+        assert timer.when() == loop.time() == 3
+        await asyncio.gather(*tasks)
+        return seen
+
+    assert simulate(program).value == [0.0, 0.0, -1.0]
+
+
+def test_gap_lets_run_as_long_as_is_drawn() -> None:
+    """A gap settles, or runs an exact number of iterations; the steps show which."""
+
+    async def program() -> list[int]:
+        counts: list[int] = []
+
+        async def work() -> None:
+            for number in range(5):
+                counts[-1] = number
+                await asyncio.sleep(0)
+
+        for name in "abcde":
+            counts.append(-1)
+            current().step(name)
+            task = asyncio.create_task(work())
+            await current().gap()
+            task.cancel()
+            await current().settle()
+        return counts
+
+    outcome = simulate(program, choices=Choices(bytes([0, 1, 2, 3, 4])))
+
+    assert outcome.steps == ("a", "b", "c !0", "d !1", "e !2")
+    assert outcome.value == [4, 4, -1, 0, 1]
+    settled = simulate(program, choices=Choices(bytes([0, 1, 2, 3, 4])), gaps=False)
+    assert settled.value == [4] * 5
+
+
+def test_operation_must_leave_nothing_behind() -> None:
+    """A block is held to account at its end, for its own tasks alone."""
+
+    async def program() -> None:
+        outside = asyncio.create_task(forever())
+        async with current().operation("clean"):
+            await asyncio.gather(noop(), noop())
+        try:
+            with pytest.raises(LeakError, match="of request 7"):
+                async with current().operation("request 7"):
+                    _ = asyncio.get_running_loop().create_task(forever())
+        finally:
+            outside.cancel()
+
+    with pytest.raises(LeakError):
+        simulate(program)
+
+
+def test_check_runs_after_every_close() -> None:
+    """The check is called once all is at rest after each connection's end, and at the end."""
+    seen: list[int] = []
+
+    def check(simulation: Simulation) -> None:
+        seen.append(simulation.ledger.count)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def program() -> None:
+        server = await asyncio.start_server(serve, *WHERE)
+        for _ in range(2):
+            _, writer = await asyncio.open_connection(*WHERE)
+            writer.close()
+            await writer.wait_closed()
+            await current().settle()
+        server.close()
+
+    simulate(program, check=check)
+
+    assert seen == [1, 1, 0]
+
+
+def test_check_fails_the_run() -> None:
+    """What a check raises fails the run."""
+
+    def check(_: Simulation) -> None:
+        raise AssertionError("a slot is taken")
+
+    with pytest.raises(AssertionError, match="a slot is taken"):
+        simulate(noop, check=check)
+
+
+def test_leak_names_the_connection() -> None:
+    """A handler that is left over is charged to its connection."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        try:
+            await forever()
+        finally:
+            writer.close()
+
+    async def program() -> None:
+        server = await asyncio.start_server(serve, *WHERE)
+        _, writer = await asyncio.open_connection(*WHERE)
+        await current().settle()
+        writer.close()
+        server.close()
+
+    with pytest.raises(LeakError, match=r"of connection 1 to 127\.0\.0\.1:7000"):
+        simulate(program)
+
+
+def test_current_needs_a_simulation() -> None:
+    """Outside, there is none to be had."""
+
+    async def program() -> None:
+        current()
+
+    with asyncio.Runner() as runner, pytest.raises(SimulationError, match="not inside"):
+        runner.run(program())
+
+
+def test_program_may_carry_its_settings() -> None:
+    """Settings given to a program hold in every run, unless replaced."""
+
+    @simulated(leaks=False)
+    async def program() -> None:
+        _ = asyncio.get_running_loop().create_task(forever())
+
+    simulate(program)
+    with pytest.raises(LeakError):
+        simulate(program, leaks=True)
+    assert Settings().leaks
+
+
+@pytest.mark.parametrize("program", [noop, nap, leaky])
+def test_simulate_leaves_no_garbage(program: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """A run leaves nothing for the garbage collector, so that long campaigns can do without it."""
+    simulate(program, leaks=False)
+    gc.collect()
+    gc.disable()
+    try:
+        simulate(program, leaks=False)
+
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
