@@ -18,19 +18,23 @@ LINE = (
     " b:data:1+5 c:half"
 )
 
-# Every callback that the loop runs, in order, and what came of it all.
+# Every callback that the loop is given, in order, and what came of it all.
 PROGRAM = """
 import asyncio, hashlib, json, sys
+from harness import VirtualLoop
 from harness.waiting import called_by
 from scenarios import Sequence, find_violation, load_pairs, run_sequence
 from vless.versions import VERSIONS
 
 order = []
-run = asyncio.Handle._run
-def record(handle):
-    order.append(called_by(handle))
-    run(handle)
-asyncio.Handle._run = record
+def recorded(schedule):
+    def record(loop, *args, **settings):
+        handle = schedule(loop, *args, **settings)
+        order.append(called_by(handle))
+        return handle
+    return record
+for name in ("call_soon", "call_later", "call_at"):
+    setattr(VirtualLoop, name, recorded(getattr(VirtualLoop, name)))
 
 line, version = sys.argv[1:]
 outcome = run_sequence(Sequence.parse(line), VERSIONS[version]())

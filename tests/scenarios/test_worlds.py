@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,14 +15,26 @@ from scenarios.runner import Run
 from scenarios.tcp import SCALED
 from scenarios.worlds import LIMITS, USER
 from vless import Context, Lifecycle, Stream
+from vless.stream import Handler
 from vless.versions import VERSIONS
 
 NewWorld = Callable[[Lifecycle], World]
 
 
-async def endless(stream: Stream, context: Context) -> None:
+def starting(work: Callable[[], Coroutine[None, None, None]]) -> Handler:
+    """Make a handler that starts a task, and leaves it."""
+
+    async def start(stream: Stream, context: Context) -> None:
+        del stream
+        task = asyncio.get_running_loop().create_task(work())
+        await context.wait()
+        del task
+
+    return start
+
+
+async def endless() -> None:
     """Swallow every cancellation, and wait again when even that has an end."""
-    del stream, context
     try:
         while True:
             with suppress(asyncio.CancelledError):
@@ -213,8 +225,8 @@ def test_dispose_ends_everything(world: NewWorld, version: str) -> None:
 def test_dispose_gives_up_on_what_swallows_every_cancellation(
     world: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler that cannot be ended is abandoned, and its destruction is no news."""
-    monkeypatch.setitem(HANDLERS, "sink", endless)
+    """A task that cannot be ended is abandoned, and its destruction is no news."""
+    monkeypatch.setitem(HANDLERS, "sink", starting(endless))
     place = world(Lifecycle())
     steps(place, "a:open a:new:1:sink b:open")
     place.dispose()
@@ -235,13 +247,7 @@ def test_dispose_is_silent_about_what_fails_meanwhile(
         finally:
             raise RuntimeError("unseen")
 
-    async def start(stream: Stream, context: Context) -> None:
-        del stream
-        task = asyncio.get_running_loop().create_task(fail())
-        await context.wait()
-        del task
-
-    monkeypatch.setitem(HANDLERS, "sink", start)
+    monkeypatch.setitem(HANDLERS, "sink", starting(fail))
     place = world(Lifecycle())
     steps(place, "a:open a:new:1:sink")
     place.dispose()
