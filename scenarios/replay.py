@@ -1,9 +1,10 @@
 """The line that names a run: who is driven, and through which steps.
 
-    PAIR[/HALF] STEPS     or     VERSION STEPS
+    PAIR[/HALF] STEPS     or     VERSION STEPS     and, in files,     # COMMENT
 
 Such as ``live_id_reused/fixed a:open a:close`` or ``V1 a:open a:close``. The half is the buggy one
-unless it is named; ``fixed`` and ``reference`` are other names of the version ``REF``.
+unless it is named; ``fixed`` and ``reference`` are other names of the version ``REF``. A line of
+a file may end in what is expected of it: ``# expect: clean`` or ``# expect: violated tasks``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from scenarios.worlds import MemoryWorld
 from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from scenarios.runner import Outcome
     from scenarios.worlds import World
     from vless import Lifecycle
 
 HALVES = ("buggy", "fixed")
+EXPECT = "expect"
 _REFERENCE = {"FIXED", "REFERENCE"}
 
 
@@ -50,7 +52,7 @@ class Replay(NamedTuple):
             ValueError: naming the word at fault and what was expected.
         """
         name, *steps = line.split() or [""]
-        replay = cls(*_subject(name, half), Sequence.parse(" ".join(steps)))
+        replay = cls(*find_subject(name, half), Sequence.parse(" ".join(steps)))
         if not steps:
             hint = f", such as {find_pair(replay.name).facts.witness}" if replay.half else ""
             raise ValueError(f"expected steps after {name!r}{hint}; got none")
@@ -70,14 +72,43 @@ class Replay(NamedTuple):
         return run_sequence(self.sequence, self.lifecycle(), world)
 
 
+class Line(NamedTuple):
+    """A line of a file of replays: where it stands, what to run, and what is expected of that.
+
+    ``expected`` is "clean", "violated" with properties, or empty where the file does not say.
+    """
+
+    number: int
+    text: str
+    expected: str
+
+
+def read_lines(text: str) -> Iterator[Line]:
+    """Yield the lines of a file that are to be run, without the comments."""
+    for number, whole in enumerate(text.splitlines(), 1):
+        line, _, comment = whole.partition("#")
+        if line := line.strip():
+            label, _, expected = comment.strip().partition(": ")
+            yield Line(number, line, expected.strip() if label == EXPECT else "")
+
+
+def expectation(outcome: Outcome) -> str:
+    """Say what to expect of a run that did this, as a file says it."""
+    return " ".join(("violated", *outcome.violated)) if outcome.violations else "clean"
+
+
 def find_version(name: str) -> str | None:
     """Return a version's name as `VERSIONS` has it, whatever its case; None if there is none."""
     name = "REF" if name.upper() in _REFERENCE else name.upper()
     return name if name in VERSIONS else None
 
 
-def _subject(word: str, half: str | None) -> tuple[str, str]:
-    """Return the name and the half that a line's first word means."""
+def find_subject(word: str, half: str | None) -> tuple[str, str]:
+    """Return the name and the half that a line's first word means; no half for a version.
+
+    Raises:
+        ValueError: saying what was expected.
+    """
     name, slash, named = word.partition("/")
     if version := find_version(name):
         if slash or half:

@@ -23,6 +23,7 @@ MODULES = {
     "list": "pairs",
     "show": "pairs",
     "verify": "verify",
+    "fuzz": "fuzz",
     "replay": "replay",
     "serve": "serve",
 }

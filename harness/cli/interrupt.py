@@ -2,7 +2,8 @@
 
 Not by an exception: one that is raised wherever the program happens to be is swallowed by
 finalizers and garbage-collection callbacks, or stops an event loop halfway through a task. There is
-nothing to save here, and the kernel closes the sockets.
+nothing to save here, and the kernel closes the sockets. A command that has something to save asks
+whether it was told to stop.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 CODE = 130
@@ -24,6 +27,23 @@ _CLEAR = "\r\x1b[K\x1b[?25h"
 def install() -> None:
     """End the program on Ctrl-C, from now on."""
     signal.signal(signal.SIGINT, _end)
+
+
+@contextmanager
+def caught() -> Iterator[Callable[[], bool]]:
+    """For the length of a block, let Ctrl-C be asked for; a second one ends the program at once."""
+    seen = False
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        seen = True
+        install()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from scenarios import Pair, find_pair, load_pairs
+from scenarios import MemoryWorld, Pair, TcpWorld, find_pair, load_pairs
 from scenarios.replay import find_version
 from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from scenarios import World
+    from vless import Lifecycle
+
+TARGETS = ("memory", "tcp", "uvloop")
 MAX_PORT = 0xFFFF
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
@@ -35,6 +41,14 @@ class Listen(NamedTuple):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+class Target(NamedTuple):
+    """Where sequences are run; ``waits`` says that idle intervals cost nothing there."""
+
+    name: str
+    world: Callable[[Lifecycle], World]
+    waits: bool
 
 
 def pair(word: str) -> Pair:
@@ -85,6 +99,31 @@ def complete_version(_ctx: click.Context, _parameter: click.Parameter, start: st
 def examples(*lines: str) -> str:
     """Return the epilog of a command's help: its examples, as they are typed."""
     return "\n".join(["\b", "Examples:", *(f"  muxleak {line}" for line in lines)])
+
+
+def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> Target:
+    """Find the world of a target; uvloop is imported for its own only."""
+    if name == "memory":
+        return Target(name, MemoryWorld, waits=True)
+    if name == "tcp":
+        return Target(name, TcpWorld, waits=False)
+    try:
+        new_loop = import_module(name).new_event_loop
+    except ImportError:
+        raise click.BadParameter("uvloop is not installed here: pip install uvloop") from None
+    return Target(name, partial(TcpWorld, new_loop=new_loop), waits=False)
+
+
+def target_option(command: _Command) -> _Command:
+    """Add ``--target``."""
+    return click.option(
+        "--target",
+        type=click.Choice(TARGETS),
+        default="memory",
+        show_default=True,
+        callback=target,
+        help="In process on virtual time, or over loopback TCP, on asyncio's loop or uvloop.",
+    )(command)
 
 
 def json_option(command: _Command) -> _Command:

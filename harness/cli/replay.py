@@ -9,18 +9,16 @@ import click
 from rich.text import Text
 
 from harness.cli import params, render
-from scenarios import PROPERTIES, MemoryWorld, TcpWorld
-from scenarios.replay import HALVES, Replay
+from scenarios import PROPERTIES
+from scenarios.replay import HALVES, Replay, read_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from rich.console import Console
 
-    from scenarios import Outcome, World
-    from vless import Lifecycle
-
-TARGETS: dict[str, Callable[[Lifecycle], World]] = {"memory": MemoryWorld, "tcp": TcpWorld}
+    from harness.cli.params import Target
+    from scenarios import Outcome
 
 
 class Line(NamedTuple):
@@ -42,17 +40,11 @@ class Line(NamedTuple):
 )
 @click.argument("line", nargs=-1, required=True, metavar="LINE|FILE")
 @click.option("--half", type=click.Choice(HALVES), help="Instead of the half that the line names.")
-@click.option(
-    "--target",
-    type=click.Choice(list(TARGETS)),
-    default="memory",
-    show_default=True,
-    help="In process on virtual time, or over loopback TCP.",
-)
+@params.target_option
 @params.json_option
 @click.pass_context
 def replay_command(
-    ctx: click.Context, line: tuple[str, ...], half: str | None, target: str, *, as_json: bool
+    ctx: click.Context, line: tuple[str, ...], half: str | None, target: Target, *, as_json: bool
 ) -> None:
     """Run a line of steps against a server; check every property.
 
@@ -66,15 +58,15 @@ def replay_command(
     clean = True
     with render.progress(len(runs)) as steps:
         for each, replay in runs:
-            steps.say(f"replays over {target}")
+            steps.say(f"replays over {target.name}")
             outcome = _run(each, replay, target)
             steps.advance()
             clean &= not outcome.violations
             if as_json:
-                results.append({"line": str(replay), "target": target, **outcome.to_json()})
+                results.append({"line": str(replay), "target": target.name, **outcome.to_json()})
             else:
                 with steps.aside():
-                    _show(console, outcome, str(replay) if len(runs) > 1 else "")
+                    show(console, outcome, str(replay) if len(runs) > 1 else "")
     if as_json:
         render.emit_json({"clean": clean, "runs": results})
     ctx.exit(0 if clean else 1)
@@ -86,10 +78,9 @@ def _lines(words: tuple[str, ...]) -> Iterator[Line]:
         yield Line("", " ".join(words))
         return
     path, found = Path(words[0]), False
-    for number, text in enumerate(path.read_text("utf-8").splitlines(), 1):
-        if text := text.partition("#")[0].strip():
-            found = True
-            yield Line(f"{path}:{number}: ", text)
+    for number, text, _ in read_lines(path.read_text("utf-8")):
+        found = True
+        yield Line(f"{path}:{number}: ", text)
     if not found:
         raise click.UsageError(f"{path}: expected lines to replay, got none")
 
@@ -101,14 +92,15 @@ def _parse(line: Line, half: str | None) -> Replay:
         raise click.UsageError(f"{line.place}{error}") from None
 
 
-def _run(line: Line, replay: Replay, target: str) -> Outcome:
+def _run(line: Line, replay: Replay, target: Target) -> Outcome:
     try:
-        return replay.run(TARGETS[target])
+        return replay.run(target.world)
     except ValueError as error:
         raise click.UsageError(f"{line.place}{error}") from None
 
 
-def _show(console: Console, outcome: Outcome, title: str) -> None:
+def show(console: Console, outcome: Outcome, title: str = "") -> None:
+    """Print what a run did."""
     if title:
         render.copyable(console, title, 0)
     if not outcome.violations:

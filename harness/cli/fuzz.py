@@ -1,0 +1,262 @@
+"""``muxleak fuzz``: search a server with a budget, shrink what is found, and keep it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from hypothesis.database import DirectoryBasedExampleDatabase
+from rich.text import Text
+
+from harness.cli import interrupt, params, render, words
+from harness.cli.replay import show
+from scenarios.campaign import EXAMPLES, Budget, Campaign, Result, Status
+from scenarios.registry import find_pair, load_pairs
+from scenarios.replay import EXPECT, HALVES, Replay, expectation, find_subject
+from scenarios.steps import Sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from harness.cli.params import Target
+    from scenarios import Found
+
+SUFFIX = ".seq"
+MAX_BYTES = 4096
+"""A replay file must stay small enough to be pasted into a report."""
+_WHY = {
+    "time": "the time is up",
+    "stopped": "stopped",
+}
+
+
+def subject(word: str) -> str:
+    """Read PAIR or VERSION, as far as it can be without knowing the half."""
+    try:
+        find_subject(word, None)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return word
+
+
+def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Offer pairs and versions to a shell."""
+    versions = params.complete_version(ctx, parameter, start)
+    return [*params.complete_pair(ctx, parameter, start), *versions]
+
+
+@click.command(
+    "fuzz",
+    epilog=params.examples(
+        "fuzz watcher_outlives_connection    found, shrunk and kept",
+        "fuzz live_id_reused --half fixed --time 60",
+        "fuzz V2 --target tcp --time 30 --seed 7",
+        "fuzz REF --examples 100000          the reference: nothing so far",
+        "fuzz V1 --out tests/replays --json | jq -r .replay",
+    ),
+)
+@click.argument("subject", type=subject, metavar="PAIR|VERSION", shell_complete=complete_subject)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1),
+    help=f"Random sequences at most.  [default: {EXAMPLES}; with --time: no limit]",
+)
+@click.option(
+    "--time",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds at most, with shrinking.",
+)
+@click.option("--half", type=click.Choice(HALVES), help="Of a PAIR.  [default: buggy]")
+@params.target_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=".",
+    metavar="DIR|FILE",
+    help="Where the replay file goes, if something is found.  [default: here]",
+)
+@click.option("--fresh", is_flag=True, help="Neither try nor keep what is remembered.")
+@params.seed_option
+@params.json_option
+@click.pass_context
+def fuzz_command(
+    ctx: click.Context,
+    subject: str,
+    examples: int | None,
+    seconds: float | None,
+    half: str | None,
+    target: Target,
+    out: Path,
+    seed: int,
+    *,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Search for a sequence that violates a property; shrink it.
+
+    What is found is remembered under .hypothesis and tried first the next time. Ctrl-C ends the
+    search with what it has. Exits with 1 if something was found, with 0 if nothing was within the
+    budget.
+    """
+    try:
+        empty = Replay(*find_subject(subject, half), Sequence())
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    _check_out(out)
+    budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
+    result = _search(empty, budget, seed, target, fresh=fresh)
+    found = result.found
+    replay = empty if found is None else empty._replace(sequence=found.sequence)
+    path = None if found is None else _keep(out, replay, found)
+    if as_json:
+        render.emit_json(_data(replay, result, budget, seed, target, path))
+    elif found is None or path is None:
+        _show_nothing(render.stdout(), result, budget)
+    else:
+        _show_found(render.stdout(), result, found, replay, path)
+    unfinished = found is None and result.ended == "stopped"
+    ctx.exit(interrupt.CODE if unfinished else int(found is not None))
+
+
+def _search(replay: Replay, budget: Budget, seed: int, target: Target, *, fresh: bool) -> Result:
+    folder = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"), "muxleak")
+    # Apart by target: what holds on one need not on another, and would be forgotten there.
+    key = f"{_name(replay)} {target.name}"
+    with interrupt.caught() as stopped, render.progress(budget.examples or budget.seconds) as steps:
+        return Campaign(
+            replay.lifecycle,
+            budget=budget,
+            seed=seed,
+            world=target.world,
+            waits=target.waits,
+            database=None if fresh else DirectoryBasedExampleDatabase(folder),
+            key=key,
+            progress=_teller(steps, _name(replay), budget),
+            stopped=stopped,
+        ).run()
+
+
+def _teller(steps: render.Steps, name: str, budget: Budget) -> Callable[[Status], None]:
+    def tell(status: Status) -> None:
+        steps.follow(status.seconds if budget.examples is None else status.searched)
+        steps.say(progress_in_words(name, status))
+
+    return tell
+
+
+def progress_in_words(name: str, status: Status) -> str:
+    """Say how far a search is."""
+    best = "" if status.shortest is None else f", shortest {status.shortest} steps"
+    return (
+        f"{status.rate:,.0f} connections/s, {status.sequences:,} run{best}: {status.doing} {name}"
+    )
+
+
+def _name(replay: Replay) -> str:
+    return f"{replay.name}/{replay.half}" if replay.half else replay.name
+
+
+def _check_out(out: Path) -> None:
+    """Refuse at once what could not be written after a long search."""
+    folder = out if out.is_dir() else out.parent
+    if not folder.is_dir():
+        raise click.BadParameter(
+            f"expected a folder that exists, got {str(folder)!r}; make it first",
+            param_hint="'--out'",
+        )
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f"cannot write to {str(folder)!r}", param_hint="'--out'")
+
+
+def _keep(out: Path, replay: Replay, found: Found) -> Path:
+    """Write the replay file, beside a different one of the same name, and return its path."""
+    if out.is_dir():
+        out /= f"muxleak-{_name(replay).replace('/', '-')}{SUFFIX}"
+    text, path, number = replay_file(replay, found), out, 1
+    while True:
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            if path.is_file() and path.read_bytes() == text.encode():
+                return path
+            number += 1
+            path = out.with_stem(f"{out.stem}-{number}")
+        else:
+            return path
+
+
+def replay_file(replay: Replay, found: Found) -> str:
+    """Return what a replay file says: the line, what to expect, and the steps in words."""
+    title = _name(replay)
+    if replay.name in load_pairs():
+        title = f"{title}: {find_pair(replay.name).facts.title}"
+    told = [f"{step}  {words.step_in_words(step)}" for step in replay.sequence]
+    line = f"{replay}  # {EXPECT}: {expectation(found.outcome)}\n"
+    for comments in ([title, "", *told], [title]):
+        text = "".join(f"# {each}".rstrip() + "\n" for each in comments) + line
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _data(
+    replay: Replay, result: Result, budget: Budget, seed: int, target: Target, path: Path | None
+) -> dict[str, Any]:
+    found, status = result.found, result.status
+    return {
+        "subject": replay.name,
+        "half": replay.half or None,
+        "target": target.name,
+        "seed": seed,
+        "budget": budget._asdict(),
+        "ended": result.ended,
+        "sequences": status.sequences,
+        "connections": status.connections,
+        "found": found is not None,
+        "remembered": result.remembered,
+        "found_at": None
+        if found is None
+        else {"sequences": found.examples, "connections": found.connections},
+        "minimal": None if found is None else str(found.sequence),
+        "shrunk": found is not None and result.ended == "shrunk",
+        "replay": None if found is None else str(replay),
+        "file": None if path is None else str(path),
+        **({} if found is None else {"outcome": found.outcome.to_json()}),
+    }
+
+
+def _show_nothing(console: Console, result: Result, budget: Budget) -> None:
+    status = result.status
+    ran = f"{render.plural(status.sequences, 'sequence')}, {status.connections:,} connections"
+    limits = []
+    if budget.examples is not None:
+        limits.append(render.plural(budget.examples, "sequence"))
+    if budget.seconds is not None:
+        limits.append(f"{budget.seconds:g} s")
+    within = "stopped before the budget of" if result.ended == "stopped" else "within the budget of"
+    console.print(
+        Text.assemble(("nothing found", render.GOOD), f": {ran}, {within} {' and '.join(limits)}"),
+        soft_wrap=True,
+    )
+
+
+def _show_found(console: Console, result: Result, found: Found, replay: Replay, path: Path) -> None:
+    at = f"after {render.plural(found.connections, 'connection')}"
+    note = "remembered from an earlier run" if result.remembered else at
+    if result.ended in _WHY:
+        note += f"; {_WHY[result.ended]}, so perhaps not the shortest"
+    console.print(Text.assemble(("found", render.BAD), f" in {_name(replay)}, {note}"))
+    console.print()
+    render.body(console, render.sequence(found.sequence))
+    console.print()
+    show(console, found.outcome)
+    console.print()
+    console.print(f"again, also from {path}:")
+    render.copyable(console, render.command("replay", str(replay)))
+    render.copyable(console, render.command("replay", str(path)))

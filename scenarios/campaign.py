@@ -1,0 +1,228 @@
+"""A search with a budget: plain random scripts at full speed, then Hypothesis, which shrinks.
+
+What violates a property is put into a Hypothesis database as the bytes that Hypothesis itself would
+have drawn, and is found there: shrinking and remembering are one mechanism, and what an earlier
+campaign found is tried before anything else. What no longer violates anything is forgotten.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypothesis import HealthCheck, Phase, find, settings
+from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
+from hypothesis.errors import Flaky, NoSuchExample
+
+from scenarios.runner import Outcome, run_sequence
+from scenarios.script import WIDTH, decode
+from scenarios.search import Found
+from scenarios.strategies import STEPS, sequences
+from scenarios.worlds import MemoryWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.database import ExampleDatabase
+
+    from scenarios.steps import Sequence
+    from scenarios.worlds import World
+    from vless import Lifecycle
+
+EXAMPLES = 2000
+
+
+class Budget(NamedTuple):
+    """What a campaign may spend: random sequences, and seconds with shrinking. None: no limit."""
+
+    examples: int | None = EXAMPLES
+    seconds: float | None = None
+
+
+class Status(NamedTuple):
+    """How far a campaign is. ``sequences`` and ``connections`` count shrinking, too."""
+
+    doing: str
+    searched: int
+    sequences: int
+    connections: int
+    seconds: float
+    shortest: int | None
+
+    @property
+    def rate(self) -> float:
+        """Connections per second."""
+        return self.connections / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a campaign came to.
+
+    ``ended`` says why it did: "shrunk", or, with or without something found, "examples", "time" or
+    "stopped". ``remembered`` says that an earlier campaign had found it.
+    """
+
+    found: Found | None
+    status: Status
+    ended: str
+    remembered: bool
+
+
+class _End(BaseException):
+    """Leaves Hypothesis, which keeps what it has; no `Exception`, which it would take for a bug."""
+
+
+class _Hit(NamedTuple):
+    """A sequence that violates a property; the smallest is the shortest."""
+
+    steps: int
+    length: int
+    sequence: Sequence
+    outcome: Outcome
+
+    @classmethod
+    def of(cls, sequence: Sequence, outcome: Outcome) -> _Hit:
+        """Weigh a sequence."""
+        return cls(len(sequence), len(str(sequence)), sequence, outcome)
+
+
+class Campaign:
+    """One search of one server. Deterministic for a seed, but for its clock and its memory."""
+
+    def __init__(
+        self,
+        lifecycle: Callable[[], Lifecycle],
+        *,
+        budget: Budget = Budget(),  # noqa: B008 - a value that cannot change
+        seed: int = 0,
+        world: Callable[[Lifecycle], World] = MemoryWorld,
+        waits: bool = True,
+        database: ExampleDatabase | None = None,
+        key: str = "",
+        progress: Callable[[Status], None] | None = None,
+        stopped: Callable[[], bool] = bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._world = world
+        self._waits = waits
+        self._budget = budget
+        self._random = Random(seed)  # noqa: S311 - a reproducible search, no secret
+        self._database = InMemoryExampleDatabase() if database is None else database
+        self._key = f"muxleak {key}".encode()
+        # Where Hypothesis keeps what is not shrunk yet; what is under the key itself, it believes
+        # to be as small as it can get.
+        self._raw = self._key + b".secondary"
+        self._progress = progress
+        self._stopped = stopped
+        self._clock = clock
+        self._begun = clock()
+        self._doing = "searches"
+        self._searched = self._sequences = self._connections = 0
+        self._first: Found | None = None
+        self._best: _Hit | None = None
+
+    def run(self) -> Result:
+        """Try what is remembered, search, and shrink what is found, until the budget is spent."""
+        ended = "shrunk"
+        try:
+            if not self._shrink() and self._search():
+                self._shrink()
+        except _End as end:
+            ended = str(end)
+            for each in list(self._database.fetch(self._key)):
+                self._database.move(self._key, self._raw, each)
+        if self._first is None and ended == "shrunk":
+            ended = "examples"
+        status = self.status
+        found = self._found()
+        return Result(found, status, ended, found is not None and not self._searched)
+
+    @property
+    def status(self) -> Status:
+        """How far it is."""
+        return Status(
+            self._doing,
+            self._searched,
+            self._sequences,
+            self._connections,
+            self._clock() - self._begun,
+            None if self._best is None else self._best.steps,
+        )
+
+    def _search(self) -> bool:
+        """Run random scripts until one violates something; remember that."""
+        examples = self._budget.examples
+        while examples is None or self._searched < examples:
+            script = self._random.randbytes(WIDTH * STEPS)
+            hit = self._violates(decode(script, waits=self._waits))
+            self._searched += 1
+            if hit:
+                self._database.save(self._raw, choices_to_bytes((script,)))
+                return True
+        return False
+
+    def _shrink(self) -> bool:
+        """Let Hypothesis try what is remembered, and shrink what violates something."""
+        if not any(next(iter(self._database.fetch(key)), None) for key in (self._key, self._raw)):
+            return False
+        try:
+            find(
+                sequences(waits=self._waits),
+                self._violates,
+                # Not `random`: Hypothesis uses no database for what is seeded. The search is the
+                # same for a seed, and shrinking reaches the same end.
+                settings=settings(
+                    database=self._database,
+                    deadline=None,
+                    phases=[Phase.reuse, Phase.shrink],
+                    suppress_health_check=list(HealthCheck),
+                ),
+                database_key=self._key,
+            )
+        except NoSuchExample:
+            return False
+        except Flaky:
+            # On real time, a run need not repeat: the shortest that was seen is what there is.
+            return self._first is not None
+        return True
+
+    def _violates(self, sequence: Sequence) -> bool:
+        """Run a sequence; whether it violates what the first that was found violates."""
+        self._check_budget()
+        outcome = run_sequence(sequence, self._lifecycle(), self._world)
+        self._sequences += 1
+        self._connections += outcome.connections
+        violated = set(outcome.violated)
+        if self._first is not None:
+            violated &= set(self._first.outcome.violated)
+        if violated:
+            if self._first is None:
+                self._first = Found(sequence, outcome, self._sequences, self._connections)
+                self._doing = "shrinks"
+            hit = _Hit.of(sequence, outcome)
+            if self._best is None or hit[:2] < self._best[:2]:
+                self._best = hit
+        if self._progress is not None:
+            self._progress(self.status)
+        return bool(violated)
+
+    def _check_budget(self) -> None:
+        if self._stopped():
+            raise _End("stopped")
+        seconds = self._budget.seconds
+        if seconds is not None and self._clock() - self._begun >= seconds:
+            raise _End("time")
+
+    def _found(self) -> Found | None:
+        """Return the shortest in its canonical form, if that does the same."""
+        if self._first is None or self._best is None:
+            return None
+        sequence = self._best.sequence.canonical()
+        outcome = run_sequence(sequence, self._lifecycle(), self._world)
+        if not outcome.violations:
+            sequence, outcome = self._best.sequence, self._best.outcome
+        return Found(sequence, outcome, self._first.examples, self._first.connections)

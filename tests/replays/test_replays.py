@@ -1,0 +1,48 @@
+"""Every line of every replay file beside this one; what `muxleak fuzz` writes can go here."""
+
+from pathlib import Path
+
+import pytest
+
+from scenarios import load_pairs
+from scenarios.replay import Line, Replay, expectation, read_lines
+
+FILES = sorted(Path(__file__).parent.glob("*.seq"))
+LINES = [
+    pytest.param(line, id=f"{path.stem}:{line.number}")
+    for path in FILES
+    for line in read_lines(path.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_replay_does_what_its_line_expects(line: Line) -> None:
+    """The run violates the properties that the line names, and no others."""
+    assert expectation(Replay.parse(line.text).run()) == line.expected
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_replay_file_is_small(path: Path) -> None:
+    """A file fits a report."""
+    assert path.stat().st_size <= 4096
+
+
+def test_replays_hold_every_pair() -> None:
+    """Each pair has a file with both of its halves."""
+    halves = {
+        path.stem: {Replay.parse(line.text).half for line in read_lines(path.read_text("utf-8"))}
+        for path in FILES
+    }
+
+    for slug in load_pairs():
+        assert halves.get(slug) == {"buggy", "fixed"}, slug
+
+
+def test_read_lines_takes_expectations_from_the_line_itself() -> None:
+    """Other comments, and lines of nothing else, say nothing."""
+    text = "# expect: clean\n\nREF a:open # quite\nV1 a:open a:close  # expect: violated tasks\n"
+
+    assert [*read_lines(text)] == [
+        (3, "REF a:open", ""),
+        (4, "V1 a:open a:close", "violated tasks"),
+    ]

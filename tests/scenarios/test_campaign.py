@@ -1,0 +1,160 @@
+"""Campaigns: they find, shrink, remember, forget, and keep to their budget."""
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis.database import DirectoryBasedExampleDatabase, InMemoryExampleDatabase
+
+from scenarios import TcpWorld, load_pairs, run_sequence
+from scenarios.campaign import Budget, Campaign, Result, Status
+from scenarios.registry import FLAGSHIP, Pair
+from vless import Lifecycle
+
+PAIR = load_pairs()[FLAGSHIP]
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """Whether to stop: not before so many were asked."""
+    asked = count(1)
+    return lambda: next(asked) > calls
+
+
+def brief(
+    lifecycle: type[Lifecycle] = PAIR.buggy,
+    database: InMemoryExampleDatabase | None = None,
+    calls: int = 6,
+) -> Result:
+    """Run a campaign of so many sequences, shrinking included."""
+    return Campaign(lifecycle, database=database, stopped=after(calls)).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", load_pairs().values(), ids=load_pairs())
+def test_campaign_finds_every_pair_and_shrinks_to_the_witness(pair: Pair) -> None:
+    """The buggy half is caught, in no more steps than the shortest sequence known."""
+    result = Campaign(pair.buggy).run()
+
+    assert result.found is not None
+    assert result.ended == "shrunk"
+    assert set(result.found.outcome.violated) & set(pair.facts.fails)
+    assert len(result.found.sequence) <= len(pair.witness)
+    assert 1 <= result.found.examples < result.status.sequences
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", load_pairs().values(), ids=load_pairs())
+def test_campaign_remembers_what_it_found(pair: Pair, tmp_path: Path) -> None:
+    """A second campaign, with its own view of the directory, finds it with its first sequence."""
+    first, second = (
+        Campaign(pair.buggy, database=DirectoryBasedExampleDatabase(tmp_path), key="x").run()
+        for _ in range(2)
+    )
+
+    assert first.found is not None
+    assert second.found is not None
+    assert (first.remembered, second.remembered) == (False, True)
+    assert second.found.examples == 1
+    assert second.status.sequences <= 2
+    assert second.found.sequence == first.found.sequence
+
+
+def test_campaign_finds_nothing_in_fixed_halves() -> None:
+    """The budget is spent to the last sequence, and said to be."""
+    result = Campaign(PAIR.fixed, budget=Budget(10)).run()
+
+    assert result.found is None
+    assert result.ended == "examples"
+    assert result.status.searched == result.status.sequences == 10
+    assert result.status.connections > 10
+
+
+def test_campaign_keeps_what_it_has_when_it_is_stopped() -> None:
+    """What was found violates, shrunk or not."""
+    result = brief()
+
+    assert result.ended == "stopped"
+    assert result.status.sequences == 6
+    assert result.found is not None
+    assert run_sequence(result.found.sequence, PAIR.buggy()).violated == ("tasks",)
+
+
+def test_campaign_goes_on_shrinking_what_was_left_unshrunk() -> None:
+    """What a stopped campaign found is tried first, and can become shorter."""
+    database = InMemoryExampleDatabase()
+    first, second = brief(database=database), brief(database=database, calls=12)
+
+    assert first.found is not None
+    assert second.found is not None
+    assert second.remembered
+    assert second.found.examples == 1
+    assert second.status.sequences == 12
+    assert len(second.found.sequence) <= len(first.found.sequence)
+
+
+def test_campaign_forgets_what_is_fixed() -> None:
+    """After a fix, what is remembered is tried once; then nothing of it is left."""
+    database = InMemoryExampleDatabase()
+    brief(database=database)
+    results = [
+        Campaign(PAIR.fixed, budget=Budget(1), database=database).run().status.sequences
+        for _ in range(2)
+    ]
+
+    assert results[0] > 1
+    assert results[1] == 1
+
+
+def test_campaign_ends_when_its_time_is_up() -> None:
+    """Time is asked for before every sequence; sequences are without limit."""
+    clock = map(float, count())
+    result = Campaign(PAIR.fixed, budget=Budget(None, 5.0), clock=lambda: next(clock)).run()
+
+    assert result.ended == "time"
+    assert result.found is None
+    assert 1 <= result.status.sequences <= 5
+
+
+def test_campaign_shrinks_within_its_time_only() -> None:
+    """Time that is up while it shrinks leaves the shortest so far."""
+    clock = map(float, count())
+    result = Campaign(PAIR.buggy, budget=Budget(None, 12.0), clock=lambda: next(clock)).run()
+
+    assert result.ended == "time"
+    assert result.found is not None
+
+
+def test_campaign_is_the_same_for_the_same_seed() -> None:
+    """Sequences and connections up to what is found are repeated."""
+    results = [
+        Campaign(PAIR.buggy, seed=seed, stopped=after(3)).run().status.connections
+        for seed in (7, 7, 8)
+    ]
+
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_campaign_tells_how_far_it_is() -> None:
+    """Once for every sequence, with the length of the shortest found, which never grows."""
+    told: list[Status] = []
+    Campaign(PAIR.buggy, progress=told.append, stopped=after(15)).run()
+    lengths = [status.shortest for status in told if status.shortest is not None]
+
+    assert [status.sequences for status in told] == [*range(1, 16)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert {status.doing for status in told} == {"searches", "shrinks"} or told[0].shortest
+    assert Status("searches", 1, 1, 30, 2.0, None).rate == 15
+    assert Status("searches", 0, 0, 0, 0.0, None).rate == 0
+
+
+@pytest.mark.slow
+def test_campaign_runs_over_tcp() -> None:
+    """On real sockets it finds the same and lets no idle intervals pass."""
+    budget = Budget(5, 3.0)
+    buggy = Campaign(PAIR.buggy, budget=budget, world=TcpWorld, waits=False).run()
+    fixed = Campaign(PAIR.fixed, budget=Budget(2), world=TcpWorld, waits=False).run()
+
+    assert buggy.found is not None
+    assert fixed.found is None
