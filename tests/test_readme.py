@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import LeakError
 from scenarios import PROPERTIES, load_pairs
 
 ROOT = Path(__file__).parent.parent
@@ -69,3 +70,14 @@ def test_readme_begins_with_two_commands() -> None:
     block = README.partition("```sh\n")[2].partition("```")[0].splitlines()
 
     assert [line.rpartition("/")[2] for line in block] == ["muxleak reproduce", "pytest"]
+
+
+def test_readme_example_fails_as_shown() -> None:
+    """The example raises the error that README shows below it, but for the line in asyncio."""
+    code, shown = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.DOTALL)[0]
+
+    with pytest.raises(LeakError) as caught:
+        exec(compile(code, "example.py", "exec"), {})  # noqa: S102 - our own README
+
+    raised = f"LeakError: {caught.value}\n"
+    assert re.sub(r"locks.py:\d+", "", raised) == re.sub(r"locks.py:\d+", "", shown)
