@@ -36,7 +36,7 @@ _VERBS = {
     "half": "closes its direction of the connection",
     "abort": "resets the connection",
     "cancel": "the server's context ends, as in a reload",
-    "wait": "nothing is sent for two idle intervals",
+    "wait": "nothing is sent for four idle intervals",
 }
 _TWICE = 2
 
