@@ -52,6 +52,8 @@ class Check:
         reports: what was found, loop by loop.
         places: for each site in a report, its place without line numbers.
         finished: whether it was looked at for the last time.
+        seen: covers what was reported already.
+        outer: of a fixture that is being torn down, the check that is interrupted.
     """
 
     blamed: str
@@ -60,8 +62,8 @@ class Check:
     reports: list[LeakReport] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     finished: bool = False
-    # What was reported already.
     seen: tuple[Ignore, ...] = ()
+    outer: "Check | None" = None
 
     @property
     def wanted(self) -> bool:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+BUDGET = 0.5  # seconds, as of `no_leaks`
 MODES = ("strict", "warn", "off")
 
 LEAKS = """\
@@ -103,7 +105,8 @@ def settings_of(config: pytest.Config) -> Settings:
     from harness.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
 
     kinds = frozenset(config.getini("leaks_kinds") or KINDS)
-    valid("ini value leaks_kinds", kinds=kinds)
+    if kinds != KINDS:
+        valid("ini value leaks_kinds", kinds=kinds)
     mode, known = mode_of(config), _known(config)
     update = bool(config.getoption("leaks_update"))
     if update and known is None:
@@ -140,16 +143,17 @@ def _known(config: pytest.Config) -> Path | None:
 
 
 def _budget(config: pytest.Config) -> float:
-    from harness.check import BUDGET  # noqa: PLC0415 - only runs that check pay for it
-
     written = str(config.getini("leaks_budget")).strip()
+    if not written:
+        return BUDGET
     try:
-        budget = float(written) if written else BUDGET
+        budget = float(written)
     except ValueError:
+        budget = 0.0
+    if not 0 < budget < inf:
         raise pytest.UsageError(
             f"ini value leaks_budget: expected a budget in seconds above 0, got {written!r}"
-        ) from None
-    valid("ini value leaks_budget", budget=budget)
+        )
     return budget
 
 

@@ -41,7 +41,7 @@ class Summary:
         self._new: dict[str, None] = {}
         self._done: dict[str, None] = {}
         self._vanished: dict[str, None] = {}
-        self._homeless = False
+        self._homeless: list[str] = []
         self._wrote = ""
 
     @property
@@ -54,11 +54,11 @@ class Summary:
         Raises:
             pytest.UsageError: it is not there, or no such file.
         """
-        from harness.plugin.ratchet import read  # noqa: PLC0415 - only runs with such a file pay for it
-
         self.settings, path = settings, settings.known
         if path is None:
             return
+        from harness.plugin.ratchet import read  # noqa: PLC0415 - only runs with such a file pay for it
+
         try:
             self.known = read(path)
         except FileNotFoundError:
@@ -114,7 +114,8 @@ class Summary:
             self._tests.setdefault(site, set()).add(blamed)
             if each["new"]:
                 self._new[blamed] = None
-                self._homeless |= report.passed and self.mode == "strict"
+            if "text" in each:
+                self._homeless.append(each["text"])
         for blamed, counts in found.items():
             # The same fixture, in several workers.
             before = Counter(self._found.get(blamed, {}))
@@ -133,18 +134,18 @@ class Summary:
             return
         settings = self.settings
         if settings is None or settings.known is None or self.known is None:
-            failed = self._homeless
+            failed = bool(self._homeless)
         elif settings.update:
-            failed = self._homeless
+            failed = bool(self._homeless)
             self._write()
         else:
-            failed = self._homeless or bool(self._gone() or self._vanished)
+            failed = bool(self._homeless or self._gone() or self._vanished)
         if failed and self.mode == "strict" and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Tell who leaked, by site, and what of the known leaks is gone."""
-        lines = [*self._leaked(), *self._lost()]
+        lines = [*self._leaked(), *self._homeless, *self._lost()]
         if self._wrote:
             lines.append(self._wrote)
         if lines and not self._worker:

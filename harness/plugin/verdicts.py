@@ -33,7 +33,7 @@ class Court:
     """
 
     def __init__(self, known: Known | None, *, update: bool) -> None:
-        self._known, self._update = known or {}, update
+        self._known, self._update = known, update
         self._drives: bool | None = None
         self._driven: pytest.Item | None = None
         self._raised: BaseException | None = None
@@ -42,24 +42,34 @@ class Court:
 
     def judge(self, item: pytest.Item, check: Check) -> None:
         """Settle what a test is blamed for."""
-        _add_properties(item, check.report())
-        if item.stash.get(_PASSED, False) and not check.plan.allowed:
+        if self._known is not None and item.stash.get(_PASSED, False) and not check.plan.allowed:
             self._done.append(check.blamed)
+        if not check.reports:
+            return
+        _add_properties(item, check.report())
         report = self._new(check)
         if report:
             item.stash[VERDICT] = report, check.plan.strict
 
-    def judge_fixture(self, check: Check, *, wanted: bool) -> None:
-        """Settle what a fixture of a wider scope is blamed for, as an error of its teardown."""
-        if not wanted:
+    def judge_fixture(self, check: Check, *, innocent: Check | None) -> None:
+        """Settle what a fixture of a wider scope is blamed for, as an error of its teardown.
+
+        Args:
+            check: of the fixture.
+            innocent: of a test that is being set up, for which the fixture made room.
+        """
+        if self._known is not None:
+            self._done.append(check.blamed)
+        report = self._new(check) if check.reports else None
+        if not report:
             return
-        self._done.append(check.blamed)
-        report = self._new(check)
-        if report:
-            report = replace(report, headline=f"{report.headline} by {check.blamed}")
-            if check.plan.strict:
-                self._raised = LeakError(report)
-                raise self._raised
+        report = replace(report, headline=f"{report.headline} by {check.blamed}")
+        if innocent is not None:
+            self._evidence[-1]["text"] = str(report)
+        elif check.plan.strict:
+            self._raised = LeakError(report)
+            raise self._raised
+        else:
             warnings.warn(LeakWarning(str(report)), stacklevel=2)
 
     @pytest.hookimpl
@@ -190,7 +200,7 @@ class Court:
 
     def _new(self, check: Check) -> LeakReport:
         """What is not known of a check's finding; all of it is kept as evidence."""
-        report, known = check.report(), self._known.get(check.blamed, {})
+        report, known = check.report(), (self._known or {}).get(check.blamed, {})
         counts: dict[str, int] = {}
         for group in report.groups:
             leak = check.leak_of(group)

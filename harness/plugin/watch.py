@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from harness.factory import counting
 from harness.kinds import KINDS
@@ -40,7 +40,8 @@ class Watch:
         self._thread = threading.get_ident()
         # A loop owns its ledger through the hooks; here it must not be kept alive.
         self._ledgers: WeakKeyDictionary[_Loop, ref[Ledger]] = WeakKeyDictionary()
-        self._ran: WeakKeyDictionary[_Loop, bool] = WeakKeyDictionary()
+        # Loops that have not run yet.
+        self._young: WeakSet[_Loop] = WeakSet()
         self._replaced: list[tuple[Any, str, Any]] = []
         self._uvloop = False
 
@@ -67,9 +68,7 @@ class Watch:
 
     def open_loops(self) -> list[_Loop]:
         """The loops that can be run now."""
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented for loop implementations
-            return []
-        return [loop for loop in self._ledgers if not (loop.is_closed() or loop.is_running())]
+        return [loop for loop in self._ledgers if _can_run(loop)]
 
     def blind(self, loop: _Loop) -> tuple[str, ...]:
         """What cannot be seen on `loop`."""
@@ -103,21 +102,20 @@ class Watch:
             self._adopt(loop)
 
     def _run(self, loop: _Loop) -> None:
-        if loop in self._ran:
-            return
-        self._ran[loop] = True
         ledger = self._ledger(loop)
         if ledger is None:
             self._adopt(loop)
-        elif not _chained(loop.get_task_factory()):
+        elif loop in self._young and not _chained(loop.get_task_factory()):
             # Whoever made the loop has set a task factory of its own since.
             ledger.uninstall()
             ledger.install(loop)
+        self._young.discard(loop)
 
     def _adopt(self, loop: _Loop) -> None:
         ledger = Ledger(log=True, beside=self.book)
         ledger.install(loop)
         self._ledgers[loop] = ref(ledger)
+        self._young.add(loop)
         original = loop.close
 
         def close() -> None:
@@ -129,7 +127,7 @@ class Watch:
             loop.close = close  # type: ignore[method-assign]
 
     def _look(self, loop: _Loop) -> None:
-        if loop in self._ledgers and loop in self.open_loops():
+        if loop in self._ledgers and _can_run(loop):
             self._ending(loop)
 
     def _leave(self, loop: _Loop) -> None:
@@ -143,6 +141,11 @@ class Watch:
     def _ledger(self, loop: _Loop) -> Ledger | None:
         found = self._ledgers.get(loop)
         return found() if found is not None else None
+
+
+def _can_run(loop: _Loop) -> bool:
+    running = asyncio._get_running_loop()  # noqa: SLF001 - public, says the documentation, despite its name
+    return running is None and not (loop.is_closed() or loop.is_running())
 
 
 def _chained(factory: Any) -> bool:

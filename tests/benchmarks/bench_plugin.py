@@ -59,8 +59,8 @@ def main(rounds: int) -> None:
         folder = Path(name)
         (folder / "test_trivial.py").write_text(SUITE)
         (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
-        for variant in VARIANTS:
-            _run(folder, VARIANTS[variant])
+        for arguments in VARIANTS.values():
+            _run(folder, arguments)
         for _ in range(rounds):
             for variant, arguments in VARIANTS.items():
                 spent[variant].append(_run(folder, arguments))
