@@ -45,6 +45,7 @@ LEAKS_ALLOWED = """\
 leaks_allowed(reason): do not look at what the test leaves behind. \
 Example: @pytest.mark.leaks_allowed(reason="the daemon is meant to stay")\
 """
+MARKS = ("no_leaks", "leaks_allowed")
 _SETTABLE = ("created_by", "name", "waiting_in")
 
 
@@ -117,6 +118,17 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError("--leaks-update needs --leaks=strict or --leaks=warn")
     budget, ignores = _budget(config), tuple(_ignores(config.getini("leaks_ignore")))
     return Settings(mode, kinds, budget, ignores, known, update)
+
+
+def is_marked(item: pytest.Item) -> bool:
+    """Whether a marker of ours holds for a test; quicker than asking for each of them."""
+    node: Any = item
+    while node is not None:
+        for mark in node.own_markers:
+            if mark.name in MARKS:
+                return True
+        node = node.parent
+    return False
 
 
 def valid(where: str, **options: Any) -> None:

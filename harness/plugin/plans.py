@@ -8,7 +8,7 @@ import pytest
 
 from harness.ignores import Ignore, ignore_name, valid_ignores
 from harness.kinds import valid_kinds
-from harness.plugin.options import Settings, valid
+from harness.plugin.options import MARKS, Settings, is_marked, valid
 
 _OPTIONS = ("kinds", "budget", "ignore", "repeat")
 # The one task in which anyio's plugin runs tests and fixtures; it ends with its loop.
@@ -50,8 +50,8 @@ def plan_of(item: pytest.Item, settings: Settings) -> Plan | None:
     Raises:
         pytest.UsageError: a marker's arguments are not valid; the message says which are.
     """
-    found = (mark for mark in item.iter_markers() if mark.name in ("no_leaks", "leaks_allowed"))
-    mark = next(found, None)
+    found = (mark for mark in item.iter_markers() if mark.name in MARKS)
+    mark = next(found, None) if is_marked(item) else None
     if mark is None:
         return general(settings) if settings.mode != "off" else None
     if mark.name == "leaks_allowed":

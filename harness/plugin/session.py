@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.plugin.anyio_tests import BACKEND, charging_fixture, charging_test
-from harness.plugin.check import CHECK, Check, end_tasks
+from harness.plugin.check import CHECK, Check
 from harness.plugin.options import Settings
 from harness.plugin.plans import PLAN, RUNNERS, Plan, decorate, general, plan_of
 from harness.plugin.summary import FIXTURE
@@ -171,7 +171,9 @@ class Checks:
 
     def _examine(self, check: Check, loop: asyncio.AbstractEventLoop) -> None:
         if check.wanted:
-            self._run(loop, check.examine(self._watch.blind(loop), self._root))
+            from harness.plugin.findings import examine  # noqa: PLC0415 - only leaking tests pay for it
+
+            self._run(loop, examine(check, self._watch.blind(loop), self._root))
 
     def _ending(self, loop: asyncio.AbstractEventLoop) -> None:
         """What is left on `loop` is about to be cancelled."""
@@ -180,6 +182,8 @@ class Checks:
             self._examine(active, loop)
         book = self._watch.book
         if book.count:
+            from harness.plugin.findings import end_tasks  # noqa: PLC0415 - the same
+
             self._run(loop, end_tasks(book.root, RUNNERS))
 
     def _run(self, loop: asyncio.AbstractEventLoop, work: Any) -> None:
