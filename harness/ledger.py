@@ -197,8 +197,8 @@ class Ledger:
             else:
                 self._hooks.install_rest()
                 self._threads = bool(self.kinds & {"job", "thread"})
-        if self._threads:
-            threads.install(loop, self._root)
+                if self._threads:
+                    threads.install(loop, self._root)
         self._loop = ref(loop)
         self._tally.loops += 1
         self._tally.active = True
@@ -217,7 +217,8 @@ class Ledger:
             hooks.remove()
         if loop is None:
             return
-        if hooks is not None and self.kinds & {"job", "thread"}:
+        if self._threads:
+            self._threads = False
             threads.remove(loop, self._root)
         # Whoever installed theirs over ours keeps it; ours then only passes on.
         if loop.get_task_factory() is factory:

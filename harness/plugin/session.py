@@ -77,6 +77,10 @@ class Checks:
         if check is None:
             return (yield)
         self._charge(check)
+        # unittest's asynchronous cases bring the context in which they were made.
+        context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
+        if context is not None:
+            context.run(CURRENT.set, check.scope)
         try:
             with charging_test(item, check.scope) if self._anyio else nullcontext():
                 return (yield)
@@ -122,6 +126,10 @@ class Checks:
             if wide:
                 self._charge(outer)
                 fixturedef.addfinalizer(lambda: self._enter_fixture(check))
+
+    def pytest_unconfigure(self) -> None:
+        """Leave asyncio as it was."""
+        self._watch.stop()
 
     def _fixture_check(self, fixturedef: pytest.FixtureDef[Any]) -> Check:
         where = fixturedef.baseid or getattr(fixturedef.func, "__module__", "a plugin")

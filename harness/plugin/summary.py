@@ -5,7 +5,7 @@ the tests, and at a worker's end.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -156,16 +156,15 @@ class Summary:
     def _leaked(self) -> list[str]:
         if not self._found:
             return []
+        from harness.kinds import NOUNS  # noqa: PLC0415 - only runs that find something pay for it
+
         known = len(self._found) - len(self._new)
-        fixtures = sum(FIXTURE in blamed for blamed in self._found)
-        head = _several(len(self._found) - fixtures, "test")
-        head += f" and {_several(fixtures, 'fixture')}" if fixtures else ""
-        head += " left something behind"
+        head = f"{_who(self._found)} left something behind"
         lines = [f"{head}: {len(self._new)} new, {known} known" if self.known is not None else head]
         # The most common first; else in the order of their first appearance.
         for (kind, site), count in self._sites.most_common(_SHOWN):
-            tests = _several(len(self._tests[kind, site]), "test")
-            lines.append(f"  {count} x {kind} made at {site} ({tests})")
+            who = _who(self._tests[kind, site])
+            lines.append(f"  {count} x {NOUNS[kind][0]} made at {site} ({who})")
         if len(self._sites) > _SHOWN:
             lines.append(f"  and {len(self._sites) - _SHOWN} more places")
         return lines
@@ -199,7 +198,15 @@ class Summary:
         new = updated(self.known or {}, self._found, self._done, self._vanished)
         write(settings.known, new)
         count = sum(sum(leaks.values()) for leaks in new.values())
-        self._wrote = f"wrote {settings.known}: {count} leaks of {_several(len(new), 'test')}"
+        self._wrote = f"wrote {settings.known}: {count} leaks of {_who(new)}"
+
+
+def _who(blamed: Collection[str]) -> str:
+    fixtures = sum(FIXTURE in each for each in blamed)
+    tests = len(blamed) - fixtures
+    parts = [_several(tests, "test")] if tests else []
+    parts += [_several(fixtures, "fixture")] if fixtures else []
+    return " and ".join(parts)
 
 
 def _several(count: int, noun: str) -> str:
