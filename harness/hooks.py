@@ -30,6 +30,8 @@ _CLIENTS = {
     "subprocess_shell": "subprocess",
 }
 _SERVERS = {"create_server": "server", "create_unix_server": "unix server"}
+_READERS = ("add_reader", "add_writer")
+RARE = (*_CLIENTS, *_SERVERS, *_READERS, "remove_reader", "remove_writer", "run_in_executor")
 _TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
 
 # Whether the pool being made is a loop's own, which the loop shuts down.
@@ -51,23 +53,27 @@ class Hooks:
         self._readers: dict[tuple[str, int], Reader] = {}
 
     def install(self) -> None:
-        """Replace what the kinds of the ledger need."""
+        """Replace what the kinds of the ledger need, but for what `install_rest` does."""
         kinds = self.tally.kinds
         for name in _timer_makers(self.loop) if "timer" in kinds else ():
             self._replace(name, self._timer)
+        if "generator" in kinds:
+            self._see_generators()
+
+    def install_rest(self) -> None:
+        """Replace `RARE`, which many a loop never comes to use."""
+        kinds = self.tally.kinds
         for name in _CLIENTS if "transport" in kinds else ():
             self._replace(name, self._client)
         if kinds & {"server", "transport"}:
             for name in _SERVERS:
                 self._replace(name, self._server)
         if "reader" in kinds:
-            for name in ("add_reader", "add_writer"):
+            for name in _READERS:
                 self._replace(name, self._watch)
                 self._replace(name.replace("add", "remove"), self._unwatch)
         if kinds & {"job", "thread"}:
             self._replace("run_in_executor", self._run_in_executor)
-        if "generator" in kinds:
-            self._see_generators()
 
     def remove(self) -> None:
         """Put back what is still ours; what was put over it only passes on from now on."""

@@ -58,6 +58,7 @@ class Ledger:
             self._tally = self._root.tally
         self._hooks: Hooks | None = None
         self._blind: dict[str, None] = {}
+        self._threads = False
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self._factories: tuple[Any, Any] = (None, None)
         self._handlers: tuple[Any, Any] = (None, None)
@@ -161,8 +162,18 @@ class Ledger:
 
         return accept
 
-    def install(self, loop: asyncio.AbstractEventLoop) -> None:
+    def install(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        rest: Callable[[Hooks], object] | None = None,
+    ) -> None:
         """Count what `loop` makes from now on; its own task factory goes on making the tasks.
+
+        Args:
+            loop: not closed.
+            rest: is given the hooks of which the rarer ones wait to be installed, and sees to
+                threads and jobs itself.
 
         Raises:
             RuntimeError: the ledger is installed already.
@@ -181,8 +192,13 @@ class Ledger:
             self._hooks = Hooks(loop, self._root)
             self._hooks.install()
             self._blind = self._hooks.blind
-            if self.kinds & {"job", "thread"}:
-                threads.install(loop, self._root)
+            if rest is not None:
+                rest(self._hooks)
+            else:
+                self._hooks.install_rest()
+                self._threads = bool(self.kinds & {"job", "thread"})
+                if self._threads:
+                    threads.install(loop, self._root)
         self._loop = ref(loop)
         self._tally.loops += 1
         self._tally.active = True
@@ -201,7 +217,8 @@ class Ledger:
             hooks.remove()
         if loop is None:
             return
-        if hooks is not None and self.kinds & {"job", "thread"}:
+        if self._threads:
+            self._threads = False
             threads.remove(loop, self._root)
         # Whoever installed theirs over ours keeps it; ours then only passes on.
         if loop.get_task_factory() is factory:

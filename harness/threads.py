@@ -5,9 +5,10 @@ made the pool; a loop's own pool, which the loop shuts down, is nobody's leak.
 """
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -19,15 +20,18 @@ from harness.waiting import callable_name
 
 _PROCESS_POOL = "concurrent.futures.process", "multiprocessing.queues"
 
-_roots: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Scope]] = WeakKeyDictionary()
+_roots: WeakKeyDictionary[object, list[Scope]] = WeakKeyDictionary()  # by loop
 _pools: WeakKeyDictionary[Any, tuple[Points, list[Scope]]] = WeakKeyDictionary()
 _users = 0
 _lock = threading.Lock()
 _originals: list[tuple[Any, str, Any, Any]] = []
 
 
-def install(loop: asyncio.AbstractEventLoop, root: Scope) -> None:
-    """Charge to `root` what the thread of `loop` makes outside every scope, to scopes the rest."""
+def install(loop: object, root: Scope) -> None:
+    """Charge to `root` what the thread of `loop` makes outside every scope, to scopes the rest.
+
+    Anything that is no loop may stand for none: then scopes alone are charged.
+    """
     global _users  # noqa: PLW0603 - one process, one set of hooks
     with _lock:
         _roots.setdefault(loop, []).append(root)
@@ -35,11 +39,14 @@ def install(loop: asyncio.AbstractEventLoop, root: Scope) -> None:
         if _users == 1:
             _replace(ThreadPoolExecutor, "__init__", _new_pool)
             _replace(ThreadPoolExecutor, "submit", _submit)
-            _replace(ProcessPoolExecutor, "submit", _submit)
+            # Half of multiprocessing comes with it; who has a pool has imported it.
+            processes = sys.modules.get("concurrent.futures.process")
+            if processes is not None:
+                _replace(processes.ProcessPoolExecutor, "submit", _submit)
             _replace(threading.Thread, "start", _start)
 
 
-def remove(loop: asyncio.AbstractEventLoop, root: Scope) -> None:
+def remove(loop: object, root: Scope) -> None:
     """Undo one `install`."""
     global _users  # noqa: PLW0603 - as above
     with _lock:

@@ -11,7 +11,6 @@ from harness.plugin.summary import Summary
 
 __all__ = ["LeakWarning"]
 
-_MARKS = ("no_leaks", "leaks_allowed")
 _SUMMARY = pytest.StashKey[Summary]()
 
 
@@ -50,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     summary = config.stash[_SUMMARY]
     summary.collected(items)
-    if summary.mode == "off" and not any(map(_is_marked, items)):
+    if summary.mode == "off" and not any(map(options.is_marked, items)):
         return
     from harness.plugin.session import Checks  # noqa: PLC0415 - only sessions that check pay for it
     from harness.plugin.verdicts import Court  # noqa: PLC0415 - the same
@@ -62,7 +61,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         checks.plan(item)
     config.pluginmanager.register(court, "muxleak-court")
     config.pluginmanager.register(checks, "muxleak-checks")
-
-
-def _is_marked(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) is not None for name in _MARKS)

@@ -1,47 +1,18 @@
 """What one test, or one fixture, is charged with, and what it left behind."""
 
-import asyncio
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.check import diagnosed, left_behind
-from harness.ignores import Ignore
-from harness.kinds import GROWTH_KINDS, NOUNS
-from harness.plugin.plans import Plan
-from harness.report import LeakGroup, LeakReport
-from harness.scope import Scope
-from harness.sites import Site, short_path
-from harness.tally import TaskRecord
-from harness.teardown import release
+if TYPE_CHECKING:
+    from harness.ignores import Ignore
+    from harness.plugin.plans import Plan
+    from harness.report import LeakReport
+    from harness.scope import Scope
 
-END = 2.0  # seconds that whatever is left on a loop that ends may take, twice
-
-
-_LINE = re.compile(r":\d+ in ")
 CHECK = pytest.StashKey["Check"]()
 
 
-class Elsewhere(Ignore):
-    """Overlooks what belongs to another loop than the one that is looked at."""
-
-    __slots__ = ("loop",)
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__("loop", "", "another loop's")
-        object.__setattr__(self, "loop", loop)
-
-    def covers(self, record: Any) -> bool:
-        """Whether it is known to belong elsewhere."""
-        home = loop_of(record)
-        return home is not None and home is not self.loop  # type: ignore[attr-defined]
-
-
-@dataclass(slots=True)
 class Check:
     """A test or a fixture under check.
 
@@ -52,105 +23,21 @@ class Check:
         reports: what was found, loop by loop.
         places: for each site in a report, its place without line numbers.
         finished: whether it was looked at for the last time.
+        seen: covers what was reported already.
+        outer: of a fixture that is being torn down, the check that is interrupted.
     """
 
-    blamed: str
-    plan: Plan
-    scope: Scope
-    reports: list[LeakReport] = field(default_factory=list)
-    places: dict[str, str] = field(default_factory=dict)
-    finished: bool = False
-    # What was reported already.
-    seen: tuple[Ignore, ...] = ()
+    __slots__ = ("blamed", "finished", "outer", "places", "plan", "reports", "scope", "seen")
+
+    def __init__(self, blamed: str, plan: "Plan", scope: "Scope") -> None:
+        self.blamed, self.plan, self.scope = blamed, plan, scope
+        self.reports: list[LeakReport] = []
+        self.places: dict[str, str] = {}
+        self.finished = False
+        self.seen: tuple[Ignore, ...] = ()
+        self.outer: Check | None = None
 
     @property
     def wanted(self) -> bool:
         """Whether anything has to be looked at."""
         return not (self.plan.allowed or self.plan.repeat or self.scope.clean)
-
-    async def examine(self, blind: Iterable[str], root: Path) -> None:
-        """Look, on the running loop, at what is left there; in strict mode, end it."""
-        plan, loop = self.plan, asyncio.get_running_loop()
-        kinds = plan.kinds - GROWTH_KINDS
-        ignores = (*plan.ignores, *self.seen, Elsewhere(loop))
-        found = await left_behind(self.scope, kinds, ignores, plan.budget)
-        if not found:
-            return
-        report = diagnosed(found, self.scope).noting(*blind)
-        self.places |= {str(record.site): place(record.site, root) for record in found}
-        if plan.strict:
-            report = report.noting(*await release(found, plan.budget))
-        self.reports.append(report)
-        tally = self.scope.tally
-        tally.sweep()
-        numbers = (tally, tally.created, tally.resources_made)
-        self.seen = (Ignore("current", "", "reported already", (numbers,)),)
-
-    def report(self) -> LeakReport:
-        """All that was found."""
-        return merged(self.reports)
-
-    def leak_of(self, group: LeakGroup) -> str:
-        """Kind and place of a group, as the file of known leaks has it."""
-        return leak_of(group, self.places.get(group.site))
-
-
-async def end_tasks(scope: Scope, ignores: Iterable[Ignore]) -> None:
-    """Cancel what is left on the running loop, whoever made it, without waiting for ever."""
-    loop, spared = asyncio.get_running_loop(), tuple(ignores)
-    tasks = [
-        record
-        for record in scope.everything()
-        if isinstance(record, TaskRecord)
-        and loop_of(record) is loop
-        and not any(ignore.covers(record) for ignore in spared)
-    ]
-    await release(tasks, END)
-
-
-def merged(reports: list[LeakReport]) -> LeakReport:
-    """Several reports as one."""
-    groups = tuple(group for report in reports for group in report.groups)
-    notes = dict.fromkeys(note for report in reports for note in report.notes)
-    return LeakReport(groups, sum(group.count for group in groups), notes=tuple(notes))
-
-
-def only(report: LeakReport, groups: Iterable[LeakGroup]) -> LeakReport:
-    """The same report with some of its groups."""
-    chosen = tuple(groups)
-    return replace(report, groups=chosen, total=sum(group.count for group in chosen))
-
-
-def counted(report: LeakReport) -> str:
-    """How much of what, as in "2 tasks, 1 timer"."""
-    counts: dict[str, int] = {}
-    for group in report.groups:
-        counts[group.kind] = counts.get(group.kind, 0) + group.count
-    return ", ".join(f"{count} {NOUNS[kind][count != 1]}" for kind, count in counts.items())
-
-
-def leak_of(group: LeakGroup, where: str | None = None) -> str:
-    """Kind and place of a group, as the file of known leaks has it."""
-    return f"{group.kind} {where or _LINE.sub(' in ', group.site, count=1)}"
-
-
-def loop_of(record: Any) -> asyncio.AbstractEventLoop | None:
-    """The loop of a record, where that is told."""
-    if isinstance(record, TaskRecord):
-        return record.task.get_loop()
-    thing = record.thing()
-    if isinstance(thing, asyncio.AbstractEventLoop):
-        return thing
-    loop = getattr(thing, "_loop", None)
-    return loop if isinstance(loop, asyncio.AbstractEventLoop) else None
-
-
-def place(site: Site, root: Path) -> str:
-    """A site without its line: "file in function", the file relative to the project's root."""
-    if not site.frames:
-        return str(site)
-    frame = site.frames[0]
-    path = Path(frame.filename)
-    inside = path.is_relative_to(root) and "site-packages" not in path.parts
-    shown = path.relative_to(root).as_posix() if inside else short_path(frame.filename)
-    return f"{shown} in {frame.function}"

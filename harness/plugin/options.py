@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+BUDGET = 0.5  # seconds, as of `no_leaks`
 MODES = ("strict", "warn", "off")
 
 LEAKS = """\
@@ -43,6 +45,7 @@ LEAKS_ALLOWED = """\
 leaks_allowed(reason): do not look at what the test leaves behind. \
 Example: @pytest.mark.leaks_allowed(reason="the daemon is meant to stay")\
 """
+MARKS = ("no_leaks", "leaks_allowed")
 _SETTABLE = ("created_by", "name", "waiting_in")
 
 
@@ -103,7 +106,8 @@ def settings_of(config: pytest.Config) -> Settings:
     from harness.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
 
     kinds = frozenset(config.getini("leaks_kinds") or KINDS)
-    valid("ini value leaks_kinds", kinds=kinds)
+    if kinds != KINDS:
+        valid("ini value leaks_kinds", kinds=kinds)
     mode, known = mode_of(config), _known(config)
     update = bool(config.getoption("leaks_update"))
     if update and known is None:
@@ -114,6 +118,17 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError("--leaks-update needs --leaks=strict or --leaks=warn")
     budget, ignores = _budget(config), tuple(_ignores(config.getini("leaks_ignore")))
     return Settings(mode, kinds, budget, ignores, known, update)
+
+
+def is_marked(item: pytest.Item) -> bool:
+    """Whether a marker of ours holds for a test; quicker than asking for each of them."""
+    node: Any = item
+    while node is not None:
+        for mark in node.own_markers:
+            if mark.name in MARKS:
+                return True
+        node = node.parent
+    return False
 
 
 def valid(where: str, **options: Any) -> None:
@@ -140,16 +155,17 @@ def _known(config: pytest.Config) -> Path | None:
 
 
 def _budget(config: pytest.Config) -> float:
-    from harness.check import BUDGET  # noqa: PLC0415 - only runs that check pay for it
-
     written = str(config.getini("leaks_budget")).strip()
+    if not written:
+        return BUDGET
     try:
-        budget = float(written) if written else BUDGET
+        budget = float(written)
     except ValueError:
+        budget = 0.0
+    if not 0 < budget < inf:
         raise pytest.UsageError(
             f"ini value leaks_budget: expected a budget in seconds above 0, got {written!r}"
-        ) from None
-    valid("ini value leaks_budget", budget=budget)
+        )
     return budget
 
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
-from harness.entry import no_leaks
 from harness.ignores import Ignore, ignore_name, valid_ignores
 from harness.kinds import valid_kinds
-from harness.plugin.options import Settings, valid
+from harness.plugin.options import MARKS, Settings, is_marked, valid
 
 _OPTIONS = ("kinds", "budget", "ignore", "repeat")
 # The one task in which anyio's plugin runs tests and fixtures; it ends with its loop.
-_RUNNERS = (ignore_name("TestRunner._run_tests_and_fixtures", reason="anyio's own"),)
+RUNNERS = (ignore_name("TestRunner._run_tests_and_fixtures", reason="anyio's own"),)
 
 PLAN = pytest.StashKey["Plan | None"]()
 
@@ -41,7 +40,7 @@ class Plan:
 
 def general(settings: Settings) -> Plan:
     """The plan of whatever has no marker."""
-    ignores = (*_RUNNERS, *settings.ignores)
+    ignores = (*RUNNERS, *settings.ignores)
     return Plan(settings.mode == "strict", settings.kinds, settings.budget, ignores)
 
 
@@ -51,8 +50,8 @@ def plan_of(item: pytest.Item, settings: Settings) -> Plan | None:
     Raises:
         pytest.UsageError: a marker's arguments are not valid; the message says which are.
     """
-    found = (mark for mark in item.iter_markers() if mark.name in ("no_leaks", "leaks_allowed"))
-    mark = next(found, None)
+    found = (mark for mark in item.iter_markers() if mark.name in MARKS)
+    mark = next(found, None) if is_marked(item) else None
     if mark is None:
         return general(settings) if settings.mode != "off" else None
     if mark.name == "leaks_allowed":
@@ -67,6 +66,8 @@ def decorate(item: pytest.Item, plan: Plan) -> None:
     Raises:
         pytest.UsageError: it is a test that cannot be repeated.
     """
+    from harness.entry import no_leaks  # noqa: PLC0415 - only marked tests pay for it
+
     function = getattr(item, "obj", None)
     if hasattr(function, "hypothesis") or not inspect.iscoroutinefunction(function):
         raise pytest.UsageError(

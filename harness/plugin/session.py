@@ -7,21 +7,20 @@ and looked at after its own teardown.
 """
 
 import asyncio
-import inspect
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from harness.plugin.anyio_tests import charging_fixture, charging_test
-from harness.plugin.check import CHECK, Check, end_tasks
+from harness.plugin.anyio_tests import BACKEND, charging_fixture, charging_test
+from harness.plugin.check import CHECK, Check
 from harness.plugin.options import Settings
-from harness.plugin.plans import PLAN, Plan, decorate, general, plan_of
+from harness.plugin.plans import PLAN, RUNNERS, Plan, decorate, general, plan_of
 from harness.plugin.summary import FIXTURE
 from harness.plugin.verdicts import Court
 from harness.plugin.watch import Watch
-from harness.scope import CURRENT, Scope
+from harness.scope import CURRENT
 
 
 class Checks:
@@ -39,7 +38,8 @@ class Checks:
         self._root = config.rootpath
         self._watch = Watch(self._ending)
         self._active: Check | None = None
-        self._hooked = False
+        self._item: pytest.Item | None = None
+        self._hooked = self._anyio = False
 
     def plan(self, item: pytest.Item) -> Plan | None:
         """Read the markers of a test.
@@ -60,13 +60,15 @@ class Checks:
         if plan is None:
             return (yield)
         self._watch.start()
-        check = item.stash[CHECK] = Check(item.nodeid, plan, self._scope(item.nodeid))
-        self._hooked = False
-        with self._charging(check):
-            try:
-                return (yield)
-            finally:
-                self._hook(item)
+        check = item.stash[CHECK] = Check(item.nodeid, plan, self._watch.book.scope(item.nodeid))
+        self._item, self._hooked = item, False
+        self._anyio = BACKEND in getattr(item, "fixturenames", ())
+        self._charge(check)
+        try:
+            return (yield)
+        finally:
+            self._charge(None)
+            self._hook(check)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -74,8 +76,16 @@ class Checks:
         check = item.stash.get(CHECK, None)
         if check is None:
             return (yield)
-        with self._charging(check), charging_test(item, check.scope):
-            return (yield)
+        self._charge(check)
+        # unittest's asynchronous cases bring the context in which they were made.
+        context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
+        if context is not None:
+            context.run(CURRENT.set, check.scope)
+        try:
+            with charging_test(item, check.scope) if self._anyio else nullcontext():
+                return (yield)
+        finally:
+            self._charge(None)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -83,10 +93,11 @@ class Checks:
         check = item.stash.get(CHECK, None)
         if check is None:
             return (yield)
+        self._charge(check)
         try:
-            with self._charging(check):
-                return (yield)
+            return (yield)
         finally:
+            self._charge(None)
             self._finish(check)
             self.court.judge(item, check)
             if self.settings.mode == "off":
@@ -97,52 +108,45 @@ class Checks:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, Any, Any]:
         """Charge a fixture of a wider scope than one test with what it makes."""
-        check = self._active
-        if check is None:
+        outer = check = self._active
+        if outer is None or check is None:
             return (yield)
-        if not self._hooked and isinstance(request.node, pytest.Item):
-            self._hook(request.node)
-        if fixturedef.scope != "function":
+        self._hook(outer)
+        wide = fixturedef.scope != "function"
+        if wide:
             check = self._fixture_check(fixturedef)
             fixturedef.addfinalizer(lambda: self._finish_fixture(check))
-        with self._charging(check), charging_fixture(fixturedef, request, check.scope):
-            result = yield
-        if fixturedef.scope != "function":
-            fixturedef.addfinalizer(lambda: self._charge(check))
-        return result
-
-    def _scope(self, name: str) -> Scope:
-        # Beside whatever is current, not inside it.
-        token = CURRENT.set(None)
+            self._charge(check)
         try:
-            return self._watch.book.scope(name)
+            with (
+                charging_fixture(fixturedef, request, check.scope) if self._anyio else nullcontext()
+            ):
+                return (yield)
         finally:
-            CURRENT.reset(token)
+            if wide:
+                self._charge(outer)
+                fixturedef.addfinalizer(lambda: self._enter_fixture(check))
+
+    def pytest_unconfigure(self) -> None:
+        """Leave asyncio as it was."""
+        self._watch.stop()
 
     def _fixture_check(self, fixturedef: pytest.FixtureDef[Any]) -> Check:
-        where = fixturedef.baseid or inspect.getmodule(fixturedef.func).__name__  # type: ignore[union-attr]
+        where = fixturedef.baseid or getattr(fixturedef.func, "__module__", "a plugin")
         name = f"{where}{FIXTURE}{fixturedef.argname} ({fixturedef.scope} scope)"
-        return Check(name, self.general, self._scope(name))
-
-    @contextmanager
-    def _charging(self, check: Check) -> Iterator[None]:
-        previous = self._active
-        self._charge(check)
-        try:
-            yield
-        finally:
-            self._charge(previous)
+        # Beside whatever is current, not inside it.
+        self._charge(None)
+        return Check(name, self.general, self._watch.book.scope(name))
 
     def _charge(self, check: Check | None) -> None:
         self._active = check
         CURRENT.set(check.scope if check is not None else None)
 
-    def _hook(self, item: pytest.Item) -> None:
+    def _hook(self, check: Check) -> None:
         """Have the test looked at when its own fixtures are gone and wider ones still stand."""
-        if self._hooked:
+        if self._hooked or self._item is None:
             return
-        self._hooked = True
-        check = item.stash[CHECK]
+        self._hooked, item = True, self._item
 
         def finish() -> None:
             self._charge(None)
@@ -160,14 +164,24 @@ class Checks:
         for loop in self._watch.open_loops() if check.wanted else ():
             self._examine(check, loop)
 
+    def _enter_fixture(self, check: Check) -> None:
+        """The teardown of a fixture begins, perhaps while another test is being set up."""
+        check.outer = self._active
+        self._charge(check)
+
     def _finish_fixture(self, check: Check) -> None:
         self._charge(None)
         self._finish(check)
-        self.court.judge_fixture(check, wanted=self.settings.mode != "off")
+        outer, check.outer = check.outer, None
+        self._charge(outer)
+        if self.settings.mode != "off":
+            self.court.judge_fixture(check, innocent=outer)
 
     def _examine(self, check: Check, loop: asyncio.AbstractEventLoop) -> None:
         if check.wanted:
-            self._run(loop, check.examine(self._watch.blind(loop), self._root))
+            from harness.plugin.findings import examine  # noqa: PLC0415 - only leaking tests pay for it
+
+            self._run(loop, examine(check, self._watch.blind(loop), self._root))
 
     def _ending(self, loop: asyncio.AbstractEventLoop) -> None:
         """What is left on `loop` is about to be cancelled."""
@@ -176,7 +190,9 @@ class Checks:
             self._examine(active, loop)
         book = self._watch.book
         if book.count:
-            self._run(loop, end_tasks(book.root, self.general.ignores[:1]))
+            from harness.plugin.findings import end_tasks  # noqa: PLC0415 - the same
+
+            self._run(loop, end_tasks(book.root, RUNNERS))
 
     def _run(self, loop: asyncio.AbstractEventLoop, work: Any) -> None:
         """Run our own work on a loop, charged to nobody."""

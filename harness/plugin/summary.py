@@ -5,7 +5,7 @@ the tests, and at a worker's end.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,7 +41,7 @@ class Summary:
         self._new: dict[str, None] = {}
         self._done: dict[str, None] = {}
         self._vanished: dict[str, None] = {}
-        self._homeless = False
+        self._homeless: list[str] = []
         self._wrote = ""
 
     @property
@@ -54,11 +54,11 @@ class Summary:
         Raises:
             pytest.UsageError: it is not there, or no such file.
         """
-        from harness.plugin.ratchet import read  # noqa: PLC0415 - only runs with such a file pay for it
-
         self.settings, path = settings, settings.known
         if path is None:
             return
+        from harness.plugin.ratchet import read  # noqa: PLC0415 - only runs with such a file pay for it
+
         try:
             self.known = read(path)
         except FileNotFoundError:
@@ -114,7 +114,8 @@ class Summary:
             self._tests.setdefault(site, set()).add(blamed)
             if each["new"]:
                 self._new[blamed] = None
-                self._homeless |= report.passed and self.mode == "strict"
+            if "text" in each:
+                self._homeless.append(each["text"])
         for blamed, counts in found.items():
             # The same fixture, in several workers.
             before = Counter(self._found.get(blamed, {}))
@@ -133,18 +134,18 @@ class Summary:
             return
         settings = self.settings
         if settings is None or settings.known is None or self.known is None:
-            failed = self._homeless
+            failed = bool(self._homeless)
         elif settings.update:
-            failed = self._homeless
+            failed = bool(self._homeless)
             self._write()
         else:
-            failed = self._homeless or bool(self._gone() or self._vanished)
+            failed = bool(self._homeless or self._gone() or self._vanished)
         if failed and self.mode == "strict" and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Tell who leaked, by site, and what of the known leaks is gone."""
-        lines = [*self._leaked(), *self._lost()]
+        lines = [*self._leaked(), *self._homeless, *self._lost()]
         if self._wrote:
             lines.append(self._wrote)
         if lines and not self._worker:
@@ -155,16 +156,15 @@ class Summary:
     def _leaked(self) -> list[str]:
         if not self._found:
             return []
+        from harness.kinds import NOUNS  # noqa: PLC0415 - only runs that find something pay for it
+
         known = len(self._found) - len(self._new)
-        fixtures = sum(FIXTURE in blamed for blamed in self._found)
-        head = _several(len(self._found) - fixtures, "test")
-        head += f" and {_several(fixtures, 'fixture')}" if fixtures else ""
-        head += " left something behind"
+        head = f"{_who(self._found)} left something behind"
         lines = [f"{head}: {len(self._new)} new, {known} known" if self.known is not None else head]
         # The most common first; else in the order of their first appearance.
         for (kind, site), count in self._sites.most_common(_SHOWN):
-            tests = _several(len(self._tests[kind, site]), "test")
-            lines.append(f"  {count} x {kind} made at {site} ({tests})")
+            who = _who(self._tests[kind, site])
+            lines.append(f"  {count} x {NOUNS[kind][0]} made at {site} ({who})")
         if len(self._sites) > _SHOWN:
             lines.append(f"  and {len(self._sites) - _SHOWN} more places")
         return lines
@@ -198,7 +198,15 @@ class Summary:
         new = updated(self.known or {}, self._found, self._done, self._vanished)
         write(settings.known, new)
         count = sum(sum(leaks.values()) for leaks in new.values())
-        self._wrote = f"wrote {settings.known}: {count} leaks of {_several(len(new), 'test')}"
+        self._wrote = f"wrote {settings.known}: {count} leaks of {_who(new)}"
+
+
+def _who(blamed: Collection[str]) -> str:
+    fixtures = sum(FIXTURE in each for each in blamed)
+    tests = len(blamed) - fixtures
+    parts = [_several(tests, "test")] if tests else []
+    parts += [_several(fixtures, "fixture")] if fixtures else []
+    return " and ".join(parts)
 
 
 def _several(count: int, noun: str) -> str:

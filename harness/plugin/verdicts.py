@@ -14,10 +14,10 @@ import pytest
 from _pytest.runner import call_and_report
 
 from harness.plugin import LeakWarning
-from harness.plugin.check import CHECK, Check, counted, leak_of, only
+from harness.plugin.check import CHECK, Check
 from harness.plugin.plans import PLAN
 from harness.plugin.ratchet import Known
-from harness.report import LeakError, LeakGroup, LeakReport
+from harness.report import LeakError, LeakReport
 
 SECTION = "Left behind"
 VERDICT = pytest.StashKey[tuple[LeakReport, bool]]()  # with whether it fails the test
@@ -33,7 +33,7 @@ class Court:
     """
 
     def __init__(self, known: Known | None, *, update: bool) -> None:
-        self._known, self._update = known or {}, update
+        self._known, self._update = known, update
         self._drives: bool | None = None
         self._driven: pytest.Item | None = None
         self._raised: BaseException | None = None
@@ -42,24 +42,35 @@ class Court:
 
     def judge(self, item: pytest.Item, check: Check) -> None:
         """Settle what a test is blamed for."""
-        _add_properties(item, check.report())
-        if item.stash.get(_PASSED, False) and not check.plan.allowed:
+        if self._known is not None and item.stash.get(_PASSED, False) and not check.plan.allowed:
             self._done.append(check.blamed)
+        if not check.reports:
+            return
+        for found in check.reports:
+            _add_properties(item, found)
         report = self._new(check)
         if report:
             item.stash[VERDICT] = report, check.plan.strict
 
-    def judge_fixture(self, check: Check, *, wanted: bool) -> None:
-        """Settle what a fixture of a wider scope is blamed for, as an error of its teardown."""
-        if not wanted:
+    def judge_fixture(self, check: Check, *, innocent: Check | None) -> None:
+        """Settle what a fixture of a wider scope is blamed for, as an error of its teardown.
+
+        Args:
+            check: of the fixture.
+            innocent: of a test that is being set up, for which the fixture made room.
+        """
+        if self._known is not None:
+            self._done.append(check.blamed)
+        report = self._new(check) if check.reports else None
+        if not report:
             return
-        self._done.append(check.blamed)
-        report = self._new(check)
-        if report:
-            report = replace(report, headline=f"{report.headline} by {check.blamed}")
-            if check.plan.strict:
-                self._raised = LeakError(report)
-                raise self._raised
+        report = replace(report, headline=f"{report.headline} by {check.blamed}")
+        if innocent is not None:
+            self._evidence[-1]["text"] = str(report)
+        elif check.plan.strict:
+            self._raised = LeakError(report)
+            raise self._raised
+        else:
             warnings.warn(LeakWarning(str(report)), stacklevel=2)
 
     @pytest.hookimpl
@@ -181,32 +192,33 @@ class Court:
         self, item: pytest.Item, excinfo: pytest.ExceptionInfo[Any], report: pytest.TestReport
     ) -> None:
         """Take up what a `no_leaks` within the test, or its repetition, has found."""
+        from harness.plugin.findings import evidence  # noqa: PLC0415 - only leaking tests pay for it
+
         found: LeakReport = excinfo.value.report
         _add_properties(item, found)
-        self._evidence += [_evidence(item.nodeid, leak_of(each), each) for each in found.groups]
+        self._evidence += [evidence(item.nodeid, each, {}, new=True) for each in found.groups]
         plan = item.stash[PLAN]
         if plan is not None and plan.repeat is not None:
             report.longrepr = excinfo.getrepr(style="value")
 
     def _new(self, check: Check) -> LeakReport:
         """What is not known of a check's finding; all of it is kept as evidence."""
-        report, known = check.report(), self._known.get(check.blamed, {})
+        from harness.plugin.findings import evidence, leak_of, only, report_of  # noqa: PLC0415
+
+        report, known = report_of(check), (self._known or {}).get(check.blamed, {})
         counts: dict[str, int] = {}
         for group in report.groups:
-            leak = check.leak_of(group)
+            leak = leak_of(group, check.places)
             counts[leak] = counts.get(leak, 0) + group.count
         fresh = [leak for leak, n in counts.items() if n > known.get(leak, 0) and not self._update]
+        chosen = []
         for group in report.groups:
-            leak = check.leak_of(group)
-            self._evidence.append(_evidence(check.blamed, leak, group, new=leak in fresh))
-        new = only(report, (each for each in report.groups if check.leak_of(each) in fresh))
-        return replace(new, headline=f"{counted(new)} left behind").noting(
-            *(
-                f"known are {known[leak]} of {leak}, found {counts[leak]}"
-                for leak in fresh
-                if leak in known
-            )
-        )
+            new = leak_of(group, check.places) in fresh
+            self._evidence.append(evidence(check.blamed, group, check.places, new=new))
+            if new:
+                chosen.append(group)
+        more = (f"{counts[leak]} x {leak}; {known[leak]} known" for leak in fresh if leak in known)
+        return only(report, chosen).noting(*more)
 
 
 def _accuse(item: pytest.Item, report: LeakReport, strict: bool) -> None:  # noqa: FBT001
@@ -219,12 +231,6 @@ def _accuse(item: pytest.Item, report: LeakReport, strict: bool) -> None:  # noq
 def _clean(item: pytest.Item) -> bool:
     check = item.stash.get(CHECK, None)
     return check is None or check.scope.clean
-
-
-def _evidence(blamed: str, leak: str, group: LeakGroup, *, new: bool = True) -> dict[str, Any]:
-    """One group in plain values, for processes that sum up."""
-    what = {"kind": group.kind, "site": group.site, "count": group.count}
-    return {"blamed": blamed, "leak": leak, "new": new, **what}
 
 
 def _add_properties(item: pytest.Item, report: LeakReport) -> None:

@@ -11,17 +11,35 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakSet
 
+from harness import threads
 from harness.factory import counting
 from harness.kinds import KINDS
 from harness.ledger import Ledger
+from harness.plugin.triggers import Triggers
 
 _Loop = asyncio.AbstractEventLoop
 
+_WATCHED = "_muxleak_watched"  # in the namespace of a loop
 _COUNTING = next(
     each for each in counting.__code__.co_consts if getattr(each, "co_name", "") == "factory"
 )
+
+
+class _Watched:
+    """What is known of one loop, which owns it.
+
+    Attributes:
+        ledger: installed on it; None once the loop has come to its end.
+        young: whether it has not run yet.
+    """
+
+    __slots__ = ("ledger", "young")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger: Ledger | None = ledger
+        self.young = True
 
 
 class Watch:
@@ -38,9 +56,8 @@ class Watch:
         self.book = Ledger(KINDS, log=True)
         self._ending = ending
         self._thread = threading.get_ident()
-        # A loop owns its ledger through the hooks; here it must not be kept alive.
-        self._ledgers: WeakKeyDictionary[_Loop, ref[Ledger]] = WeakKeyDictionary()
-        self._ran: WeakKeyDictionary[_Loop, bool] = WeakKeyDictionary()
+        self._loops: WeakSet[_Loop] = WeakSet()
+        self._triggers = Triggers()
         self._replaced: list[tuple[Any, str, Any]] = []
         self._uvloop = False
 
@@ -48,101 +65,116 @@ class Watch:
         """See loops from now on; as often as one likes."""
         if not self._replaced:
             base = asyncio.BaseEventLoop
-            self._replace(base, "__init__", after=self._born)
-            self._replace(base, "run_forever", before=self._run)
+            self._replace(base, "__init__", self._around_init)
+            self._replace(base, "run_forever", self._around_run)
             # A runner calls it at its end; there is no public name for that moment.
-            self._replace(asyncio.runners, "_cancel_all_tasks", before=self._look)
+            self._replace(asyncio.runners, "_cancel_all_tasks", self._around_cancel)
+            threads.install(self, self.book.root)
         if not self._uvloop and "uvloop" in sys.modules:
             self._uvloop = True
-            self._replace(sys.modules["uvloop"].Loop, "run_forever", before=self._run)
+            self._replace(sys.modules["uvloop"].Loop, "run_forever", self._around_run)
 
     def stop(self) -> None:
         """Leave everything as it was."""
+        if not self._replaced:
+            return
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
         self._replaced.clear()
         self._uvloop = False
-        for loop in list(self._ledgers):
+        threads.remove(self, self.book.root)
+        for loop in list(self._loops):
             self._leave(loop)
+            del vars(loop)[_WATCHED]
+        self._triggers.remove()
 
     def open_loops(self) -> list[_Loop]:
         """The loops that can be run now."""
-        if asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented for loop implementations
-            return []
-        return [loop for loop in self._ledgers if not (loop.is_closed() or loop.is_running())]
+        return [loop for loop in self._loops if _can_run(loop)]
 
     def blind(self, loop: _Loop) -> tuple[str, ...]:
         """What cannot be seen on `loop`."""
-        ledger = self._ledger(loop)
-        return ledger.blind if ledger is not None else ()
+        watched = _watched(loop)
+        return watched.ledger.blind if watched is not None and watched.ledger is not None else ()
 
-    def _replace(
-        self,
-        owner: Any,
-        name: str,
-        *,
-        before: Callable[[Any], None] | None = None,
-        after: Callable[[Any], None] | None = None,
-    ) -> None:
+    def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         original = getattr(owner, name)
-
-        def replacement(loop: Any, *args: Any, **settings: Any) -> Any:
-            if before is not None and threading.get_ident() == self._thread:
-                before(loop)
-            result = original(loop, *args, **settings)
-            if after is not None and threading.get_ident() == self._thread:
-                after(loop)
-            return result
-
         self._replaced.append((owner, name, original))
-        setattr(owner, name, replacement)
+        setattr(owner, name, make(original))
 
-    def _born(self, loop: _Loop) -> None:
-        # A subclass may not be ready for this yet; then its first run is early enough.
-        with suppress(AttributeError):
-            self._adopt(loop)
+    def _around_init(self, original: Any) -> Any:
+        def __init__(loop: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
+            original(loop, *args, **settings)
+            if threading.get_ident() == self._thread:
+                # A subclass may not be ready for this yet; then its first run is early enough.
+                with suppress(AttributeError):
+                    self._adopt(loop)
+
+        return __init__
+
+    def _around_run(self, original: Any) -> Any:
+        def run_forever(loop: Any) -> None:
+            if threading.get_ident() == self._thread:
+                self._run(loop)
+            original(loop)
+
+        return run_forever
+
+    def _around_cancel(self, original: Any) -> Any:
+        def cancel_all_tasks(loop: Any) -> None:
+            self._end(loop)
+            original(loop)
+
+        return cancel_all_tasks
 
     def _run(self, loop: _Loop) -> None:
-        if loop in self._ran:
-            return
-        self._ran[loop] = True
-        ledger = self._ledger(loop)
-        if ledger is None:
-            self._adopt(loop)
-        elif not _chained(loop.get_task_factory()):
+        watched = _watched(loop)
+        if watched is None:
+            watched = self._adopt(loop)
+        ledger = watched.ledger if watched.young else None
+        if ledger is not None and not _chained(loop.get_task_factory()):
             # Whoever made the loop has set a task factory of its own since.
             ledger.uninstall()
-            ledger.install(loop)
+            ledger.install(loop, rest=self._triggers.wait)
+        watched.young = False
 
-    def _adopt(self, loop: _Loop) -> None:
+    def _adopt(self, loop: _Loop) -> _Watched:
         ledger = Ledger(log=True, beside=self.book)
-        ledger.install(loop)
-        self._ledgers[loop] = ref(ledger)
+        ledger.install(loop, rest=self._triggers.wait)
+        watched = vars(loop)[_WATCHED] = _Watched(ledger)
+        self._loops.add(loop)
         original = loop.close
 
         def close() -> None:
-            self._look(loop)
-            self._leave(loop)
+            self._end(loop)
             original()
 
-        with suppress(AttributeError):
-            loop.close = close  # type: ignore[method-assign]
+        loop.close = close  # type: ignore[method-assign]
+        return watched
 
-    def _look(self, loop: _Loop) -> None:
-        if loop in self._ledgers and loop in self.open_loops():
-            self._ending(loop)
+    def _end(self, loop: _Loop) -> None:
+        if loop in self._loops and threading.get_ident() == self._thread:
+            if _can_run(loop):
+                self._ending(loop)
+            self._leave(loop)
 
     def _leave(self, loop: _Loop) -> None:
-        ledger = self._ledger(loop)
-        self._ledgers.pop(loop, None)
-        if ledger is not None:
-            ledger.uninstall()
-        with suppress(AttributeError):
-            del loop.close
+        watched = _watched(loop)
+        self._loops.discard(loop)
+        self._triggers.forget(loop)
+        vars(loop).pop("close", None)
+        if watched is not None and watched.ledger is not None:
+            watched.ledger.uninstall()
+            watched.ledger = None
 
-    def _ledger(self, loop: _Loop) -> Ledger | None:
-        found = self._ledgers.get(loop)
-        return found() if found is not None else None
+
+def _watched(loop: _Loop) -> _Watched | None:
+    return vars(loop).get(_WATCHED)
+
+
+def _can_run(loop: _Loop) -> bool:
+    running = asyncio._get_running_loop()  # noqa: SLF001 - public, says the documentation, despite its name
+    return running is None and not (loop.is_closed() or loop.is_running())
 
 
 def _chained(factory: Any) -> bool:

@@ -1,0 +1,508 @@
+"""Who is blamed: the test that left something behind, and nobody else."""
+
+import textwrap
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+Project = Any  # conftest's; test folders are no packages, so that it cannot be imported
+
+WATCH = """
+    import asyncio
+    import unittest
+
+    import pytest
+    import pytest_asyncio
+
+    KEPT = []
+
+    async def watch():
+        await asyncio.Event().wait()
+
+    def start():
+        KEPT.append(asyncio.create_task(watch()))
+    """
+
+
+def suite(text: str) -> str:
+    """A test file that can start a task nobody ends."""
+    return textwrap.dedent(WATCH) + textwrap.dedent(text)
+
+
+def verdicts(result: pytest.RunResult) -> dict[str, str]:
+    """What `-rA` and `-v` say of each test."""
+    words = ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
+    pairs = [line.split() for line in result.outlines if line.startswith(words)]
+    return {name.rpartition("::")[2]: word for word, name, *_ in pairs if "::" in name}
+
+
+def test_blame_falls_on_the_test_that_leaks(project: Project) -> None:
+    """It fails, with the creation line and where it waits; its neighbours pass."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio
+
+        async def test_before():
+            await asyncio.sleep(0)
+
+        async def test_leaks():
+            start()
+            await asyncio.sleep(0)
+
+        async def test_after():
+            await asyncio.sleep(0)
+        """)
+    )
+
+    result = project.run("--leaks=strict", "-rA")
+    made, waits = project.line("KEPT.append"), project.line("Event().wait()")
+    assert verdicts(result) == {
+        "test_before": "PASSED",
+        "test_leaks": "FAILED",
+        "test_after": "PASSED",
+    }
+    result.stdout.fnmatch_lines(
+        [
+            "*___ test_leaks ___*",
+            "1 task left behind",
+            "  1 x watch",
+            f"    made at {made} in start",
+            f"    waits in watch ({waits}) on *Event*",
+            "FAILED test_it.py::test_leaks - *LeakError: 1 task left behind",
+        ]
+    )
+
+
+@pytest.mark.parametrize("mode", ["strict", "auto"])
+@pytest.mark.parametrize("scope", ["function", "class", "module", "session"])
+def test_blame_holds_on_a_shared_loop(project: Project, scope: str, mode: str) -> None:
+    """Where tests share a loop, each is charged with its own tasks only."""
+    project.ini(f"asyncio_mode = {mode}")
+    project.write(
+        suite(f"""
+        @pytest.mark.asyncio(loop_scope="{scope}")
+        class TestAll:
+            async def test_before(self):
+                await asyncio.sleep(0)
+
+            async def test_leaks(self):
+                start()
+
+            async def test_leaks_too(self):
+                start()
+                await asyncio.sleep(0)
+
+            async def test_after(self):
+                await asyncio.sleep(0)
+        """)
+    )
+
+    result = project.run("--leaks=strict", "-rA")
+    assert verdicts(result) == {
+        "test_before": "PASSED",
+        "test_leaks": "FAILED",
+        "test_leaks_too": "FAILED",
+        "test_after": "PASSED",
+    }
+
+
+def test_blame_spares_the_first_user_of_a_wide_fixture(project: Project) -> None:
+    """What a module's fixture runs is its own, and no leak when its teardown ends it."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def server():
+            task = asyncio.create_task(watch())
+            yield
+            task.cancel()
+
+        @pytest_asyncio.fixture(loop_scope="module")
+        async def client(server):
+            task = asyncio.create_task(watch())
+            yield
+            task.cancel()
+
+        async def test_first(server):
+            await asyncio.sleep(0)
+
+        async def test_second(client, server):
+            await asyncio.sleep(0)
+
+        async def test_last(client):
+            start()
+        """)
+    )
+
+    result = project.run("--leaks=strict", "-rA")
+    assert verdicts(result) == {
+        "test_first": "PASSED",
+        "test_second": "PASSED",
+        "test_last": "FAILED",
+    }
+    result.assert_outcomes(passed=2, failed=1)
+
+
+def test_blame_names_a_wide_fixture_that_leaks(project: Project) -> None:
+    """It is an error of its teardown; the tests that used it pass."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def server():
+            start()
+            yield
+
+        async def test_first(server):
+            await asyncio.sleep(0)
+
+        async def test_second(server):
+            await asyncio.sleep(0)
+        """)
+    )
+
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_second*",
+            "1 task left behind by test_it.py: fixture server (module scope)",
+            "1 fixture left something behind",
+        ]
+    )
+
+
+def test_blame_spares_the_test_for_which_a_fixture_made_room(project: Project) -> None:
+    """A parametrized fixture ends while the next test is set up: that one passes, the run fails."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+        @pytest_asyncio.fixture(scope="session", loop_scope="session", params=["a", "b"])
+        async def server(request):
+            if request.param == "a":
+                start()
+            yield
+
+        async def test_it(server):
+            await asyncio.sleep(0)
+        """)
+    )
+
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["1 task left behind by *fixture server (session scope)"])
+
+
+def test_blame_counts_the_teardown_of_own_fixtures(project: Project) -> None:
+    """What a fixture of the test ends is no leak; what its teardown starts is."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio
+
+        @pytest_asyncio.fixture
+        async def ends():
+            yield
+            KEPT.pop().cancel()
+
+        @pytest_asyncio.fixture
+        async def starts():
+            yield
+            start()
+
+        async def test_ended(ends):
+            start()
+
+        async def test_started(starts):
+            pass
+        """)
+    )
+
+    assert verdicts(project.run("--leaks=strict", "-rA")) == {
+        "test_ended": "PASSED",
+        "test_started": "FAILED",
+    }
+
+
+def test_blame_never_hides_the_own_failure(project: Project) -> None:
+    """A failed test keeps its failure; what it left behind is a section of it."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio
+
+        async def test_fails():
+            start()
+            assert 1 == 2
+        """)
+    )
+
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*assert 1 == 2", "*Left behind*", "  1 x watch"])
+    result.stdout.fnmatch_lines(["FAILED test_it.py::test_fails - assert 1 == 2"])
+
+
+def test_blame_of_a_failed_setup_is_a_section(project: Project) -> None:
+    """An error of a fixture keeps its traceback."""
+    project.write(
+        suite("""
+        @pytest_asyncio.fixture
+        async def broken():
+            start()
+            raise OSError("no server")
+
+        @pytest.mark.asyncio
+        async def test_it(broken):
+            pass
+        """)
+    )
+
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E*OSError: no server", "*Left behind*", "  1 x watch"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "expected"),
+    [
+        ("pytest.mark.xfail(raises=AssertionError, strict=True)", "xfailed"),
+        ("pytest.mark.xfail(raises=OSError, strict=True)", "failed"),
+        ("pytest.mark.skipif(True, reason='not today')", "skipped"),
+    ],
+)
+def test_blame_obeys_the_marks_of_pytest(project: Project, mark: str, expected: str) -> None:
+    """A leak is an AssertionError of the call: what is expected to fail, fails as expected."""
+    project.write(
+        suite(f"""
+        @{mark}
+        @pytest.mark.asyncio
+        async def test_it():
+            start()
+        """)
+    )
+
+    project.run("--leaks=strict").assert_outcomes(**{expected: 1})
+
+
+def test_blame_falls_on_a_test_that_skips_after_it_leaked(project: Project) -> None:
+    """A skip in the middle does not excuse it."""
+    project.write(
+        suite("""
+        @pytest.mark.asyncio
+        async def test_it():
+            start()
+            pytest.skip("no network")
+        """)
+    )
+
+    project.run("--leaks=strict").assert_outcomes(failed=1)
+
+
+def test_blame_finds_loops_of_plain_tests(project: Project) -> None:
+    """`asyncio.run`, a runner, a loop made by hand, and unittest's asynchronous case."""
+    project.write(
+        suite("""
+        async def main():
+            start()
+
+        def test_run():
+            asyncio.run(main())
+
+        def test_run_twice():
+            asyncio.run(asyncio.sleep(0))
+            asyncio.run(main())
+
+        def test_runner():
+            with asyncio.Runner() as runner:
+                runner.run(main())
+
+        def test_by_hand():
+            loop = asyncio.new_event_loop()
+            KEPT.append(loop.create_task(watch()))
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+
+        def test_never_closed():
+            loop = asyncio.new_event_loop()
+            KEPT.append(loop)
+            loop.run_until_complete(main())
+
+        class TestCase(unittest.IsolatedAsyncioTestCase):
+            async def test_case(self):
+                start()
+
+            async def test_clean_case(self):
+                await asyncio.sleep(0)
+
+        def test_clean_run():
+            asyncio.run(asyncio.sleep(0))
+
+        def test_clean_by_hand():
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(watch())
+            loop.run_until_complete(asyncio.sleep(0))
+            task.cancel()
+            loop.run_until_complete(asyncio.wait([task]))
+            loop.close()
+
+        def test_never_closed_after():
+            [loop] = [each for each in KEPT if isinstance(each, asyncio.AbstractEventLoop)]
+            loop.close()
+        """)
+    )
+
+    result = verdicts(project.run("--leaks=strict", "-rA", "-Wignore::ResourceWarning"))
+    failed = ["run", "run_twice", "runner", "by_hand", "never_closed", "case"]
+    assert [name for name, word in result.items() if word == "FAILED"] == [
+        f"test_{name}" for name in failed
+    ]
+    assert list(result.values()).count("PASSED") == 4
+
+
+@pytest.mark.slow
+def test_blame_is_for_every_kind(project: Project) -> None:
+    """A timer, a server, a transport, a generator, a thread: each with its line."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio
+
+        async def rows():
+            yield 1
+
+        async def test_timer():
+            asyncio.get_running_loop().call_later(100, print)
+
+        async def test_generator():
+            generator = rows()
+            KEPT.append(generator)
+            await anext(generator)
+
+        async def test_server():
+            KEPT.append(await asyncio.start_server(print, "127.0.0.1", 0))
+
+        async def test_datagrams():
+            loop = asyncio.get_running_loop()
+            KEPT.append(await loop.create_datagram_endpoint(
+                asyncio.DatagramProtocol, ("127.0.0.1", 0)
+            ))
+
+        async def test_error():
+            async def fail():
+                raise OSError("nobody asks")
+            KEPT.append(asyncio.create_task(fail()))
+            await asyncio.sleep(0)
+            KEPT.pop()
+        """)
+    )
+
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=5)
+    result.stdout.fnmatch_lines(
+        [
+            "1 timer left behind",
+            "  1 x timer: print",
+            f"    made at {project.line('call_later')} in test_timer",
+            "1 async generator left behind",
+            "  1 x async generator: rows",
+            f"    made at {project.line('anext(')} in test_generator",
+            "1 server left behind",
+            "  1 x server: server",
+            f"    made at {project.line('start_server')} in test_server",
+            "1 transport left behind",
+            "  1 x transport: datagram endpoint",
+            f"    made at {project.line('await loop.create')} in test_datagrams",
+            "1 exception never retrieved left behind",
+        ]
+    )
+
+
+def test_blame_waits_for_what_ends_by_itself(project: Project) -> None:
+    """A task that ends 50 ms later is no leak, on a loop of its own and on a shared one."""
+    project.write(
+        suite("""
+        @pytest.mark.asyncio
+        async def test_own_loop():
+            KEPT.append(asyncio.create_task(asyncio.sleep(0.05)))
+
+        @pytest.mark.asyncio(loop_scope="session")
+        async def test_shared():
+            KEPT.append(asyncio.create_task(asyncio.sleep(0.05)))
+        """)
+    )
+
+    project.run("--leaks=strict").assert_outcomes(passed=2)
+
+
+def test_blame_knows_a_task_factory_that_was_set_before(project: Project) -> None:
+    """A loop that is made with a factory of its own is counted all the same."""
+    project.write(
+        suite("""
+        def factory():
+            loop = asyncio.new_event_loop()
+            loop.set_task_factory(lambda loop, coro, **kw: asyncio.Task(coro, loop=loop, **kw))
+            return loop
+
+        async def main():
+            start()
+
+        def test_it():
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(main())
+        """)
+    )
+
+    project.run("--leaks=strict").assert_outcomes(failed=1)
+
+
+def test_blame_leaves_an_inner_check_its_finding(project: Project) -> None:
+    """What a `no_leaks` inside the test reported and ended is not reported again."""
+    project.write(
+        suite("""
+        from harness import no_leaks
+
+        @pytest.mark.asyncio
+        async def test_it():
+            with pytest.raises(AssertionError):
+                async with no_leaks():
+                    start()
+        """)
+    )
+
+    project.run("--leaks=strict").assert_outcomes(passed=1)
+
+
+def test_blame_ends_a_task_that_swallows_cancellation(project: Project) -> None:
+    """It is reported first, named with the frame that swallowed it, and given up."""
+    project.write(
+        suite("""
+        async def poll():
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+
+        @pytest.mark.no_leaks(budget=0.05)
+        @pytest.mark.asyncio
+        async def test_polls():
+            KEPT.append(asyncio.create_task(poll()))
+
+        @pytest.mark.asyncio
+        async def test_after():
+            await asyncio.sleep(0)
+        """)
+    )
+
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "  1 x poll",
+            f"*poll swallowed its cancellation in poll ({project.line('sleep(3600)')})*",
+        ]
+    )

@@ -1,0 +1,309 @@
+"""What can be set: every option and ini value, both ways, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+Project = Any  # conftest's; test folders are no packages, so that it cannot be imported
+
+LEAKING = """
+    import asyncio
+
+    import pytest
+
+    KEPT = []
+
+    async def watch():
+        await asyncio.Event().wait()
+
+    @pytest.mark.asyncio
+    async def test_leaks():
+        KEPT.append(asyncio.create_task(watch()))
+
+    @pytest.mark.asyncio
+    async def test_sets_a_timer():
+        asyncio.get_running_loop().call_later(100, print)
+    """
+
+
+@pytest.fixture
+def leaking(project: Project) -> Project:
+    """A project with a leaking test."""
+    project.write(LEAKING)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "passed"),
+    [
+        ("", [], 2),
+        ("", ["--leaks=off"], 2),
+        ("", ["--leaks=warn"], 2),
+        ("", ["--leaks=strict"], 0),
+        ("leaks = off", [], 2),
+        ("leaks = warn", [], 2),
+        ("leaks = strict", [], 0),
+        ("leaks = strict", ["--leaks=off"], 2),
+        ("leaks = off", ["--leaks=strict"], 0),
+    ],
+)
+def test_leaks_is_an_option_over_an_ini_value(
+    leaking: Project, ini: str, arguments: list[str], passed: int
+) -> None:
+    """The command line wins over the ini file; nothing is checked by default."""
+    leaking.ini(ini)
+
+    leaking.run(*arguments).assert_outcomes(passed=passed, failed=2 - passed, warnings=None)
+
+
+def test_warn_warns_with_the_report(leaking: Project) -> None:
+    """The test passes, and the warning has what strict would fail with."""
+    result = leaking.run("--leaks=warn")
+
+    result.assert_outcomes(passed=2, warnings=2)
+    result.stdout.fnmatch_lines(
+        [
+            "test_it.py::test_leaks",
+            "*LeakWarning: 1 task left behind",
+            "*1 x watch",
+            f"*made at {leaking.line('KEPT.append')} in test_leaks",
+            "2 tests left something behind",
+        ]
+    )
+
+
+def test_warn_obeys_the_filters_of_warnings(leaking: Project) -> None:
+    """As an error the warning fails the test; it can be ignored by its name."""
+    failed = leaking.run("--leaks=warn", "-Werror::harness.plugin.LeakWarning")
+    ignored = leaking.run("--leaks=warn", "-Wignore::harness.plugin.LeakWarning")
+
+    failed.assert_outcomes(failed=2)
+    ignored.assert_outcomes(passed=2, warnings=0)
+
+
+def test_warn_warns_of_a_fixture(project: Project) -> None:
+    """A fixture of a wider scope is warned of at its teardown."""
+    project.write("""
+        import asyncio
+        import pytest
+        import pytest_asyncio
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def server():
+            return asyncio.get_running_loop().call_later(100, print)
+
+        @pytest.mark.asyncio(loop_scope="module")
+        async def test_it(server):
+            pass
+        """)
+
+    result = project.run("--leaks=warn")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(
+        ["*LeakWarning: 1 timer left behind by test_it.py: fixture server*"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("ini", "failed"),
+    [
+        ("leaks_kinds = task", ["test_leaks"]),
+        ("leaks_kinds = timer server", ["test_sets_a_timer"]),
+        ("leaks_ignore = name watch  # meant to stay", ["test_sets_a_timer"]),
+        ("leaks_ignore = created_by test_it.py:*  # all of it", []),
+        ("leaks_ignore =\n    waiting_in watch  # one\n    name print  # and another", []),
+        ("leaks_budget = 0.1", ["test_leaks", "test_sets_a_timer"]),
+    ],
+)
+def test_ini_values_narrow_what_is_a_leak(leaking: Project, ini: str, failed: list[str]) -> None:
+    """Kinds, what is ignored everywhere, and the budget."""
+    leaking.ini("leaks = strict", ini)
+
+    result = leaking.run()
+    assert [
+        line.split("::")[1].split()[0] for line in result.outlines if line.startswith("FAILED")
+    ] == failed
+
+
+def test_budget_is_what_a_late_task_has(project: Project) -> None:
+    """A task that takes 0.1 s is a leak with half of that, and none with twice."""
+    project.write("""
+        import asyncio
+        import pytest
+
+        KEPT = []
+
+        @pytest.mark.asyncio
+        async def test_late():
+            KEPT.append(asyncio.create_task(asyncio.sleep(0.1)))
+        """)
+    outcomes = []
+    for budget in ("0.05", "0.2"):
+        project.ini(f"leaks_budget = {budget}")
+        outcomes.append(project.run("--leaks=strict").parseoutcomes())
+
+    assert [each.get("failed", 0) for each in outcomes] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "message"),
+    [
+        ("leaks = loud", [], "*leaks = 'loud' is not valid; expected one of strict, warn, off"),
+        ("leaks_kinds = task fish", ["--leaks=warn"], "*leaks_kinds*'fish'*'callback'*'timer'*"),
+        ("leaks_budget = soon", ["--leaks=warn"], "*leaks_budget: expected*above 0, got 'soon'"),
+        ("leaks_budget = 0", ["--leaks=warn"], "*leaks_budget: expected*above 0, got '0'"),
+        ("leaks_ignore = watch", ["--leaks=warn"], "*one of created_by, name, waiting_in*'watch'"),
+        ("leaks_ignore = name watch", ["--leaks=warn"], "*and a reason, got 'name watch'"),
+        ("", ["--leaks-update", "--leaks=strict"], "*needs the file to write: --leaks-known=FILE*"),
+        ("", ["--leaks-update", "--leaks-known=f"], "*--leaks-update needs --leaks=strict or*warn"),
+        ("", ["--leaks=warn", "--leaks-known=f"], "*known leaks *f is not there*--leaks-update"),
+        ("", ["--leaks=loud"], "*invalid choice: 'loud' (choose from*strict*warn*off*)"),
+    ],
+)
+def test_usage_errors_say_what_is_valid(
+    leaking: Project, ini: str, arguments: list[str], message: str
+) -> None:
+    """Exit code 4, and the message lists what was expected."""
+    leaking.ini(ini)
+
+    result = leaking.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_header_says_what_is_in_force(leaking: Project) -> None:
+    """One line when something is, none when nothing is."""
+    plain = leaking.run("--leaks=strict")
+    off = leaking.run()
+    leaking.ini("leaks_kinds = timer task", "leaks_budget = 2", "leaks_ignore = name x  # y")
+    narrow = leaking.run("--leaks=warn")
+
+    plain.stdout.fnmatch_lines(["muxleak: leaks=strict, kinds=all, budget=0.5s"])
+    narrow.stdout.fnmatch_lines(["muxleak: leaks=warn, kinds=task,timer, budget=2s, ignored=1"])
+    off.stdout.no_fnmatch_line("muxleak: *")
+
+
+def test_summary_counts_by_site(project: Project) -> None:
+    """At the end: how many tests leaked, and what, at which lines, the most common first."""
+    project.write("""
+        import asyncio
+        import pytest
+
+        def start(kept=[]):
+            kept.append(asyncio.ensure_future(asyncio.Event().wait()))
+
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize("count", [1, 2])
+        async def test_tasks(count):
+            for _ in range(count):
+                start()
+
+        @pytest.mark.asyncio
+        async def test_timer():
+            asyncio.get_running_loop().call_later(100, print)
+        """)
+
+    project.run("--leaks=strict").stdout.fnmatch_lines(
+        [
+            "=* leaks =*",
+            "3 tests left something behind",
+            f"  3 x task made at {project.line('ensure_future')} in start (2 tests)",
+            f"  1 x timer made at {project.line('call_later')} in test_timer (1 test)",
+        ]
+    )
+
+
+def test_help_shows_examples(leaking: Project) -> None:
+    """Options, ini values and markers explain themselves."""
+    helped, marks = leaking.run("--help"), leaking.run("--markers")
+
+    helped.stdout.fnmatch_lines(
+        [
+            "*--leaks={strict,warn,off}*",
+            "*Example: pytest --leaks=strict*",
+            "*leaks_ignore (linelist)*",
+        ]
+    )
+    text = " ".join(marks.stdout.str().split())
+    assert '@pytest.mark.no_leaks(kinds=["task", "timer"])' in text
+    assert '@pytest.mark.leaks_allowed(reason="the daemon is meant to stay")' in text
+
+
+@pytest.mark.parametrize("mode", ["off", "strict"])
+def test_off_leaves_the_loop_untouched(project: Project, mode: str) -> None:
+    """No task factory, no method replaced on the loop, its class or the module: only when on."""
+    project.write(
+        """
+        import asyncio
+        import threading
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_it():
+            loop = asyncio.get_running_loop()
+            touched = [
+                loop.get_task_factory() is not None,
+                "call_at" in vars(loop),
+                "harness" in asyncio.BaseEventLoop.run_forever.__code__.co_filename,
+                "harness" in asyncio.runners._cancel_all_tasks.__code__.co_filename,
+                "harness" in type(loop).create_connection.__code__.co_filename,
+                "harness" in threading.Thread.start.__code__.co_filename,
+            ]
+            assert touched == [%s] * 6
+        """
+        % (mode != "off")
+    )
+
+    project.run(f"--leaks={mode}").assert_outcomes(passed=1)
+
+
+def test_strict_puts_everything_back(project: Project) -> None:
+    """After a run in this very process, asyncio is as it was."""
+    import asyncio
+    import threading
+
+    def state() -> list[object]:
+        base, kind = asyncio.BaseEventLoop, asyncio.SelectorEventLoop
+        methods = [base.__init__, base.run_forever, kind.create_server, threading.Thread.start]
+        return [*methods, vars(asyncio.runners)["_cancel_all_tasks"]]
+
+    before = state()
+    project.write(LEAKING)
+    project.run("--leaks=strict")
+
+    assert state() == before
+
+
+def test_properties_tell_kind_site_and_count(project: Project) -> None:
+    """JUnit's file has them for each group, on the test that left it behind."""
+    project.write("""
+        import asyncio
+        import pytest
+
+        KEPT = []
+
+        @pytest.mark.asyncio
+        async def test_leaks():
+            for _ in range(2):
+                KEPT.append(asyncio.create_task(asyncio.Event().wait()))
+            asyncio.get_running_loop().call_later(100, print)
+
+        @pytest.mark.asyncio
+        async def test_clean():
+            pass
+        """)
+
+    project.run("--leaks=strict", "--junitxml=report.xml")
+    report = (project.path / "report.xml").read_text()
+    leaking, clean = report.split("<testcase")[1:]
+    for text in (
+        '<property name="muxleak.1.kind" value="task"',
+        f'<property name="muxleak.1.site" value="{project.line("create_task")} in test_leaks"',
+        '<property name="muxleak.1.count" value="2"',
+        '<property name="muxleak.2.kind" value="timer"',
+        '<failure message="harness.report.LeakError: 2 tasks, 1 timer left behind',
+    ):
+        assert text in leaking
+    assert "property" not in clean
