@@ -58,6 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     court = Court(summary.known, update=settings.update)
     checks = Checks(config, settings, court)
     for item in items:
-        checks.plan(item)
+        try:
+            checks.plan(item)
+        except pytest.UsageError:
+            # A worker of pytest-xdist would crash; there the setup of the test raises it again.
+            if not hasattr(config, "workerinput"):
+                raise
     config.pluginmanager.register(court, "muxleak-court")
     config.pluginmanager.register(checks, "muxleak-checks")

@@ -1,6 +1,6 @@
 """What one test, or one fixture, is charged with, and what it left behind."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,9 +25,20 @@ class Check:
         finished: whether it was looked at for the last time.
         seen: covers what was reported already.
         outer: of a fixture that is being torn down, the check that is interrupted.
+        function: of a fixture.
     """
 
-    __slots__ = ("blamed", "finished", "outer", "places", "plan", "reports", "scope", "seen")
+    __slots__ = (
+        "blamed",
+        "finished",
+        "function",
+        "outer",
+        "places",
+        "plan",
+        "reports",
+        "scope",
+        "seen",
+    )
 
     def __init__(self, blamed: str, plan: "Plan", scope: "Scope") -> None:
         self.blamed, self.plan, self.scope = blamed, plan, scope
@@ -36,6 +47,7 @@ class Check:
         self.finished = False
         self.seen: tuple[Ignore, ...] = ()
         self.outer: Check | None = None
+        self.function: Any = None
 
     @property
     def wanted(self) -> bool:

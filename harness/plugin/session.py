@@ -136,7 +136,9 @@ class Checks:
         name = f"{where}{FIXTURE}{fixturedef.argname} ({fixturedef.scope} scope)"
         # Beside whatever is current, not inside it.
         self._charge(None)
-        return Check(name, self.general, self._watch.book.scope(name))
+        check = Check(name, self.general, self._watch.book.scope(name))
+        check.function = fixturedef.func
+        return check
 
     def _charge(self, check: Check | None) -> None:
         self._active = check

@@ -5,6 +5,7 @@ until then, and a leak fails the call itself: not a neighbour, and not only the 
 another plugin runs the tests its own way, nothing is held back and a leak is an error at teardown.
 """
 
+import inspect
 import warnings
 from collections.abc import Generator
 from dataclasses import replace
@@ -71,14 +72,17 @@ class Court:
             self._raised = LeakError(report)
             raise self._raised
         else:
-            warnings.warn(LeakWarning(str(report)), stacklevel=2)
+            code = inspect.unwrap(check.function).__code__
+            warnings.warn_explicit(
+                LeakWarning(str(report)), None, code.co_filename, code.co_firstlineno
+            )
 
     @pytest.hookimpl
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
         """Run a test, and report on its call when it is known what it left behind."""
         if self._drives is None:
             self._drives = self._nobody_else_drives(item.config)
-        if not self._drives or item.stash[PLAN] is None:
+        if not self._drives or item.stash.get(PLAN, None) is None:
             return None
         ihook = item.ihook
         ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -197,7 +201,7 @@ class Court:
         found: LeakReport = excinfo.value.report
         _add_properties(item, found)
         self._evidence += [evidence(item.nodeid, each, {}, new=True) for each in found.groups]
-        plan = item.stash[PLAN]
+        plan = item.stash.get(PLAN, None)
         if plan is not None and plan.repeat is not None:
             report.longrepr = excinfo.getrepr(style="value")
 

@@ -506,3 +506,64 @@ def test_blame_ends_a_task_that_swallows_cancellation(project: Project) -> None:
             f"*poll swallowed its cancellation in poll ({project.line('sleep(3600)')})*",
         ]
     )
+
+
+@pytest.mark.parametrize("option", ["--setup-show", "-pdriver"])
+def test_blame_is_an_error_at_teardown_where_others_drive(project: Project, option: str) -> None:
+    """Where another plugin runs the tests in its own way, no report is held back."""
+    project.write(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            runtestprotocol(item, nextitem=nextitem)
+            item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+            return True
+        """,
+        "driver.py",
+    )
+    project.pytester.syspathinsert()
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio
+
+        async def test_leaks():
+            start()
+
+        async def test_fails():
+            start()
+            assert 1 == 2
+
+        async def test_clean():
+            await asyncio.sleep(0)
+        """)
+    )
+
+    result = project.run("--leaks=strict", option)
+    result.assert_outcomes(passed=2, failed=1, errors=2)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", "1 task left behind"])
+
+
+def test_blame_stops_at_the_first_leak(project: Project) -> None:
+    """A leak is a failure for `-x`, and what was open is torn down."""
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+        @pytest_asyncio.fixture(scope="module", loop_scope="module")
+        async def server():
+            yield
+            print("server is torn down")
+
+        async def test_leaks(server):
+            start()
+
+        async def test_after(server):
+            start()
+        """)
+    )
+
+    result = project.run("--leaks=strict", "-x", "-s")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*server is torn down*"])

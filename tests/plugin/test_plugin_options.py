@@ -1,5 +1,7 @@
 """What can be set: every option and ini value, both ways, and what is refused."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -261,8 +263,6 @@ def test_off_leaves_the_loop_untouched(project: Project, mode: str) -> None:
 
 def test_strict_puts_everything_back(project: Project) -> None:
     """After a run in this very process, asyncio is as it was."""
-    import asyncio
-    import threading
 
     def state() -> list[object]:
         base, kind = asyncio.BaseEventLoop, asyncio.SelectorEventLoop
