@@ -16,6 +16,8 @@ from harness.tally import TaskRecord
 from harness.teardown import release
 
 if TYPE_CHECKING:
+    import pytest
+
     from harness.plugin.check import Check
     from harness.scope import Scope
 
@@ -103,6 +105,17 @@ def evidence(blamed: str, group: LeakGroup, places: dict[str, str], *, new: bool
     """A group in plain values, for the process that sums up."""
     what = {"kind": group.kind, "site": group.site, "count": group.count}
     return {"blamed": blamed, "leak": leak_of(group, places), "new": new, **what}
+
+
+def add_properties(item: "pytest.Item", report: LeakReport) -> None:
+    """Tell of each group in JUnit's file and to whoever reads reports."""
+    number = sum(name.endswith(".kind") for name, _ in item.user_properties)
+    for each in report.groups:
+        number += 1
+        name = f"muxleak.{number}"
+        item.user_properties.append((f"{name}.kind", each.kind))
+        item.user_properties.append((f"{name}.site", each.site))
+        item.user_properties.append((f"{name}.count", each.count))
 
 
 def loop_of(record: Any) -> asyncio.AbstractEventLoop | None:

@@ -44,8 +44,8 @@ def general(settings: Settings) -> Plan:
     return Plan(settings.mode == "strict", settings.kinds, settings.budget, ignores)
 
 
-def plan_of(item: pytest.Item, settings: Settings) -> Plan | None:
-    """The plan of a test; None if nothing is asked of it.
+def plan_of(item: pytest.Item, settings: Settings, usual: Plan) -> Plan | None:
+    """The plan of a test, `usual` if it has no marker; None if nothing is asked of it.
 
     Raises:
         pytest.UsageError: a marker's arguments are not valid; the message says which are.
@@ -53,11 +53,11 @@ def plan_of(item: pytest.Item, settings: Settings) -> Plan | None:
     found = (mark for mark in item.iter_markers() if mark.name in MARKS)
     mark = next(found, None) if is_marked(item) else None
     if mark is None:
-        return general(settings) if settings.mode != "off" else None
+        return usual if settings.mode != "off" else None
     if mark.name == "leaks_allowed":
         _reason(item, *mark.args, **mark.kwargs)
         return Plan(strict=False, kinds=frozenset(), budget=1.0, ignores=(), allowed=True)
-    return _marked(item, mark, settings)
+    return _marked(item, mark, settings, usual)
 
 
 def decorate(item: pytest.Item, plan: Plan) -> None:
@@ -78,7 +78,7 @@ def decorate(item: pytest.Item, plan: Plan) -> None:
     subject.obj = check(function)
 
 
-def _marked(item: pytest.Item, mark: pytest.Mark, settings: Settings) -> Plan:
+def _marked(item: pytest.Item, mark: pytest.Mark, settings: Settings, usual: Plan) -> Plan:
     where = f"{item.nodeid}: mark no_leaks"
     unknown = sorted(set(mark.kwargs) - set(_OPTIONS))
     if mark.args or unknown:
@@ -90,7 +90,7 @@ def _marked(item: pytest.Item, mark: pytest.Mark, settings: Settings) -> Plan:
         strict=True,
         kinds=settings.kinds if kinds is None else valid_kinds(kinds),
         budget=mark.kwargs.get("budget", settings.budget),
-        ignores=(*general(settings).ignores, *valid_ignores(mark.kwargs.get("ignore", ()))),
+        ignores=(*usual.ignores, *valid_ignores(mark.kwargs.get("ignore", ()))),
         repeat=mark.kwargs.get("repeat"),
     )
 

@@ -8,7 +8,6 @@ and looked at after its own teardown.
 
 import asyncio
 from collections.abc import Generator
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -38,8 +37,8 @@ class Checks:
         self._root = config.rootpath
         self._watch = Watch(self._ending)
         self._active: Check | None = None
-        self._item: pytest.Item | None = None
         self._hooked = self._anyio = False
+        self._item: pytest.Item
 
     def plan(self, item: pytest.Item) -> Plan | None:
         """Read the markers of a test.
@@ -47,11 +46,14 @@ class Checks:
         Raises:
             pytest.UsageError: a marker's arguments are not valid.
         """
-        if PLAN not in item.stash:
-            plan = item.stash[PLAN] = plan_of(item, self.settings)
-            if plan is not None and plan.repeat is not None:
-                decorate(item, plan)
-        return item.stash[PLAN]
+        plan: Plan | bool | None = item.stash.get(PLAN, False)
+        if not isinstance(plan, bool):
+            return plan
+        plan = plan_of(item, self.settings, self.general)
+        if plan is not None and plan.repeat is not None:
+            decorate(item, plan)
+        item.stash[PLAN] = plan
+        return plan
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -68,7 +70,8 @@ class Checks:
             return (yield)
         finally:
             self._charge(None)
-            self._hook(check)
+            if not self._hooked:
+                self._hook(check)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
@@ -82,7 +85,9 @@ class Checks:
         if context is not None:
             context.run(CURRENT.set, check.scope)
         try:
-            with charging_test(item, check.scope) if self._anyio else nullcontext():
+            if not self._anyio:
+                return (yield)
+            with charging_test(item, check.scope):
                 return (yield)
         finally:
             self._charge(None)
@@ -100,6 +105,7 @@ class Checks:
             self._charge(None)
             self._finish(check)
             self.court.judge(item, check)
+            del item.stash[CHECK]
             if self.settings.mode == "off":
                 self._watch.stop()
 
@@ -111,16 +117,17 @@ class Checks:
         outer = check = self._active
         if outer is None or check is None:
             return (yield)
-        self._hook(outer)
+        if not self._hooked:
+            self._hook(outer)
         wide = fixturedef.scope != "function"
+        if not (wide or self._anyio):
+            return (yield)
         if wide:
             check = self._fixture_check(fixturedef)
             fixturedef.addfinalizer(lambda: self._finish_fixture(check))
             self._charge(check)
         try:
-            with (
-                charging_fixture(fixturedef, request, check.scope) if self._anyio else nullcontext()
-            ):
+            with charging_fixture(fixturedef, request, check.scope):
                 return (yield)
         finally:
             if wide:
@@ -146,8 +153,6 @@ class Checks:
 
     def _hook(self, check: Check) -> None:
         """Have the test looked at when its own fixtures are gone and wider ones still stand."""
-        if self._hooked or self._item is None:
-            return
         self._hooked, item = True, self._item
 
         def finish() -> None:

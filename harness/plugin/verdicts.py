@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Generator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from _pytest.runner import call_and_report
@@ -17,11 +17,13 @@ from _pytest.runner import call_and_report
 from harness.plugin import LeakWarning
 from harness.plugin.check import CHECK, Check
 from harness.plugin.plans import PLAN
-from harness.plugin.ratchet import Known
-from harness.report import LeakError, LeakReport
+
+if TYPE_CHECKING:
+    from harness.plugin.ratchet import Known
+    from harness.report import LeakReport
 
 SECTION = "Left behind"
-VERDICT = pytest.StashKey[tuple[LeakReport, bool]]()  # with whether it fails the test
+VERDICT = pytest.StashKey[tuple["LeakReport", bool]]()  # with whether it fails the test
 _PASSED = pytest.StashKey[bool]()  # whether the call raised nothing
 
 
@@ -33,7 +35,7 @@ class Court:
         update: whether every leak passes, since it will be written to that file.
     """
 
-    def __init__(self, known: Known | None, *, update: bool) -> None:
+    def __init__(self, known: "Known | None", *, update: bool) -> None:
         self._known, self._update = known, update
         self._drives: bool | None = None
         self._driven: pytest.Item | None = None
@@ -47,8 +49,10 @@ class Court:
             self._done.append(check.blamed)
         if not check.reports:
             return
+        from harness.plugin.findings import add_properties  # noqa: PLC0415 - only leaking tests pay for it
+
         for found in check.reports:
-            _add_properties(item, found)
+            add_properties(item, found)
         report = self._new(check)
         if report:
             item.stash[VERDICT] = report, check.plan.strict
@@ -69,10 +73,10 @@ class Court:
         if innocent is not None:
             self._evidence[-1]["text"] = str(report)
         elif check.plan.strict:
-            self._raised = LeakError(report)
+            self._raised = _error(report)
             raise self._raised
         else:
-            code = inspect.unwrap(check.function).__code__
+            code = getattr(inspect.unwrap(check.function), "__code__", _error.__code__)
             warnings.warn_explicit(
                 LeakWarning(str(report)), None, code.co_filename, code.co_firstlineno
             )
@@ -108,8 +112,8 @@ class Court:
             self._raised = None
         elif call.when == "call" and VERDICT not in item.stash:
             item.stash[_PASSED] = excinfo is None
-            if excinfo is not None and isinstance(excinfo.value, LeakError):
-                self._found_inside(item, excinfo, report)
+            if excinfo is not None:
+                self._look_inside(item, excinfo, report)
         if call.when == "teardown" and self._driven is not item:
             self._error_at_teardown(item, report)
         if self._evidence or self._done:
@@ -122,13 +126,10 @@ class Court:
         """Whether pytest itself would run the tests: no pytest-rerunfailures, no --setup-show."""
         if config.getoption("setupshow", default=False):
             return False
-        others = [
-            each.plugin
-            for each in config.hook.pytest_runtest_protocol.get_hookimpls()
-            if not (each.wrapper or each.hookwrapper) and each.plugin is not self
-        ]
-        names = [getattr(each, "__name__", type(each).__module__) for each in others]
-        return all(name.startswith("_pytest.") for name in names)
+        hooks = config.hook.pytest_runtest_protocol.get_hookimpls()
+        plain = [each.plugin for each in hooks if not (each.wrapper or each.hookwrapper)]
+        names = [getattr(each, "__name__", type(each).__module__) for each in plain]
+        return all(name.startswith("_pytest.") or name == __name__ for name in names)
 
     def _phases(
         self, item: pytest.Item, nextitem: pytest.Item | None
@@ -136,15 +137,17 @@ class Court:
         """What pytest's own protocol does, with one report held back."""
         held: list[pytest.TestReport] = []
         try:
-            for when in ("setup", "call"):
-                report = call_and_report(item, when, log=False)
-                # A report that nothing can change any more goes out at once.
-                if (when == "call") if report.passed else not _clean(item):
+            report = call_and_report(item, "setup", log=False)
+            if report.passed:
+                yield report
+                if not item.config.getoption("setuponly", default=False):
+                    report = call_and_report(item, "call", log=False)
                     held.append(report)
-                else:
-                    yield report
-                if not report.passed or item.config.getoption("setuponly", default=False):
-                    break
+            else:
+                held.append(report)
+            # A failure that no leak can add to goes out: `-x` has to know before the teardown.
+            if not report.passed and _clean(item):
+                yield held.pop()
             stop = item.session.shouldfail or item.session.shouldstop
             teardown = call_and_report(
                 item, "teardown", log=False, nextitem=None if stop else nextitem
@@ -153,9 +156,8 @@ class Court:
             yield teardown
         finally:
             # As pytest does, so that what the fixtures gave can go.
-            for name, value in (("_request", False), ("funcargs", None)):
-                if hasattr(item, name):
-                    setattr(item, name, value)
+            if hasattr(item, "_request"):
+                vars(item).update(_request=False, funcargs=None)
 
     def _verdict(self, item: pytest.Item, held: list[pytest.TestReport]) -> list[pytest.TestReport]:
         """The reports held back, the last of them telling of the leak."""
@@ -192,20 +194,24 @@ class Court:
         else:
             report.sections.append((SECTION, str(found)))
 
-    def _found_inside(
+    def _look_inside(
         self, item: pytest.Item, excinfo: pytest.ExceptionInfo[Any], report: pytest.TestReport
     ) -> None:
         """Take up what a `no_leaks` within the test, or its repetition, has found."""
-        from harness.plugin.findings import evidence  # noqa: PLC0415 - only leaking tests pay for it
+        from harness.report import LeakError  # noqa: PLC0415 - only failing tests pay for it
 
-        found: LeakReport = excinfo.value.report
-        _add_properties(item, found)
+        if not isinstance(excinfo.value, LeakError):
+            return
+        from harness.plugin.findings import add_properties, evidence  # noqa: PLC0415 - the same
+
+        found = excinfo.value.report
+        add_properties(item, found)
         self._evidence += [evidence(item.nodeid, each, {}, new=True) for each in found.groups]
         plan = item.stash.get(PLAN, None)
         if plan is not None and plan.repeat is not None:
             report.longrepr = excinfo.getrepr(style="value")
 
-    def _new(self, check: Check) -> LeakReport:
+    def _new(self, check: Check) -> "LeakReport":
         """What is not known of a check's finding; all of it is kept as evidence."""
         from harness.plugin.findings import evidence, leak_of, only, report_of  # noqa: PLC0415
 
@@ -225,23 +231,19 @@ class Court:
         return only(report, chosen).noting(*more)
 
 
-def _accuse(item: pytest.Item, report: LeakReport, strict: bool) -> None:  # noqa: FBT001
+def _error(report: "LeakReport") -> BaseException:
+    from harness.report import LeakError  # noqa: PLC0415 - only leaking tests pay for it
+
+    return LeakError(report)
+
+
+def _accuse(item: pytest.Item, report: "LeakReport", strict: bool) -> None:  # noqa: FBT001
     """Raise what fails the test; a warning does only if the user's filters make it an error."""
     if strict:
-        raise LeakError(report)
+        raise _error(report)
     item.warn(LeakWarning(str(report)))
 
 
 def _clean(item: pytest.Item) -> bool:
     check = item.stash.get(CHECK, None)
     return check is None or check.scope.clean
-
-
-def _add_properties(item: pytest.Item, report: LeakReport) -> None:
-    number = sum(name.endswith(".kind") for name, _ in item.user_properties)
-    for each in report.groups:
-        number += 1
-        name = f"muxleak.{number}"
-        item.user_properties.append((f"{name}.kind", each.kind))
-        item.user_properties.append((f"{name}.site", each.site))
-        item.user_properties.append((f"{name}.count", each.count))

@@ -9,7 +9,6 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -106,9 +105,11 @@ class Watch:
         def __init__(loop: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
             original(loop, *args, **settings)
             if threading.get_ident() == self._thread:
-                # A subclass may not be ready for this yet; then its first run is early enough.
-                with suppress(AttributeError):
+                try:
                     self._adopt(loop)
+                except AttributeError:
+                    # A subclass is not ready for this; its first run is early enough.
+                    self._leave(loop)
 
         return __init__
 
@@ -179,5 +180,7 @@ def _can_run(loop: _Loop) -> bool:
 
 def _chained(factory: Any) -> bool:
     """Whether a task factory counts, or passes on to one that does."""
-    cells = [cell.cell_contents for cell in getattr(factory, "__closure__", None) or ()]
-    return any(getattr(each, "__code__", None) is _COUNTING for each in [factory, *cells])
+    if getattr(factory, "__code__", None) is _COUNTING:
+        return True
+    cells = (cell.cell_contents for cell in getattr(factory, "__closure__", None) or ())
+    return any(getattr(each, "__code__", None) is _COUNTING for each in cells)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 TESTS = 500
 ROUNDS = 9
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 VARIANTS = {
     "without": ["-p", "no:muxleak"],
     "off": ["-p", "harness.plugin"],

@@ -12,7 +12,7 @@ import harness.plugin.findings
 import harness.plugin.session
 import harness.plugin.verdicts  # noqa: F401
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 PLUGINS = ("pytest_asyncio.plugin", "harness.plugin", "no:cacheprovider")
 INI = """
 [pytest]

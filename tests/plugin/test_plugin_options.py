@@ -1,7 +1,9 @@
 """What can be set: every option and ini value, both ways, and what is refused."""
 
 import asyncio
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,3 +309,15 @@ def test_properties_tell_kind_site_and_count(project: Project) -> None:
     ):
         assert text in leaking
     assert "property" not in clean
+
+
+def test_only_the_plugin_imports_pytest() -> None:
+    """The rest of the harness can be used where pytest is not installed."""
+    harness = Path(__file__).resolve().parent.parent.parent / "harness"
+    found = {
+        path.relative_to(harness).parts[0]
+        for path in harness.rglob("*.py")
+        if re.search(r"^\s*(import|from) _?pytest", path.read_text(), re.MULTILINE)
+    }
+
+    assert found == {"plugin"}
