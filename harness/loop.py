@@ -166,8 +166,10 @@ class VirtualLoop(SchedulingLoop):
         ready, timers, iterations = self._ready, self._scheduled, 0
         try:
             while iterations < limit:
-                if (timers or not ready) and not self._wake(until):
-                    break
+                # While the next timer is ahead, only an empty queue has to look at it.
+                if not ready or (timers and timers[0]._when <= self._now):  # noqa: SLF001 - as below
+                    if not self._wake(until):
+                        break
                 iterations += 1
                 for _ in range(len(ready)):
                     handle: Any = ready.popleft()

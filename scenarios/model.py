@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from scenarios.destinations import GREETING
 from scenarios.handlers import BULK, FLOOD, FLOOD_TIMES, LATE
 from scenarios.malformed import junk, partial
-from scenarios.steps import OPENING
+from scenarios.steps import MAX_SIZE, OPENING
 from scenarios.worlds import LIMITS
 from vless import Address, Network, ProtocolError
 from vless.frames import DATA, ERROR, Frame, FrameDecoder, Status, encode_frame
@@ -35,15 +35,19 @@ MONOLOGUES = {
 """What speaks by itself, and what it says."""
 ELSEWHERE = Address.of("198.51.100.1", 53)
 """Where a packet goes that is not for its stream's target."""
+_REPEATS = 1 << 20
+_STRIDE = 8191
+_NOISE = Random(0).randbytes(_REPEATS + MAX_SIZE)  # noqa: S311 - bytes, not secrets
+"""Each stream sends another part of it, so that bytes of one stream under another's id show."""
 
 
 class StreamModel:
     """One stream: what was sent into it and what has come back."""
 
-    __slots__ = ("_echoes", "_noise", "ended", "excused", "promise", "received")
+    __slots__ = ("_echoes", "_at", "ended", "excused", "promise", "received")
 
     def __init__(self, number: int, what: str) -> None:
-        self._noise = Random(number)  # noqa: S311 - bytes that no two streams share
+        self._at = number * _STRIDE
         self._echoes = what in ECHOES
         self.promise = MONOLOGUES.get(what, b"")
         """What may come back."""
@@ -60,7 +64,9 @@ class StreamModel:
 
     def next_bytes(self, size: int) -> bytes:
         """Return the next bytes of the stream's own noise, and count them as sent."""
-        data = self._noise.randbytes(size)
+        start = self._at % _REPEATS
+        data = _NOISE[start : start + size]
+        self._at += size
         if self._echoes and not self.ended:
             self.promise += data
         return data

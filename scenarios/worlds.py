@@ -192,9 +192,11 @@ class MemoryWorld(World):
 
     def settle(self) -> None:
         """Run until nothing is ready and no limit can still expire: rest is a fact here."""
-        # Again, because a limit that expires may start another one: streams stall one by one.
+        # Again where a limit expired, which may start another one: streams stall one by one.
         for _ in range(_LIMITS_IN_TURN):
-            if not self.loop.run_until_quiescent(self.horizon):
+            before = self.loop.time()
+            self.loop.run_until_quiescent(self.horizon)
+            if self.loop.time() == before:
                 return
 
     def rest(self, done: Callable[[], bool]) -> None:

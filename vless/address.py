@@ -59,6 +59,9 @@ class Address(NamedTuple):
     @classmethod
     def of(cls, host: str, port: int) -> Address:
         """Infer the kind from the text: an IP literal, else a domain."""
+        # Asking the system costs an exception for each no; most names cannot be a literal.
+        if not host[-1:].isdigit() and ":" not in host:
+            return cls(host, port, AddressType.DOMAIN)
         for kind, family in _FAMILIES:
             try:
                 return cls(inet_ntop(family, inet_pton(family, host)), port, kind)

@@ -43,6 +43,7 @@ MAX_DATA: Final = 65_535  # the length has two bytes
 _MAX_ID: Final = 0xFFFF
 _MAX_OPTION: Final = 0xFF
 _LENGTH: Final = Struct(">H")
+_LENGTH_SIZE: Final = _LENGTH.size
 _META: Final = Struct(">HHBB")
 _META_AND_SIZE: Final = Struct(">HHBBH")
 _NONE: Final = ("", 0, 0)
@@ -118,8 +119,12 @@ class FrameDecoder:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes as they came, cut anywhere."""
-        self._pieces.append(data)
-        self._arrived += len(data)
+        if self._arrived or self._pos < len(self._buffer):
+            self._pieces.append(data)
+            self._arrived += len(data)
+        else:
+            self._origin += self._pos
+            self._buffer, self._pos = data, 0
 
     def next_frame(self) -> Frame | None:
         """Give the next frame; None when more bytes are needed.
@@ -137,6 +142,8 @@ class FrameDecoder:
                     self._pos = stop
                     fields = (stream_id, _KEEP, DATA, None, None, None, buffer[start:stop], b"")
                     return _make(Frame, fields)
+        elif self._pos == len(buffer) and not self._arrived:
+            return None
         return self._next_frame()
 
     def receive_eof(self) -> None:
@@ -179,39 +186,39 @@ class FrameDecoder:
         self._pieces.clear()
         return True
 
-    def _has(self, where: str, start: int, size: int) -> bool:
-        """Tell whether a field is in the buffer; if not, it is what the decoder waits for."""
+    def _wait(self, where: str, start: int, size: int) -> None:
+        """Wait for a field that is not in the buffer yet."""
         self._field = (where, start, size)
-        return len(self._buffer) - self._pos >= start + size
 
     def _decode(self) -> Frame | None:
-        """Read the frame at the position; None after `_has` has said no."""
+        """Read the frame at the position; None after `_wait`."""
         buffer, pos = self._buffer, self._pos
-        origin = self._origin + pos
-        if not self._has("frame metadata length", 0, 2):
-            return None
+        origin, at_hand = self._origin + pos, len(buffer) - pos
+        if at_hand < _LENGTH_SIZE:
+            return self._wait("frame metadata length", 0, _LENGTH_SIZE)
         (length,) = _LENGTH.unpack_from(buffer, pos)
         if not MIN_METADATA <= length <= MAX_METADATA:
             expected = f"{MIN_METADATA} to {MAX_METADATA}"
             raise FrameError("frame metadata length", origin, expected, str(length))
-        if not self._has("frame metadata", 2, length):
-            return None
-        stop = 2 + length
+        stop = _LENGTH_SIZE + length
+        if at_hand < stop:
+            return self._wait("frame metadata", _LENGTH_SIZE, length)
         _, stream_id, number, option = _META.unpack_from(buffer, pos)
         status = _STATUSES.get(number)
         if status is None:
             raise FrameError("frame status", origin + 4, "1 to 4", str(number))
-        metadata = buffer[pos + 2 : pos + stop]
+        metadata = buffer[pos + _LENGTH_SIZE : pos + stop]
         network, target, global_id, padding = decode_rest(metadata, status, option, origin + 2)
         data = None
         if option & DATA:
-            if not self._has("frame data length", stop, 2):
-                return None
+            start = stop + _LENGTH_SIZE
+            if at_hand < start:
+                return self._wait("frame data length", stop, _LENGTH_SIZE)
             (size,) = _LENGTH.unpack_from(buffer, pos + stop)
-            if not self._has("frame data", stop + 2, size):
-                return None
-            data = buffer[pos + stop + 2 : pos + stop + 2 + size]
-            stop += 2 + size
+            stop = start + size
+            if at_hand < stop:
+                return self._wait("frame data", start, size)
+            data = buffer[pos + start : pos + stop]
         self._pos = pos + stop
         self._field = _NONE
         return Frame(stream_id, status, option, network, target, global_id, data, padding)

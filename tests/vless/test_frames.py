@@ -347,7 +347,7 @@ def test_frame_largest_byte_by_byte() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_frame_pieces_are_joined_seldom(size: int) -> None:
-    """However many pieces a long frame takes, they are joined once per field: time is linear."""
+    """A long frame's pieces are joined once per field, after the first one: time is linear."""
     stream = encode_frame(Frame.new(1, Network.TCP, LOCAL, bytes(MAX_DATA)))
     decoder = FrameDecoder()
     buffers = [decoder._buffer]
@@ -357,7 +357,7 @@ def test_frame_pieces_are_joined_seldom(size: int) -> None:
         if decoder._buffer is not buffers[-1]:
             buffers.append(decoder._buffer)
 
-    assert len(buffers) <= 5
+    assert len(buffers) <= 6
     assert sum(map(len, buffers)) < 2 * len(stream)
 
 
