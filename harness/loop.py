@@ -167,9 +167,9 @@ class VirtualLoop(SchedulingLoop):
         try:
             while iterations < limit:
                 # While the next timer is ahead, only an empty queue has to look at it.
-                if not ready or (timers and timers[0]._when <= self._now):  # noqa: SLF001 - as below
-                    if not self._wake(until):
-                        break
+                look = not ready or (timers and timers[0].when() <= self._now)
+                if look and not self._wake(until):
+                    break
                 iterations += 1
                 for _ in range(len(ready)):
                     handle: Any = ready.popleft()

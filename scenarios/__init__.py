@@ -3,18 +3,19 @@
 from scenarios.registry import Pair, find_pair, load_pairs
 from scenarios.runner import PROPERTIES, Outcome, Violation, run_sequence
 from scenarios.search import Found, find_violation
+from scenarios.simulated import SimWorld
 from scenarios.steps import Sequence, Step
 from scenarios.strategies import sequences
 from scenarios.tcp import TcpWorld
-from scenarios.worlds import MemoryWorld, World
+from scenarios.worlds import World
 
 __all__ = [
     "PROPERTIES",
     "Found",
-    "MemoryWorld",
     "Outcome",
     "Pair",
     "Sequence",
+    "SimWorld",
     "Step",
     "TcpWorld",
     "Violation",

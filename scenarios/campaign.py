@@ -19,8 +19,8 @@ from hypothesis.errors import Flaky, NoSuchExample
 from scenarios.runner import Outcome, run_sequence
 from scenarios.script import WIDTH, decode
 from scenarios.search import Found
+from scenarios.simulated import SimWorld
 from scenarios.strategies import STEPS, sequences
-from scenarios.worlds import MemoryWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,8 +98,8 @@ class Campaign:
         *,
         budget: Budget = Budget(),  # noqa: B008 - a value that cannot change
         seed: int = 0,
-        world: Callable[[Lifecycle], World] = MemoryWorld,
-        waits: bool = True,
+        world: Callable[[Lifecycle], World] = SimWorld,
+        virtual: bool = True,
         database: ExampleDatabase | None = None,
         key: str = "",
         progress: Callable[[Status], None] | None = None,
@@ -108,7 +108,7 @@ class Campaign:
     ) -> None:
         self._lifecycle = lifecycle
         self._world = world
-        self._waits = waits
+        self._virtual = virtual
         self._budget = budget
         self._random = Random(seed)  # noqa: S311 - a reproducible search, no secret
         self._database = InMemoryExampleDatabase() if database is None else database
@@ -158,7 +158,7 @@ class Campaign:
         examples = self._budget.examples
         while examples is None or self._searched < examples:
             script = self._random.randbytes(WIDTH * STEPS)
-            hit = self._violates(decode(script, waits=self._waits))
+            hit = self._violates(decode(script, virtual=self._virtual))
             self._searched += 1
             if hit:
                 self._database.save(self._raw, choices_to_bytes((script,)))
@@ -171,7 +171,7 @@ class Campaign:
             return False
         try:
             find(
-                sequences(waits=self._waits),
+                sequences(virtual=self._virtual),
                 self._violates,
                 # Not `random`: Hypothesis uses no database for what is seeded. The search is the
                 # same for a seed, and shrinking reaches the same end.

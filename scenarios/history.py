@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scenarios.runner import Outcome, run_sequence
+from scenarios.simulated import SimWorld
 from scenarios.steps import Sequence
-from scenarios.worlds import MemoryWorld
 from vless import Context
 from vless.versions import VERSIONS
 
@@ -174,9 +174,9 @@ def compare(progress: Callable[[int], None] | None = None) -> list[Row]:
 
 
 def _row(ending: Ending, version: str, lifecycle: Lifecycle) -> Row:
-    world: Callable[[Lifecycle], World] = MemoryWorld
+    world: Callable[[Lifecycle], World] = SimWorld
     if not ending.cancellable:
-        world = partial(MemoryWorld, context=Context.background())
+        world = partial(SimWorld, context=Context.background())
     outcome = run_sequence(Sequence.parse(ending.sequence), lifecycle, world)
     python = _MOMENTS[ending.after](outcome)
     go = ending.go.get(version)

@@ -44,7 +44,7 @@ _NOISE = Random(0).randbytes(_REPEATS + MAX_SIZE)  # noqa: S311 - bytes, not sec
 class StreamModel:
     """One stream: what was sent into it and what has come back."""
 
-    __slots__ = ("_echoes", "_at", "ended", "excused", "promise", "received")
+    __slots__ = ("_at", "_echoes", "ended", "excused", "promise", "received")
 
     def __init__(self, number: int, what: str) -> None:
         self._at = number * _STRIDE

@@ -53,8 +53,8 @@ class Peer(ABC):
         """Read again."""
 
 
-class MemoryPeer(Peer, asyncio.Protocol):
-    """The client end of a pair of in-memory transports."""
+class StreamPeer(Peer, asyncio.Protocol):
+    """A peer on an asyncio transport: the client end of a simulated connection."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(scope)

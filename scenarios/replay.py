@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scenarios.registry import find_pair, load_pairs
 from scenarios.runner import run_sequence
+from scenarios.simulated import SimWorld
 from scenarios.steps import Sequence
-from scenarios.worlds import MemoryWorld
 from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Replay(NamedTuple):
         """The answers of the server that is driven."""
         return find_pair(self.name).half(self.half) if self.half else VERSIONS[self.name]
 
-    def run(self, world: Callable[[Lifecycle], World] = MemoryWorld) -> Outcome:
+    def run(self, world: Callable[[Lifecycle], World] = SimWorld) -> Outcome:
         """Run it, in a world of its own.
 
         Raises:

@@ -13,8 +13,9 @@ from harness import LeakReport
 from scenarios.malformed import bad_header
 from scenarios.model import ConnectionModel
 from scenarios.outcome import PROPERTIES, Outcome, Violation
+from scenarios.simulated import SimWorld
 from scenarios.steps import ENDINGS, OPENING, OPERATOR, Sequence, Step
-from scenarios.worlds import USER, MemoryWorld
+from scenarios.worlds import USER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ _SERVER = "(all)"
 def run_sequence(
     sequence: Sequence,
     lifecycle: Lifecycle,
-    world: Callable[[Lifecycle], World] = MemoryWorld,
+    world: Callable[[Lifecycle], World] = SimWorld,
 ) -> Outcome:
     """Run ``sequence`` against a server with these life-cycle answers, in a world of its own.
 
@@ -78,6 +79,7 @@ class Run:
     def repeat(self, sequence: Sequence) -> None:
         """Perform the steps once more, without checking, on the same server."""
         for step in sequence:
+            self.world.deal(step.network)
             self.perform(step)
             self.world.settle() if step.gap is None else self.world.turn(step.gap)
         self.close_all()
@@ -89,6 +91,7 @@ class Run:
     def steps(self, sequence: Sequence) -> None:
         """Perform the steps with their gaps; check where the world comes to rest."""
         for step in sequence:
+            self.world.deal(step.network)
             self.perform(step)
             if step.gap is None:
                 self.rest()

@@ -1,7 +1,8 @@
 """Bytes to steps: every byte string is a valid sequence of steps for connections that exist.
 
-Four bytes make a step: what, which connection, its argument, the gap. A first byte of 0 makes none,
-so smaller bytes mean shorter sequences, and whatever draws bytes (Hypothesis, a random campaign, a
+Six bytes make a step: what, which connection, its argument, the gap, and two for the simulated
+network, which take the plain course when they are small. A first byte of 0 makes none, so smaller
+bytes mean shorter sequences, and whatever draws bytes (Hypothesis, a random campaign, a
 coverage-guided fuzzer) can drive the search. The choices offered depend on the state so far: most
 steps name streams that are open, and a connection that is closed can only be opened.
 """
@@ -12,28 +13,37 @@ from collections.abc import Callable
 
 from scenarios.steps import BAD_HEADERS, DESTINATIONS, HANDLERS, JUNK, Sequence, Step
 
-WIDTH = 4
+WIDTH = 6
+_NETWORK = 4
+"""Where the bytes for the network begin."""
+_PLAIN = 128
+"""Below it, a decision of the network takes the plain course: a step that nothing befalls is the
+rule, or nothing deep would ever be reached."""
 CONNECTIONS = "abc"
 SIZES = (0, 5, 60, 300, 2000)
 """Bytes of data: nothing, little, about a stream's inbox, more than it, more than a segment."""
 UNKNOWN = 9
 """A stream id that is never opened by `_fresh_id` before eight others are."""
 _KINDS = (*HANDLERS, *DESTINATIONS)
+_DECISIONS = bytes(max(0, byte - _PLAIN) for byte in range(256))
 _GAPS = (None, None, 0, None, 0, 1, 0, 2)
 
 
-def decode(script: bytes, *, waits: bool = True) -> Sequence:
+def decode(script: bytes, *, virtual: bool = True) -> Sequence:
     """Read a script; what is left over after the last whole step is ignored.
 
-    Without ``waits`` no step lets idle intervals pass, which takes its time on a real loop.
+    Without ``virtual`` no step lets idle intervals pass, which takes its time on a real loop, and
+    none decides for the network.
     """
-    state = _State(waits=waits)
+    state = _State(waits=virtual)
     steps = []
     for at in range(0, len(script) - WIDTH + 1, WIDTH):
-        what, which, argument, gap = script[at : at + WIDTH]
+        what, which, argument, gap = script[at : at + _NETWORK]
         if what:
             step = state.step(what - 1, CONNECTIONS[which % len(CONNECTIONS)], argument)
-            steps.append(step._replace(gap=_GAPS[gap % len(_GAPS)]))
+            network = script[at + _NETWORK : at + WIDTH].translate(_DECISIONS) if virtual else b""
+            network = network.rstrip(b"\0")
+            steps.append(step._replace(gap=_GAPS[gap % len(_GAPS)], network=network))
     return Sequence(steps)
 
 

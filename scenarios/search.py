@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 
 from scenarios.runner import Outcome, run_sequence
+from scenarios.simulated import SimWorld
 from scenarios.strategies import sequences
-from scenarios.worlds import MemoryWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def find_violation(
     properties: frozenset[str] | None = None,
     examples: int = EXAMPLES,
     seed: int = 0,
-    world: Callable[[Lifecycle], World] = MemoryWorld,
+    world: Callable[[Lifecycle], World] = SimWorld,
     progress: Callable[[int], None] | None = None,
 ) -> Found | None:
     """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.

@@ -2,10 +2,14 @@
 
 A sequence is steps separated by spaces: ``a:open a:new:1:echo+5 a:end:1~0 cancel``. A step is
 
-    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP]     or     cancel[~GAP]     or     wait[~GAP]
+    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]     or     cancel[...]     or     wait[...]
 
 Connections are single letters. The gap is what happens before the next step: without one the server
 comes to rest; ``~n`` runs n iterations of its loop only, so that ``~0`` is "in the same instant".
+
+What follows ``^`` is how the simulated network goes until the next step, two digits for each of its
+decisions: when something that has arrived is seen, in which order, and how it is cut. 00 is the
+plain course (at once, in order, whole), and so is all that is not said. Real networks decide alone.
 """
 
 from __future__ import annotations
@@ -38,9 +42,10 @@ JUNK = ("status", "network", "address", "short", "long", "domain")
 
 _STEP = re.compile(
     r"(?:(?P<connection>[a-z]):)?(?P<verb>[a-z]+)(?::(?P<stream>\d+))?(?::(?P<what>@?[a-z]+))?"
-    r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?",
+    r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?(?:\^(?P<network>(?:[0-9a-f]{2})+))?",
     re.ASCII,
 )
+_FORM = "CONNECTION:VERB[:STREAM][:WHAT][+N][~GAP][^HEX]"
 _WHAT = {
     "new": (*HANDLERS, *DESTINATIONS),
     "udp": HANDLERS,  # The destinations speak TCP.
@@ -57,7 +62,11 @@ _VERBS = sorted({*PLAIN, *ENDINGS, *ON_STREAM, *OPENING, *OPERATOR, "bad", "junk
 
 
 class Step(NamedTuple):
-    """One action of a peer (or, without a connection, of the world) and the gap after it."""
+    """One action of a peer (or, without a connection, of the world) and what goes on after it.
+
+    ``gap`` is the iterations of the server's loop before the next step, None until it is at rest;
+    ``network`` what the simulated network decides meanwhile, a byte each.
+    """
 
     verb: str
     connection: str = ""
@@ -65,6 +74,7 @@ class Step(NamedTuple):
     what: str = ""
     size: int = 0
     gap: int | None = None
+    network: bytes = b""
 
     def __str__(self) -> str:
         text = f"{self.connection}:{self.verb}" if self.connection else self.verb
@@ -74,7 +84,9 @@ class Step(NamedTuple):
             text += f":{self.what}"
         if self.size:
             text += f"+{self.size}"
-        return text if self.gap is None else f"{text}~{self.gap}"
+        if self.gap is not None:
+            text += f"~{self.gap}"
+        return f"{text}^{self.network.hex()}" if self.network else text
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -85,7 +97,7 @@ class Step(NamedTuple):
         """
         match = _STEP.fullmatch(text)
         if match is None:
-            raise ValueError(f"step {text!r}: expected CONNECTION:VERB[:STREAM][:WHAT][+N][~GAP]")
+            raise ValueError(f"step {text!r}: expected {_FORM}")
         verb, stream, gap = match["verb"], match["stream"], match["gap"]
         step = cls(
             verb,
@@ -94,6 +106,7 @@ class Step(NamedTuple):
             match["what"] or "",
             int(match["size"] or 0),
             None if gap is None else int(gap),
+            bytes.fromhex(match["network"] or "").rstrip(b"\0"),
         )
         if problem := _problem(step):
             raise ValueError(f"step {text!r}: {problem}")

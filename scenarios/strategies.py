@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 STEPS = 60
 
 
-def sequences(steps: int = STEPS, *, waits: bool = True) -> st.SearchStrategy[Sequence]:
+def sequences(steps: int = STEPS, *, virtual: bool = True) -> st.SearchStrategy[Sequence]:
     """Sequences of at most ``steps`` steps over up to three connections at a time.
 
-    Without ``waits`` none lets idle intervals pass: for worlds on real time.
+    Without ``virtual`` none lets idle intervals pass: for worlds on real time.
     """
     size = WIDTH * steps
-    return st.binary(min_size=size, max_size=size).map(partial(decode, waits=waits))
+    return st.binary(min_size=size, max_size=size).map(partial(decode, virtual=virtual))

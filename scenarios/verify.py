@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from scenarios.runner import run_sequence
 from scenarios.script import WIDTH, decode
 from scenarios.search import find_violation
+from scenarios.simulated import SimWorld
 from scenarios.steps import Sequence
 from scenarios.strategies import STEPS
 from scenarios.tcp import TcpWorld
-from scenarios.worlds import MemoryWorld
 from vless.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _check_sources(pair: Pair, verdict: Verdict) -> None:
 
 def _check_witness(pair: Pair, verdict: Verdict) -> None:
     expected = pair.facts.fails
-    for world in (MemoryWorld, TcpWorld):
+    for world in (SimWorld, TcpWorld):
         seen = {
             half: run_sequence(pair.witness, pair.half(half)(), world).violated
             for half in ("buggy", "fixed")

@@ -1,32 +1,29 @@
-"""Where sequences run: the same inbound on virtual time in memory, or on loopback TCP.
+"""Where sequences run: the same inbound on a simulated network, or on loopback TCP.
 
-A world has one server and any number of raw peers. Both worlds are driven from outside, one loop
-each, so that a step can be followed by an exact number of loop iterations.
+A world has one server and any number of raw peers. Every world is driven from outside, on a loop of
+its own, so that a step can be followed by an exact number of loop iterations.
 """
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
-from contextvars import copy_context
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from harness import Ledger, Scope, VirtualLoop, memory_pair
-from harness.loop import bury
+from harness import Ledger
 from harness.scope import CURRENT
-from scenarios.destinations import DESTINATIONS
 from scenarios.failures import Failures
 from scenarios.handlers import Switchboard
-from scenarios.peers import MemoryPeer
 from vless import Context, Inbound, Limits, User
-from vless.link import Link
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
+    from harness import Scope
     from scenarios.peers import Peer
     from vless import Address, Lifecycle, MuxSession
+    from vless.link import Link
 
 USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
 LIMITS = Limits(
@@ -43,8 +40,6 @@ LIMITS = Limits(
 """Small, so that sequences reach them; the waits are virtual seconds."""
 IDLE_INTERVALS = 4
 """Two at most without a byte end a connection; before, they may end its outbound's, and tell it."""
-_LIMITS_IN_TURN = LIMITS.max_streams
-"""Bounds the wait for a server that has work every few seconds, for ever."""
 
 
 class World(ABC):
@@ -86,6 +81,10 @@ class World(ABC):
     @abstractmethod
     def connect(self) -> Peer:
         """Connect a raw peer; nothing is sent."""
+
+    def deal(self, decisions: bytes) -> None:
+        """Let the network decide so from now on, where it is simulated; others decide alone."""
+        del decisions
 
     @abstractmethod
     def turn(self, iterations: int) -> None:
@@ -154,80 +153,3 @@ class World(ABC):
 
     def _record(self, link: Link) -> None:
         self._links.setdefault(CURRENT.get(), []).append(link)
-
-
-class MemoryWorld(World):
-    """In process, over in-memory transports, on virtual time: exact and fast."""
-
-    loop: VirtualLoop
-
-    def __init__(
-        self,
-        lifecycle: Lifecycle,
-        limits: Limits = LIMITS,
-        context: Context | None = None,
-    ) -> None:
-        super().__init__(VirtualLoop(), lifecycle, limits, context)
-        self._accepted = 0
-
-    @property
-    def pending_timers(self) -> int:
-        """Timers that are set and not cancelled."""
-        return self.loop.pending_timers
-
-    def connect(self) -> Peer:
-        """Connect a raw peer; nothing is sent."""
-        self._accepted += 1
-        scope = self.ledger.scope(f"connection {self._accepted}")
-        context = copy_context()
-        context.run(scope.enter)
-        peer = MemoryPeer(scope)
-        memory_pair(self.loop, peer, context.run(self._protocol), server_context=context)
-        self.loop.turn(1)
-        return peer
-
-    def turn(self, iterations: int) -> None:
-        """Run so many iterations; the clock stands still."""
-        self.loop.turn(iterations)
-
-    def settle(self) -> None:
-        """Run until nothing is ready and no limit can still expire: rest is a fact here."""
-        # Again where a limit expired, which may start another one: streams stall one by one.
-        for _ in range(_LIMITS_IN_TURN):
-            before = self.loop.time()
-            self.loop.run_until_quiescent(self.horizon)
-            if self.loop.time() == before:
-                return
-
-    def rest(self, done: Callable[[], bool]) -> None:
-        """The same: what has not happened by then never will."""
-        del done
-        self.settle()
-
-    def wait(self) -> None:
-        """Let the idle intervals pass."""
-        self.loop.advance(IDLE_INTERVALS * self.inbound.limits.idle_seconds)
-
-    def dispose(self) -> None:
-        """End everything that is left and close the loop."""
-        bury(self.loop.dispose())
-        self.ledger.uninstall()
-        self.failures.unretrieved()
-
-    async def dial(self, address: Address, limits: Limits) -> Link:
-        """Join a link with a destination in memory.
-
-        Raises:
-            ConnectionRefusedError: if nothing is hosted under that name.
-        """
-        factory = DESTINATIONS.get(address.host.partition(".")[0])
-        if factory is None:
-            raise ConnectionRefusedError(f"nothing listens at {address}")
-        link = Link(limits=limits)
-        memory_pair(self.loop, link, factory())
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            link.abort()
-            raise
-        return link

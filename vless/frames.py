@@ -186,23 +186,21 @@ class FrameDecoder:
         self._pieces.clear()
         return True
 
-    def _wait(self, where: str, start: int, size: int) -> None:
-        """Wait for a field that is not in the buffer yet."""
-        self._field = (where, start, size)
-
     def _decode(self) -> Frame | None:
-        """Read the frame at the position; None after `_wait`."""
+        """Read the frame at the position; None until what `_field` names has come."""
         buffer, pos = self._buffer, self._pos
         origin, at_hand = self._origin + pos, len(buffer) - pos
         if at_hand < _LENGTH_SIZE:
-            return self._wait("frame metadata length", 0, _LENGTH_SIZE)
+            self._field = ("frame metadata length", 0, _LENGTH_SIZE)
+            return None
         (length,) = _LENGTH.unpack_from(buffer, pos)
         if not MIN_METADATA <= length <= MAX_METADATA:
             expected = f"{MIN_METADATA} to {MAX_METADATA}"
             raise FrameError("frame metadata length", origin, expected, str(length))
         stop = _LENGTH_SIZE + length
         if at_hand < stop:
-            return self._wait("frame metadata", _LENGTH_SIZE, length)
+            self._field = ("frame metadata", _LENGTH_SIZE, length)
+            return None
         _, stream_id, number, option = _META.unpack_from(buffer, pos)
         status = _STATUSES.get(number)
         if status is None:
@@ -213,11 +211,13 @@ class FrameDecoder:
         if option & DATA:
             start = stop + _LENGTH_SIZE
             if at_hand < start:
-                return self._wait("frame data length", stop, _LENGTH_SIZE)
+                self._field = ("frame data length", stop, _LENGTH_SIZE)
+                return None
             (size,) = _LENGTH.unpack_from(buffer, pos + stop)
             stop = start + size
             if at_hand < stop:
-                return self._wait("frame data", start, size)
+                self._field = ("frame data", start, size)
+                return None
             data = buffer[pos + start : pos + stop]
         self._pos = pos + stop
         self._field = _NONE

@@ -133,7 +133,7 @@ def _search(replay: Replay, budget: Budget, seed: int, target: Target, *, fresh:
             budget=budget,
             seed=seed,
             world=target.world,
-            waits=target.waits,
+            virtual=target.virtual,
             database=None if fresh else DirectoryBasedExampleDatabase(folder),
             key=key,
             progress=_teller(steps, _name(replay), budget),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from scenarios import MemoryWorld, Pair, TcpWorld, find_pair, load_pairs
+from scenarios import Pair, SimWorld, TcpWorld, find_pair, load_pairs
 from scenarios.replay import find_version
 from vless.versions import VERSIONS
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scenarios import World
     from vless import Lifecycle
 
-TARGETS = ("memory", "tcp", "uvloop")
+TARGETS = ("simulated", "tcp", "uvloop")
 MAX_PORT = 0xFFFF
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
@@ -44,11 +44,11 @@ class Listen(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Where sequences are run; ``waits`` says that idle intervals cost nothing there."""
+    """Where sequences are run; ``virtual`` says that time and network are simulated."""
 
     name: str
     world: Callable[[Lifecycle], World]
-    waits: bool
+    virtual: bool
 
 
 def pair(word: str) -> Pair:
@@ -103,15 +103,15 @@ def examples(*lines: str) -> str:
 
 def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> Target:
     """Find the world of a target; uvloop is imported for its own only."""
-    if name == "memory":
-        return Target(name, MemoryWorld, waits=True)
+    if name == "simulated":
+        return Target(name, SimWorld, virtual=True)
     if name == "tcp":
-        return Target(name, TcpWorld, waits=False)
+        return Target(name, TcpWorld, virtual=False)
     try:
         new_loop = import_module(name).new_event_loop
     except ImportError:
         raise click.BadParameter("uvloop is not installed here: pip install uvloop") from None
-    return Target(name, partial(TcpWorld, new_loop=new_loop), waits=False)
+    return Target(name, partial(TcpWorld, new_loop=new_loop), virtual=False)
 
 
 def target_option(command: _Command) -> _Command:
@@ -119,10 +119,10 @@ def target_option(command: _Command) -> _Command:
     return click.option(
         "--target",
         type=click.Choice(TARGETS),
-        default="memory",
+        default="simulated",
         show_default=True,
         callback=target,
-        help="In process on virtual time, or over loopback TCP, on asyncio's loop or uvloop.",
+        help="A simulated network on virtual time; or loopback TCP, on asyncio's loop or uvloop.",
     )(command)
 
 

@@ -49,8 +49,8 @@ def replay_command(
     """Run a line of steps against a server; check every property.
 
     A line is PAIR[/HALF] STEPS or VERSION STEPS; versions are V0, V1, P-A, P-B, P-C, V2 and REF
-    (fixed). A step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP]. Exits with 1 if a property is
-    violated.
+    (fixed). A step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Exits with 1 if a
+    property is violated.
     """
     runs = [(each, _parse(each, half)) for each in _lines(line)]
     console = render.stdout()

@@ -24,7 +24,7 @@ REFERENCE = "the reference"
 CLAIMS = 4
 """Claims per pair that `scenarios.verify` reports as it takes them up."""
 _LEGEND = {
-    "breaks": "violated by the buggy half's witness, in memory and over TCP",
+    "breaks": "violated by the buggy half's witness, simulated and over TCP",
     "found after": "random connections until the search violates a property",
     "holds for": "random connections of the fixed half, nothing violated",
     "proved, too": "halves differ in one answer; the fixed one is the reference's own",

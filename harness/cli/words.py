@@ -50,6 +50,8 @@ def step_in_words(step: Step) -> str:
     )
     if step.connection:
         text = f"client {step.connection} {text}"
+    if step.network:
+        text = f"{text} [arrivals: {step.network.hex(' ')}]"
     if step.gap is None:
         return text
     if step.gap == 0:

@@ -10,6 +10,7 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, Any
 
+from harness.sim.server import SimServer
 from harness.sim.sockets import LOOPBACK, Address, Names, error, is_any
 from harness.sim.tcp import SimTransport, connect_pair
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from harness.sim.loop import SimLoop
-    from harness.sim.server import SimServer
     from harness.sim.settings import Network
     from harness.sim.udp import SimDatagrams
 
@@ -125,6 +125,19 @@ class Fabric:
             callback, context = seen.pop(first)
             self.loop.call_soon(callback, context=context)
 
+    def host(
+        self, addresses: list[Address], factory: Callable[[], asyncio.BaseProtocol]
+    ) -> SimServer:
+        """A server at these addresses, which serves at once.
+
+        Raises:
+            OSError: one is in use.
+        """
+        server = SimServer(self, addresses, factory)
+        self.listen(server, addresses)
+        server.serve()
+        return server
+
     def listen(self, server: SimServer, addresses: list[Address]) -> None:
         """Give a server its addresses.
 
@@ -153,23 +166,16 @@ class Fabric:
             ConnectionRefusedError: nobody listens there, or a fault says so.
         """
         fate = self._fate(target)
-        server = self._find(self._servers, target)
         waiter: asyncio.Future[None] = self.loop.create_future()
         if fate == "black hole":
             self.note("black hole", f"{target[0]} {target[1]}")
             await waiter
-        if fate == "refuse" or server is None or not server.is_serving():
+        client = None if fate == "refuse" else self.dial(target, local, lambda: _wake(waiter))
+        if client is None:
             self.arrive(lambda: _wake(waiter), None)
             await waiter
             self.note("refused", f"{target[0]} {target[1]}")
             raise error(errno.ECONNREFUSED)
-        self._connections += 1
-        source = local or (LOOPBACK, self.port())
-        context = server.context()
-        client, far = connect_pair(self, self._connections, source, target, context)
-        self.note("connect", f"{client.label} {target[0]} {target[1]}")
-        self.arrive(lambda: _wake(waiter), None)
-        self.arrive(lambda: server.accept(far, context), None)
         try:
             await waiter
             protocol = factory()
@@ -179,6 +185,32 @@ class Fabric:
             client.abort()
             raise
         return client, protocol
+
+    def dial(
+        self, target: Address, local: Address | None = None, made: Callable[[], None] | None = None
+    ) -> SimTransport | None:
+        """Send a server the news of a connection.
+
+        Args:
+            target: the server's address.
+            local: the client's; a free one if None.
+            made: called when the client may know that the connection stands.
+
+        Returns:
+            The client's end, silent until it `begin`s; None where nobody listens.
+        """
+        server = self._find(self._servers, target)
+        if server is None or not server.is_serving():
+            return None
+        self._connections += 1
+        source = local or (LOOPBACK, self.port())
+        context = server.context()
+        client, far = connect_pair(self, self._connections, source, target, context)
+        self.note("connect", f"{client.label} {target[0]} {target[1]}")
+        if made is not None:
+            self.arrive(made, None)
+        self.arrive(lambda: server.accept(far, context), None)
+        return client
 
     def port(self) -> int:
         """A port that nobody has."""

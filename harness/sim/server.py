@@ -46,8 +46,12 @@ class SimServer(asyncio.AbstractServer):
 
     async def start_serving(self) -> None:
         """Accept connections from now on."""
-        self._serving = not self._closed
+        self.serve()
         await asyncio.sleep(0)
+
+    def serve(self) -> None:
+        """The same, without giving way."""
+        self._serving = not self._closed
 
     async def serve_forever(self) -> None:
         """Accept connections until cancelled; then close."""

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 Address = tuple[str, int]
@@ -67,7 +68,7 @@ class Names:
             return name if name and passive else "0.0.0.0" if passive else LOOPBACK  # noqa: S104 - recognised, not bound
         found = self._hosts.get(name.lower(), name)
         try:
-            return str(ipaddress.ip_address(found))
+            return _literal(found)
         except ValueError:
             raise socket.gaierror(
                 socket.EAI_NONAME,
@@ -92,6 +93,11 @@ def is_any(address: str) -> bool:
 def error(number: int) -> OSError:
     """The error of the operating system with this number, of its own type."""
     return OSError(number, os.strerror(number))
+
+
+@lru_cache(maxsize=256)
+def _literal(text: str) -> str:
+    return str(ipaddress.ip_address(text))
 
 
 def _port(port: object) -> int:

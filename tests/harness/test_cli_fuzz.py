@@ -150,7 +150,7 @@ def test_fuzz_json_has_everything(find: Callable[..., None]) -> None:
     find()
     data: dict[str, Any] = json.loads(invoke("fuzz", FLAGSHIP, "--json", "--seed", "3").stdout)
 
-    assert (data["subject"], data["half"], data["target"]) == (FLAGSHIP, "buggy", "memory")
+    assert (data["subject"], data["half"], data["target"]) == (FLAGSHIP, "buggy", "simulated")
     assert (data["seed"], data["found"], data["shrunk"]) == (3, True, True)
     assert data["found_at"] == {"sequences": 3, "connections": 45}
     assert (data["minimal"], data["replay"], data["file"]) == ("a:open a:close", LINE, FILE)

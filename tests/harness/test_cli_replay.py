@@ -63,7 +63,7 @@ def test_replay_json_has_every_run() -> None:
 
     assert data["clean"] is False
     assert [(each["line"], each["target"]) for each in data["runs"]] == [
-        ("V1 a:open a:close", "memory")
+        ("V1 a:open a:close", "simulated")
     ]
     assert data["runs"][0]["violated"] == ["tasks"]
     assert data["runs"][0]["tasks_left"] == 1

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from scenarios import MemoryWorld, Outcome, Sequence, TcpWorld, World, run_sequence
+from scenarios import Outcome, Sequence, SimWorld, TcpWorld, World, run_sequence
 from vless import Lifecycle
 
-WORLDS: dict[str, Callable[[Lifecycle], World]] = {"memory": MemoryWorld, "tcp": TcpWorld}
+WORLDS: dict[str, Callable[[Lifecycle], World]] = {"simulated": SimWorld, "tcp": TcpWorld}
 if find_spec("uvloop") is not None:
     WORLDS["uvloop"] = partial(TcpWorld, new_loop=import_module("uvloop").new_event_loop)
 
@@ -29,12 +29,12 @@ def world(request: pytest.FixtureRequest) -> Callable[[Lifecycle], World]:
 
 @pytest.fixture
 def run() -> Callable[..., Outcome]:
-    """Run a line of notation: by default against the reference, in memory."""
+    """Run a line of notation: by default against the reference, simulated."""
 
     def run_line(
         line: str,
         lifecycle: Callable[[], Lifecycle] = Lifecycle,
-        world: Callable[[Lifecycle], World] = MemoryWorld,
+        world: Callable[[Lifecycle], World] = SimWorld,
     ) -> Outcome:
         return run_sequence(Sequence.parse(line), lifecycle(), world)
 

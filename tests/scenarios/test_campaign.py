@@ -153,8 +153,8 @@ def test_campaign_tells_how_far_it_is() -> None:
 def test_campaign_runs_over_tcp() -> None:
     """On real sockets it finds the same and lets no idle intervals pass."""
     budget = Budget(5, 3.0)
-    buggy = Campaign(PAIR.buggy, budget=budget, world=TcpWorld, waits=False).run()
-    fixed = Campaign(PAIR.fixed, budget=Budget(2), world=TcpWorld, waits=False).run()
+    buggy = Campaign(PAIR.buggy, budget=budget, world=TcpWorld, virtual=False).run()
+    fixed = Campaign(PAIR.fixed, budget=Budget(2), world=TcpWorld, virtual=False).run()
 
     assert buggy.found is not None
     assert fixed.found is None

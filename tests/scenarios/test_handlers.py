@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from scenarios import MemoryWorld, Outcome, Sequence
+from scenarios import Outcome, Sequence, SimWorld
 from scenarios.destinations import DESTINATIONS
 from scenarios.handlers import BULK, FLOOD, FLOOD_TIMES, HANDLERS
 from scenarios.model import MONOLOGUES, ConnectionModel
@@ -22,7 +22,7 @@ def seen() -> Callable[[str], tuple[ConnectionModel, list[str]]]:
     """Perform a line; return the model of connection a and the server's living streams."""
 
     def perform(line: str) -> tuple[ConnectionModel, list[str]]:
-        place = MemoryWorld(Lifecycle())
+        place = SimWorld(Lifecycle())
         try:
             run = Run(place)
             run.steps(Sequence.parse(line))
@@ -110,7 +110,7 @@ def test_handler_that_does_not_read_stalls(seen: Seen, what: str, *, stalls: boo
 @pytest.mark.parametrize(("what", "seconds"), [("linger", 0), ("stubborn", LIMITS.close_seconds)])
 def test_handler_ends_by_the_first_cancellation_or_the_second(what: str, seconds: float) -> None:
     """The stubborn one takes the time that a closing connection waits for its handlers."""
-    place = MemoryWorld(Lifecycle())
+    place = SimWorld(Lifecycle())
     try:
         run = Run(place)
         run.steps(Sequence.parse(f"a:open a:new:1:{what} a:close"))

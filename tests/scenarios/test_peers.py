@@ -1,4 +1,4 @@
-"""Raw peers, in memory and on sockets: the same verbs, seen from the other end."""
+"""Raw peers, on a transport and on sockets: the same verbs, seen from the other end."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from harness import Ledger, VirtualLoop, memory_pair
-from scenarios.peers import MemoryPeer, Peer, SocketPeer
+from scenarios.peers import Peer, SocketPeer, StreamPeer
 
 
 class Far(asyncio.Protocol):
@@ -51,13 +51,13 @@ class Ends:
             self.loop.run_forever()
 
 
-@pytest.fixture(params=["memory", "socket"])
+@pytest.fixture(params=["transport", "socket"])
 def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
     """Both kinds of peer, connected."""
     scope, far = Ledger().scope("peer"), Far()
-    if request.param == "memory":
+    if request.param == "transport":
         with VirtualLoop() as virtual:
-            peer = MemoryPeer(scope)
+            peer = StreamPeer(scope)
             memory_pair(virtual, peer, far)
             ends = Ends(virtual, peer, far)
             ends.pass_on()

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 
-from scenarios import PROPERTIES, MemoryWorld, Outcome, Sequence, TcpWorld, World, run_sequence
+from scenarios import PROPERTIES, Outcome, Sequence, SimWorld, TcpWorld, World, run_sequence
 from scenarios import sequences as some_sequences
 from scenarios.handlers import HANDLERS, Switchboard, echo, sink
 from scenarios.registry import FLAGSHIP, load_pairs
@@ -562,7 +562,7 @@ def test_reference_holds_in_long_campaigns(seed: int) -> None:
     random = Random(seed)
     for _ in range(600):
         sequence = decode(random.randbytes(WIDTH * 60))
-        outcome = run_sequence(sequence, Lifecycle(), MemoryWorld)
+        outcome = run_sequence(sequence, Lifecycle(), SimWorld)
         assert outcome.violations == [], str(sequence)
         assert outcome.left_after_end == 0
 
@@ -573,7 +573,7 @@ def test_reference_holds_over_sockets(world: NewWorld, seed: int) -> None:
     """Nor in the other worlds, on real time."""
     random = Random(seed)
     for _ in range(40):
-        sequence = decode(random.randbytes(WIDTH * random.choice([5, 15, 30])), waits=False)
+        sequence = decode(random.randbytes(WIDTH * random.choice([5, 15, 30])), virtual=False)
         outcome = run_sequence(sequence, Lifecycle(), world)
         assert outcome.violations == [], str(sequence)
         assert outcome.left_after_end == 0

@@ -50,7 +50,11 @@ def test_decode_of_a_longer_script_begins_with_that_of_a_shorter(head: bytes, ta
     assert decode(whole + tail)[: len(decode(whole))] == decode(whole)
 
 
-@given(st.binary(max_size=WIDTH * 10), st.integers(0, 10), st.binary(min_size=3, max_size=3))
+@given(
+    st.binary(max_size=WIDTH * 10),
+    st.integers(0, 10),
+    st.binary(min_size=WIDTH - 1, max_size=WIDTH - 1),
+)
 @settings(max_examples=50, deadline=None)
 def test_decode_skips_a_step_that_begins_with_zero(script: bytes, at: int, rest: bytes) -> None:
     """A zero anywhere is no step, whatever its other bytes say."""
@@ -62,8 +66,18 @@ def test_decode_skips_a_step_that_begins_with_zero(script: bytes, at: int, rest:
 
 def test_decode_ignores_what_is_no_whole_step() -> None:
     """Bytes after the last whole step are left."""
-    assert decode(b"\1\0\0") == ()
-    assert decode(b"\1\0\0\0\1\0\0") == decode(b"\1\0\0\0") == Sequence.parse("a:open")
+    step = b"\1".ljust(WIDTH, b"\0")
+
+    assert decode(step[:-1]) == ()
+    assert decode(step + step[:-1]) == decode(step) == Sequence.parse("a:open")
+
+
+def test_decode_leaves_most_of_the_network_as_it_is() -> None:
+    """Small bytes take the plain course; on real time the network is left alone."""
+    script = b"\1\0\0\2" + bytes([128, 131]) + b"\1\0\0\2" + bytes([129, 0])
+
+    assert str(decode(script)) == "a:open~0^0003 a:new:1:echo~0^01"
+    assert str(decode(script, virtual=False)) == "a:open~0 a:new:1:echo~0"
 
 
 @given(sequences(40))
@@ -136,7 +150,7 @@ def test_decode_reopens_living_streams(steps: list[Step]) -> None:
     assert again
 
 
-@given(sequences(40, waits=False))
+@given(sequences(40, virtual=False))
 @settings(max_examples=50, deadline=None)
 def test_sequences_without_waits_have_none(sequence: Sequence) -> None:
     """For worlds on real time, no step lets idle intervals pass."""

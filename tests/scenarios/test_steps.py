@@ -36,6 +36,9 @@ STEPS = [
     "a:cut+13",
     "a:header+5",
     f"z:data:{MAX_ID}+{MAX_SIZE}~{MAX_GAP}",
+    "a:open^02",
+    "a:data:1+5~0^00ff01",
+    "cancel~1^01",
 ]
 
 
@@ -50,6 +53,13 @@ def test_step_fields_are_those_of_the_notation() -> None:
     step = Step.parse("b:new:7:@echo+60~2")
 
     assert step == Step("new", "b", stream=7, what="@echo", size=60, gap=2)
+    assert Step.parse("a:open~0^01ff") == Step("open", "a", gap=0, network=b"\x01\xff")
+
+
+def test_step_network_at_the_end_is_plain_unless_said() -> None:
+    """Zeros at the end of what the network decides say nothing, and are left out."""
+    assert Step.parse("a:open^0200") == Step("open", "a", network=b"\2")
+    assert str(Step.parse("a:open^0000")) == "a:open"
 
 
 def test_step_without_a_gap_lets_the_server_rest() -> None:

@@ -42,7 +42,7 @@ def test_verify_holds_for_every_pair(pair: Pair) -> None:
     [
         pytest.param(
             replace(PAIR, facts=replace(PAIR.facts, fails=("cleanup",))),
-            ["witness in MemoryWorld", "witness in TcpWorld", "search"],
+            ["witness in SimWorld", "witness in TcpWorld", "search"],
             id="breaks another property",
         ),
         pytest.param(
@@ -67,7 +67,7 @@ def test_verify_holds_for_every_pair(pair: Pair) -> None:
         ),
         pytest.param(
             replace(GAP, facts=replace(GAP.facts, witness="a:open a:close")),
-            ["witness in MemoryWorld", "witness in TcpWorld", "needs a gap", "search"],
+            ["witness in SimWorld", "witness in TcpWorld", "needs a gap", "search"],
             id="another witness",
         ),
     ],
@@ -83,7 +83,7 @@ def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("scenarios.verify.SEARCH_EXAMPLES", 100)
     pair = replace(PAIR, buggy=PAIR.fixed, facts=replace(PAIR.facts, fails=("tasks",)))
 
-    assert broken(pair) == ["witness in MemoryWorld", "witness in TcpWorld", "search"]
+    assert broken(pair) == ["witness in SimWorld", "witness in TcpWorld", "search"]
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_verify_finds_a_half_that_is_not_fixed() -> None:
     verdict = verify(replace(PAIR, fixed=PAIR.buggy), fixed_sequences=5)
     words = [line.partition(":")[0] for line in verdict.broken]
 
-    assert words == ["fixed half", "witness in MemoryWorld", "witness in TcpWorld", "tasks"]
+    assert words == ["fixed half", "witness in SimWorld", "witness in TcpWorld", "tasks"]
     assert verdict.fixed[0] == "tasks"
     assert verdict.to_json()["fixed"][0] == "tasks"
     assert not verdict.holds

@@ -1,4 +1,4 @@
-"""The worlds: scopes, links, rest and disposal, in memory and on sockets."""
+"""The worlds: scopes, links, rest and disposal, simulated and on sockets."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scenarios import MemoryWorld, Sequence, TcpWorld, World, run_sequence
+from scenarios import Sequence, SimWorld, TcpWorld, World, run_sequence
 from scenarios.handlers import HANDLERS
 from scenarios.model import ConnectionModel
 from scenarios.runner import Run
@@ -106,7 +106,7 @@ def test_world_cancel_is_an_event_of_the_loop(world: NewWorld) -> None:
 
 def test_world_with_the_background_context_cannot_be_cancelled() -> None:
     """A server whose context nobody can end goes on."""
-    place = MemoryWorld(Lifecycle(), context=Context.background())
+    place = SimWorld(Lifecycle(), context=Context.background())
     place.cancel()
     place.settle()
     place.dispose()
@@ -133,7 +133,7 @@ def test_memory_world_rests_only_when_every_limit_has_expired() -> None:
     """Streams that stall one after the other take longer than the horizon, and are waited for."""
     streams = range(1, 9)
     line = "a:open " + " ".join(f"a:new:{n}:deaf+60~0 a:data:{n}+300~0" for n in streams)
-    place = MemoryWorld(Lifecycle())
+    place = SimWorld(Lifecycle())
     try:
         run = steps(place, line + " a:new:9:echo+5")
         seconds, missing = place.loop.time(), run.connections["a"].missing
@@ -163,7 +163,7 @@ def test_memory_world_rests_although_something_never_does(
 
 def test_memory_world_wait_ends_what_is_idle() -> None:
     """After the idle intervals no connection is left, although no peer did anything."""
-    place = MemoryWorld(Lifecycle())
+    place = SimWorld(Lifecycle())
     try:
         run = steps(place, "a:open a:new:1:@echo+5 b:connect c:open c:stall c:new:1:sink+5")
         busy = place.idle()
