@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vless.outbound import Dial
     from vless.stream import Handler, Stream
 
-FLOOD = b"f" * 1024
-FLOOD_TIMES = 256
+FLOOD = b"f" * 16 * 1024
+FLOOD_TIMES = 16
 """256 KiB: well above any buffer of a transport, so a flood blocks when its peer stalls."""
 
 BULK = (0, 65535, 65536)

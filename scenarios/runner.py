@@ -14,7 +14,7 @@ from scenarios.malformed import bad_header
 from scenarios.model import ConnectionModel
 from scenarios.outcome import PROPERTIES, Outcome, Violation
 from scenarios.simulated import SimWorld
-from scenarios.steps import ENDINGS, OPENING, OPERATOR, Sequence, Step
+from scenarios.steps import DRIPS, ENDINGS, OPENING, OPERATOR, Sequence, Step
 from scenarios.worlds import USER
 
 if TYPE_CHECKING:
@@ -141,13 +141,14 @@ class Run:
             connection.over = True
 
     def send(self, connection: ConnectionModel, data: bytes) -> None:
-        """Send in one piece, or byte by byte with an iteration after each."""
-        if not connection.drips:
+        """Send in one piece, or byte by byte, as far as headers reach, an iteration after each."""
+        if connection.drips:
+            for at in range(min(len(data), DRIPS)):
+                connection.peer.send(data[at : at + 1])
+                self.world.turn(1)
+            data = data[DRIPS:]
+        if data:
             connection.peer.send(data)
-            return
-        for at in range(len(data)):
-            connection.peer.send(data[at : at + 1])
-            self.world.turn(1)
 
     def connect(self, step: Step) -> None:
         """Connect a new peer under the step's letter, closing the one that has it."""

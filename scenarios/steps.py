@@ -19,7 +19,10 @@ from typing import NamedTuple, Self
 
 PLAIN = frozenset({"open", "connect", "header", "keepalive", "padding", "stall", "resume", "drip"})
 """Verbs of a connection: connect and send the header, or one of the two (``header+5``: so many
-bytes); a KeepAlive, one with padding; stop and resume reading; send byte by byte from now on."""
+bytes); a KeepAlive, one with padding; stop and resume reading; send byte by byte from now on, each
+time until `DRIPS` bytes have been sent so."""
+DRIPS = 64
+"""Enough for all of a frame but its data: what is cut inside data makes no difference to anybody."""
 ENDINGS = frozenset({"close", "half", "abort"})
 """Verbs that end a connection: FIN both ways, FIN one way, RST."""
 ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
