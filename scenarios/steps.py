@@ -22,7 +22,7 @@ PLAIN = frozenset({"open", "connect", "header", "keepalive", "padding", "stall",
 bytes); a KeepAlive, one with padding; stop and resume reading; send byte by byte from now on, each
 time until `DRIPS` bytes have been sent so."""
 DRIPS = 64
-"""Enough for all of a frame but its data: what is cut inside data makes no difference to anybody."""
+"""Enough for all of a frame but its data; where data is cut makes no difference to anybody."""
 ENDINGS = frozenset({"close", "half", "abort"})
 """Verbs that end a connection: FIN both ways, FIN one way, RST."""
 ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
