@@ -146,6 +146,13 @@ class FrameDecoder:
             return None
         return self._next_frame()
 
+    @property
+    def next_id(self) -> int | None:
+        """The stream that the next frame names, malformed or not; None if that has not come."""
+        if len(self._buffer) - self._pos < _META.size:
+            return None
+        return int(_META.unpack_from(self._buffer, self._pos)[1])
+
     def receive_eof(self) -> None:
         """Take the end of the stream, after `next_frame` has returned None.
 

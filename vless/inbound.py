@@ -18,6 +18,7 @@ from vless.context import Context
 from vless.direct import DirectSession
 from vless.errors import ProtocolError
 from vless.header import Command, Request, RequestDecoder
+from vless.lifecycle import Lifecycle
 from vless.limits import Limits
 from vless.link import Link
 from vless.session import MuxSession
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from uuid import UUID
 
-    from vless.lifecycle import Lifecycle
     from vless.stream import Handler
 
 log = logging.getLogger("vless")
@@ -65,7 +65,7 @@ class Inbound:
         self.accepted = 0
         self._users = {user.uuid: user for user in users}
         self._handler = handler
-        self._lifecycle = lifecycle
+        self._lifecycle = lifecycle or Lifecycle()
         self._on_session = on_session
         self._connections: dict[asyncio.Task[None], Link] = {}
         self._servers: list[asyncio.Server] = []
@@ -144,7 +144,7 @@ class Inbound:
         except (ProtocolError, Cause) as exc:
             log.info("connection closed: %s", exc)
         finally:
-            link.close()
+            self._lifecycle.hang_up(link)
             await link.wait_closed()
 
     async def _read_header(self, link: Link) -> tuple[Request, bytes]:

@@ -1,17 +1,23 @@
 """THE SEAM: the life-cycle questions that mux servers get wrong, with the right answers.
 
 The session (`vless.session`) decides nothing of its life cycle itself. It asks, each question from
-exactly one place, and these answers are the reference. A bug is one other answer: see `vless.bugs`.
+exactly one place, and these answers are the reference; `hang_up` is the server's (`vless.inbound`)
+to ask. A bug is one other answer: see `vless.bugs`.
 
 The rules that the answers keep:
 
-1. A stream is an object; the table maps an id to its present owner (`id_reused`).
-2. The receive loop stays able to see the end of the connection (`deliver`).
-3. A handler that has ended, for whatever reason, closes its stream (`handler_ended`).
-4. Closing is a state; nothing is registered in it (`admit`).
+1. A stream is an object; the table maps an id to its present owner (`id_reused`, `owns`, `forget`).
+2. The receive loop stays able to see the end of the connection (`deliver`), and what it answers
+   needs no task (`unknown`).
+3. A stream lasts until both its ends are done (`peer_ended`), and a handler that has ended, for
+   whatever reason, closes its stream (`handler_ended`).
+4. Closing is a state; nothing is registered in it (`admit`), nor beyond what one peer may have
+   (`full`), nor before a frame has been checked whole (`malformed`).
 5. The end of the receive loop releases everything, explicitly, and once (`receive_ended`,
    `may_clean_up`, `release`); the per-connection context is the fallback (`watched_context`), and
-   closes the transport too (`end_link`).
+   closes the transport too (`end_link`, `hang_up`). Who served it waits for its handlers (`join`).
+6. Nothing waits for a peer without a limit (`stalled`, `idle`).
+7. What leaves can be read, and what came is read as meant (`split`, `tolerates`).
 """
 
 from __future__ import annotations
@@ -19,10 +25,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vless.causes import StreamReplaced, StreamStalled
+from vless.frames import data_frames
 
 if TYPE_CHECKING:
     from vless.address import Address
     from vless.context import Context
+    from vless.frames import Frame
+    from vless.link import Link
     from vless.session import MuxSession
     from vless.stream import Stream
 
@@ -72,6 +81,56 @@ class Lifecycle:
         if not await stream.room(session.limits.stall_seconds):
             session.reset_stream(stream, StreamStalled(f"{stream!r} does not read"))
 
+    def peer_ended(self, session: MuxSession, stream: Stream) -> None:
+        """The peer has ended its direction of a stream: what becomes of the stream?"""
+        del session
+        stream.feed_eof()
+
     def handler_ended(self, session: MuxSession, stream: Stream, error: Exception | None) -> None:
         """A stream's handler has returned or raised: who closes the stream?"""
         session.close_stream(stream, error=error is not None)
+
+    def owns(self, session: MuxSession, stream: Stream) -> bool:
+        """A stream is about to use its id: is it still the one that the id means?"""
+        return session.streams.get(stream.stream_id) is stream
+
+    def forget(self, session: MuxSession, stream: Stream) -> None:
+        """A stream has ended: which entry does the table lose?"""
+        if session.streams.get(stream.stream_id) is stream:
+            del session.streams[stream.stream_id]
+
+    def full(self, session: MuxSession) -> bool:
+        """The peer opens a stream: are there too many already?"""
+        return session.load >= session.limits.max_streams
+
+    def split(self, stream: Stream, data: bytes, source: Address | None) -> list[bytes]:
+        """A handler writes: in which frames does it leave?"""
+        return data_frames(stream.stream_id, data, source)
+
+    def unknown(self, session: MuxSession, stream_id: int) -> None:
+        """Data has come for a stream that does not exist: how is the peer told?"""
+        session.refuse(stream_id)
+
+    def malformed(self, session: MuxSession, stream_id: int) -> None:
+        """A frame is malformed: what has it done to the stream that it names?"""
+
+    def tolerates(self, frame: Frame) -> bool:
+        """A frame's metadata says more than it must: is it taken all the same?"""
+        del frame
+        return True
+
+    def stalled(self, session: MuxSession) -> None:
+        """The peer has not read for the write limit: does the connection end?"""
+        session.link.end_stalled()
+
+    def idle(self, session: MuxSession) -> None:
+        """No byte has passed for the idle limit: does the connection end?"""
+        session.link.end_idle()
+
+    async def join(self, session: MuxSession) -> None:
+        """The connection is over: does its server wait for the handlers?"""
+        await session.join()
+
+    def hang_up(self, link: Link) -> None:
+        """The server is done with a connection, served or refused: who closes it?"""
+        link.close()

@@ -28,13 +28,16 @@ class Link(asyncio.Protocol):
     """A connection's two directions and its end.
 
     ``on_made`` is called once the connection stands. ``on_eof`` is called at most once, when the
-    peer has closed or the connection broke, even while nobody is in `receive`.
+    peer has closed or the connection broke, even while nobody is in `receive`. ``on_idle`` and
+    ``on_stalled`` are called, where they are set, in place of `end_idle` and `end_stalled`.
     """
 
     def __init__(
         self, on_made: Callable[[Link], None] | None = None, *, limits: Limits | None = None
     ) -> None:
         self.on_eof: Callable[[], None] | None = None
+        self.on_idle: Callable[[], None] | None = None
+        self.on_stalled: Callable[[], None] | None = None
         self.lost: Exception | None = None
         self.ended = False
         """Whether nothing more will be received."""
@@ -101,7 +104,8 @@ class Link(asyncio.Protocol):
         self._paused = True
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._limits.write_seconds, self._write_stalled)
+            seconds = self._limits.write_seconds
+            self._timer = loop.call_later(seconds, self._stalled)
 
     def resume_writing(self) -> None:
         """Let writers go on."""
@@ -121,6 +125,11 @@ class Link(asyncio.Protocol):
     def backlog(self) -> int:
         """Bytes handed to `send` that the peer has not taken yet."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    @property
+    def paused(self) -> bool:
+        """Whether senders wait for the peer to read."""
+        return self._paused and not self.closing
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -223,6 +232,14 @@ class Link(asyncio.Protocol):
             self._end()
             self._wake_drainers()
 
+    def end_idle(self) -> None:
+        """Give up a connection without a byte."""
+        self.abort(IdleTimeout(f"no byte for {self._limits.idle_seconds:g} s"))
+
+    def end_stalled(self) -> None:
+        """Give up a peer that does not read."""
+        self.abort(WriteStalled(f"the peer has not read for {self._limits.write_seconds:g} s"))
+
     async def wait_closed(self) -> None:
         """Wait until the transport is gone. Call `close` or `abort` first, which bound the wait."""
         if self._closed is not None and not self._closed.done():
@@ -234,9 +251,8 @@ class Link(asyncio.Protocol):
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._limits.close_seconds, self._transport.abort)
 
-    def _write_stalled(self) -> None:
-        seconds = self._limits.write_seconds
-        self.abort(WriteStalled(f"the peer has not read for {seconds:g} s"))
+    def _stalled(self) -> None:
+        (self.on_stalled or self.end_stalled)()
 
     def _rearm_idle(self) -> None:
         # A tick instead of a deadline: nothing is rescheduled for a byte, so a byte costs nothing.
@@ -248,7 +264,7 @@ class Link(asyncio.Protocol):
         if self._active:
             self._rearm_idle()
         else:
-            self.abort(IdleTimeout(f"no byte for {self._limits.idle_seconds:g} s"))
+            (self.on_idle or self.end_idle)()
 
     def _end(self) -> None:
         self._wake_receiver()

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from vless.address import Network
 from vless.causes import Cause, LinkLost, PeerClosed, StreamClosed, StreamReset, WriteStalled
-from vless.errors import ProtocolError
-from vless.frames import Frame, FrameDecoder, Status, data_frames, encode_frame
+from vless.errors import FrameError, ProtocolError
+from vless.frames import Frame, FrameDecoder, Status, encode_frame
 from vless.header import Response, encode_response
 from vless.lifecycle import Lifecycle
 from vless.limits import Limits
@@ -81,14 +81,17 @@ class MuxSession:
         watched = self.lifecycle.watched_context(self)
         if watched is not None and watched.cancellable:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(watched))
-        self.link.on_eof = self._link_ended
+        link = self.link
+        link.on_eof = self._link_ended
+        link.on_idle = partial(self.lifecycle.idle, self)
+        link.on_stalled = partial(self.lifecycle.stalled, self)
         cause: BaseException = LinkLost("the receive loop was cancelled")
         try:
             cause = await self._receive(received)
         finally:
-            self.link.on_eof = None
+            link.on_eof = link.on_idle = link.on_stalled = None
             self.lifecycle.receive_ended(self, cause)
-        await self._join()
+        await self.lifecycle.join(self)
         return self.cause or cause
 
     def cleanup(self, cause: BaseException) -> None:
@@ -109,11 +112,15 @@ class MuxSession:
         """Return the streams of the table and those whose handlers are still ending."""
         return [*self.streams.values(), *self._lingering]
 
+    @property
+    def load(self) -> int:
+        """How many streams there are, with those whose handlers are still ending."""
+        return len(self.streams) + len(self._lingering)
+
     def retire(self, stream: Stream, cause: BaseException) -> None:
         """End both directions of a stream and free its id; its handler lingers until it ends."""
         stream.fail(cause)
-        if self.streams.get(stream.stream_id) is stream:
-            del self.streams[stream.stream_id]
+        self.lifecycle.forget(self, stream)
         if stream.task is not None and not stream.task.done():
             self._lingering[stream] = None
 
@@ -125,23 +132,27 @@ class MuxSession:
 
     def reset_stream(self, stream: Stream, cause: BaseException) -> None:
         """End a stream and tell the peer that it failed."""
-        if self.streams.get(stream.stream_id) is stream:
-            self._refuse(stream.stream_id)
+        if self._owns(stream):
+            self.refuse(stream.stream_id)
         self.end_stream(stream, cause)
 
     def close_stream(self, stream: Stream, *, error: bool) -> None:
         """End a stream on our side; tell the peer, unless the id is another stream's by now."""
-        if self.streams.get(stream.stream_id) is stream:
+        if self._owns(stream):
             self._send(Frame.end(stream.stream_id, error=error))
-            self.retire(stream, StreamClosed("closed by its handler"))
+        self.retire(stream, StreamClosed("closed by its handler"))
+
+    def refuse(self, stream_id: int) -> None:
+        """Tell the peer that there is no such stream."""
+        self._send(Frame.end(stream_id, error=True))
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
         """Send a stream's bytes when the peer has room for them (see `StreamOwner.write`)."""
         source = address if stream.network is Network.UDP else None
         # Frame by frame: a large write must not count as a backlog, nor delay others' frames.
-        for frame in data_frames(stream.stream_id, data, source):
+        for frame in self.lifecycle.split(stream, data, source):
             await self.link.drain()
-            if self.streams.get(stream.stream_id) is not stream:
+            if not self._owns(stream):
                 raise StreamClosed(f"{stream!r} does not own its id") from stream.cause
             self._send_bytes(frame)
 
@@ -163,6 +174,8 @@ class MuxSession:
                     decoder.receive_eof()
                     return PeerClosed("the peer closed the connection")
         except (ProtocolError, Cause) as exc:
+            if isinstance(exc, FrameError) and decoder.next_id is not None:
+                self.lifecycle.malformed(self, decoder.next_id)
             # A kept traceback would close a cycle: cause, frame, session, cause.
             return exc.with_traceback(None)
 
@@ -183,7 +196,8 @@ class MuxSession:
         # A cancelled task keeps its traceback, whose frames hold the stream: cut the cycle.
         stream.task = None
 
-    async def _join(self) -> None:
+    async def join(self) -> None:
+        """Wait until the handlers that the cleanup reached have ended, or are given up."""
         # Twice: a handler may spend its first cancellation on an orderly farewell of its own.
         try:
             for _ in range(2):
@@ -200,6 +214,8 @@ class MuxSession:
     # Frames.
 
     async def _handle(self, frame: Frame) -> None:
+        if frame.padding and not self.lifecycle.tolerates(frame):
+            raise FrameError("metadata", 0, "no more than it must say", f"{frame.padding!r}")
         if frame.status is Status.NEW:
             await self._open(frame)
         elif frame.status is Status.KEEP:
@@ -212,15 +228,14 @@ class MuxSession:
         if target is None or network is None:
             raise AssertionError("the decoder lets no New pass without a target")
         if not self.lifecycle.admit(self):
-            self._refuse(frame.stream_id)
+            self.refuse(frame.stream_id)
             return
         # First of all: after a refusal, too, the id means nothing to the peer any more.
         old = self.streams.get(frame.stream_id)
         if old is not None:
             self.lifecycle.id_reused(self, old)
-        full = len(self.streams) + len(self._lingering) >= self.limits.max_streams
-        if full or not target.host:
-            self._refuse(frame.stream_id)
+        if self.lifecycle.full(self) or not target.host:
+            self.refuse(frame.stream_id)
             return
         stream = self._start(frame.stream_id, network, target.literal)
         await self._deliver(stream, frame)
@@ -240,7 +255,7 @@ class MuxSession:
         if stream is not None:
             await self._deliver(stream, frame)
         elif frame.data:
-            self._refuse(frame.stream_id)
+            self.lifecycle.unknown(self, frame.stream_id)
 
     async def _end(self, frame: Frame) -> None:
         stream = self.streams.get(frame.stream_id)
@@ -250,14 +265,14 @@ class MuxSession:
             self.retire(stream, StreamReset(f"stream {frame.stream_id} reset by the peer"))
             return
         await self._deliver(stream, frame)
-        stream.feed_eof()
+        self.lifecycle.peer_ended(self, stream)
 
     async def _deliver(self, stream: Stream, frame: Frame) -> None:
         if frame.data:
             await self.lifecycle.deliver(self, stream, frame.data, frame.target)
 
-    def _refuse(self, stream_id: int) -> None:
-        self._send(Frame.end(stream_id, error=True))
+    def _owns(self, stream: Stream) -> bool:
+        return self.lifecycle.owns(self, stream)
 
     def _send(self, frame: Frame) -> None:
         # Replies do not wait, or the receive loop would; so their backlog has a bound.
