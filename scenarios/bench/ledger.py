@@ -110,7 +110,7 @@ def measure_task(plan: Plan) -> list[Comparison]:
     works = {name: partial(create, PREPARE[name], in_batches, created) for name in names}
     ours, bare, debug = in_turns(works, plan).values()
     beside = (
-        Beside(f"{DEBUG}: its creation stack", debug, goal=25),
+        Beside("asyncio debug mode: its creation stack", debug, goal=25),
         Beside("a bare task: the limit", bare, floor=True, goal=1.35),
     )
     return [Comparison("a task created with blame, run, ended", ours, beside)]

@@ -99,6 +99,8 @@ class Comparison(NamedTuple):
         ratio = self.ratio(beside)
         if ratio is None or beside.goal is None:
             return None
+        # As it is shown: the digits behind mean nothing.
+        ratio = float(f"{ratio:.3g}")
         return ratio <= beside.goal if beside.floor else ratio >= beside.goal
 
     def to_json(self) -> dict[str, Any]:
