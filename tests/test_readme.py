@@ -10,6 +10,7 @@ import pytest
 
 from harness import LeakError
 from scenarios import PROPERTIES, load_pairs
+from scenarios.bench import ROWS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -63,6 +64,16 @@ def test_readme_lists_every_property() -> None:
     table = README.partition("| property | holds when |")[2].partition("\n\n")[0]
 
     assert re.findall(r"^\| (\w+) \|", table, re.MULTILINE) == list(PROPERTIES)
+
+
+def test_readme_lists_every_row_of_the_benchmark() -> None:
+    """The table of costs has the command's rows and baselines, under the names it prints."""
+    table = README.partition("| row | ours | beside it |")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.split("|")[1:]] for line in table.splitlines()[2:]]
+    sources = "".join(path.read_text("utf-8") for path in (ROOT / "scenarios/bench").glob("*.py"))
+
+    assert [row for row, *_ in cells if row] == list(ROWS)
+    assert [beside for _, _, beside, *_ in cells if beside not in sources] == []
 
 
 def test_readme_begins_with_two_commands() -> None:

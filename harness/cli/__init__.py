@@ -25,6 +25,7 @@ MODULES = {
     "verify": "verify",
     "fuzz": "fuzz",
     "replay": "replay",
+    "bench": "bench",
     "serve": "serve",
 }
 """Where each command is: in its module, under its name and ``_command``."""

@@ -1,6 +1,7 @@
 """What the commands show, and how: plain when piped, in colour and with progress on a terminal.
 
-Nothing shown depends on the clock or on the machine, so that two runs can be compared.
+Nothing shown depends on the clock or on the machine, so that two runs can be compared; what `bench`
+measures does, and says so.
 """
 
 from __future__ import annotations

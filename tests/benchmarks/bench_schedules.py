@@ -18,38 +18,22 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PEERS = ["detangle==0.1.0", "simloom==0.5.0", "simloop==0.2.2"]
+sys.path.insert(0, str(ROOT))  # Nothing need be installed to run it.
+
+from scenarios.bench.schedules import OTHERS, PEERS, detangle, ours, toy  # noqa: E402 - see above
+
+PINNED = [f"{package}=={version}" for package, version in PEERS.items()]
 LOADED = ["pytest>=8.3", "hypothesis>=6.131"]
 ROUNDS = 7
 SEEDS = range(20)
-SLEEPS = 50
 
 Program = Callable[[], Any]
-
-
-async def toy() -> None:
-    """A producer, a consumer, a queue of 2, 50 sleeps: 157 callbacks on a stock loop."""
-    queue: asyncio.Queue[int | None] = asyncio.Queue(2)
-
-    async def producer() -> None:
-        for number in range(SLEEPS):
-            await asyncio.sleep(0.001)
-            await queue.put(number)
-        await queue.put(None)
-
-    async def consumer() -> int:
-        total = 0
-        while (item := await queue.get()) is not None:
-            total += item
-        return total
-
-    _, total = await asyncio.gather(producer(), consumer())
-    assert total == sum(range(SLEEPS))
 
 
 async def pause(iterations: int) -> None:
@@ -111,50 +95,10 @@ async def deep_mux() -> None:
     await asyncio.gather(*ended, return_exceptions=True)
 
 
-def ours(program: Program, runs: int, seed: int = 0, **settings: Any) -> int | None:
-    """Search with us; the number of the failing run."""
-    sim = importlib.import_module("harness.sim")
-    found = sim.find_leaks(
-        program, examples=runs, seed=seed, wakeups=True, shrinking=False, **settings
-    )
-    return None if found is None else int(found.examples)
-
-
-def detangle(program: Program, runs: int, seed: int = 0, strategy: str = "random") -> int | None:
-    """Search with detangle, its leak check on."""
-    peer = importlib.import_module("detangle")
-    try:
-        peer.explore(
-            program,
-            runs=runs,
-            seed=seed,
-            strategy=strategy,
-            check_leaks=True,
-            shrink=False,
-            database=False,
-        )
-    except peer.BugFound as found:
-        return int(found.report.runs)
-    return None
-
-
-def simloom(program: Program, runs: int) -> None:
-    """Search with simloom."""
-    importlib.import_module("simloom").explore(program, runs=runs)
-
-
-def simloop(program: Program, runs: int) -> None:
-    """Search with simloop."""
-    importlib.import_module("simloop").explore(program, range(runs))
-
-
 SPEED: dict[str, tuple[Callable[[int], object], int]] = {
     "ours, uniform": (lambda runs: ours(toy, runs, strategies=("uniform",)), 300),
     "ours, portfolio": (lambda runs: ours(toy, runs), 300),
-    "detangle, random": (lambda runs: detangle(toy, runs), 150),
-    "detangle, auto": (lambda runs: detangle(toy, runs, strategy="auto"), 150),
-    "simloop, random": (lambda runs: simloop(toy, runs), 12),
-    "simloom, random": (lambda runs: simloom(toy, runs), 12),
+    **{name: (partial(peer.search, toy), peer.runs) for name, peer in OTHERS.items()},
 }
 FIRST: dict[str, Callable[[Program, int], int | None]] = {
     "ours, portfolio": lambda program, seed: ours(program, 1000, seed),
@@ -217,7 +161,7 @@ def install(folder: Path) -> str:
     venv.create(folder, with_pip=True, clear=True)
     python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*command, *PEERS, *LOADED], check=True)  # noqa: S603 - pip, with pins
+    subprocess.run([*command, *PINNED, *LOADED], check=True)  # noqa: S603 - pip, with pins
     return python
 
 

@@ -1,0 +1,85 @@
+"""A row measured in a process of its own: ``python -m scenarios.bench.apart ROW PLAN``.
+
+The child writes a line for each tick and, last, what it has measured. It dies with its parent: its
+input ends then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scenarios.bench import measure
+from scenarios.bench.measure import Beside, Comparison, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ROOT = Path(__file__).parents[2]
+
+
+def measure_apart(name: str, plan: Plan) -> list[Comparison]:
+    """Measure a row in a new process; its ticks are passed on.
+
+    Raises:
+        RuntimeError: the process failed; it has said why on stderr.
+    """
+    command = [sys.executable, "-m", "scenarios.bench.apart", name, json.dumps(plan[:3])]
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # In a session of its own, Ctrl-C does not reach it: it would end with a traceback.
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        last = ""
+        for line in child.stdout or ():
+            last = line
+            if not line.strip():
+                plan.tick()
+    if child.returncode:
+        raise RuntimeError(f"measuring {name!r} failed: exit code {child.returncode}")
+    return [_comparison(*values) for values in json.loads(last)]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Be the child."""
+    name, plan = arguments
+    # It waits all the time, and so takes none from what is measured.
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    try:
+        rounds, quick, leaks = json.loads(plan)
+        found = measure(name, Plan(rounds, quick, leaks, _tick))
+        print(json.dumps(found), flush=True)  # noqa: T201 - how it answers
+    except BrokenPipeError:
+        os._exit(1)  # As below: there is nobody to tell.
+    # What was leaked on purpose is not worth an orderly end.
+    os._exit(0)
+
+
+def _follow_parent() -> None:
+    # Not through `sys.stdin`, whose lock an ending interpreter wants to have.
+    os.read(0, 1)
+    os._exit(1)
+
+
+def _tick() -> None:
+    print(flush=True)  # noqa: T201 - how it says that it lives
+
+
+def _comparison(what: str, ours: Any, beside: Any, *rest: Any) -> Comparison:
+    baselines = tuple(Beside(name, tuple(rounds), *more) for name, rounds, *more in beside)
+    return Comparison(what, tuple(ours), baselines, *rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
