@@ -72,6 +72,11 @@ def test_simulate_reports_what_is_left_over() -> None:
         simulate(leaky)
 
     assert caught.value.report.groups[0].site.endswith("in leaky")
+    command = f"muxleak replay sim1:AAAAAA {__name__}:leaky"
+    assert caught.value.__notes__ == [f"replay with: {command}"]
+    with pytest.raises(LeakError) as caught:
+        simulate(leaky, step_limit=999)
+    # No command would know of the limit.
     assert caught.value.__notes__ == ["replay with: sim1:AAAAAA"]
     assert simulate(leaky, leaks=False).value is None
 
