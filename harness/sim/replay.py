@@ -87,13 +87,14 @@ class Replay:
         Raises:
             ReplayError: as `save`.
         """
-        steps = list(self.steps)
+        steps, kept = list(self.steps), len(self.steps)
         while len(text := self._text(steps).encode()) > _MAX_FILE:
             if not steps:
                 raise ReplayError(
                     f"{len(text)} bytes are more than a replay may have; shrink first"
                 )
-            steps = [*steps[: len(steps) // 2], "..."] if len(steps) > 1 else []
+            kept //= 2
+            steps = [*self.steps[:kept], "..."] if kept else []
         return text
 
     @classmethod
