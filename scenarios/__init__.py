@@ -1,5 +1,6 @@
 """Joins vless and harness: connection sequences, properties, worlds, the registry of pairs."""
 
+from scenarios.check import ViolationError, check_sequence
 from scenarios.registry import Pair, find_pair, load_pairs
 from scenarios.runner import PROPERTIES, Outcome, Violation, run_sequence
 from scenarios.search import Found, find_violation
@@ -18,7 +19,9 @@ __all__ = [
     "Step",
     "TcpWorld",
     "Violation",
+    "ViolationError",
     "World",
+    "check_sequence",
     "find_pair",
     "find_violation",
     "load_pairs",
