@@ -1,6 +1,7 @@
 """One run: what it returns, what it refuses, what it finds left, and that it leaves nothing."""
 
 import asyncio
+import contextvars
 import gc
 import os
 import signal
@@ -363,8 +364,10 @@ def test_leak_names_the_connection() -> None:
         writer.close()
         server.close()
 
-    with pytest.raises(LeakError, match=r"of connection 1 to 127\.0\.0\.1:7000"):
-        simulate(program)
+    # As in a program of its own, where nothing has set a context variable.
+    for context in (contextvars.Context(), contextvars.copy_context()):
+        with pytest.raises(LeakError, match=r"of connection 1 to 127\.0\.0\.1:7000"):
+            context.run(simulate, program)
 
 
 def test_current_needs_a_simulation() -> None:
