@@ -68,7 +68,7 @@ def replay_program(words: Sequence[str], *, as_json: bool) -> int:
         console.print(Text.assemble(("failed", render.BAD), f": {name}"))
         programs.show(console, failed)
     if not same:
-        console.print("not the run that was kept: the program or its settings have changed since")
+        console.print("another run than the file's: the program or its settings have changed since")
     return int(failed is not None)
 
 
