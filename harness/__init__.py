@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.settle import settle
 
 if TYPE_CHECKING:
-    from harness.check import find_leaks
+    from harness.check import check_scope
     from harness.entry import LeakCheck, no_leaks
     from harness.growth import Growth, GrowthReport, measure_growth
     from harness.ignores import (
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from harness.memory import memory_pair
     from harness.report import LeakError, LeakReport
     from harness.scope import Scope
+    from harness.sim.search import find_leaks
+    from harness.sim.simulate import simulate
 
 __all__ = [
     "KINDS",
@@ -39,6 +41,7 @@ __all__ = [
     "Ledger",
     "Scope",
     "VirtualLoop",
+    "check_scope",
     "find_leaks",
     "ignore_created_by",
     "ignore_current",
@@ -48,10 +51,11 @@ __all__ = [
     "memory_pair",
     "no_leaks",
     "settle",
+    "simulate",
 ]
 
 _HOMES = {
-    "check": "find_leaks",
+    "check": "check_scope",
     "entry": "LeakCheck no_leaks",
     "growth": "Growth GrowthReport measure_growth",
     "ignores": "Ignore ignore_created_by ignore_current ignore_name ignore_waiting_in",
@@ -61,6 +65,7 @@ _HOMES = {
     "memory": "memory_pair",
     "report": "LeakError LeakReport",
     "scope": "Scope",
+    "sim": "find_leaks simulate",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -1,4 +1,4 @@
-"""`find_leaks`: wait until what a scope caused has ended, and report what has not."""
+"""`check_scope`: wait until what a scope caused has ended, and report what has not."""
 
 import asyncio
 import gc
@@ -24,7 +24,7 @@ _FEW = 3  # things made in one place that may each be somebody's service
 _SERVICE_KINDS = frozenset({"task", "transport", "server", "thread"})
 
 
-async def find_leaks(
+async def check_scope(
     scope: Scope,
     *,
     kinds: Iterable[str] = CHECKED,

@@ -44,7 +44,7 @@ class Wire(asyncio.Transport):
     ) -> None:
         super().__init__(extra)
         self._loop = loop
-        self._context = context or copy_context()
+        self._context = copy_context() if context is None else context
         self._inbox: deque[bytes | memoryview] = deque()
         if registry is not None:
             self._registry = registry

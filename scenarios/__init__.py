@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scenarios.check import ViolationError, check_sequence
     from scenarios.outcome import PROPERTIES, Outcome, Violation
     from scenarios.registry import Pair, find_pair, load_pairs
     from scenarios.runner import run_sequence
@@ -27,7 +28,9 @@ __all__ = [
     "Step",
     "TcpWorld",
     "Violation",
+    "ViolationError",
     "World",
+    "check_sequence",
     "find_pair",
     "find_violation",
     "load_pairs",
@@ -36,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "check": "ViolationError check_sequence",
     "outcome": "PROPERTIES Outcome Violation",
     "registry": "Pair find_pair load_pairs",
     "runner": "run_sequence",

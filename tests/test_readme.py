@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from harness import LeakError
+from harness.cli import cli
 from scenarios import PROPERTIES, load_pairs
 from scenarios.bench import ROWS
 
@@ -81,6 +83,25 @@ def test_readme_begins_with_two_commands() -> None:
     block = README.partition("```sh\n")[2].partition("```")[0].splitlines()
 
     assert [line.rpartition("/")[2] for line in block] == ["muxleak reproduce", "pytest"]
+
+
+def test_readme_program_is_found_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command finds in the example what README shows, but for the run and the line."""
+    shown = dict(re.findall(r"<!-- example: (.+?) -->\n```\w+\n(.*?)```", README, re.DOTALL))
+    (tmp_path / "chat.py").write_text(shown["chat.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "chat", raising=False)
+    command = "muxleak fuzz chat:main"
+    done = CliRunner().invoke(cli, command.split()[1:], env={"COLUMNS": "80"})
+
+    def alike(text: str) -> str:
+        return re.sub(r"run \d+|sim1:\S+", "...", text)
+
+    assert done.exit_code == 1
+    assert alike(done.stdout) == alike(shown[command])
+    again = CliRunner().invoke(cli, ["replay", "muxleak-chat-main.sim.json"])
+    assert again.exit_code == 1
 
 
 def test_readme_example_fails_as_shown() -> None:

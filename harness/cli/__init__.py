@@ -67,6 +67,7 @@ Examples:
   muxleak reproduce                  see the bug, and its fix
   muxleak verify                     prove every claim made here
   muxleak serve --version V1         point a real client at the leak
+  muxleak fuzz myserver.sim:main     find what leaks in a program of yours
   muxleak reproduce --json | jq .growth
 
 \b

@@ -1,4 +1,7 @@
-"""``muxleak fuzz``: search a server with a budget, shrink what is found, and keep it."""
+"""``muxleak fuzz``: search a server with a budget, shrink what is found, and keep it.
+
+What it does with a program of the user's own stands in `harness.cli.fuzz_program`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ import click
 from hypothesis.database import DirectoryBasedExampleDatabase
 from rich.text import Text
 
-from harness.cli import interrupt, params, render, words
+from harness.cli import interrupt, kept, params, render, words
+from harness.cli.fuzz_program import fuzz_program
 from harness.cli.replay import show
 from scenarios.campaign import EXAMPLES, Budget, Campaign, Result, Status
 from scenarios.registry import find_pair, load_pairs
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from scenarios import Found
 
 SUFFIX = ".seq"
+_PROGRAM = ":"
 MAX_BYTES = 4096
 """A replay file must stay small enough to be pasted into a report."""
 _WHY = {
@@ -35,11 +40,13 @@ _WHY = {
 
 
 def subject(word: str) -> str:
-    """Read PAIR or VERSION, as far as it can be without knowing the half."""
+    """Read PAIR or VERSION, as far as it can be without knowing the half; a program has a colon."""
     try:
-        find_subject(word, None)
+        if _PROGRAM not in word:
+            find_subject(word, None)
     except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+        text = f"{error}; a program of yours is named as module:callable"
+        raise click.BadParameter(text) from None
     return word
 
 
@@ -57,13 +64,16 @@ def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str)
         "fuzz V2 --target tcp --time 30 --seed 7",
         "fuzz REF --examples 100000          the reference: nothing so far",
         "fuzz V1 --out tests/replays --json | jq -r .replay",
+        "fuzz myserver.sim:main --time 60    an async function of yours",
     ),
 )
-@click.argument("subject", type=subject, metavar="PAIR|VERSION", shell_complete=complete_subject)
+@click.argument(
+    "subject", type=subject, metavar="PAIR|VERSION|MODULE:CALLABLE", shell_complete=complete_subject
+)
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
-    help=f"Random sequences at most.  [default: {EXAMPLES}; with --time: no limit]",
+    help=f"Random sequences, or runs, at most.  [default: {EXAMPLES}; with --time: no limit]",
 )
 @click.option(
     "--time",
@@ -81,6 +91,11 @@ def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str)
     help="Where the replay file goes, if something is found.  [default: here]",
 )
 @click.option("--fresh", is_flag=True, help="Neither try nor keep what is remembered.")
+@click.option(
+    "--wakeups",
+    is_flag=True,
+    help="Of a program: permute the wake-ups of tasks, too, which stock asyncio never does.",
+)
 @params.seed_option
 @params.json_option
 @click.pass_context
@@ -95,6 +110,7 @@ def fuzz_command(
     seed: int,
     *,
     fresh: bool,
+    wakeups: bool,
     as_json: bool,
 ) -> None:
     """Search for a sequence that violates a property; shrink it.
@@ -102,17 +118,28 @@ def fuzz_command(
     What is found is remembered under .hypothesis and tried first the next time. Ctrl-C ends the
     search with what it has. Exits with 1 if something was found, with 0 if nothing was within the
     budget.
+
+    MODULE:CALLABLE is an async function without arguments. It is run on virtual time and a network
+    in memory, in many orders of arrival, until a run leaks a task, cannot end, or raises.
     """
+    budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
+    if _PROGRAM in subject:
+        params.refuse(ctx, "a program", "half", "target", "fresh")
+        kept.check_out(out)
+        ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
+    params.refuse(ctx, "a pair or version", "wakeups")
     try:
         empty = Replay(*find_subject(subject, half), Sequence())
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    _check_out(out)
-    budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
+    kept.check_out(out)
     result = _search(empty, budget, seed, target, fresh=fresh)
     found = result.found
     replay = empty if found is None else empty._replace(sequence=found.sequence)
-    path = None if found is None else _keep(out, replay, found)
+    path = None
+    if found is not None:
+        content = replay_file(replay, found).encode()
+        path = kept.keep(out, _name(replay), SUFFIX, content)
     if as_json:
         render.emit_json(_data(replay, result, budget, seed, target, path))
     elif found is None or path is None:
@@ -159,36 +186,6 @@ def progress_in_words(name: str, status: Status) -> str:
 
 def _name(replay: Replay) -> str:
     return f"{replay.name}/{replay.half}" if replay.half else replay.name
-
-
-def _check_out(out: Path) -> None:
-    """Refuse at once what could not be written after a long search."""
-    folder = out if out.is_dir() else out.parent
-    if not folder.is_dir():
-        raise click.BadParameter(
-            f"expected a folder that exists, got {str(folder)!r}; make it first",
-            param_hint="'--out'",
-        )
-    if not os.access(folder, os.W_OK):
-        raise click.BadParameter(f"cannot write to {str(folder)!r}", param_hint="'--out'")
-
-
-def _keep(out: Path, replay: Replay, found: Found) -> Path:
-    """Write the replay file, beside a different one of the same name, and return its path."""
-    if out.is_dir():
-        out /= f"muxleak-{_name(replay).replace('/', '-')}{SUFFIX}"
-    text, path, number = replay_file(replay, found), out, 1
-    while True:
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            if path.is_file() and path.read_bytes() == text.encode():
-                return path
-            number += 1
-            path = out.with_stem(f"{out.stem}-{number}")
-        else:
-            return path
 
 
 def replay_file(replay: Replay, found: Found) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 CODE = 130
+# Ctrl-C may fall into a simulation, which guards the name in the module.
+_signal = signal.signal
 _STDERR = 2
 # Erase the line of progress, or the ^C, and show the cursor that progress had hidden.
 _CLEAR = "\r\x1b[K\x1b[?25h"
@@ -26,7 +28,7 @@ _CLEAR = "\r\x1b[K\x1b[?25h"
 
 def install() -> None:
     """End the program on Ctrl-C, from now on."""
-    signal.signal(signal.SIGINT, _end)
+    _signal(signal.SIGINT, _end)
 
 
 @contextmanager
@@ -34,19 +36,19 @@ def caught() -> Iterator[Callable[[], bool]]:
     """For the length of a block, let Ctrl-C be asked for; a second one ends the program at once."""
     seen = False
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
+    def note(_number: int, _frame: FrameType | None) -> None:
         nonlocal seen
         seen = True
         install()
 
-    before = signal.signal(signal.SIGINT, note)
+    before = _signal(signal.SIGINT, note)
     try:
         yield lambda: seen
     finally:
-        signal.signal(signal.SIGINT, before)
+        _signal(signal.SIGINT, before)
 
 
-def _end(_signal: int, _frame: FrameType | None) -> None:
+def _end(_number: int, _frame: FrameType | None) -> None:
     clear = _CLEAR if sys.stderr is not None and sys.stderr.isatty() else ""
     # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
     os.write(_STDERR, f"{clear}interrupted\n".encode())

@@ -126,6 +126,14 @@ def target_option(command: _Command) -> _Command:
     )(command)
 
 
+def refuse(ctx: click.Context, what: str, *names: str) -> None:
+    """Refuse options that were given and mean nothing for ``what``."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} means nothing for {what}; leave it out")
+
+
 def json_option(command: _Command) -> _Command:
     """Add ``--json``, as ``as_json``."""
     text = "Print JSON and nothing else."

@@ -9,6 +9,7 @@ import click
 from rich.text import Text
 
 from harness.cli import params, render
+from harness.cli.replay_program import is_of_program, replay_program
 from scenarios import PROPERTIES
 from scenarios.replay import HALVES, Replay, read_lines
 
@@ -36,6 +37,8 @@ class Line(NamedTuple):
         "replay V2 a:open cancel a:new:1:echo a:close",
         "replay --target tcp fixed a:open a:new:1:echo+5 a:abort",
         "replay found.txt            a file of such lines; # starts a comment",
+        "replay sim1:AAAAAA myserver.sim:main",
+        "replay muxleak-myserver.sim-main.sim.json",
     ),
 )
 @click.argument("line", nargs=-1, required=True, metavar="LINE|FILE")
@@ -46,12 +49,16 @@ class Line(NamedTuple):
 def replay_command(
     ctx: click.Context, line: tuple[str, ...], half: str | None, target: Target, *, as_json: bool
 ) -> None:
-    """Run a line of steps against a server; check every property.
+    """Run a line of steps, or a program of yours, once more.
 
     A line is PAIR[/HALF] STEPS or VERSION STEPS; versions are V0, V1, P-A, P-B, P-C, V2 and REF
-    (fixed). A step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Exits with 1 if a
-    property is violated.
+    (fixed). A step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Or it is what
+    `muxleak fuzz` printed of a program, which it names as module:callable; a file of that kind
+    needs no name. Exits with 1 if a property is violated, or the program fails.
     """
+    if is_of_program(line):
+        params.refuse(ctx, "a program", "half", "target")
+        ctx.exit(replay_program(line, as_json=as_json))
     runs = [(each, _parse(each, half)) for each in _lines(line)]
     console = render.stdout()
     results: list[dict[str, Any]] = []

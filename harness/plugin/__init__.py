@@ -38,6 +38,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if mode != "off" or config.getoption("leaks_update"):
         summary.set_up(options.settings_of(config))
     config.pluginmanager.register(summary, "muxleak-summary")
+    named = options.replays_of(config)
+    if named is not None:
+        from harness.plugin.replays import Replays  # noqa: PLC0415 - only such sessions pay for it
+
+        config.pluginmanager.register(Replays(named), "muxleak-replays")
 
 
 @pytest.hookimpl(tryfirst=True)

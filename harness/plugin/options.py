@@ -35,6 +35,12 @@ IGNORE_HELP = """\
 what is no leak in any test, one a line: created_by, name or waiting_in, a pattern, and after # \
 the reason. Example: created_by Pool.start  # one pool for all tests\
 """
+REPLAYS = """\
+run the replay files that `muxleak fuzz module:callable` writes (*.sim.json) as tests: each fails \
+until its program does not fail any more. A file that is named on the command line is always run. \
+Example: pytest --leaks-replays\
+"""
+REPLAY_SUFFIX = ".sim.json"  # as `harness.sim.replay` has it, which only runs of such files load
 NO_LEAKS = """\
 no_leaks(kinds=all, budget=0.5, ignore=(), repeat=None): fail the test if it leaves something of \
 these kinds behind, whatever --leaks says. budget: seconds in which what ends by itself is no \
@@ -76,11 +82,22 @@ def add(parser: pytest.Parser) -> None:
     group.addoption("--leaks", choices=MODES, default=None, help=LEAKS)
     group.addoption("--leaks-known", metavar="FILE", default=None, help=KNOWN)
     group.addoption("--leaks-update", action="store_true", help=UPDATE)
+    group.addoption("--leaks-replays", action="store_true", help=REPLAYS)
     parser.addini("leaks", LEAKS, default="off")
     parser.addini("leaks_known", KNOWN, default="")
     parser.addini("leaks_kinds", KINDS_HELP, type="args", default=[])
     parser.addini("leaks_budget", BUDGET_HELP, default="")
+    parser.addini("leaks_replays", REPLAYS, type="bool", default=False)
     parser.addini("leaks_ignore", IGNORE_HELP, type="linelist", default=[])
+
+
+def replays_of(config: pytest.Config) -> set[Path] | None:
+    """Which replay files are tests: those that are named, all if the set is empty, or None."""
+    if config.getoption("leaks_replays") or config.getini("leaks_replays"):
+        return set()
+    here = config.invocation_params.dir
+    paths = [each.partition("::")[0] for each in config.args]
+    return {Path(here, each).resolve() for each in paths if each.endswith(REPLAY_SUFFIX)} or None
 
 
 def mode_of(config: pytest.Config) -> str:

@@ -2,11 +2,12 @@
 
 from harness.fence import DeadlockError, LivelockError, SimulationError
 from harness.sim.choices import Choices
+from harness.sim.programs import ProgramError, find_program
 from harness.sim.replay import Replay, ReplayError
 from harness.sim.run import Run, Simulation, current
-from harness.sim.search import Finding, find_leaks
+from harness.sim.search import Finding, Progress, find_leaks
 from harness.sim.settings import Network, Settings
-from harness.sim.simulate import Options, Outcome, replay, simulate, simulated
+from harness.sim.simulate import Options, Outcome, replay, rerun, simulate, simulated
 
 __all__ = [
     "Choices",
@@ -16,6 +17,8 @@ __all__ = [
     "Network",
     "Options",
     "Outcome",
+    "ProgramError",
+    "Progress",
     "Replay",
     "ReplayError",
     "Run",
@@ -24,7 +27,9 @@ __all__ = [
     "SimulationError",
     "current",
     "find_leaks",
+    "find_program",
     "replay",
+    "rerun",
     "simulate",
     "simulated",
 ]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-_MARK = "sim1:"
+MARK = "sim1:"
+"""How a line begins."""
+SUFFIX = ".sim.json"
+"""How the name of a file ends; what collects such files looks at no others."""
 _MAX_FILE = 4096  # bytes
 _PLAIN, _PACKED = 0, 1
 
@@ -48,7 +51,7 @@ class Replay:
         body = bytes([head, size >> 8, size & 255]) + self.program + self.world
         packed = zlib.compress(body, 9)
         data = bytes([_PACKED]) + packed if len(packed) < len(body) else bytes([_PLAIN]) + body
-        return _MARK + base64.urlsafe_b64encode(data).decode().rstrip("=")
+        return MARK + base64.urlsafe_b64encode(data).decode().rstrip("=")
 
     @classmethod
     def parse(cls, line: str) -> Self:
@@ -58,9 +61,9 @@ class Replay:
             ReplayError: it stands for none.
         """
         text = line.strip()
-        if not text.startswith(_MARK):
-            raise ReplayError(f"expected a line that starts with {_MARK!r}, got {text[:40]!r}")
-        word = text.removeprefix(_MARK)
+        if not text.startswith(MARK):
+            raise ReplayError(f"expected a line that starts with {MARK!r}, got {text[:40]!r}")
+        word = text.removeprefix(MARK)
         try:
             data = base64.b64decode(word + "=" * (-len(word) % 4), altchars="-_", validate=True)
             body = zlib.decompress(data[1:]) if data[0] == _PACKED else data[1:]
@@ -76,14 +79,23 @@ class Replay:
         Raises:
             ReplayError: the bytes alone are too many.
         """
-        steps = list(self.steps)
+        Path(path).write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The content of the file, at most 4 KB.
+
+        Raises:
+            ReplayError: as `save`.
+        """
+        steps, kept = list(self.steps), len(self.steps)
         while len(text := self._text(steps).encode()) > _MAX_FILE:
             if not steps:
                 raise ReplayError(
                     f"{len(text)} bytes are more than a replay may have; shrink first"
                 )
-            steps = [*steps[: len(steps) // 2], "..."] if len(steps) > 1 else []
-        Path(path).write_bytes(text)
+            kept //= 2
+            steps = [*self.steps[:kept], "..."] if kept else []
+        return text
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

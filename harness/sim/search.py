@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from harness.report import LeakError
 from harness.sim.choices import Choices
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from harness.sim.simulate import Options
 
 _STEPS_SHOWN = 12
+
+
+class Progress(NamedTuple):
+    """How far a search is.
+
+    Attributes:
+        examples: runs of the search.
+        shrinks: runs spent on shrinking.
+        best: what decides the simplest failing run so far; None before there is one.
+    """
+
+    examples: int
+    shrinks: int = 0
+    best: Bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,7 @@ def find_leaks(
     seed: int = 0,
     strategies: Sequence[str] = TURNS,
     shrinking: bool = True,
-    progress: Callable[[int], object] | None = None,
+    progress: Callable[[Progress], object] = lambda _: False,
     **options: Unpack[Options],
 ) -> Finding | None:
     """Run a program in many ways until a run fails: a leak, a deadlock, any exception.
@@ -76,7 +90,8 @@ def find_leaks(
         seed: of all chance.
         strategies: the ways to invent decisions, in turn; see `harness.sim.strategies`.
         shrinking: whether to make what was found simpler.
-        progress: called with the number of runs after each.
+        progress: called after each run; if what it returns is true, the search ends with what it
+            has.
         options: as for `simulate`.
 
     Returns:
@@ -88,11 +103,11 @@ def find_leaks(
             portfolio(seed, strategies, wakeups=settings.wakeups), start=1
         ):
             result = run(program, choices, settings, traced=False)
-            if progress is not None:
-                progress(number)
             if result.error is not None:
-                return _finding(program, settings, result, number, shrinking=shrinking)
-            if number >= examples:
+                return _finding(
+                    program, settings, result, number, shrinking=shrinking, progress=progress
+                )
+            if progress(Progress(number)) or number >= examples:
                 break
     return None
 
@@ -123,6 +138,7 @@ def _finding(
     number: int,
     *,
     shrinking: bool,
+    progress: Callable[[Progress], object],
 ) -> Finding:
     best, spent = Bytes(*first.choices.trimmed()), 0
     if shrinking:
@@ -132,7 +148,9 @@ def _finding(
             result = attempt(program, settings, data)
             return Bytes(*result.choices.trimmed()) if signature(result.error) == wanted else None
 
-        best, spent = shrink(best, fails)
+        best, spent = shrink(
+            best, fails, enough=lambda best, spent: progress(Progress(number, spent, best))
+        )
     last = run(program, Choices(*best), settings)
     if last.error is None:
         raise RuntimeError(

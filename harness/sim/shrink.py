@@ -32,7 +32,13 @@ class Bytes(NamedTuple):
 Attempt = Callable[[Bytes], Bytes | None]
 
 
-def shrink(start: Bytes, attempt: Attempt, *, attempts: int = 2_000) -> tuple[Bytes, int]:
+def shrink(
+    start: Bytes,
+    attempt: Attempt,
+    *,
+    attempts: int = 2_000,
+    enough: Callable[[Bytes, int], object] = lambda _best, _spent: False,
+) -> tuple[Bytes, int]:
     """The simplest failing bytes that could be reached.
 
     Args:
@@ -40,6 +46,7 @@ def shrink(start: Bytes, attempt: Attempt, *, attempts: int = 2_000) -> tuple[By
         attempt: runs with the bytes and gives those it really used, in normal form, if it failed in
             the same way; else None.
         attempts: how many runs to spend.
+        enough: asked before each run, with the simplest so far and the runs spent, whether to stop.
 
     Returns:
         The bytes, and the runs spent.
@@ -53,6 +60,8 @@ def shrink(start: Bytes, attempt: Attempt, *, attempts: int = 2_000) -> tuple[By
             break
         if candidate in seen or candidate.order() >= best.order():
             continue
+        if enough(best, spent):
+            break
         seen.add(candidate)
         spent += 1
         used = attempt(candidate)

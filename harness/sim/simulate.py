@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from importlib import import_module
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 from harness.sim.choices import Choices
 from harness.sim.guard import guarded
-from harness.sim.replay import Replay, ReplayError
+from harness.sim.programs import ProgramError, locate, name_from_here
+from harness.sim.replay import MARK, Replay, ReplayError
 from harness.sim.run import Run, run
 from harness.sim.settings import Settings
 from harness.sim.strategies import Uniform
@@ -103,7 +103,7 @@ def simulate(
         result = run(main, choices, settings)
     found = _replay(main, settings, result)
     if result.error is not None:
-        result.error.add_note(f"replay with: {found.line}")
+        result.error.add_note(f"replay with: {how_to_replay(main, settings, found)}")
         raise result.error
     return Outcome(
         result.value,
@@ -133,20 +133,37 @@ def replay(
     """
     if isinstance(source, Replay):
         found = source
-    elif isinstance(source, str) and source.startswith("sim1:"):
+    elif isinstance(source, str) and source.startswith(MARK):
         found = Replay.parse(source)
     else:
         found = Replay.load(source)
-    program = program or _named(found.name)
-    settings = replace(settings_of(program, options), wakeups=found.wakeups, gaps=found.gaps)
-    with guarded():
-        result = run(program, Choices(found.program, found.world), settings)
+    result = rerun(found, program or _named(found.name), **options)
     if found.trace and result.trace_hash != found.trace:
         raise ReplayError(
             f"the run was another one: expected trace {found.trace}, got {result.trace_hash}; "
             "the program or its settings have changed"
         )
     return result
+
+
+def rerun(
+    found: Replay,
+    program: Callable[[], Coroutine[Any, Any, object]],
+    **options: Unpack[Options],
+) -> Run[object]:
+    """Run a program with the decisions of a replay, be the run the same as then or not."""
+    settings = replace(settings_of(program, options), wakeups=found.wakeups, gaps=found.gaps)
+    with guarded():
+        return run(program, Choices(found.program, found.world), settings)
+
+
+def how_to_replay(program: Any, settings: Settings, found: Replay) -> str:
+    """The command that runs it again; the line alone where a command could not do the same."""
+    name = name_from_here(program)
+    carried = replace(settings_of(program, {}), wakeups=settings.wakeups, gaps=settings.gaps)
+    if not name or carried != settings:
+        return found.line
+    return f"muxleak replay {found.line} {name}"
 
 
 def settings_of(program: Any, options: Options) -> Settings:
@@ -162,14 +179,11 @@ def name_of_program(program: Any) -> str:
 
 
 def _named(name: str) -> Callable[[], Coroutine[Any, Any, object]]:
-    module, _, path = name.partition(":")
     try:
-        found: Any = import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as exc:
+        found: Callable[[], Coroutine[Any, Any, object]] = locate(name)
+    except ProgramError as exc:
         raise ReplayError(f"no program {name!r}: {exc}; give it to replay()") from exc
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _replay(program: Any, settings: Settings, result: Run[Any]) -> Replay:

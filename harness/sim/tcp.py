@@ -143,7 +143,10 @@ def connect_pair(
 ) -> tuple[SimTransport, SimTransport]:
     """The two ends of a new connection: the client's, and the server's for `context`."""
     ours = SimTransport(fabric, f"{number}>", client, server, copy_context())
-    theirs = SimTransport(fabric, f"{number}<", server, client, context or copy_context())
+    # Not "or": a context in which nothing was set is empty, and so false.
+    theirs = SimTransport(
+        fabric, f"{number}<", server, client, copy_context() if context is None else context
+    )
     ours.pair_with(theirs)
     return ours, theirs
 

@@ -148,7 +148,7 @@ async def _naive(script: Recording) -> bytes:
 
 
 def served(*, counted: bool) -> bytes:
-    """Send the same bytes to a server on the simulated network, at rest after each step; return the answer."""
+    """Send the same bytes to a simulated server, at rest after each step; return the answer."""
     script = recording()
     server = BareServer(Lifecycle(), counted=counted)
     try:

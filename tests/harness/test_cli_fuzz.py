@@ -168,7 +168,7 @@ def test_fuzz_json_has_everything(find: Callable[..., None]) -> None:
         ((FLAGSHIP, "--time", "0"), "is not in the range"),
         ((FLAGSHIP, "--target", "udp"), "'udp' is not one of"),
         ((FLAGSHIP, "--out", "no/such"), "expected a folder that exists, got 'no'"),
-        ((), "Missing argument 'PAIR|VERSION'"),
+        ((), "Missing argument 'PAIR|VERSION|MODULE:CALLABLE'"),
     ],
 )
 def test_fuzz_tells_bad_usage(words: tuple[str, ...], message: str) -> None:

@@ -17,7 +17,7 @@ from loops import LOOPS, REAL, new_uvloop
 from harness import (
     LeakError,
     Ledger,
-    find_leaks,
+    check_scope,
     ignore_created_by,
     ignore_current,
     ignore_name,
@@ -479,7 +479,7 @@ def test_ignore_needs_a_reason(reason: Any) -> None:
         ignore_current(reason=reason)
 
 
-def test_find_leaks_reports_without_raising() -> None:
+def test_check_scope_reports_without_raising() -> None:
     """One scope of one's own ledger is looked at, and left as it is."""
 
     async def body() -> None:
@@ -487,11 +487,11 @@ def test_find_leaks_reports_without_raising() -> None:
         with Ledger(["task", "timer"]).watching(asyncio.get_running_loop()) as ledger:
             with ledger.scope("mine") as scope:
                 spawn(tasks)
-            report = await find_leaks(scope, budget=0.05)
+            report = await check_scope(scope, budget=0.05)
             assert report.total == 1
             assert not tasks[0].done()
             tasks[0].cancel()
-            assert not await find_leaks(scope)
+            assert not await check_scope(scope)
 
     run(body)
 

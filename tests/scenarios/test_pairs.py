@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from scenarios import PROPERTIES, Pair, Sequence, World, find_violation, load_pairs, run_sequence
 from scenarios import sequences as some_sequences
+from scenarios.check import check_sequence
 from scenarios.script import WIDTH, decode
 from vless import Lifecycle
 
@@ -159,7 +160,7 @@ def test_pair_fixed_half_holds(pair: Pair) -> None:
     @settings(max_examples=15, deadline=None)
     @given(some_sequences())
     def holds(sequence: Sequence) -> None:
-        assert run_sequence(sequence, pair.fixed()).violations == []
+        check_sequence(sequence, pair.fixed)
 
     holds()
 
@@ -172,6 +173,6 @@ def test_pair_fixed_half_holds_on_many_more(pair: Pair) -> None:
     @settings(max_examples=300, deadline=None)
     @given(some_sequences())
     def holds(sequence: Sequence) -> None:
-        assert run_sequence(sequence, pair.fixed()).violations == []
+        check_sequence(sequence, pair.fixed)
 
     holds()

@@ -25,14 +25,14 @@ from vless import Lifecycle
 from vless.versions import VERSIONS
 
 STEPS = [
-    *(f"a:{verb}" for verb in (*PLAIN, *ENDINGS)),
-    *(f"b:{verb}:7+5~1" for verb in ON_STREAM - {"keep"}),
+    *(f"a:{verb}" for verb in sorted({*PLAIN, *ENDINGS})),
+    *(f"b:{verb}:7+5~1" for verb in sorted(ON_STREAM - {"keep"})),
     "b:keep:7",
-    *(f"c:{verb}:1:{what}+60" for verb in OPENING for what in HANDLERS),
+    *(f"c:{verb}:1:{what}+60" for verb in sorted(OPENING) for what in HANDLERS),
     *(f"c:new:1:{what}~0" for what in DESTINATIONS),
     *(f"a:bad:{what}" for what in BAD_HEADERS),
     *(f"a:junk:{what}" for what in JUNK),
-    *OPERATOR,
+    *sorted(OPERATOR),
     "a:cut+13",
     "a:header+5",
     f"z:data:{MAX_ID}+{MAX_SIZE}~{MAX_GAP}",

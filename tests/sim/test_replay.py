@@ -165,6 +165,8 @@ def test_file_stays_small(tmp_path: Path) -> None:
     assert Replay.load(path).world == b"\2"
     with pytest.raises(ReplayError, match="shrink first"):
         Replay(Random(1).randbytes(4_000)).save(path)
+    with pytest.raises(ReplayError, match="shrink first"):
+        Replay(Random(1).randbytes(4_000), steps=steps).save(path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"line": "sim1:x"}', "[1]"])

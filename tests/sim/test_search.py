@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from harness import LeakError
-from harness.sim import Choices, Network, current, find_leaks, simulate
+from harness.sim import Choices, Network, Progress, current, find_leaks, simulate
 from harness.sim.drawn import any_choices
 from harness.sim.shrink import Bytes, shrink
 
@@ -220,7 +220,7 @@ def test_search_tells_of_a_program_that_cannot_be_repeated() -> None:
 
 def test_search_reports_progress_and_faults() -> None:
     """Progress counts runs; faults of the network are part of the search."""
-    seen: list[int] = []
+    seen: list[Progress] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -240,10 +240,35 @@ def test_search_reports_progress_and_faults() -> None:
         server.close()
 
     assert find_leaks(program, examples=50, progress=seen.append) is None
-    assert seen == list(range(1, 51))
-    found = find_leaks(program, network=Network(faults=("reset",)))
+    assert seen == [Progress(number) for number in range(1, 51)]
+    found = find_leaks(program, network=Network(faults=("reset",)), progress=seen.append)
     assert found is not None
     assert isinstance(found.error, LeakError)
+    assert [each.shrinks for each in seen[-found.shrinks :]] == list(range(found.shrinks))
+    last = seen[-1].best
+    assert last is not None
+    assert last.order() >= (len(found.replay.program),)
+
+
+def test_search_ends_when_it_is_told_to() -> None:
+    """Without a failure it comes back with none; with one, with the simplest so far."""
+
+    async def program() -> None:
+        if current().choices.below(200) > 10:
+            _ = asyncio.get_running_loop().create_task(forever())
+
+    def ends(now: Progress) -> bool:
+        runs.append(now)
+        return now.examples == 3
+
+    runs: list[Progress] = []
+    found = find_leaks(program, progress=lambda now: now.best is not None)
+
+    assert find_leaks(watcher(fixed=True), progress=ends) is None
+    assert len(runs) == 3
+    assert found is not None
+    assert (found.shrinks, isinstance(found.error, LeakError)) == (0, True)
+    assert found.replay.program > b"\x0b"
 
 
 def test_shrink_reaches_what_hypothesis_reaches() -> None:

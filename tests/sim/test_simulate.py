@@ -1,6 +1,7 @@
 """One run: what it returns, what it refuses, what it finds left, and that it leaves nothing."""
 
 import asyncio
+import contextvars
 import gc
 import os
 import signal
@@ -72,6 +73,11 @@ def test_simulate_reports_what_is_left_over() -> None:
         simulate(leaky)
 
     assert caught.value.report.groups[0].site.endswith("in leaky")
+    command = f"muxleak replay sim1:AAAAAA {__name__}:leaky"
+    assert caught.value.__notes__ == [f"replay with: {command}"]
+    with pytest.raises(LeakError) as caught:
+        simulate(leaky, step_limit=999)
+    # No command would know of the limit.
     assert caught.value.__notes__ == ["replay with: sim1:AAAAAA"]
     assert simulate(leaky, leaks=False).value is None
 
@@ -358,8 +364,10 @@ def test_leak_names_the_connection() -> None:
         writer.close()
         server.close()
 
-    with pytest.raises(LeakError, match=r"of connection 1 to 127\.0\.0\.1:7000"):
-        simulate(program)
+    # As in a program of its own, where nothing has set a context variable.
+    for context in (contextvars.Context(), contextvars.copy_context()):
+        with pytest.raises(LeakError, match=r"of connection 1 to 127\.0\.0\.1:7000"):
+            context.run(simulate, program)
 
 
 def test_current_needs_a_simulation() -> None:

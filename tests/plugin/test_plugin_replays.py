@@ -1,0 +1,272 @@
+"""Replay files as tests: they fail while the program does, pass when it is fixed, or are errors."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Loaded here, because pytester forgets what the projects load.
+import harness.plugin.replays  # noqa: F401
+from harness.plugin.options import REPLAY_SUFFIX
+from harness.sim import Replay, find_leaks
+from harness.sim.replay import SUFFIX
+
+pytest_plugins = ["pytester"]
+
+Project = Any  # conftest's; test folders are no packages, so that it cannot be imported
+
+FILE = "tests/third_connection.sim.json"
+BUGGY = '''
+import asyncio
+
+from harness.sim import current, simulated
+
+async def forever():
+    await asyncio.get_running_loop().create_future()
+
+async def main():
+    """Leaks the third connection."""
+    opened = 0
+    while current().choices.below(3):
+        opened += 1
+        current().step(f"open {opened}")
+        if opened == 3:
+            _ = asyncio.get_running_loop().create_task(forever())
+        await current().gap()
+
+async def order():
+    seen = []
+    async def note(number):
+        seen.append(number)
+    await asyncio.gather(note(1), note(2))
+    assert seen == [1, 2]
+
+@simulated(leaks=False)
+async def keeps():
+    _ = asyncio.get_running_loop().create_task(forever())
+    assert not current().choices.below(2)
+'''
+FIXED = BUGGY.replace("if opened == 3", "if False")
+
+
+@pytest.fixture
+def chat(project: Project) -> Project:
+    """A project with a leaking program, the file of its leak, and an ordinary test."""
+    (project.path / "tests").mkdir()
+    project.write(BUGGY, "chat.py")
+    keep(project, "main", FILE)
+    project.write("def test_it():\n    pass\n", "tests/test_it.py")
+    return project
+
+
+def keep(project: Project, name: str, path: str, **options: Any) -> None:
+    """Search a program and write the file of what is found."""
+    scope: dict[str, Any] = {"__name__": "chat"}
+    exec(compile(BUGGY, str(project.path / "chat.py"), "exec"), scope)  # noqa: S102 - our own text
+    found = find_leaks(scope[name], **options)
+    assert found is not None
+    replace(found.replay, name=f"chat:{name}").save(project.path / path)
+
+
+def test_replay_fails_while_the_program_does(chat: Project) -> None:
+    """The failure is the finding: what leaked, where it was made, the steps, and the command."""
+    result = chat.run("--leaks-replays")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"{FILE} F*",
+            f"*{FILE}: chat:main*",
+            "E   harness.report.LeakError: 1 task leaked (expected 0 alive after close, got 1)",
+            "E     1 x forever",
+            f"E       made at {chat.line('create_task', 'chat.py')} in main",
+            "E   steps: open 1 | open 2 | open 3",
+            f"E   replay with: muxleak replay {FILE}",
+            f"FAILED {FILE}::chat:main - *",
+        ]
+    )
+    assert "another run" not in result.stdout.str()
+    assert "_pytest" not in result.stdout.str()
+
+
+def test_replay_passes_when_the_program_is_fixed(chat: Project) -> None:
+    """Nothing but the program has changed, and so the run has."""
+    chat.write(FIXED, "chat.py")
+
+    chat.run("--leaks-replays").assert_outcomes(passed=2)
+
+
+def test_replay_fails_when_another_run_does(chat: Project) -> None:
+    """A program that has changed and still fails has to be seen, and is told apart."""
+    chat.write(BUGGY.replace('"open {opened}"', '"connect {opened}"'), "chat.py")
+    result = chat.run("--leaks-replays")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E   steps: connect 1*", "E   another run than the file's: *"])
+
+
+def test_replay_shows_where_a_program_raises(chat: Project) -> None:
+    """The frames are the program's, none of ours; what stock asyncio never does is labelled."""
+    (chat.path / FILE).unlink()
+    keep(chat, "order", FILE, wakeups=True)
+    result = chat.run("--leaks-replays")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"{chat.line('assert seen', 'chat.py')}: in order",
+            "E   AssertionError*",
+            "E   needs wakeups=True: stock asyncio *",
+        ]
+    )
+    assert "plugin/replays.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "failed"),
+    [
+        ("", [], 0),
+        ("", ["--leaks=strict"], 0),
+        ("", ["--leaks-replays"], 1),
+        ("leaks_replays = true", [], 1),
+        ("leaks_replays = false", [], 0),
+        ("leaks_replays = false", ["--leaks-replays"], 1),
+        ("", ["tests"], 0),
+        ("", [FILE, "tests/test_it.py"], 1),
+        ("", [f"{FILE}::chat:main", "tests/test_it.py"], 1),
+    ],
+)
+def test_replays_are_tests_only_if_asked_for(
+    chat: Project, ini: str, arguments: list[str], failed: int
+) -> None:
+    """By the option, by the ini value, or by the name of the file."""
+    chat.ini(ini)
+
+    chat.run(*arguments).assert_outcomes(passed=1, failed=failed)
+
+
+def test_replays_named_bring_no_others(chat: Project) -> None:
+    """Naming one file asks for that file."""
+    (chat.path / "tests" / "broken.sim.json").write_text("{")
+
+    chat.run(FILE, "tests").assert_outcomes(passed=1, failed=1)
+
+
+def test_replays_leave_foreign_files_alone(chat: Project) -> None:
+    """Files of other names are not opened, and while replays are off none is."""
+    (chat.path / "tests" / "foreign.json").write_text("{")
+    (chat.path / "tests" / "sim.json").write_text("{")
+    chat.write(FIXED, "chat.py")
+    chat.run("--leaks-replays").assert_outcomes(passed=2)
+    (chat.path / "tests" / "broken.sim.json").write_text("{")
+
+    chat.run().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", '{"program": "chat:main", "line": "sim1:A"}'])
+def test_replay_file_that_is_none_is_an_error(chat: Project, text: str) -> None:
+    """It is named with what is wrong; the run ends as with a test file that cannot be read."""
+    (chat.path / "tests" / "broken.sim.json").write_text(text)
+    result = chat.run("--leaks-replays")
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*broken.sim.json: not a replay file: *"])
+    assert "Traceback" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chatt:main", "no module 'chatt': there is no 'chatt' on the import path"),
+        ("chat:mian", "no 'mian' in module 'chat'; did you mean 'main'?"),
+        ("broken:main", "importing 'broken' failed: ZeroDivisionError: *broken.py:1*"),
+        ("chat:test.<locals>.main", "expected module:callable*"),
+        ("", "expected module:callable*"),
+    ],
+)
+def test_replay_without_its_program_is_an_error(chat: Project, name: str, message: str) -> None:
+    """No verdict on the program: an error that says why, and what to do."""
+    chat.write("1 / 0\n", "broken.py")
+    replace(Replay.load(chat.path / FILE), name=name).save(chat.path / FILE)
+    result = chat.run("--leaks-replays")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines([f"{FILE}: {message}; expected a program that can be imported*"])
+
+
+@pytest.mark.parametrize("mode", ["strict", "warn"])
+def test_replay_is_judged_by_itself_alone(chat: Project, mode: str) -> None:
+    """What a program is allowed to leave is no matter of `--leaks`."""
+    keep(chat, "keeps", FILE)
+    chat.write(BUGGY.replace("assert not ", ""), "chat.py")
+    result = chat.run("--leaks-replays", f"--leaks={mode}")
+
+    result.assert_outcomes(passed=2, warnings=0)
+
+
+def test_replay_leaves_the_path_as_it_was(chat: Project) -> None:
+    """The root of the project is on the path for the program only."""
+    chat.ini("addopts = --import-mode=importlib")
+    chat.write(
+        """
+        import sys
+        from pathlib import Path
+
+        def test_it():
+            assert str(Path(__file__).parents[1]) not in sys.path
+        """,
+        "tests/test_it.py",
+    )
+    chat.write(FIXED, "chat.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [each for each in sys.path if each not in {"", str(chat.path)}])
+        chat.run("--leaks-replays").assert_outcomes(passed=2)
+
+
+def test_replay_suffix_is_the_one_that_is_written() -> None:
+    """The plugin knows it without loading the simulation."""
+    assert REPLAY_SUFFIX == SUFFIX
+
+
+@pytest.mark.slow
+def test_replays_that_are_off_load_nothing(project: Project) -> None:
+    """A project that has none does not wait for the simulation."""
+    project.write("""
+        import sys
+
+        def test_it():
+            assert "harness.plugin" in sys.modules
+            assert not [name for name in sys.modules if name.startswith("harness.sim")]
+        """)
+
+    project.run_apart().assert_outcomes(passed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "workers",
+    [
+        [],
+        pytest.param(
+            ["-n", "2"],
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("xdist") is None,
+                reason="needs pytest-xdist: pip install pytest-xdist (the extra `dev` has it)",
+            ),
+        ),
+    ],
+    ids=["alone", "xdist"],
+)
+def test_replay_in_a_process_of_its_own(chat: Project, workers: list[str]) -> None:
+    """With every plugin that is installed, both ways."""
+    result = chat.run_apart("--leaks-replays", *workers)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E     1 x forever"])
+    chat.write(FIXED, "chat.py")
+
+    chat.run_apart("--leaks-replays", *workers).assert_outcomes(passed=2)
+    assert Path(chat.path, FILE).stat().st_size <= 4096

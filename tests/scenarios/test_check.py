@@ -1,0 +1,112 @@
+"""`check_sequence`: what its error says, and that a failing Hypothesis test prints the command."""
+
+import re
+import shlex
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import Phase, given, settings
+
+from harness.cli import cli
+from scenarios import (
+    Sequence,
+    SimWorld,
+    TcpWorld,
+    ViolationError,
+    World,
+    check_sequence,
+    find_pair,
+    load_pairs,
+    sequences,
+)
+from scenarios.check import how_to_replay
+from scenarios.registry import FLAGSHIP
+from vless import Lifecycle
+from vless.versions import VERSIONS
+
+CLOSE = Sequence.parse("a:open a:close")
+
+
+class Another(Lifecycle):
+    """A server of somebody's own."""
+
+
+def test_check_returns_what_a_clean_sequence_did() -> None:
+    """The reference violates nothing."""
+    assert check_sequence(CLOSE, Lifecycle).connections == 1
+
+
+def test_check_raises_what_was_violated() -> None:
+    """The error names the property, the connection, the leak and the command."""
+    with pytest.raises(ViolationError) as caught:
+        check_sequence(CLOSE, VERSIONS["V1"])
+
+    text = str(caught.value)
+    assert "violated: tasks: after every close, the tasks of the connection are gone" in text
+    assert "  connection a: expected 0 alive after its close, got 1" in text
+    assert "1 x MuxSession._watch" in text
+    assert caught.value.outcome.violated == ("tasks",)
+    assert caught.value.__notes__ == ["replay with: muxleak replay 'V1 a:open a:close'"]
+
+
+@pytest.mark.parametrize(
+    ("lifecycle", "world", "command"),
+    [
+        (VERSIONS["P-C"], SimWorld, "muxleak replay 'P-C a:open a:close'"),
+        (VERSIONS["V2"], TcpWorld, "muxleak replay --target tcp 'V2 a:open a:close'"),
+        (
+            find_pair(FLAGSHIP).buggy,
+            SimWorld,
+            f"muxleak replay '{FLAGSHIP}/buggy a:open a:close'",
+        ),
+        (
+            find_pair(FLAGSHIP).fixed,
+            SimWorld,
+            f"muxleak replay '{FLAGSHIP}/fixed a:open a:close'",
+        ),
+        (Lifecycle, SimWorld, "muxleak replay 'REF a:open a:close'"),
+        (Another, SimWorld, "scenarios.check_sequence(Sequence.parse('a:open a:close'), ...)"),
+        (
+            Lifecycle,
+            partial(SimWorld),
+            "scenarios.check_sequence(Sequence.parse('a:open a:close'), ...)",
+        ),
+    ],
+)
+def test_check_names_server_and_world(
+    lifecycle: type[Lifecycle], world: Callable[[Lifecycle], World], command: str
+) -> None:
+    """A command where there is one that does the same; else the call."""
+    assert how_to_replay(CLOSE, lifecycle, world) == command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", load_pairs())
+def test_check_in_a_failing_test_prints_the_command(slug: str) -> None:
+    """The note is about the shrunk sequence, and the command sees the same."""
+    pair = find_pair(slug)
+
+    @settings(
+        database=None,
+        derandomize=True,
+        deadline=None,
+        max_examples=3_000,
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(sequences())
+    def hold(sequence: Sequence) -> None:
+        check_sequence(sequence, pair.buggy)
+
+    with pytest.raises(ViolationError) as caught:
+        hold()
+    notes = [each for each in caught.value.__notes__ if each.startswith("replay with: ")]
+    assert len(notes) == 1
+    _, command, line = shlex.split(notes[0].removeprefix("replay with: "))
+    assert line.startswith(f"{slug}/buggy a:")
+    assert len(line.split()) - 1 <= len(pair.witness)
+    assert re.search(r"hold\(\n", "\n".join(caught.value.__notes__))
+    again = CliRunner().invoke(cli, [command, line])
+    assert again.exit_code == 1
+    assert all(f"violated: {each}" in again.stdout for each in caught.value.outcome.violated)
