@@ -7,6 +7,7 @@ a destination of `scenarios.destinations`.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from vless.outbound import Outbound
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from vless.stream import Handler, Stream
 
 FLOOD = b"f" * 16 * 1024
-FLOOD_TIMES = 16
-"""256 KiB: well above any buffer of a transport, so a flood blocks when its peer stalls."""
+FLOOD_TIMES = 32
+"""512 KiB: well above any buffer of a transport, so a flood blocks when its peer stalls."""
 
 BULK = (0, 65535, 65536)
 LATE = b"late"
@@ -99,6 +100,14 @@ async def late(stream: Stream, context: Context) -> None:
         await stream.write(LATE)
 
 
+async def loyal(stream: Stream, context: Context) -> None:
+    """Swallow every cancellation; end with the context, and with nothing else."""
+    del stream
+    while not context.cancelled:
+        with suppress(asyncio.CancelledError):
+            await context.wait()
+
+
 async def close(stream: Stream, context: Context) -> None:
     """Close the stream at once."""
     del context
@@ -117,6 +126,7 @@ HANDLERS: dict[str, Handler] = {
     "close": close,
     "bulk": bulk,
     "late": late,
+    "loyal": loyal,
 }
 
 

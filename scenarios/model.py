@@ -44,11 +44,22 @@ _NOISE = Random(0).randbytes(_REPEATS + MAX_SIZE)  # noqa: S311 - bytes, not sec
 class StreamModel:
     """One stream: what was sent into it and what has come back."""
 
-    __slots__ = ("_at", "_echoes", "ended", "excused", "promise", "received")
+    __slots__ = (
+        "_at",
+        "_echoes",
+        "closed",
+        "ended",
+        "excused",
+        "promise",
+        "received",
+        "tasks",
+    )
 
     def __init__(self, number: int, what: str) -> None:
         self._at = number * _STRIDE
         self._echoes = what in ECHOES
+        self.tasks = 2 if what[:1] == "@" else 1
+        """At most: its handler's, and that of the other direction of a relay."""
         self.promise = MONOLOGUES.get(what, b"")
         """What may come back."""
         self.received = 0
@@ -56,6 +67,13 @@ class StreamModel:
         """Whether the peer has ended its direction."""
         self.excused = not self._echoes
         """Whether some of the promise may be missing for good."""
+        self.closed = False
+        """Whether the server has ended it."""
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the peer has ended it, so that its handler must be done, and the server not."""
+        return self.ended and not (self.closed or self.excused)
 
     @property
     def owed(self) -> int:
@@ -81,15 +99,17 @@ class StreamModel:
 class ConnectionModel:
     """One connection: its streams, its decoders, and whether it is over for the peer."""
 
-    def __init__(self, peer: Peer, user: UUID) -> None:
+    def __init__(self, peer: Peer, user: UUID, *, exact: bool = True) -> None:
         self.peer = peer
         self.over = False
         """Whether the server must have let go of it, once at rest."""
         self.lossy = False
         """Whether something happened after which nothing need come back."""
         self.strained = False
-        """Whether limits of the server may end a stream, or all: too many streams, more at once
-        than a peer can take that reads between the steps only, or a busy machine."""
+        """Whether limits of the server may end a stream, or all: more at once than a peer can take
+        that reads between the steps only, or a busy machine."""
+        self.exact = exact
+        """Whether limits expire for what the peer does only, never because a machine is busy."""
         self.drips = False
         """Whether the peer sends byte by byte."""
         self.streams: dict[int, StreamModel] = {}
@@ -100,6 +120,8 @@ class ConnectionModel:
         self._opened = 0
         self.wrong = ""
         """What has come and should not have."""
+        self.tasks = 2
+        """How many tasks the server may have for it: two of its own, and those of its streams."""
 
     def encode(self, step: Step, number: int) -> bytes:
         """Return what the peer sends for a step, and remember what it may expect for it.
@@ -140,10 +162,14 @@ class ConnectionModel:
             # What the old stream said may be on its way; it comes before anything of the new one.
             self._replaced.setdefault(stream_id, []).append(old)
         stream = self.streams[stream_id] = StreamModel(number, step.what)
+        self.tasks += stream.tasks
         name, zone = (step.what[1:], "dest") if step.what[0] == "@" else (step.what, "test")
         host = "" if name == "nowhere" else f"{name}.{zone}"
         data = stream.next_bytes(step.size) if step.size else None
+        # Beyond the limit it may be refused, if none of those before has ended.
         self._opened += 1
+        stream.excused |= self._opened > LIMITS.max_streams
+        self.strained |= not self.exact
         self._weigh()
         target = Address.of(host, 7)
         return encode_frame(Frame.new(stream_id, network, target, data, global_id))
@@ -185,7 +211,7 @@ class ConnectionModel:
     @property
     def missing(self) -> str:
         """What should have come, once the server is at rest, and has not."""
-        if self.over or self.lossy or (self.strained and self.peer.ended):
+        if self._forgiven:
             return ""
         if self.peer.ended:
             return "the server ended it, without cause" if not self._header else ""
@@ -195,10 +221,21 @@ class ConnectionModel:
                 return f"stream {stream_id}: expected {expected} bytes, got {stream.received}"
         return ""
 
+    @property
+    def unanswered(self) -> str:
+        """Which stream the server should have ended, once it is at rest, and has not."""
+        if self._forgiven or self.peer.ended:
+            return ""
+        owing = (stream_id for stream_id, stream in self.streams.items() if stream.unanswered)
+        return next((f"stream {each}: expected its End, got none" for each in owing), "")
+
+    @property
+    def _forgiven(self) -> bool:
+        return self.over or self.lossy or (self.strained and self.peer.ended)
+
     def _weigh(self) -> None:
         owed = sum(stream.owed for stream in self.streams.values())
-        many = self._opened >= LIMITS.max_streams
-        self.strained |= many or owed > LIMITS.backlog_bytes // 2
+        self.strained |= owed > LIMITS.backlog_bytes // 2
 
     def _file(self, frame: Frame) -> str:
         """File a frame; say what is wrong with it."""
@@ -210,14 +247,21 @@ class ConnectionModel:
         if data and not any(each.take(data) for each in (*before, stream)):
             expected = stream.promise[stream.received :]
             return f"stream {stream_id}: expected {_show(expected)}, got {_show(data)}"
-        if not frame.is_error:
+        if frame.status is not Status.END:
             return ""
-        innocent = not (stream.excused or stream.ended or before)
+        stream.closed = True
+        # An old stream of this id may have ended by itself just before it was replaced.
+        innocent = not any(each.excused or each.ended for each in (*before, stream))
         # Whoever hears of a failed stream knows that the rest will not come.
-        stream.excused = True
-        if innocent and not (self.over or self.lossy or self.strained):
-            return f"stream {stream_id}: reset by the server, without cause"
-        return ""
+        stream.excused |= frame.is_error
+        if not innocent or self.over or self.lossy:
+            return ""
+        # A limit resets a stream; none ends one in good order.
+        if frame.is_error:
+            return (
+                "" if self.strained else f"stream {stream_id}: reset by the server, without cause"
+            )
+        return f"stream {stream_id}: ended by the server, without cause"
 
 
 def _show(data: bytes) -> str:

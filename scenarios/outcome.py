@@ -15,6 +15,11 @@ PROPERTIES = {
     "transports": "no transport of a closed connection is left, in or out",
     "exceptions": "no exception goes unretrieved",
     "timers": "no timer is left when all connections are closed (on virtual time)",
+    "bounds": "while open, a connection has no more tasks and streams than it may",
+    "answers": "a stream that its peer has ended is ended back, once its handler is done",
+    "shutdown": "when the server ends, so does every connection",
+    "stalls": "no write waits without a limit for a peer that does not read",
+    "quiet": "the loop comes to rest (on virtual time)",
 }
 """What is held against every sequence; the first column is what `Violation.property` says."""
 

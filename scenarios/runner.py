@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import LeakReport
+from harness.fence import LivelockError
 from scenarios.malformed import bad_header
 from scenarios.model import ConnectionModel
 from scenarios.outcome import PROPERTIES, Outcome, Violation
@@ -41,8 +42,12 @@ def run_sequence(
         ValueError: if a step names a connection that no earlier step opened.
     """
     place = world(lifecycle)
+    run = Run(place)
     try:
-        return Run(place).run(sequence)
+        return run.run(sequence)
+    except LivelockError as error:
+        run.complain("quiet", _SERVER, f"{error}")
+        return run.outcome
     finally:
         place.dispose()
 
@@ -97,6 +102,7 @@ class Run:
                 self.rest()
             else:
                 self.world.turn(step.gap)
+            self.check_bounds()
 
     def close_all(self) -> None:
         """Close every connection that the peer still has open."""
@@ -154,9 +160,8 @@ class Run:
         """Connect a new peer under the step's letter, closing the one that has it."""
         if step.connection in self.connections:
             self.finish(step.connection, "close")
-        connection = ConnectionModel(self.world.connect(), USER)
+        connection = ConnectionModel(self.world.connect(), USER, exact=self.world.exact)
         connection.lossy = self.world.ending
-        connection.strained = not self.world.exact
         self.connections[step.connection] = connection
         self.known.add(step.connection)
         self.outcome.connections += 1
@@ -191,6 +196,8 @@ class Run:
             connection.take()
             late |= connection.peer.ended and not ended
             self.complain("data", name, connection.wrong or connection.missing)
+            self.complain("answers", name, connection.unanswered)
+            self.check_open(name, connection)
             if connection.over or connection.peer.ended:
                 del self.connections[name]
                 self.over.append((name, connection))
@@ -207,9 +214,9 @@ class Run:
         over = [connection for _, connection in self.over]
         for connection in self.connections.values():
             connection.take()
-            if connection.over or connection.peer.ended:
+            if connection.over or connection.peer.ended or self.world.ending:
                 over.append(connection)
-            elif connection.missing:
+            elif connection.missing or connection.unanswered:
                 return False
         return not any(self.holds(connection.peer.scope) for connection in over)
 
@@ -230,6 +237,28 @@ class Run:
         session = self.world.sessions.get(scope)
         if session is not None and session.cleanups != 1:
             self.complain("cleanup", name, f"expected exactly 1 cleanup, got {session.cleanups}")
+
+    def check_bounds(self) -> None:
+        """Hold the connections that are open against what they may have."""
+        most = self.world.inbound.limits.max_streams
+        for name, connection in self.connections.items():
+            scope = connection.peer.scope
+            if scope.live > connection.tasks:
+                got = f"expected at most {connection.tasks} while it is open, got {scope.live}"
+                self.complain("bounds", name, got)
+            session = self.world.sessions.get(scope)
+            if session is not None and session.load > most:
+                self.complain("bounds", name, f"expected at most {most} streams at a time")
+
+    def check_open(self, name: str, connection: ConnectionModel) -> None:
+        """Hold a connection that is open, at rest, against the properties."""
+        scope = connection.peer.scope
+        if self.world.paused_links(scope):
+            self.complain("stalls", name, "expected no write to wait when all limits have expired")
+        # One that has been ended is held against the rest like any other that is over.
+        over = connection.over or connection.peer.ended
+        if self.world.ending and not over and self.holds(scope):
+            self.complain("shutdown", name, "expected it to end with the server")
 
     def check_server(self) -> None:
         """Hold the server, with every connection closed, against the properties."""

@@ -33,7 +33,7 @@ OPERATOR = frozenset({"cancel", "wait"})
 """Verbs without a connection: the server's context ends; all that is idle has the time to end."""
 HANDLERS = (
     *("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close", "bulk"),
-    "late",
+    *("late", "loyal"),
 )
 """What may serve a stream inside the server; see `scenarios.handlers`."""
 DESTINATIONS = (

@@ -35,7 +35,7 @@ LIMITS = Limits(
     dial_seconds=1,
     inbox_bytes=256,
     backlog_bytes=4096,
-    max_streams=64,
+    max_streams=4,
 )
 """Small, so that sequences reach them; the waits are virtual seconds."""
 IDLE_INTERVALS = 4
@@ -47,11 +47,13 @@ class World(ABC):
 
     ``horizon`` is how far ahead timers are let run when the world comes to rest, in seconds: longer
     than any limit that ends something, shorter than those that end the idle. ``exact`` says that a
-    limit expires for what the sequence did only, never for a machine that was busy.
+    limit expires for what the sequence did only, never for a machine that was busy. ``blind`` are
+    the properties that cannot be seen not to hold.
     """
 
     horizon = 5.0
     exact = True
+    blind: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -133,6 +135,10 @@ class World(ABC):
     def open_links(self, scope: Scope | None) -> int:
         """How many connections, in or out, a connection (None: nobody) still holds open."""
         return sum(link.transport is not None for link in self._links.get(scope, ()))
+
+    def paused_links(self, scope: Scope) -> int:
+        """How many of a connection's links, in or out, have a sender that waits for its peer."""
+        return sum(link.paused for link in self._links.get(scope, ()))
 
     def _session_started(self, session: MuxSession) -> None:
         scope = CURRENT.get()

@@ -75,6 +75,11 @@ class Inbound:
         """Connections accepted and not yet gone."""
         return len(self._connections)
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The sockets it listens on; what they are set to, the connections accepted inherit."""
+        return [sock for server in self._servers for sock in server.sockets]
+
     def protocol(self) -> Link:
         """Make the protocol of one connection: the factory for `loop.create_server`."""
         return Link(self._accepted, limits=self.limits)

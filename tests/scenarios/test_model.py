@@ -177,8 +177,8 @@ def test_model_expects_nothing_before_the_header() -> None:
 
 
 def test_model_forgives_a_failed_stream_what_it_owes(talk: Talk) -> None:
-    """After a reset with a cause (here, a reopened id) the rest is not missed."""
-    talk.sends("new:1:echo+5")
+    """After a reset with a cause (here, that of an old stream of this id) nothing is missed."""
+    talk.sends("new:1:raise+5")
     talk.sends("new:1:echo+5")
     talk.comes(Frame.end(1, error=True))
 
@@ -199,7 +199,6 @@ def test_model_takes_late_bytes_of_a_replaced_stream(talk: Talk) -> None:
     [
         pytest.param(["new:1:flood"], id="a flood"),
         pytest.param(["new:1:echo", "data:1+2000", "data:1+2000"], id="much at once"),
-        pytest.param([f"new:{n}:echo" for n in range(LIMITS.max_streams)], id="many streams"),
     ],
 )
 def test_model_lets_limits_end_what_strains_them(talk: Talk, steps: list[str]) -> None:
@@ -211,6 +210,43 @@ def test_model_lets_limits_end_what_strains_them(talk: Talk, steps: list[str]) -
 
     assert not strained
     assert talk.model.missing == ""
+
+
+def test_model_lets_streams_beyond_the_limit_be_refused(talk: Talk) -> None:
+    """One too many may be; those before it may not."""
+    for n in range(LIMITS.max_streams + 1):
+        talk.sends(f"new:{n}:echo+5")
+    talk.comes(Frame.end(LIMITS.max_streams, error=True))
+    assert talk.model.wrong == ""
+
+    talk.comes(Frame.end(0, error=True))
+    assert talk.model.wrong == "stream 0: reset by the server, without cause"
+
+
+@pytest.mark.parametrize("before", [[], ["new:1:echo"]], ids=["new", "opened again"])
+def test_model_refuses_an_end_without_cause(talk: Talk, before: list[str]) -> None:
+    """A stream whose handler has no reason to end is not ended, nor for an older one's sake."""
+    for step in (*before, "new:1:echo"):
+        talk.sends(step)
+    talk.comes(Frame.end(1))
+
+    assert talk.model.wrong == "stream 1: ended by the server, without cause"
+
+
+def test_model_awaits_the_end_of_what_the_peer_has_ended(talk: Talk) -> None:
+    """Once, from handlers that are done then; not of a stream that was reset."""
+    talk.sends("new:1:echo")
+    talk.sends("new:2:sink")
+    for stream in (1, 2):
+        talk.sends(f"end:{stream}")
+    assert talk.model.unanswered == "stream 1: expected its End, got none"
+
+    talk.comes(Frame.end(1))
+    assert talk.model.unanswered == ""
+
+    talk.sends("new:1:echo")
+    talk.sends("reset:1")
+    assert talk.model.unanswered == ""
 
 
 def test_model_misses_bytes_of_a_strained_connection_that_lives(talk: Talk) -> None:

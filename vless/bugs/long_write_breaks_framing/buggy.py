@@ -1,0 +1,21 @@
+"""The length of a frame has two bytes, and the rest of it is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vless.frames import Frame, data_frames, encode_frame
+from vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from vless.address import Address
+    from vless.stream import Stream
+
+
+class Split(Lifecycle):
+    """Answers one question."""
+
+    def split(self, stream: Stream, data: bytes, source: Address | None) -> list[bytes]:
+        """A handler writes: in which frames does it leave?"""
+        cut = len(data) & 0xFFFF
+        return [encode_frame(Frame.keep(stream.stream_id, data[:cut], source)) + data[cut:]]

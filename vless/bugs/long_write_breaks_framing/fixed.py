@@ -1,0 +1,20 @@
+"""A long write takes several frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vless.frames import Frame, data_frames, encode_frame
+from vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from vless.address import Address
+    from vless.stream import Stream
+
+
+class Split(Lifecycle):
+    """Answers one question."""
+
+    def split(self, stream: Stream, data: bytes, source: Address | None) -> list[bytes]:
+        """A handler writes: in which frames does it leave?"""
+        return data_frames(stream.stream_id, data, source)

@@ -1,0 +1,18 @@
+"""The stream was registered before the frame was checked: it took the place of a living one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from vless.session import MuxSession
+
+
+class Malformed(Lifecycle):
+    """Answers one question."""
+
+    def malformed(self, session: MuxSession, stream_id: int) -> None:
+        """A frame is malformed: what has it done to the stream that it names?"""
+        session.streams.pop(stream_id, None)

@@ -1,0 +1,12 @@
+"""A refused connection stays open: facts of the pair."""
+
+from vless.bugs import Facts
+
+FACTS = Facts(
+    title="a connection that was refused stays open until its peer closes it",
+    symptom="each peer with a bad header holds a connection and a task",
+    question="hang_up",
+    references=("v2ray-core 4.34, run: after a fatal frame the connection stayed open, and deaf",),
+    witness="a:bad:user",
+    fails=("tasks", "transports", "timers"),
+)

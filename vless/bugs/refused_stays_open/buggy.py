@@ -1,0 +1,17 @@
+"""A connection that is refused is left to its peer to close."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from vless.link import Link
+
+
+class HangUp(Lifecycle):
+    """Answers one question."""
+
+    def hang_up(self, link: Link) -> None:
+        """The server is done with a connection, served or refused: who closes it?"""

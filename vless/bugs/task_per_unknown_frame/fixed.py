@@ -1,0 +1,21 @@
+"""The answer needs no task."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vless.causes import StreamClosed
+from vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from vless.session import MuxSession
+
+
+class Unknown(Lifecycle):
+    """Answers one question."""
+
+    def unknown(self, session: MuxSession, stream_id: int) -> None:
+        """Data has come for a stream that does not exist: how is the peer told?"""
+        session.refuse(stream_id)

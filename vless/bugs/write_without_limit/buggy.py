@@ -1,0 +1,17 @@
+"""The peer may not read for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from vless.session import MuxSession
+
+
+class Stalled(Lifecycle):
+    """Answers one question."""
+
+    def stalled(self, session: MuxSession) -> None:
+        """The peer has not read for the write limit: does the connection end?"""
