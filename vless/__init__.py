@@ -1,5 +1,7 @@
 """A VLESS and mux.cool server and client on asyncio. Knows nothing of testing."""
 
+import logging
+
 from vless.address import Address, Network
 from vless.client import Client
 from vless.context import Context
@@ -27,3 +29,6 @@ __all__ = [
     "User",
     "VlessError",
 ]
+
+# As of any library: who wants its messages configures logging; nobody else is told on stderr.
+logging.getLogger("vless").addHandler(logging.NullHandler())
