@@ -1,8 +1,9 @@
 """The historical versions on every ending, beside what was measured of the originals in Go.
 
-The figures of the column ``go`` were taken from sing-vmess, compiled at each commit, over loopback
-TCP: goroutines left per connection. P-A is V1 with the watcher deleted, P-B V1 with a deferred
-cancel, both compiled likewise; P-C was only ever described, so it has no figure, and REF is ours.
+The figures of the column ``go`` are goroutines left per connection, over loopback TCP, by sing-vmess
+compiled at each commit, and for V2 with destinations by sing-box 1.14.4, which has that session.
+P-A is V1 with the watcher deleted, P-B V1 with a deferred cancel, both compiled likewise; P-C was
+only ever described, so it has no figure, and REF is ours.
 """
 
 from __future__ import annotations
@@ -96,6 +97,12 @@ ENDINGS = (
     ),
     Ending(name="peer reset", sequence="a:open a:new:1:echo a:abort", go={}),
     Ending(name="bad frame", sequence="a:open a:new:1:echo a:junk:status", go={}),
+    Ending(
+        name="malformed New on a living id, server end",
+        sequence="a:open a:new:1:echo a:junk:network",
+        after="server end",
+        go={"V1": 1, "P-A": 1, "P-B": 1, "V2": 1},
+    ),
     Ending(name="truncated frame", sequence="a:open a:new:1:echo a:cut+5 a:close", go={}),
     Ending(
         name="cancel, peer stays",
@@ -145,6 +152,36 @@ ENDINGS = (
         name="live id reuse and End, server still running",
         sequence="a:open a:new:5:echo a:new:5:echo a:end:5 a:close",
         go={"V1": 2, "V2": 1},
+    ),
+    Ending(
+        name="live id reuse, two destinations",
+        sequence="a:open a:new:5:@echo+5 a:new:5:@echo+5 a:close",
+        go={"V2": 2},
+    ),
+    Ending(
+        name="live id reuse, four destinations",
+        sequence="a:open a:new:5:@echo+5 a:new:5:@echo+5 a:new:5:@echo+5 a:new:5:@echo+5 a:close",
+        go={"V2": 6},
+    ),
+    Ending(
+        name="live id reuse and End, two destinations",
+        sequence="a:open a:new:5:@echo+5 a:new:5:@echo+5 a:end:5 a:close",
+        go={"V2": 2},
+    ),
+    Ending(
+        name="unknown frames, replies unread",
+        sequence="a:open a:stall a:data:9+5 a:data:9+5 a:data:9+5 a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="id reused after End",
+        sequence="a:open a:new:5:late a:end:5 a:new:5:echo a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="End to a silent destination",
+        sequence="a:open a:new:5:@silent+5 a:end:5 a:close",
+        go={"V2": 1},
     ),
     Ending(
         name="End to a silent destination, server end",

@@ -147,11 +147,12 @@ class FrameDecoder:
         return self._next_frame()
 
     @property
-    def next_id(self) -> int | None:
-        """The stream that the next frame names, malformed or not; None if that has not come."""
+    def next_new(self) -> int | None:
+        """The stream that the next frame opens, malformed or not; None if it is no New, or none."""
         if len(self._buffer) - self._pos < _META.size:
             return None
-        return int(_META.unpack_from(self._buffer, self._pos)[1])
+        _, stream_id, status, _ = _META.unpack_from(self._buffer, self._pos)
+        return int(stream_id) if status == Status.NEW else None
 
     def receive_eof(self) -> None:
         """Take the end of the stream, after `next_frame` has returned None.

@@ -112,7 +112,7 @@ class Lifecycle:
         session.refuse(stream_id)
 
     def malformed(self, session: MuxSession, stream_id: int) -> None:
-        """A frame is malformed: what has it done to the stream that it names?"""
+        """A New is malformed: what has it done to the stream that has its id?"""
 
     def tolerates(self, frame: Frame) -> bool:
         """A frame's metadata says more than it must: is it taken all the same?"""

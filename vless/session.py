@@ -174,8 +174,8 @@ class MuxSession:
                     decoder.receive_eof()
                     return PeerClosed("the peer closed the connection")
         except (ProtocolError, Cause) as exc:
-            if isinstance(exc, FrameError) and decoder.next_id is not None:
-                self.lifecycle.malformed(self, decoder.next_id)
+            if isinstance(exc, FrameError) and (opened := decoder.next_new) is not None:
+                self.lifecycle.malformed(self, opened)
             # A kept traceback would close a cycle: cause, frame, session, cause.
             return exc.with_traceback(None)
 

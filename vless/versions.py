@@ -12,43 +12,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vless.bugs.cleanup_runs_twice import buggy as cleanup_runs_twice
+from vless.bugs.end_forgets_stream import buggy as end_forgets_stream
+from vless.bugs.handler_must_close import buggy as handler_must_close
+from vless.bugs.handler_sees_wrong_context import buggy as handler_sees_wrong_context
+from vless.bugs.id_taken_for_stream import buggy as id_taken_for_stream
+from vless.bugs.late_removal import buggy as late_removal
 from vless.bugs.live_id_reused import buggy as live_id_reused
+from vless.bugs.long_write_breaks_framing import buggy as long_write_breaks_framing
+from vless.bugs.malformed_frame_orphans import buggy as malformed_frame_orphans
 from vless.bugs.new_after_cleanup import buggy as new_after_cleanup
+from vless.bugs.no_limit_of_streams import buggy as no_limit_of_streams
+from vless.bugs.padding_kills_connection import buggy as padding_kills_connection
+from vless.bugs.reader_blocked_by_stream import buggy as reader_blocked_by_stream
+from vless.bugs.server_end_unheard import buggy as server_end_unheard
+from vless.bugs.silent_peer import buggy as silent_peer
+from vless.bugs.task_per_unknown_frame import buggy as task_per_unknown_frame
 from vless.bugs.watcher_outlives_connection import buggy as watcher_outlives_connection
+from vless.bugs.write_without_limit import buggy as write_without_limit
 from vless.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vless.address import Address
     from vless.context import Context
     from vless.session import MuxSession
-    from vless.stream import Stream
-
-
-class UnboundedDelivery(Lifecycle):
-    """An unbuffered pipe: the receive loop waits for the reader, and for nothing else."""
-
-    async def deliver(
-        self, session: MuxSession, stream: Stream, data: bytes, address: Address | None
-    ) -> None:
-        """Wait until the handler has taken everything."""
-        stream.feed(data, address)
-        await stream.drained()
-
-
-class HandlersMustClose(Lifecycle):
-    """A handler that returns without closing its stream leaves it in the table."""
-
-    def handler_ended(self, session: MuxSession, stream: Stream, error: Exception | None) -> None:
-        """Nobody closes the stream."""
-
-
-class TransportStaysOpen(Lifecycle):
-    """The end of the server does not wake a receive loop that sleeps in the transport."""
-
-    def end_link(self, session: MuxSession) -> None:
-        """The caller closes the transport, once the receive loop has returned."""
 
 
 class ReleasesTable(Lifecycle):
@@ -58,14 +45,6 @@ class ReleasesTable(Lifecycle):
         """Close what the table holds."""
         for stream in session.streams.values():
             stream.fail(cause)
-
-
-class HandlersGetParent(Lifecycle):
-    """Handlers are given the caller's context: they do not see their connection end."""
-
-    def handler_context(self, session: MuxSession) -> Context:
-        """Return the caller's."""
-        return session.parent
 
 
 class NoWatcher(Lifecycle):
@@ -85,34 +64,46 @@ class CleansUpInWatcherOnly(Lifecycle):
 
 
 class SingVmess(
-    UnboundedDelivery,
-    HandlersMustClose,
-    TransportStaysOpen,
+    reader_blocked_by_stream.Deliver,
+    handler_must_close.HandlerEnded,
+    server_end_unheard.EndLink,
     ReleasesTable,
     new_after_cleanup.Admit,
     live_id_reused.IdReused,
+    id_taken_for_stream.Owns,
+    late_removal.Forget,
+    end_forgets_stream.PeerEnded,
+    malformed_frame_orphans.Malformed,
+    padding_kills_connection.Tolerates,
+    long_write_breaks_framing.Split,
+    no_limit_of_streams.Full,
+    task_per_unknown_frame.Unknown,
+    write_without_limit.Stalled,
+    silent_peer.Idle,
 ):
     """What every version has in common."""
 
 
-class V0(NoWatcher, CleansUpInWatcherOnly, HandlersGetParent, SingVmess):
+class V0(NoWatcher, CleansUpInWatcherOnly, handler_sees_wrong_context.HandlerContext, SingVmess):
     """`9b63475` (2022-09-16): no watcher, so no cleanup at all."""
 
 
 class V1(
     watcher_outlives_connection.WatchedContext,
     cleanup_runs_twice.MayCleanUp,
-    HandlersGetParent,
+    handler_sees_wrong_context.HandlerContext,
     SingVmess,
 ):
     """`d70afe4` (2022-09-23) to v0.1.12: the bug of issue #2421."""
 
 
-class PA(NoWatcher, cleanup_runs_twice.MayCleanUp, HandlersGetParent, SingVmess):
+class PA(
+    NoWatcher, cleanup_runs_twice.MayCleanUp, handler_sees_wrong_context.HandlerContext, SingVmess
+):
     """V1 with the watcher deleted: a user's temporary fix."""
 
 
-class PB(cleanup_runs_twice.MayCleanUp, HandlersGetParent, SingVmess):
+class PB(cleanup_runs_twice.MayCleanUp, handler_sees_wrong_context.HandlerContext, SingVmess):
     """The first proposed fix: a context per connection and a deferred cancel."""
 
 

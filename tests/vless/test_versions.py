@@ -11,37 +11,52 @@ import pytest
 
 from vless import versions
 from vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
+from vless.bugs.end_forgets_stream.buggy import PeerEnded
+from vless.bugs.handler_must_close.buggy import HandlerEnded
+from vless.bugs.handler_sees_wrong_context.buggy import HandlerContext
+from vless.bugs.id_taken_for_stream.buggy import Owns
+from vless.bugs.late_removal.buggy import Forget
 from vless.bugs.live_id_reused.buggy import IdReused
+from vless.bugs.long_write_breaks_framing.buggy import Split
+from vless.bugs.malformed_frame_orphans.buggy import Malformed
 from vless.bugs.new_after_cleanup.buggy import Admit
+from vless.bugs.no_limit_of_streams.buggy import Full
+from vless.bugs.padding_kills_connection.buggy import Tolerates
+from vless.bugs.reader_blocked_by_stream.buggy import Deliver
+from vless.bugs.server_end_unheard.buggy import EndLink
+from vless.bugs.silent_peer.buggy import Idle
+from vless.bugs.task_per_unknown_frame.buggy import Unknown
 from vless.bugs.watcher_outlives_connection.buggy import WatchedContext
+from vless.bugs.write_without_limit.buggy import Stalled
 from vless.lifecycle import Lifecycle
-from vless.versions import (
-    VERSIONS,
-    CleansUpInWatcherOnly,
-    HandlersGetParent,
-    HandlersMustClose,
-    NoWatcher,
-    ReleasesTable,
-    TransportStaysOpen,
-    UnboundedDelivery,
-)
+from vless.versions import VERSIONS, CleansUpInWatcherOnly, NoWatcher, ReleasesTable
 
 QUESTIONS = sorted(name for name in vars(Lifecycle) if not name.startswith("_"))
 COMMON: dict[str, type[Lifecycle]] = {
-    "deliver": UnboundedDelivery,
-    "handler_ended": HandlersMustClose,
-    "end_link": TransportStaysOpen,
-    "release": ReleasesTable,
     "admit": Admit,
+    "deliver": Deliver,
+    "end_link": EndLink,
+    "forget": Forget,
+    "full": Full,
+    "handler_ended": HandlerEnded,
     "id_reused": IdReused,
+    "idle": Idle,
+    "malformed": Malformed,
+    "owns": Owns,
+    "peer_ended": PeerEnded,
+    "release": ReleasesTable,
+    "split": Split,
+    "stalled": Stalled,
+    "tolerates": Tolerates,
+    "unknown": Unknown,
 }
 # Who is watched, who cleans up when the receive loop ends, how often, and what handlers are given:
 # columns of the table; None is the right answer.
 TABLE: dict[str, tuple[type[Lifecycle] | None, ...]] = {
-    "V0": (NoWatcher, CleansUpInWatcherOnly, None, HandlersGetParent),
-    "V1": (WatchedContext, None, MayCleanUp, HandlersGetParent),
-    "P-A": (NoWatcher, None, MayCleanUp, HandlersGetParent),
-    "P-B": (None, None, MayCleanUp, HandlersGetParent),
+    "V0": (NoWatcher, CleansUpInWatcherOnly, None, HandlerContext),
+    "V1": (WatchedContext, None, MayCleanUp, HandlerContext),
+    "P-A": (NoWatcher, None, MayCleanUp, HandlerContext),
+    "P-B": (None, None, MayCleanUp, HandlerContext),
     "P-C": (None, None, None, None),
     "V2": (None, CleansUpInWatcherOnly, MayCleanUp, None),
 }
