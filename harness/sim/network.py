@@ -39,7 +39,6 @@ class Fabric:
         held: arrivals that are seen some polls later.
         in_flight: when the last thing now travelling arrives, in virtual seconds.
         open: every open transport and what it is.
-        busy: whether the loop has to look at more than its ready queue and its timers.
         closed: whether a connection has closed at both ends since the last rest.
     """
 
@@ -51,7 +50,7 @@ class Fabric:
         self.held: list[list[Any]] = []
         self.in_flight = 0.0
         self.open: dict[Any, str] = {}
-        self.busy = self.closed = False
+        self.closed = False
         self.declared: dict[Address, str] = {}
         self._servers: dict[Address, SimServer] = {}
         self._endpoints: dict[Address, SimDatagrams] = {}
@@ -101,7 +100,7 @@ class Fabric:
             self.loop.call_later(delay, callback, context=context)
         else:
             self.pending.append((callback, context))
-            self.busy = True
+            self.loop.look = True
 
     def poll(self) -> None:
         """See what has arrived: make it ready, in an order of the world's choice."""

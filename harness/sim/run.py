@@ -167,7 +167,7 @@ def run(
         result.now = loop.time()
         if trace is not None:
             result.trace_hash, result.events = trace.hash, trace.tail
-            loop.trace = None
+            loop.stop_tracing()
         bury(loop.dispose())
         ledger.uninstall()
         simulation.__dict__.clear()

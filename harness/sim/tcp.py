@@ -129,7 +129,7 @@ class SimTransport(MemoryTransport):
         fabric, server = self._fabric, self.server
         fabric.note("lost", self.label)
         if self._peer is None:
-            fabric.busy = fabric.closed = True
+            fabric.loop.look = fabric.closed = True
         try:
             super()._call_connection_lost(exc)
         finally:

@@ -9,7 +9,7 @@ import pytest
 
 from harness.fence import SimulationError
 from harness.loop import VirtualLoop
-from harness.scheduling import DueHandle, SoonHandle
+from harness.scheduling import LoopHandle
 
 VARIABLE: ContextVar[int] = ContextVar("variable", default=0)
 
@@ -29,11 +29,11 @@ def test_handles_have_what_asyncios_have(loop: VirtualLoop, kind: str) -> None:
     original: asyncio.Handle
     if kind == "soon":
         own, original = (
-            SoonHandle(print, (1,), loop, context),
+            LoopHandle(None, print, (1,), loop, context),
             asyncio.Handle(print, (1,), loop, context),
         )
     else:
-        own = DueHandle(2.5, print, (1,), loop, context)
+        own = LoopHandle(2.5, print, (1,), loop, context)
         original = asyncio.TimerHandle(2.5, print, (1,), loop, context)
         original._scheduled = True  # type: ignore[attr-defined]
     names = [
@@ -62,7 +62,7 @@ def test_handles_are_made_by_the_loop(loop: VirtualLoop) -> None:
     at = loop.call_at(2, lambda one: seen.append((one,)), 3)
     loop.advance(2)
 
-    assert (type(soon), type(later), type(at)) == (SoonHandle, DueHandle, DueHandle)
+    assert (type(soon), type(later), type(at)) == (LoopHandle,) * 3
     assert (later.when(), at.when()) == (1.0, 2.0)
     assert seen == [(7,), (1, 2), (3,)]
 
