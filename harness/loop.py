@@ -19,7 +19,7 @@ from heapq import heapify, heappop
 from typing import Any, NamedTuple, Self
 
 from harness.fence import AnyTask, DeadlockError, LivelockError
-from harness.scheduling import SchedulingLoop, complain
+from harness.scheduling import WAKES_SLEEPER, SchedulingLoop, complain
 from harness.waiting import called_by
 
 STEP_LIMIT = 100_000
@@ -60,10 +60,13 @@ class VirtualLoop(SchedulingLoop):
         """How many timers are set and not cancelled."""
         return len(self._scheduled) - self._timer_cancelled_count
 
+    def set_timers(self) -> list[asyncio.TimerHandle]:
+        """The handles of the timers that are set, in no order."""
+        return [handle for handle in self._scheduled if not handle.cancelled()]
+
     def timers(self) -> list[Timer]:
         """The timers that are set, in the order in which they are due."""
-        pending = (handle for handle in self._scheduled if not handle.cancelled())
-        return sorted(Timer(handle.when(), called_by(handle)) for handle in pending)
+        return sorted(Timer(each.when(), called_by(each)) for each in self.set_timers())
 
     def live_tasks(self) -> list[AnyTask]:
         """The tasks that have not ended, in creation order (see `task_source`)."""
@@ -172,7 +175,7 @@ class VirtualLoop(SchedulingLoop):
             self._stopping = False
 
     # Longer than a function should be: every call in it is paid for each callback that runs.
-    def _iterate(self, until: float, limit: int) -> int:  # noqa: C901, PLR0912
+    def _iterate(self, until: float, limit: int) -> int:  # noqa: C901, PLR0912, PLR0915
         ready: Any = self._ready
         timers: Any = self._scheduled
         iterations = 0
@@ -215,7 +218,11 @@ class VirtualLoop(SchedulingLoop):
                         elif len(args) == 1:
                             handle._context.run(handle._callback, args[0])
                         elif args:
-                            handle._context.run(handle._callback, *args)
+                            if handle._callback is WAKES_SLEEPER:
+                                if not args[0].cancelled():
+                                    args[0].set_result(args[1])
+                            else:
+                                handle._context.run(handle._callback, *args)
                         else:
                             handle._context.run(handle._callback)
                     except (SystemExit, KeyboardInterrupt):

@@ -13,10 +13,13 @@ from heapq import heappush
 from typing import Any, TypeVarTuple
 
 from harness.fence import FencedLoop, SimulationError
+from harness.sites import trace
 
 _Args = TypeVarTuple("_Args")
 
 _Future: Any = asyncio.Future
+# What the timer of every `asyncio.sleep` calls; a test pins its two steps.
+WAKES_SLEEPER = getattr(asyncio.futures, "_set_result_unless_cancelled", None)
 
 
 class LoopHandle(asyncio.TimerHandle):
@@ -25,8 +28,9 @@ class LoopHandle(asyncio.TimerHandle):
     One class for both, because a loop that reads the attributes of one type only is the quicker.
     """
 
-    __slots__ = ()
+    __slots__ = ("points",)
 
+    points: Any  # where a timer was set, if the loop wants to know
     _args: Sequence[Any]
     _callback: Callable[..., object] | None
     _cancelled: bool
@@ -78,6 +82,8 @@ _new_handle = LoopHandle.__new__
 class SchedulingLoop(FencedLoop):
     """A loop on virtual time that only schedules; `VirtualLoop` runs what is scheduled."""
 
+    _notes_timers = False  # keep where each timer was set, but for those of `asyncio.sleep`
+
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
@@ -128,6 +134,8 @@ class SchedulingLoop(FencedLoop):
         handle._callback, handle._args = callback, args  # noqa: SLF001
         handle._loop, handle._cancelled = self, False  # noqa: SLF001
         handle._scheduled, handle._when = True, self._now + delay  # noqa: SLF001
+        if callback is not WAKES_SLEEPER and self._notes_timers:
+            handle.points = trace(2)
         heappush(self._scheduled, handle)
         return handle
 
@@ -146,6 +154,8 @@ class SchedulingLoop(FencedLoop):
         handle._callback, handle._args = callback, args  # noqa: SLF001
         handle._loop, handle._cancelled = self, False  # noqa: SLF001
         handle._scheduled, handle._when = True, when  # noqa: SLF001
+        if callback is not WAKES_SLEEPER and self._notes_timers:
+            handle.points = trace(2)
         heappush(self._scheduled, handle)
         return handle
 

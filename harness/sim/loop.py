@@ -14,6 +14,7 @@ from harness.fence import AnyTask, DeadlockError, LivelockError
 from harness.loop import VirtualLoop
 from harness.sim.calls import NetworkCalls
 from harness.sim.choices import Choices
+from harness.sim.left import Seen
 from harness.sim.network import Fabric
 from harness.sim.settings import Settings
 from harness.sim.trace import Trace
@@ -30,13 +31,14 @@ class _State:
         simulation: what the program sees.
         ended: whether the main task has.
         made: how many tasks were, where that is noted.
+        seen: what nobody else has a list of.
         settling: the horizons and the futures of those who wait for rest.
         spared: tasks that may still be cancelled, and whether that falls together with the next
             wake-up.
     """
 
     __slots__ = (
-        *("choices", "ended", "made", "settings"),
+        *("choices", "ended", "made", "seen", "settings"),
         *("settling", "simulation", "spared", "trace"),
     )
 
@@ -45,6 +47,7 @@ class _State:
         self.simulation: Any = None
         self.ended = False
         self.made = 0
+        self.seen = Seen()
         self.settling: list[tuple[float, asyncio.Future[None]]] = []
         self.spared: dict[AnyTask, bool] = {}
 
@@ -56,17 +59,26 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         fabric: the network.
     """
 
+    _notes_timers = True
+
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None = None) -> None:
         super().__init__(step_limit=settings.step_limit)
         self.fabric = Fabric(self, settings.network)
         self._state = _State(choices, settings, trace)
         if trace is not None:
             self._task_factory = make_task
+        if "callback" in settings.counted:
+            self.create_future = partial(_seen_future, self)  # type: ignore[method-assign]
 
     @property
     def choices(self) -> Choices:
         """Decide what is free."""
         return self._state.choices
+
+    @property
+    def seen(self) -> Seen:
+        """What was made that nobody else has a list of."""
+        return self._state.seen
 
     @property
     def simulation(self) -> Any:
@@ -144,10 +156,16 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
     def close(self) -> None:
         """Close the loop and cut what refers back to it."""
         super().close()
+        if "callback" in self._state.settings.counted:
+            vars(self).pop("create_future", None)
         self.fabric.close()
         self.simulation = None
         self._state.settling.clear()
         self._state.spared.clear()
+
+    def _asyncgen_firstiter_hook(self, generator: Any) -> None:
+        self._state.seen.generator(self, generator)
+        super()._asyncgen_firstiter_hook(generator)
 
     def _next(self, until: float) -> bool:
         """See what has arrived; at rest, tell those who settle before any time passes."""
@@ -194,6 +212,10 @@ def make_task(loop: SimLoop, coro: Any, **settings: Any) -> AnyTask:
     task: AnyTask = asyncio.Task(coro, loop=loop, **settings)
     loop.adopt(task)
     return task
+
+
+def _seen_future(loop: SimLoop) -> asyncio.Future[Any]:
+    return loop.seen.future(asyncio.Future(loop=loop))
 
 
 def _ended(trace: Trace, loop: SimLoop, number: int, task: AnyTask) -> None:
