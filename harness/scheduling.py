@@ -68,6 +68,12 @@ class LoopHandle(asyncio.TimerHandle):
             self._callback = None
             self._args = ()
 
+    def __eq__(self, other: object) -> bool:
+        return self is other if self._when is None else super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return id(self) if self._when is None else super().__hash__()
+
     def _repr_info(self) -> Any:
         kind: Any = asyncio.Handle if self._when is None else asyncio.TimerHandle
         return kind._repr_info(self)  # noqa: SLF001 - what `repr` is made of

@@ -9,7 +9,7 @@ import pytest
 
 from harness.fence import SimulationError
 from harness.loop import VirtualLoop
-from harness.scheduling import LoopHandle
+from harness.scheduling import WAKES_SLEEPER, LoopHandle
 
 VARIABLE: ContextVar[int] = ContextVar("variable", default=0)
 
@@ -49,6 +49,18 @@ def test_handles_have_what_asyncios_have(loop: VirtualLoop, kind: str) -> None:
     assert repr(own).split(" ", 1)[1] == repr(original).split(" ", 1)[1]
     own.cancel()
     assert own.cancelled()
+
+
+def test_handles_of_call_soon_are_each_their_own(loop: VirtualLoop) -> None:
+    """As asyncio's, they are equal to themselves only; timers are equal by what they do."""
+    assert len({loop.call_soon(int), loop.call_soon(int)}) == 2
+    assert loop.call_at(1, int) == loop.call_at(1, int)
+
+
+def test_sleepers_are_woken_as_asyncio_does() -> None:
+    """What the loop does in the place of this function is all that the function does."""
+    assert WAKES_SLEEPER is not None
+    assert WAKES_SLEEPER.__code__.co_names == ("cancelled", "set_result")
 
 
 def test_handles_are_made_by_the_loop(loop: VirtualLoop) -> None:
