@@ -23,13 +23,16 @@ from harness.tally import TaskRecord
 from harness.waiting import callable_name, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from contextvars import Context
     from types import AsyncGeneratorType
 
     from harness.fence import AnyTask
     from harness.ledger import Ledger
     from harness.sim.loop import SimLoop
     from harness.tally import Tally
+
+    Owner = Callable[[Context], Scope | None]
 
 KINDS = valid_kinds(["task", "timer", "transport", "server", "generator", "error", "destroyed"])
 OPTIONAL = frozenset({"callback"})
@@ -102,9 +105,7 @@ def left_behind(
     if within is None and "task" in kinds and ledger.blind:
         found += _uncounted(loop, found)
     if loop.pending_timers or fabric.open or fabric.servers or seen.generators or seen.futures:
-        things = (each for each in _things(loop, kinds, horizon) if each.kind in kinds)
-        found += [each for each in things if within is None or each.owner.is_inside(within)]
-        found = without_owned(found)
+        found = without_owned([*found, *_things(loop, kinds, within, horizon)])
     return found
 
 
@@ -157,13 +158,26 @@ def _complaint(task: AnyTask) -> str:
     return describe({"message": message, "task": task, "exception": error})
 
 
-def _things(loop: SimLoop, kinds: frozenset[str], horizon: float) -> Iterator[Any]:
-    yield from _timers(loop, horizon)
-    yield from _transports(loop)
-    yield from _servers(loop)
-    yield from (each for each in loop.seen.generators if each.alive())
-    if "callback" in kinds and horizon > -math.inf:
-        yield from _callbacks(loop)
+def _things(
+    loop: SimLoop, kinds: frozenset[str], within: Scope | None, horizon: float
+) -> Iterator[Any]:
+    def owner(context: Context) -> Scope | None:
+        """Who is charged for what runs there, if that is looked at."""
+        scope: Scope = _charged(context.get(CURRENT), loop)
+        return scope if within is None or scope.is_inside(within) else None
+
+    if "timer" in kinds:
+        yield from _timers(loop, owner, horizon)
+    if "transport" in kinds:
+        yield from _transports(loop, owner)
+    if "server" in kinds:
+        yield from _servers(loop, owner)
+    if "generator" in kinds:
+        for each in loop.seen.generators:
+            if each.alive() and (within is None or each.owner.is_inside(within)):
+                yield each
+    if "callback" in kinds and within is not None:
+        yield from _callbacks(loop, owner)
 
 
 def _uncounted(loop: SimLoop, found: list[Any]) -> Iterator[TaskRecord]:
@@ -175,37 +189,41 @@ def _uncounted(loop: SimLoop, found: list[Any]) -> Iterator[TaskRecord]:
         yield TaskRecord(task, _NOWHERE, None, number)
 
 
-def _timers(loop: SimLoop, horizon: float) -> Iterator[Timer]:
-    for handle in sorted(loop.set_timers(), key=asyncio.TimerHandle.when):
-        callback: Any = handle._callback  # type: ignore[attr-defined]  # noqa: SLF001 - a handle tells it no other way
-        if handle.when() > horizon and not is_owned(callback):
-            owner = _charged(handle._context.get(CURRENT), loop)  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+def _timers(loop: SimLoop, owner: Owner, horizon: float) -> Iterator[Timer]:
+    found: list[Any] = [each for each in loop.set_timers() if each.when() > horizon]
+    for handle in sorted(found, key=asyncio.TimerHandle.when):
+        # A handle tells neither its context nor what it calls in any other way.
+        scope, callback = owner(handle._context), handle._callback  # noqa: SLF001
+        if scope is not None and not is_owned(callback):
             points = getattr(handle, "points", None) or []
-            yield Timer(handle, callable_name(callback), points, owner, loop)
+            yield Timer(handle, callable_name(callback), points, scope, loop)
 
 
-def _transports(loop: SimLoop) -> Iterator[Transport]:
+def _transports(loop: SimLoop, owner: Owner) -> Iterator[Transport]:
     names = {"client": "connection", "server": "accepted connection"}
     for transport, side in loop.fabric.open.items():
-        if transport.cut_off:
-            continue
-        owner = _charged(transport.context.get(CURRENT), loop)
-        yield Transport(transport, names.get(side, "datagram endpoint"), transport.points, owner)
+        scope = owner(transport.context)
+        if scope is not None and not transport.cut_off:
+            name = names.get(side, "datagram endpoint")
+            yield Transport(transport, name, transport.points, scope)
 
 
-def _servers(loop: SimLoop) -> Iterator[Server]:
+def _servers(loop: SimLoop, owner: Owner) -> Iterator[Server]:
     for server in dict.fromkeys(loop.fabric.servers.values()):
-        owner = _charged(server.context().get(CURRENT), loop)
-        yield Server(server, "server", server.points, owner)
+        scope = owner(server.context())
+        if scope is not None:
+            yield Server(server, "server", server.points, scope)
 
 
-def _callbacks(loop: SimLoop) -> Iterator[Callback]:
+def _callbacks(loop: SimLoop, owner: Owner) -> Iterator[Callback]:
     futures: list[Any] = [each() for each in loop.seen.futures]
     for future in [*futures, *loop.live_tasks()]:
         for callback, context in getattr(_pending(future), "_callbacks", None) or ():
-            if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
-                owner = _charged(context.get(CURRENT), loop)
-                yield Callback(future, callable_name(callback), _defined(callback), owner)
+            scope = owner(context)
+            if scope is not None and not isinstance(
+                getattr(callback, "__self__", None), asyncio.Task
+            ):
+                yield Callback(future, callable_name(callback), _defined(callback), scope)
 
 
 def _defined(callback: Any) -> list[Any]:
