@@ -72,7 +72,7 @@ async def left_behind(
         await asyncio.sleep(0)
     if alive():
         await settle(limit=budget, horizon=budget, until=lambda: not alive(), patient=False)
-    return _without_services(_without_owned(alive()))
+    return _without_services(without_owned(alive()))
 
 
 def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:
@@ -85,7 +85,7 @@ def diagnosis(record: Record) -> list[str]:
     return [who_can_wake(record.task)] if isinstance(record, TaskRecord) else []
 
 
-def _without_owned(found: list[Any]) -> list[Any]:
+def without_owned(found: list[Any]) -> list[Any]:
     """Leave out generators that a leaked task goes through: they are where it waits."""
     owned = {
         id(part)

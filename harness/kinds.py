@@ -103,6 +103,8 @@ def valid_kinds(kinds: Iterable[str]) -> frozenset[str]:
     Raises:
         ValueError: one of them is unknown; the message says which are known.
     """
+    if isinstance(kinds, frozenset) and kinds <= KINDS:
+        return kinds
     if isinstance(kinds, str):
         kinds = [kinds]
     unknown = sorted(set(kinds) - KINDS)

@@ -15,7 +15,7 @@ from harness.factory import counting
 from harness.failures import charge, describe
 from harness.fence import AnyTask
 from harness.hooks import Hooks
-from harness.kinds import Resource, valid_kinds
+from harness.kinds import KINDS, Resource, valid_kinds
 from harness.loop import VirtualLoop
 from harness.scope import CURRENT, Scope, charged
 from harness.tally import Tally, TaskRecord
@@ -24,6 +24,7 @@ _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
 _TASKS = frozenset({"task"})
+_HOOKED = KINDS - {"task", "error", "destroyed"}
 
 
 class Ledger:
@@ -188,7 +189,7 @@ class Ledger:
         loop.set_exception_handler(self._on_error)
         if isinstance(loop, VirtualLoop):
             loop.task_source = self.tasks
-        if self.kinds is not _TASKS:
+        if not self.kinds.isdisjoint(_HOOKED):
             self._hooks = Hooks(loop, self._root)
             self._hooks.install()
             self._blind = self._hooks.blind

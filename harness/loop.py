@@ -5,18 +5,21 @@ callback is ready, the clock jumps to the next timer. Whatever would leave the s
 by name. The members of `BaseEventLoop` that this relies on are pinned by a test.
 """
 
+# What a handle is, it tells in private members only; asyncio's own loop reads the same.
+# ruff: noqa: SLF001
+
 import asyncio
 import math
 import sys
 import threading
 from asyncio.events import _set_running_loop
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from heapq import heapify, heappop
 from typing import Any, NamedTuple, Self
 
 from harness.fence import AnyTask, DeadlockError, LivelockError
-from harness.scheduling import SchedulingLoop, complain
+from harness.scheduling import WAKES_SLEEPER, SchedulingLoop, complain
 from harness.waiting import called_by
 
 STEP_LIMIT = 100_000
@@ -39,22 +42,31 @@ class VirtualLoop(SchedulingLoop):
         step_limit: iterations that `run_until_quiescent` and `advance` may take.
         task_source: gives the live tasks in creation order; a `Ledger` sets it. Without it, tasks
             are taken by name, which is creation order as long as they have asyncio's default names.
+        look: whether the next iteration has to look at more than the ready queue and the timers.
     """
+
+    # What loops with a choice among what is ready set, see `_choose` and `_run_sparing`.
+    _permute = False
+    _spared: Collection[AnyTask] = ()
 
     def __init__(self, *, step_limit: int = STEP_LIMIT) -> None:
         super().__init__()
         self.step_limit = step_limit
         self.task_source: Callable[[], Iterable[AnyTask]] | None = None
+        self.look = False
 
     @property
     def pending_timers(self) -> int:
         """How many timers are set and not cancelled."""
         return len(self._scheduled) - self._timer_cancelled_count
 
+    def set_timers(self) -> list[asyncio.TimerHandle]:
+        """The handles of the timers that are set, in no order."""
+        return [handle for handle in self._scheduled if not handle.cancelled()]
+
     def timers(self) -> list[Timer]:
         """The timers that are set, in the order in which they are due."""
-        pending = (handle for handle in self._scheduled if not handle.cancelled())
-        return sorted(Timer(handle.when(), called_by(handle)) for handle in pending)
+        return sorted(Timer(each.when(), called_by(each)) for each in self.set_timers())
 
     def live_tasks(self) -> list[AnyTask]:
         """The tasks that have not ended, in creation order (see `task_source`)."""
@@ -115,7 +127,7 @@ class VirtualLoop(SchedulingLoop):
         finally:
             self.close()
         for task in left:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - abandoning them is the decision here
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
         return left
 
     def __enter__(self) -> Self:
@@ -162,35 +174,64 @@ class VirtualLoop(SchedulingLoop):
             self._thread_id = None
             self._stopping = False
 
-    def _iterate(self, until: float, limit: int) -> int:
-        ready, timers, iterations = self._ready, self._scheduled, 0
+    # Longer than a function should be: every call in it is paid for each callback that runs.
+    def _iterate(self, until: float, limit: int) -> int:  # noqa: C901, PLR0912, PLR0915
+        ready: Any = self._ready
+        timers: Any = self._scheduled
+        iterations = 0
+        permute, spared, popleft = self._permute, self._spared, self._ready.popleft
         try:
             while iterations < limit:
-                # While the next timer is ahead, only an empty queue has to look at it.
-                look = not ready or (timers and timers[0].when() <= self._now)
-                if look and not self._wake(until):
+                if self.look:
+                    if not self._next(until):
+                        break
+                elif timers:
+                    # While the next timer is ahead, only an empty queue has to look at it.
+                    head = timers[0]
+                    if not ready:
+                        # `_wake` in short, for the usual case of one timer.
+                        when = head._when
+                        if len(timers) == 1 and self._now < when <= until and not head._cancelled:
+                            self._now = when
+                            ready.append(timers.pop())
+                            head._scheduled = False
+                        elif not self._wake(until):
+                            break
+                    elif head._when <= self._now:
+                        self._wake(until)
+                elif not ready:
                     break
                 iterations += 1
-                for _ in range(len(ready)):
-                    handle: Any = ready.popleft()
-                    if handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
+                left = len(ready)
+                while left:
+                    left -= 1
+                    handle: Any = popleft()
+                    if handle._cancelled:
                         continue
+                    if permute and ready:
+                        handle = self._choose(handle)
                     # What its `_run` does, in one call less, and quicker for the usual arguments.
-                    args = handle._args  # noqa: SLF001
+                    args = handle._args
                     try:
-                        if len(args) == 1:
-                            handle._context.run(handle._callback, args[0])  # noqa: SLF001
+                        if spared:
+                            self._run_sparing(handle)
+                        elif len(args) == 1:
+                            handle._context.run(handle._callback, args[0])
                         elif args:
-                            handle._context.run(handle._callback, *args)  # noqa: SLF001
+                            if handle._callback is WAKES_SLEEPER:
+                                if not args[0].cancelled():
+                                    args[0].set_result(args[1])
+                            else:
+                                handle._context.run(handle._callback, *args)
                         else:
-                            handle._context.run(handle._callback)  # noqa: SLF001
+                            handle._context.run(handle._callback)
                     except (SystemExit, KeyboardInterrupt):
                         raise
                     except BaseException as exc:  # noqa: BLE001 - as asyncio does
                         complain(handle, exc)
         finally:
             # Else a cancelled task's traceback holds this frame, and the frame holds the task.
-            handle = args = None
+            handle = head = args = None
         return iterations
 
     def _wake(self, until: float) -> bool:
@@ -204,10 +245,10 @@ class VirtualLoop(SchedulingLoop):
         due = 0
         while timers:
             head: Any = timers[0]
-            if head._cancelled:  # noqa: SLF001 - a call for each is what this loop can do without
+            if head._cancelled:
                 self._timer_cancelled_count -= 1
             else:
-                when = head._when  # noqa: SLF001 - the same
+                when = head._when
                 if when > self._now:
                     if ready or when > until:
                         break
@@ -215,10 +256,18 @@ class VirtualLoop(SchedulingLoop):
                 ready.append(head)
                 due += 1
             heappop(timers)
-            head._scheduled = False  # noqa: SLF001 - the handle counts itself by this when cancelled
+            head._scheduled = False
         if due > 1:
             self._arrange(due)
         return bool(ready)
+
+    def _choose(self, first: Any) -> Any:
+        """The handle to run in place of `first`, where `_permute` is set."""
+        return first
+
+    def _run_sparing(self, handle: Any) -> None:
+        """Run a handle while there is anything in `_spared`."""
+        handle._run()
 
     def _arrange(self, due: int) -> None:
         """Order the timers that are due, the last `due` in the ready queue: left as they are."""

@@ -13,55 +13,38 @@ from heapq import heappush
 from typing import Any, TypeVarTuple
 
 from harness.fence import FencedLoop, SimulationError
+from harness.sites import trace
 
 _Args = TypeVarTuple("_Args")
 
 _Future: Any = asyncio.Future
+# What the timer of every `asyncio.sleep` calls; a test pins its two steps.
+WAKES_SLEEPER = getattr(asyncio.futures, "_set_result_unless_cancelled", None)
 
 
-class SoonHandle(asyncio.Handle):
-    """An `asyncio.Handle`, made in one call."""
+class LoopHandle(asyncio.TimerHandle):
+    """An `asyncio.TimerHandle`; for `call_soon`, where `when()` is None, an `asyncio.Handle`.
 
-    __slots__ = ()
+    One class for both, because a loop that reads the attributes of one type only is the quicker.
+    """
 
+    __slots__ = ("points",)
+
+    points: Any  # where a timer was set, if the loop wants to know
+    _args: Sequence[Any]
     _callback: Callable[..., object] | None
+    _cancelled: bool
     _context: Context
     _loop: Any
     # Only debug mode writes these; the class has them, so that no handle needs to.
     _repr = None
-    _source_traceback = None
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: Sequence[Any],
-        loop: asyncio.AbstractEventLoop,
-        context: Context | None = None,
-    ) -> None:
-        # The base class's own does the same in more steps.
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-
-
-class DueHandle(asyncio.TimerHandle):
-    """An `asyncio.TimerHandle`, made and cancelled in one call each."""
-
-    __slots__ = ()
-
-    _callback: Callable[..., object] | None
-    _context: Context
-    _loop: Any
-    _repr = None
     _scheduled: bool
     _source_traceback = None
-    _when: float
+    _when: Any
 
     def __init__(
         self,
-        when: float,
+        when: float | None,
         callback: Callable[..., object],
         args: Sequence[Any],
         loop: asyncio.AbstractEventLoop,
@@ -74,7 +57,7 @@ class DueHandle(asyncio.TimerHandle):
         self._args = args
         self._cancelled = False
         self._when = when
-        self._scheduled = True
+        self._scheduled = when is not None
 
     def cancel(self) -> None:
         """Never run; the loop counts it while it is still in its heap."""
@@ -85,15 +68,27 @@ class DueHandle(asyncio.TimerHandle):
             self._callback = None
             self._args = ()
 
+    def __eq__(self, other: object) -> bool:
+        return self is other if self._when is None else super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return id(self) if self._when is None else super().__hash__()
+
+    def _repr_info(self) -> Any:
+        kind: Any = asyncio.Handle if self._when is None else asyncio.TimerHandle
+        return kind._repr_info(self)  # noqa: SLF001 - what `repr` is made of
+
     def __lt__(self, other: Any) -> bool:
         return bool(self._when < other._when)
 
 
-_new_handle = SoonHandle.__new__
+_new_handle = LoopHandle.__new__
 
 
 class SchedulingLoop(FencedLoop):
     """A loop on virtual time that only schedules; `VirtualLoop` runs what is scheduled."""
+
+    _notes_timers = False  # keep where each timer was set, but for those of `asyncio.sleep`
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,11 +112,12 @@ class SchedulingLoop(FencedLoop):
         """As asyncio's, in one call instead of three: nearly all work passes through here."""
         if self._debug or self._closed:
             return super().call_soon(callback, *args, context=context)
-        # SoonHandle(callback, args, self, context), without the call: a tenth of what a turn costs.
-        handle = _new_handle(SoonHandle)
+        # LoopHandle(None, callback, args, self, context), without the call: a tenth of a turn.
+        handle = _new_handle(LoopHandle)
         handle._context = copy_context() if context is None else context  # noqa: SLF001
         handle._callback, handle._args = callback, args  # noqa: SLF001
         handle._loop, handle._cancelled = self, False  # noqa: SLF001
+        handle._scheduled, handle._when = False, None  # noqa: SLF001
         self._ready.append(handle)
         return handle
 
@@ -139,7 +135,13 @@ class SchedulingLoop(FencedLoop):
         """As asyncio's, in one call instead of seven."""
         if self._debug or self._closed:
             return super().call_later(delay, callback, *args, context=context)
-        handle = DueHandle(self._now + delay, callback, args, self, context)
+        handle = _new_handle(LoopHandle)
+        handle._context = copy_context() if context is None else context  # noqa: SLF001
+        handle._callback, handle._args = callback, args  # noqa: SLF001
+        handle._loop, handle._cancelled = self, False  # noqa: SLF001
+        handle._scheduled, handle._when = True, self._now + delay  # noqa: SLF001
+        if callback is not WAKES_SLEEPER and self._notes_timers:
+            handle.points = trace(2)
         heappush(self._scheduled, handle)
         return handle
 
@@ -153,7 +155,13 @@ class SchedulingLoop(FencedLoop):
         """As asyncio's, in one call instead of six."""
         if self._debug or self._closed:
             return super().call_at(when, callback, *args, context=context)
-        handle = DueHandle(when, callback, args, self, context)
+        handle = _new_handle(LoopHandle)
+        handle._context = copy_context() if context is None else context  # noqa: SLF001
+        handle._callback, handle._args = callback, args  # noqa: SLF001
+        handle._loop, handle._cancelled = self, False  # noqa: SLF001
+        handle._scheduled, handle._when = True, when  # noqa: SLF001
+        if callback is not WAKES_SLEEPER and self._notes_timers:
+            handle.points = trace(2)
         heappush(self._scheduled, handle)
         return handle
 

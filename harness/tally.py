@@ -5,7 +5,7 @@ when the list is full) is charged to its scope, and only a task that got so far 
 callback. Most are gone by then and have cost one list entry.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
 from harness.fence import AnyTask
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 YOUNG = 256  # creations after which a look is taken even if nobody asks
 FEW = 256  # resources below which pruning is not worth it
+_NONE: dict[Any, Any] = {}  # stands for a dictionary of weak keys until there is one
 
 
 class TaskRecord(NamedTuple):
@@ -93,10 +94,8 @@ class Tally:
         self.held, self.limit = 0, FEW
         self.young: list[tuple[AnyTask, Points, Scope]] = []
         self.fresh: list[Resource] = []
-        self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = {}
+        self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = _NONE
         self.attentive = "error" in kinds
-        if self.attentive:
-            self.failed = WeakKeyDictionary()
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
 
     @property
@@ -127,6 +126,8 @@ class Tally:
             self.finished.append((ref(task), intern(points), scope))
         # Whether it would complain is told nowhere else.
         if self.attentive and task._log_traceback:  # noqa: SLF001
+            if self.failed is _NONE:
+                self.failed = WeakKeyDictionary()
             self.failed[task] = intern(points), scope
 
     def _sweep_tasks(self, spared: int) -> None:

@@ -45,7 +45,11 @@ class NetworkCalls:
     """A mixin for a loop that has a `fabric`."""
 
     fabric: Fabric
-    _allow: tuple[str, ...]
+
+    @property
+    def _allow(self) -> tuple[str, ...]:
+        """What may leave the simulation."""
+        raise NotImplementedError
 
     async def create_server(
         self,

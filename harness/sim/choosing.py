@@ -27,15 +27,22 @@ class ChoosingLoop(SimLoop):
 
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None = None) -> None:
         super().__init__(choices, settings, trace)
-        self._permute = settings.wakeups
-        self._names = settings.cancel
-        if self._names:
+        if settings.cancel:
             self._task_factory = make_task
+
+    @property
+    def _permute(self) -> bool:  # type: ignore[override]
+        return self._state.settings.wakeups
+
+    @property
+    def _spared(self) -> dict[AnyTask, bool]:  # type: ignore[override]
+        return self._state.spared
 
     def adopt(self, task: AnyTask) -> None:
         """Take note of a task that was made, and of whether it is cancellable."""
         super().adopt(task)
-        if self._names and name_of(task).endswith(self._names):
+        names = self._state.settings.cancel
+        if names and name_of(task).endswith(names):
             self._spared[task] = False
 
     def _choose(self, first: Any) -> Any:

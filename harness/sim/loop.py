@@ -12,47 +12,93 @@ from typing import Any
 
 from harness.fence import AnyTask, DeadlockError, LivelockError
 from harness.loop import VirtualLoop
-from harness.scheduling import complain
 from harness.sim.calls import NetworkCalls
 from harness.sim.choices import Choices
+from harness.sim.left import Seen
 from harness.sim.network import Fabric
 from harness.sim.settings import Settings
 from harness.sim.trace import Trace
 from harness.waiting import name_of
 
 
+class _State:
+    """What a loop keeps apart: an object of 30 attributes is slower in all of them.
+
+    Attributes:
+        choices: decide what is free.
+        trace: what happened, or None where nobody asks.
+        settings: how the run goes.
+        simulation: what the program sees.
+        ended: whether the main task has.
+        made: how many tasks were, where that is noted.
+        seen: what nobody else has a list of.
+        settling: the horizons and the futures of those who wait for rest.
+        spared: tasks that may still be cancelled, and whether that falls together with the next
+            wake-up.
+    """
+
+    __slots__ = (
+        *("choices", "ended", "made", "seen", "settings"),
+        *("settling", "simulation", "spared", "trace"),
+    )
+
+    def __init__(self, choices: Choices, settings: Settings, trace: Trace | None) -> None:
+        self.choices, self.settings, self.trace = choices, settings, trace
+        self.simulation: Any = None
+        self.ended = False
+        self.made = 0
+        self.seen = Seen()
+        self.settling: list[tuple[float, asyncio.Future[None]]] = []
+        self.spared: dict[AnyTask, bool] = {}
+
+
 class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asyncio's signatures as programs use
     """A deterministic loop with a network in memory.
 
     Attributes:
-        choices: decides what is free.
         fabric: the network.
-        trace: what happened, or None where nobody asks.
-        simulation: what the program sees, see `harness.sim.current`.
     """
+
+    _notes_timers = True
 
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None = None) -> None:
         super().__init__(step_limit=settings.step_limit)
-        self.choices = choices
-        self.trace = trace
-        self.simulation: Any = None
         self.fabric = Fabric(self, settings.network)
-        self._allow = settings.allow
-        self._ended = False  # the main task has
-        self._settling: list[tuple[float, asyncio.Future[None]]] = []
-        self._made = 0
-        self._permute = False
-        # Tasks that may still be cancelled, and whether that falls together with the next wake-up.
-        self._spared: dict[AnyTask, bool] = {}
+        self._state = _State(choices, settings, trace)
         if trace is not None:
             self._task_factory = make_task
+        if "callback" in settings.counted:
+            self.create_future = partial(_seen_future, self)  # type: ignore[method-assign]
+
+    @property
+    def choices(self) -> Choices:
+        """Decide what is free."""
+        return self._state.choices
+
+    @property
+    def seen(self) -> Seen:
+        """What was made that nobody else has a list of."""
+        return self._state.seen
+
+    @property
+    def simulation(self) -> Any:
+        """What the program sees, see `harness.sim.current`."""
+        return self._state.simulation
+
+    @simulation.setter
+    def simulation(self, simulation: Any) -> None:
+        self._state.simulation = simulation
+
+    @property
+    def _allow(self) -> tuple[str, ...]:
+        return self._state.settings.allow
 
     def adopt(self, task: AnyTask) -> None:
         """Take note of a task that was made."""
-        self._made = number = self._made + 1
-        if self.trace is not None:
+        self._state.made = number = self._state.made + 1
+        if self._state.trace is not None:
             self.note("task", f"{number} {name_of(task)}")
-            task.add_done_callback(partial(_ended, self.trace, self, number))
+            task.add_done_callback(partial(_ended, self._state.trace, self, number))
 
     @property
     def busy(self) -> bool:
@@ -64,8 +110,13 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
     def note(self, kind: str, text: str) -> None:
         """Add an event to the trace."""
-        if self.trace is not None:
-            self.trace.note(self._now, kind, text)
+        trace = self._state.trace
+        if trace is not None:
+            trace.note(self._now, kind, text)
+
+    def stop_tracing(self) -> None:
+        """Note no more."""
+        self._state.trace = None
 
     def run_main(self, main: AnyTask) -> None:
         """Run until `main` has ended.
@@ -77,20 +128,20 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         main.add_done_callback(self._end)
         iterations = self._drive(math.inf, self.step_limit)
         if main.done():
-            self._ended = False
+            self._state.ended = False
             return
         if iterations == self.step_limit:
             raise LivelockError(iterations, self._now, self._ready)
         raise DeadlockError(self.live_tasks())
 
     def _end(self, _main: AnyTask) -> None:
-        self._ended = self.fabric.busy = True
+        self._state.ended = self.look = True
 
     async def settle(self, horizon: float = 0.0) -> None:
         """Wait until all else is at rest: nothing ready, nothing under way, no timer that near."""
         rest: asyncio.Future[None] = self.create_future()
-        self._settling.append((self._now + horizon, rest))
-        self.fabric.busy = True
+        self._state.settling.append((self._now + horizon, rest))
+        self.look = True
         await rest
 
     def dispose(self, rounds: int = 8) -> list[AnyTask]:
@@ -105,60 +156,21 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
     def close(self) -> None:
         """Close the loop and cut what refers back to it."""
         super().close()
+        if "callback" in self._state.settings.counted:
+            vars(self).pop("create_future", None)
         self.fabric.close()
         self.simulation = None
-        self._settling.clear()
-        self._spared.clear()
+        self._state.settling.clear()
+        self._state.spared.clear()
 
-    # Longer than a function should be: every call in it is paid for each callback that runs.
-    def _iterate(self, until: float, limit: int) -> int:  # noqa: C901, PLR0912
-        ready, timers, fabric = self._ready, self._scheduled, self.fabric
-        permute, spared, iterations = self._permute, self._spared, 0
-        try:
-            while iterations < limit:
-                # `_next` in short, for the usual case that there is nothing to it.
-                if fabric.busy:
-                    if self._ended or not self._next(until):
-                        break
-                elif (timers or not ready) and not self._wake(until):
-                    break
-                iterations += 1
-                for _ in range(len(ready)):
-                    handle: Any = ready.popleft()
-                    if handle._cancelled:  # noqa: SLF001 - what asyncio's own loop does
-                        continue
-                    if ready and permute:
-                        handle = self._choose(handle)
-                    # What its `_run` does, in one call less, and quicker for the usual arguments.
-                    args = handle._args  # noqa: SLF001
-                    try:
-                        if spared:
-                            self._run_sparing(handle)
-                        elif len(args) == 1:
-                            handle._context.run(handle._callback, args[0])  # noqa: SLF001
-                        elif args:
-                            handle._context.run(handle._callback, *args)  # noqa: SLF001
-                        else:
-                            handle._context.run(handle._callback)  # noqa: SLF001
-                    except (SystemExit, KeyboardInterrupt):
-                        raise
-                    except BaseException as exc:  # noqa: BLE001 - as asyncio does
-                        complain(handle, exc)
-        finally:
-            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
-            handle = args = None
-        return iterations
-
-    def _choose(self, first: Any) -> Any:
-        """The handle to run in place of `first`."""
-        return first
-
-    def _run_sparing(self, handle: Any) -> None:
-        """Run a handle while there are tasks that may be cancelled."""
-        handle._run()  # noqa: SLF001 - what asyncio's own loop does
+    def _asyncgen_firstiter_hook(self, generator: Any) -> None:
+        self._state.seen.generator(self, generator)
+        super()._asyncgen_firstiter_hook(generator)
 
     def _next(self, until: float) -> bool:
         """See what has arrived; at rest, tell those who settle before any time passes."""
+        if self._state.ended:
+            return False
         fabric, ready = self.fabric, self._ready
         if fabric.pending or fabric.held:
             fabric.poll()
@@ -167,15 +179,15 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         if fabric.held:
             self._wake(self._now)
             return True
-        fabric.busy = fabric.closed or bool(self._settling)
+        self.look = fabric.closed or bool(self._state.settling)
         if fabric.closed and not fabric.in_flight > self._now:
             fabric.closed = False
             if self.simulation is not None:
                 self.simulation.closed()
-        if self._settling:
-            horizon, rest = self._settling[0]
+        if self._state.settling:
+            horizon, rest = self._state.settling[0]
             if not self._wake(min(until, max(horizon, fabric.in_flight))):
-                del self._settling[0]
+                del self._state.settling[0]
                 if not rest.done():
                     rest.set_result(None)
             return True
@@ -200,6 +212,10 @@ def make_task(loop: SimLoop, coro: Any, **settings: Any) -> AnyTask:
     task: AnyTask = asyncio.Task(coro, loop=loop, **settings)
     loop.adopt(task)
     return task
+
+
+def _seen_future(loop: SimLoop) -> asyncio.Future[Any]:
+    return loop.seen.future(asyncio.Future(loop=loop))
 
 
 def _ended(trace: Trace, loop: SimLoop, number: int, task: AnyTask) -> None:

@@ -39,7 +39,7 @@ class Fabric:
         held: arrivals that are seen some polls later.
         in_flight: when the last thing now travelling arrives, in virtual seconds.
         open: every open transport and what it is.
-        busy: whether the loop has to look at more than its ready queue and its timers.
+        servers: every listening server, by each of its addresses.
         closed: whether a connection has closed at both ends since the last rest.
     """
 
@@ -51,9 +51,9 @@ class Fabric:
         self.held: list[list[Any]] = []
         self.in_flight = 0.0
         self.open: dict[Any, str] = {}
-        self.busy = self.closed = False
+        self.closed = False
         self.declared: dict[Address, str] = {}
-        self._servers: dict[Address, SimServer] = {}
+        self.servers: dict[Address, SimServer] = {}
         self._endpoints: dict[Address, SimDatagrams] = {}
         self._connections = 0
         self._ports = _EPHEMERAL
@@ -77,7 +77,9 @@ class Fabric:
 
     def close(self) -> None:
         """Cut what refers back."""
-        tables: list[Any] = [self._servers, self._endpoints, self.open, self.pending, self.held]
+        for transport in self.open:
+            transport.give_up()
+        tables: list[Any] = [self.servers, self._endpoints, self.open, self.pending, self.held]
         for table in tables:
             table.clear()
         self.loop = None
@@ -101,7 +103,7 @@ class Fabric:
             self.loop.call_later(delay, callback, context=context)
         else:
             self.pending.append((callback, context))
-            self.busy = True
+            self.loop.look = True
 
     def poll(self) -> None:
         """See what has arrived: make it ready, in an order of the world's choice."""
@@ -145,17 +147,17 @@ class Fabric:
             OSError: one is in use.
         """
         for address in addresses:
-            if address in self._servers:
+            if address in self.servers:
                 raise error(errno.EADDRINUSE)
         for address in addresses:
-            self._servers[address] = server
+            self.servers[address] = server
             self.note("listen", f"{address[0]} {address[1]}")
 
     def unlisten(self, addresses: list[Address], server: SimServer) -> None:
         """Take a server's addresses from it."""
         for address in addresses:
-            if self._servers.get(address) is server:
-                del self._servers[address]
+            if self.servers.get(address) is server:
+                del self.servers[address]
 
     async def connect(
         self, target: Address, local: Address | None, factory: Callable[[], asyncio.BaseProtocol]
@@ -199,7 +201,7 @@ class Fabric:
         Returns:
             The client's end, silent until it `begin`s; None where nobody listens.
         """
-        server = self._find(self._servers, target)
+        server = self._find(self.servers, target)
         if server is None or not server.is_serving():
             return None
         self._connections += 1
@@ -239,14 +241,14 @@ class Fabric:
         if is_any(source[0]):
             source = (LOOPBACK, source[1])
 
-        def land() -> None:
+        def _land() -> None:
             endpoint = self._find(self._endpoints, target)
             if endpoint is None:
                 sender.refuse()
             else:
                 endpoint.context.run(endpoint.deliver, data, source)
 
-        self.arrive(land, None)
+        self.arrive(_land, None)
 
     def _free(self, seen: list[Arrival]) -> bool:
         return len(seen) > 1 and self.settings.order

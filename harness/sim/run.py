@@ -12,6 +12,7 @@ from harness.ledger import Ledger
 from harness.loop import bury
 from harness.report import LeakError, LeakReport
 from harness.sim.choosing import ChoosingLoop
+from harness.sim.left import ledger_kinds, left_behind
 from harness.sim.loop import SimLoop
 from harness.sim.trace import Event, Trace
 
@@ -72,14 +73,17 @@ class Simulation:
         """A block that must leave nothing behind: once it has ended and all is at rest.
 
         Raises:
-            LeakError: a task that was made in the block, or by such a task, lives.
+            LeakError: something that was made in the block, or by what was made there, is alive;
+                `Settings.kinds` says what counts.
         """
         scope = self.ledger.scope(name)
         with scope:
             yield scope
         await self.settle()
-        if scope.live:
-            raise LeakError(LeakReport.of(self.ledger.live(scope)))
+        settings = self._settings
+        left = left_behind(self._loop, settings.counted, scope, self._loop.time() + settings.grace)
+        if left:
+            raise LeakError(LeakReport.of(left))
         self.closed()
 
     def closed(self) -> None:
@@ -119,7 +123,8 @@ class Run(Generic[_T]):
         choices: the decisions that were made.
         now: virtual seconds that had passed.
         steps: what the program said it did.
-        errors: what reached the loop's exception handler.
+        errors: what reached the loop's exception handler; of it, exceptions never retrieved and
+            destroyed tasks are leaks too.
         events: the last events of the trace.
         trace_hash: of the whole trace; empty if there was none.
     """
@@ -157,7 +162,7 @@ def run(
     trace = Trace() if traced else None
     kind = ChoosingLoop if settings.wakeups or settings.cancel else SimLoop
     loop = kind(choices, settings, trace)
-    ledger = Ledger()
+    ledger = Ledger(ledger_kinds(settings.counted))
     ledger.install(loop)
     loop.simulation = simulation = Simulation(loop, ledger, settings)
     result: Run[_T] = Run(choices, steps=simulation.steps, errors=ledger.errors)
@@ -167,7 +172,7 @@ def run(
         result.now = loop.time()
         if trace is not None:
             result.trace_hash, result.events = trace.hash, trace.tail
-            loop.trace = None
+            loop.stop_tracing()
         bury(loop.dispose())
         ledger.uninstall()
         simulation.__dict__.clear()
@@ -195,11 +200,12 @@ def _perform(
 def _verdict(loop: SimLoop, settings: Settings) -> BaseException | None:
     """What is wrong with what a program left."""
     simulation: Simulation = loop.simulation
-    ledger = simulation.ledger
-    if settings.leaks and (ledger.count or loop.busy):
-        loop.run_until_quiescent(settings.grace)
-        if ledger.count:
-            return LeakError(LeakReport.of(ledger.live()))
+    if settings.leaks:
+        if loop.busy or simulation.ledger.count:
+            loop.run_until_quiescent(settings.grace)
+        left = left_behind(loop, settings.counted)
+        if left:
+            return LeakError(LeakReport.of(left))
     simulation.closed()
     return None
 

@@ -124,7 +124,7 @@ def signature(error: BaseException | None) -> object:
     if error is None:
         return None
     if isinstance(error, LeakError):
-        return frozenset((group.name, group.site) for group in error.report.groups)
+        return frozenset((group.kind, group.name, group.site) for group in error.report.groups)
     last, trace = None, error.__traceback__
     while trace is not None:
         last, trace = trace, trace.tb_next

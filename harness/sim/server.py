@@ -7,6 +7,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Self
 
 from harness.sim.sockets import SimSocket
+from harness.sites import Points, trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ class SimServer(asyncio.AbstractServer):
 
     Attributes:
         sockets: one for each address; empty once closed.
+        points: where it was made.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class SimServer(asyncio.AbstractServer):
         self._factory = factory
         self._context = copy_context()
         self._addresses = addresses
+        self.points: Points = trace()
         self._serving = self._closed = False
         self._open: dict[SimTransport, None] = {}
         self._forever: asyncio.Future[None] | None = None
@@ -114,7 +117,7 @@ class SimServer(asyncio.AbstractServer):
             )
             return
         self._open[transport] = None
-        transport.server = self
+        transport.server, transport.points = self, self.points
         transport.begin("server", protocol)
 
     def context(self) -> Any:

@@ -1,8 +1,10 @@
 """What a simulation allows and does, as values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from harness.sim.left import KINDS, valid
 
 FAULTS = ("refuse", "black hole", "reset", "stall", "half-close")
 OUTSIDE = ("executor", "signals")
@@ -52,7 +54,14 @@ class Settings:
             at any of their awaits, once each.
         gaps: whether `Simulation.gap` draws how far the program runs on; else it always settles.
         grace: virtual seconds that pass after the program's end before what lives is a leak.
-        leaks: whether a task left over is an error.
+        leaks: whether anything left over at the program's end is an error.
+        kinds: what counts as left over, there and after `Simulation.operation`; all but "callback"
+            unless told. Of a connection, task, server or generator, that it is there; "timer": one
+            that is due later than `grace`, and not a sleep's or timeout's; "error" and "destroyed":
+            a task whose exception nobody asked for, or that was garbage before its end, as asyncio
+            tells the exception handler. Whatever else reaches the handler is in the outcome's
+            `errors` and fails nothing, and so is a failed handler of `start_server`. "callback":
+            one that an operation left on a future; costs a reference for each future made.
         check: called with the `Simulation` after every close of a connection, once all is at rest,
             and after the end of the program.
         allow: what may leave the simulation, of `OUTSIDE`: "executor" runs the jobs of executors
@@ -66,6 +75,7 @@ class Settings:
     gaps: bool = True
     grace: float = 10.0
     leaks: bool = True
+    kinds: Iterable[str] = KINDS
     check: Callable[[Any], object] | None = None
     allow: tuple[str, ...] = ()
     step_limit: int = 100_000
@@ -73,3 +83,9 @@ class Settings:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.allow if name not in OUTSIDE]:
             raise ValueError(f"cannot allow {unknown!r}; there are {', '.join(OUTSIDE)}")
+        object.__setattr__(self, "kinds", valid(self.kinds))
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """The kinds, as a set."""
+        return self.kinds  # type: ignore[return-value] # since `__post_init__`

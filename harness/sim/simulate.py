@@ -15,7 +15,7 @@ from harness.sim.settings import Settings
 from harness.sim.strategies import Uniform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from pathlib import Path
 
     from harness.sim.run import Simulation
@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     gaps: bool
     grace: float
     leaks: bool
+    kinds: Iterable[str]
     check: Callable[[Simulation], object] | None
     allow: tuple[str, ...]
     step_limit: int
@@ -89,7 +90,7 @@ def simulate(
         options: how the run goes, see `Settings`.
 
     Raises:
-        LeakError: a task is left over.
+        LeakError: something is left over.
         DeadlockError: the program cannot end; the message says who waits for what.
         LivelockError: it does not come to rest.
         SimulationError: it tried to leave the simulation.

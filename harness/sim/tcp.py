@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.memory import HIGH_WATER, MemoryTransport
 from harness.sim.sockets import SimSocket, error
+from harness.sites import Points, trace
 
 if TYPE_CHECKING:
     from harness.sim.network import Fabric
@@ -27,6 +28,7 @@ class SimTransport(MemoryTransport):
     Attributes:
         label: "2>" is the client's end of the second connection, "2<" the server's.
         server: whose connection it is, at the server's end.
+        points: where the connection, or that server, was made.
     """
 
     _protocol: Any = asyncio.Protocol()  # before there is one: deaf to everything
@@ -46,6 +48,7 @@ class SimTransport(MemoryTransport):
         self._fabric: Any = fabric
         self.label = label
         self.server: SimServer | None = None
+        self.points: Points = []
         self._scheduled = True  # nothing is delivered before `join`
 
     def pair_with(self, other: SimTransport) -> None:
@@ -53,6 +56,21 @@ class SimTransport(MemoryTransport):
         self._peer, other._peer = other, self
         for end in (self, other):
             end._high, end._low = HIGH_WATER, HIGH_WATER // 4
+
+    @property
+    def context(self) -> Context:
+        """Where its callbacks run."""
+        return self._context
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether a fault alone keeps it from closing."""
+        stalled = getattr(self._peer, "_stalled", False)
+        return self._closing and (self._severed or stalled)
+
+    def give_up(self) -> None:
+        """Be closed, without telling anybody: the loop is."""
+        self._closing = True
 
     def begin(self, side: str, protocol: asyncio.BaseProtocol) -> None:
         """Announce the connection to `protocol`, and let in what has come so far."""
@@ -129,7 +147,7 @@ class SimTransport(MemoryTransport):
         fabric, server = self._fabric, self.server
         fabric.note("lost", self.label)
         if self._peer is None:
-            fabric.busy = fabric.closed = True
+            fabric.loop.look = fabric.closed = True
         try:
             super()._call_connection_lost(exc)
         finally:
@@ -147,6 +165,7 @@ def connect_pair(
     theirs = SimTransport(
         fabric, f"{number}<", server, client, copy_context() if context is None else context
     )
+    ours.points = trace()
     ours.pair_with(theirs)
     return ours, theirs
 

@@ -8,6 +8,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from harness.sim.sockets import SimSocket, error
+from harness.sites import Points, trace
 
 if TYPE_CHECKING:
     from harness.sim.network import Fabric
@@ -18,6 +19,8 @@ _LARGEST = 65507  # bytes, what fits into one datagram over IPv4
 
 class SimDatagrams(asyncio.DatagramTransport):
     """One endpoint; `remote` is set if it is connected, and then only that address is heard."""
+
+    cut_off = False  # no fault keeps it from closing
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class SimDatagrams(asyncio.DatagramTransport):
         self._fabric = fabric
         self._protocol: Any = protocol
         self._context = copy_context()
+        self.points: Points = trace()
         self._local, self._remote = local, remote
         self._closing = False
         fabric.open[self] = "datagrams"
@@ -98,6 +102,10 @@ class SimDatagrams(asyncio.DatagramTransport):
     def abort(self) -> None:
         """Close at once: there is nothing to drop."""
         self.close()
+
+    def give_up(self) -> None:
+        """Be closed, without telling anybody: the loop is."""
+        self._closing = True
 
     def _lost(self) -> None:
         protocol, self._protocol = self._protocol, None

@@ -9,7 +9,7 @@ import pytest
 
 from harness.fence import SimulationError
 from harness.loop import VirtualLoop
-from harness.scheduling import DueHandle, SoonHandle
+from harness.scheduling import WAKES_SLEEPER, LoopHandle
 
 VARIABLE: ContextVar[int] = ContextVar("variable", default=0)
 
@@ -29,11 +29,11 @@ def test_handles_have_what_asyncios_have(loop: VirtualLoop, kind: str) -> None:
     original: asyncio.Handle
     if kind == "soon":
         own, original = (
-            SoonHandle(print, (1,), loop, context),
+            LoopHandle(None, print, (1,), loop, context),
             asyncio.Handle(print, (1,), loop, context),
         )
     else:
-        own = DueHandle(2.5, print, (1,), loop, context)
+        own = LoopHandle(2.5, print, (1,), loop, context)
         original = asyncio.TimerHandle(2.5, print, (1,), loop, context)
         original._scheduled = True  # type: ignore[attr-defined]
     names = [
@@ -51,6 +51,18 @@ def test_handles_have_what_asyncios_have(loop: VirtualLoop, kind: str) -> None:
     assert own.cancelled()
 
 
+def test_handles_of_call_soon_are_each_their_own(loop: VirtualLoop) -> None:
+    """As asyncio's, they are equal to themselves only; timers are equal by what they do."""
+    assert len({loop.call_soon(int), loop.call_soon(int)}) == 2
+    assert loop.call_at(1, int) == loop.call_at(1, int)
+
+
+def test_sleepers_are_woken_as_asyncio_does() -> None:
+    """What the loop does in the place of this function is all that the function does."""
+    assert WAKES_SLEEPER is not None
+    assert WAKES_SLEEPER.__code__.co_names == ("cancelled", "set_result")
+
+
 def test_handles_are_made_by_the_loop(loop: VirtualLoop) -> None:
     """Each call makes its own kind, in the current context or the one that is given."""
     seen: list[tuple[int, ...]] = []
@@ -62,7 +74,7 @@ def test_handles_are_made_by_the_loop(loop: VirtualLoop) -> None:
     at = loop.call_at(2, lambda one: seen.append((one,)), 3)
     loop.advance(2)
 
-    assert (type(soon), type(later), type(at)) == (SoonHandle, DueHandle, DueHandle)
+    assert (type(soon), type(later), type(at)) == (LoopHandle,) * 3
     assert (later.when(), at.when()) == (1.0, 2.0)
     assert seen == [(7,), (1, 2), (3,)]
 

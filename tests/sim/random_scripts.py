@@ -102,7 +102,6 @@ def hashes(count: int) -> list[str]:
             script,
             seed=seed,
             network=network,
-            leaks=False,
             wakeups=bool(seed % 2),
             cancel=("work",),
         ).trace_hash
