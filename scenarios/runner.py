@@ -50,7 +50,7 @@ def run_sequence(
         return run.outcome
     finally:
         place.dispose()
-        # Server and world refer to each other; cut, so that nothing of a run is left to a collector.
+        # Server and world refer to each other: cut, so that no run leaves work to a collector.
         vars(place).clear()
 
 

@@ -161,7 +161,10 @@ def test_pair_witness_is_canonical(pair: Pair) -> None:
 @PAIRS
 def test_pair_witness_tells_the_halves_apart(pair: Pair, world: NewWorld) -> None:
     """In every world, the buggy half breaks exactly what is claimed, and the fixed one nothing."""
-    blind = () if world is SimWorld else TcpWorld.blind
+    blind = set() if world is SimWorld else set(TcpWorld.blind)
+    if world not in {SimWorld, TcpWorld}:
+        # What lasts one iteration of asyncio's loop does not on uvloop's.
+        blind.add("bounds")
     seen = [name for name in pair.facts.fails if name not in blind]
     fixed = run_sequence(pair.witness, pair.fixed(), world)
 
