@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from click.testing import CliRunner
 from hypothesis import Phase, given, settings
+from pairs import SOME_SLUGS
 
 from harness.cli import cli
 from scenarios import (
@@ -18,7 +19,6 @@ from scenarios import (
     World,
     check_sequence,
     find_pair,
-    load_pairs,
     sequences,
 )
 from scenarios.check import how_to_replay
@@ -83,7 +83,7 @@ def test_check_names_server_and_world(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("slug", load_pairs())
+@pytest.mark.parametrize("slug", SOME_SLUGS)
 def test_check_in_a_failing_test_prints_the_command(slug: str) -> None:
     """The note is about the shrunk sequence, and the command sees the same."""
     pair = find_pair(slug)

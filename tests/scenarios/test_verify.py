@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from pairs import SOME_PAIRS, SOME_SLUGS
 
 from scenarios import Pair, load_pairs
 from scenarios.registry import FLAGSHIP
@@ -19,8 +20,8 @@ def broken(pair: Pair) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", load_pairs().values(), ids=list(load_pairs()))
-def test_verify_holds_for_every_pair(pair: Pair) -> None:
+@pytest.mark.parametrize("pair", SOME_PAIRS, ids=SOME_SLUGS)
+def test_verify_holds_for_pairs(pair: Pair) -> None:
     """All claims, in a third of the sequences that the command takes for the fixed half."""
     said: list[str] = []
     verdict = verify(pair, fixed_sequences=100, progress=said.append)
