@@ -13,7 +13,7 @@ from harness.monitor.census import Census, Row
 from harness.monitor.endpoint import Endpoint, Page, is_loopback
 from harness.monitor.profile import profile
 from harness.monitor.status import Alarm, SiteStatus, Status
-from harness.monitor.trend import FLAT, Trend, floors_rise, trend_of
+from harness.monitor.trend import FLAT, Trend, drift_of, floors_rise, trend_of
 
 KINDS = frozenset({"task", "timer", "transport"})
 INTERVAL = 10.0
@@ -21,6 +21,7 @@ WINDOW = 30
 MAX_SITES = 256
 THRESHOLD = 1.0
 _FEWEST = 9
+_DRIFT = 5.0
 
 log = logging.getLogger("muxleak.monitor")
 
@@ -34,15 +35,20 @@ class Monitor:
     two looks. An alarm is raised for a line when, over a full window,
 
     - the lower bound of the slope is at least `threshold` (Theil and Sen's slope, 99 % one-sided);
-    - the lowest count of each third of the window is above that of the third before; and
+    - the lowest count of each third of the window is above that of the third before;
+    - the mean step from look to look is above 5 standard errors, more than a count wanders; and
     - connections have ended in each third, if any were accepted ever.
 
     It recovers when the lower bound is 0 or less. Both are logged as a line of `muxleak.monitor`,
-    as a warning and as information, and given to `on_alarm`.
+    as a warning and as information, and given to `on_alarm`. For a leak slower than some 25 tasks
+    in a window, raise `interval`. What cannot be told from a leak: tasks of no connection that live
+    longer than the window, while a service fills up with them.
 
-    Costs of a look: two hash look-ups for each open connection, one for each transport and timer
-    that is not asyncio's own, and for each site that climbs `window` squared / 2 slopes. Memory: at
+    A look costs a call for each open connection, transport and timer (not those that asyncio sets
+    for a sleep or timeout), and `window` squared / 2 slopes for each site that climbs. Memory: at
     most `max_sites` + 1 rows of `window` numbers. A look is a callback of the loop, not a task.
+    Live tasks are held, so that one which nobody else holds is counted, not destroyed by the
+    garbage collector. `ledger.blind` says what cannot be seen on this loop.
 
     Args:
         ledger: to count by; one that is not installed is installed and uninstalled with this. One
@@ -135,6 +141,9 @@ class Monitor:
         if loop is None:
             raise RuntimeError("expected an installed monitor, got one that is not; call install()")
         self._ledger.root.tally.sweep()
+        if self._installed_ledger:
+            # Nobody reads them there, and they have been logged.
+            self._ledger.errors.clear()
         census.look()
         self._counted = census.count()
         self._times.append((self._clock or loop.time)())
@@ -238,7 +247,9 @@ class Monitor:
         if len(samples) < (samples.maxlen or 0) or samples[-1] <= samples[0]:
             return False
         # Without accepted connections the ends of none are waited for.
-        return floors_rise(list(samples)) and (not self._census.accepted or self._ends())
+        if not floors_rise(list(samples)) or drift_of(samples) < _DRIFT:
+            return False
+        return not self._census.accepted or self._ends()
 
     def _ends(self) -> bool:
         ended = list(self._ended)

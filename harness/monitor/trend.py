@@ -54,3 +54,18 @@ def floors_rise(values: Sequence[float]) -> bool:
     third = len(values) // 3
     floors = [min(values[start : start + third]) for start in range(0, 3 * third, third)]
     return all(before < after for before, after in pairwise(floors))
+
+
+def drift_of(values: Sequence[float]) -> float:
+    """How far a rise is beyond what chance does, in standard deviations.
+
+    Counts of things that come and go wander, and any stretch of a wander looks like a trend to an
+    estimator of slopes. This holds the mean step against the spread of the steps.
+    """
+    steps = [after - before for before, after in pairwise(values)]
+    if len(steps) < 2:  # noqa: PLR2004 - no spread without two
+        return 0.0
+    mean = sum(steps) / len(steps)
+    variance = sum((step - mean) ** 2 for step in steps) / (len(steps) - 1)
+    spread = math.sqrt(variance / len(steps))
+    return mean / spread if spread else math.copysign(math.inf, mean) if mean else 0.0

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ import pytest
 from loops import REAL
 
 from harness import Ledger, Monitor
-from harness.monitor import KINDS, Alarm
+from harness.monitor import KINDS, Alarm, service
 from harness.monitor.census import OTHER
 from harness.sim import simulate
 from vless import Client, Inbound, Limits, Outbound, User
@@ -99,6 +100,52 @@ def test_monitor_is_silent_while_open_connections_explain_the_count() -> None:
 
     # The clients' own tasks are as many, and belong to no accepted connection.
     assert [alarm.site for alarm in simulated(main)] == ["vless/client.py:53 in Client.__init__"]
+
+
+def test_monitor_is_silent_about_jobs_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks of no connection, a minute each: their number wanders, which has a slope at times."""
+
+    async def main(_monitor: Monitor, *, random: Random) -> None:
+        jobs = set()
+        for _ in range(200):
+            for _ in range(random.randrange(7)):
+                jobs.add(asyncio.create_task(asyncio.sleep(random.expovariate(1 / 60))))
+            await asyncio.sleep(INTERVAL)
+
+    def alarms() -> list[Alarm]:
+        runs = [partial(main, random=Random(seed)) for seed in range(3)]
+        return [alarm for run in runs for alarm in simulated(run)]
+
+    assert alarms() == []
+    monkeypatch.setattr(service, "_DRIFT", 0.0)
+    assert alarms() != []
+
+
+def test_monitor_leaves_nothing_behind() -> None:
+    """A simulation fails over any task, timer, transport or server that is left."""
+
+    async def main() -> None:
+        with Monitor() as monitor:
+            await monitor.listen(port=6060)
+            await serve("REF", 2)
+
+    simulate(main)
+
+
+def test_monitor_keeps_no_errors() -> None:
+    """What reaches the loop's handler is logged there, and not kept for as long as it runs."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        handled: list[str] = []
+        loop.set_exception_handler(lambda _loop, context: handled.append(context["message"]))
+        with Monitor(interval=None) as monitor:
+            loop.call_exception_handler({"message": "something"})
+            monitor.look()
+            assert monitor.ledger.errors == []
+        assert handled == ["something"]
+
+    asyncio.run(main())
 
 
 def test_monitor_waits_for_connections_to_end() -> None:

@@ -1,10 +1,11 @@
 """The slope: right on a line, unmoved by outliers, and a lower bound that noise does not lift."""
 
+from math import inf
 from random import Random
 
 import pytest
 
-from harness.monitor.trend import FLAT, Trend, floors_rise, trend_of
+from harness.monitor.trend import FLAT, Trend, drift_of, floors_rise, trend_of
 
 TIMES = [10.0 * index for index in range(30)]
 
@@ -69,3 +70,23 @@ def test_trend_of_noise_is_seldom_a_climb() -> None:
 def test_floors_rise_when_the_lowest_of_each_third_does(values: list[float], rise: bool) -> None:  # noqa: FBT001 - a table
     """Peaks say nothing: what comes back to where it was is no leak."""
     assert floors_rise(values) is rise
+
+
+def test_drift_tells_a_leak_from_a_wander() -> None:
+    """A walk in one direction gets further than the same steps in either."""
+    random = Random(11)
+    steps = [random.randrange(10) for _ in range(29)]
+    walk = [sum(steps[:end]) for end in range(30)]
+    wander = [sum(step * random.choice((-1, 1)) for step in steps[:end]) for end in range(30)]
+
+    assert drift_of(walk) > 5
+    assert drift_of(wander) < 5
+
+
+@pytest.mark.parametrize(
+    ("values", "drift"),
+    [([], 0.0), ([1, 5], 0.0), ([4, 4, 4], 0.0), ([1, 2, 3], inf), ([3, 2, 1], -inf)],
+)
+def test_drift_of_even_steps_is_certain(values: list[float], drift: float) -> None:
+    """Without any spread; and of too few there is none to speak of."""
+    assert drift_of(values) == drift
