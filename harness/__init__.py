@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from harness.ledger import Ledger
     from harness.loop import VirtualLoop
     from harness.memory import memory_pair
+    from harness.monitor import Monitor
     from harness.report import LeakError, LeakReport
     from harness.scope import Scope
     from harness.sim.search import find_leaks
@@ -39,6 +40,7 @@ __all__ = [
     "LeakError",
     "LeakReport",
     "Ledger",
+    "Monitor",
     "Scope",
     "VirtualLoop",
     "check_scope",
@@ -63,6 +65,7 @@ _HOMES = {
     "ledger": "Ledger",
     "loop": "VirtualLoop",
     "memory": "memory_pair",
+    "monitor": "Monitor",
     "report": "LeakError LeakReport",
     "scope": "Scope",
     "sim": "find_leaks simulate",

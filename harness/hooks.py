@@ -150,8 +150,12 @@ class Hooks:
 
     def _accepting(self, protocol_factory: Any, points: Points) -> Any:
         """The same factory, whose protocols tell of their transport when connected."""
+        outer = CURRENT.get()
 
         def accept() -> Any:
+            census = self.tally.census
+            if census is not None:
+                census.begin(outer)
             protocol = protocol_factory()
             if not self.tally.active:
                 return protocol
@@ -160,7 +164,10 @@ class Hooks:
             def connection_made(transport: Any) -> None:
                 with contextlib.suppress(AttributeError):
                     del protocol.connection_made
-                self.charge(Transport(transport, "accepted connection", points, scope))
+                resource = Transport(transport, "accepted connection", points, scope)
+                self.charge(resource)
+                if census is not None:
+                    census.connected(scope, resource)
                 announce(transport)
 
             try:

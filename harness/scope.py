@@ -153,7 +153,10 @@ class Scope:
         if not self.entries:
             self._wake()
         self.entries[task] = site, number
-        self.tally.count += 1
+        tally = self.tally
+        tally.count += 1
+        if tally.census is not None:
+            tally.census.held(task, site, self)
         task.add_done_callback(self.forget)
 
     def keep(self, resource: "Resource") -> None:
@@ -161,12 +164,16 @@ class Scope:
         self._wake()
         self.things.append(resource)
         self.tally.held += 1
+        if self.tally.census is not None:
+            self.tally.census.kept(resource)
 
     def forget(self, task: AnyTask) -> None:
         """Take a task that is done, or given up, off the count."""
         site, _ = self.entries.pop(task)
         tally = self.tally
         tally.count -= 1
+        if tally.census is not None:
+            tally.census.gone(task, site, self)
         if not self.entries:
             self._rest()
         if (tally.finished is not None or tally.attentive) and task.done():

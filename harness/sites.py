@@ -63,6 +63,11 @@ class Site:
         )
 
     @property
+    def innermost(self) -> tuple[CodeType, int] | None:
+        """Code and instruction of the first frame, if there is one."""
+        return self._points[0] if self._points else None
+
+    @property
     def points(self) -> Points:
         """What `intern` makes this site of."""
         return [each for point in self._points for each in point]

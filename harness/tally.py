@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from harness.kinds import Resource
+    from harness.monitor.census import Census
     from harness.scope import Scope
 
 YOUNG = 256  # creations after which a look is taken even if nobody asks
@@ -65,6 +66,7 @@ class Tally:
         loops: how many ledgers are: one for each loop.
         kinds: which kinds the ledger was asked for.
         attentive: whether exceptions that nobody asks for are wanted.
+        census: counts by creation site, where a monitor wants that.
         count: tasks charged to scopes and alive; the ledger adds nothing until `sweep`.
         young: tasks since the last sweep: task, raw site, scope.
         fresh: resources since the last sweep; other threads may append.
@@ -77,6 +79,7 @@ class Tally:
             "__weakref__",
             "active",
             "attentive",
+            "census",
             "count",
             "failed",
             "finished",
@@ -96,6 +99,7 @@ class Tally:
         self.fresh: list[Resource] = []
         self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = _NONE
         self.attentive = "error" in kinds
+        self.census: Census | None = None
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
 
     @property
@@ -135,9 +139,11 @@ class Tally:
         # In place: the task factory holds on to the list.
         del self.young[: len(batch)]
         self.swept += len(batch)
-        attentive = self.finished is not None or self.attentive
+        attentive, census = self.finished is not None or self.attentive, self.census
         for task, points, scope in batch:
             number += 1
+            if census is not None and not census.made(task, points, scope):
+                continue
             scope.made += 1
             if not task.done():
                 scope.hold(task, intern(points), number)

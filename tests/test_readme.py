@@ -1,16 +1,19 @@
 """README says what is so: its output is the program's, its tables are complete."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from harness import LeakError
 from harness.cli import cli
+from harness.sim import simulate
 from scenarios import PROPERTIES, load_pairs
 from scenarios.bench import ROWS
 
@@ -102,6 +105,28 @@ def test_readme_program_is_found_as_shown(tmp_path: Path, monkeypatch: pytest.Mo
     assert alike(done.stdout) == alike(shown[command])
     again = CliRunner().invoke(cli, ["replay", "muxleak-chat-main.sim.json"])
     assert again.exit_code == 1
+
+
+def test_readme_service_raises_its_alarm_as_shown(caplog: pytest.LogCaptureFixture) -> None:
+    """Three connections in ten seconds: what it logs, once, is the line below the example."""
+    pattern = r"<!-- example: service.py -->\n```python\n(.*?)```.*?```text\n(.*?)```"
+    ((code, shown),) = re.findall(pattern, README, re.DOTALL)
+    names: dict[str, Any] = {"__name__": "service"}
+    exec(compile(code, "service.py", "exec"), names)  # noqa: S102 - our own README
+
+    async def main() -> None:
+        service = asyncio.create_task(names["main"]())
+        for _ in range(40):
+            await asyncio.sleep(10)
+            for _ in range(3):
+                _, writer = await asyncio.open_connection("127.0.0.1", 8000)
+                writer.close()
+                await writer.wait_closed()
+        service.cancel()
+
+    simulate(main, leaks=False)
+
+    assert [record.getMessage() + "\n" for record in caplog.records] == [shown]
 
 
 def test_readme_example_fails_as_shown() -> None:

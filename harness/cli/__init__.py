@@ -87,8 +87,9 @@ def cli() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit code."""
-    # Its servers are hostile on purpose; what they log is asked for where it helps.
-    logging.getLogger("vless").addHandler(logging.NullHandler())
+    # Its servers are hostile on purpose; what is logged of them is asked for where it helps.
+    for name in ("vless", "muxleak"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         return int(cli.main(arguments, standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from harness.monitor.endpoint import is_loopback
 from scenarios import Pair, SimWorld, TcpWorld, find_pair, load_pairs
 from scenarios.replay import find_version
 from vless.versions import VERSIONS
@@ -37,10 +37,7 @@ class Listen(NamedTuple):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
 
 class Target(NamedTuple):

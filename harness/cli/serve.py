@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness import LeakReport, Ledger, settle
+from harness import LeakReport, Ledger, Monitor, settle
 from harness.cli import interrupt, params
 from harness.cli.params import Listen
 from harness.cli.watch import JsonScreen, TextScreen, Watch
+from harness.monitor import KINDS
 from vless import Inbound, Limits, Outbound, User
 from vless.versions import VERSIONS
 
@@ -38,6 +39,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
         "serve --version V1                          the leak, on a free port",
         "serve --version fixed --listen 127.0.0.1:8443",
         "serve --version V2 --seconds 60 --json      one JSON object per line",
+        "serve --debug 127.0.0.1:6060                its tasks over HTTP",
         "serve --verbose                             say why connections end",
     ),
 )
@@ -68,6 +70,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
     show_default=True,
     help="Who may connect; may be repeated.",
 )
+@click.option(
+    "--debug",
+    type=params.listen,
+    metavar="HOST:PORT",
+    help="Serve /debug/tasks and /metrics over HTTP there, on a loopback address.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
 @click.option("--public", is_flag=True, help="Allow an address that other machines can reach.")
 @click.option("--verbose", "-v", is_flag=True, help="Log to stderr why connections end.")
@@ -78,6 +86,7 @@ def serve_command(
     version: str,
     listen: Listen,
     users: tuple[UUID, ...],
+    debug: Listen | None,
     seconds: float | None,
     *,
     public: bool,
@@ -89,6 +98,12 @@ def serve_command(
     Point any VLESS client with mux.cool at it and watch what its connections leave behind. Ctrl-C
     stops it and reports. Exits with 1 if closed connections left tasks.
     """
+    if debug is not None and not debug.loopback:
+        raise click.BadParameter(
+            f"expected a loopback address, got {debug.host!r}: whoever connects reads, without a"
+            " password, what this program does",
+            param_hint="'--debug'",
+        )
     if not (listen.loopback or public):
         raise click.BadParameter(
             f"expected a loopback address, got {listen.host!r}: this is a test server without TLS,"
@@ -97,7 +112,8 @@ def serve_command(
         )
     if verbose:
         logging.basicConfig(format="%(message)s", level=logging.INFO)
-    server = Server(version, listen, users, JsonScreen() if as_json else TextScreen())
+    screen = JsonScreen() if as_json else TextScreen()
+    server = Server(version, listen, users, screen, debug)
     leaked = asyncio.run(server.run(seconds))
     ctx.exit(1 if leaked else 0)
 
@@ -106,31 +122,38 @@ class Server:
     """One inbound, from listening to the report of what it left."""
 
     def __init__(
-        self, version: str, listen: Listen, users: tuple[UUID, ...], screen: Screen
+        self,
+        version: str,
+        listen: Listen,
+        users: tuple[UUID, ...],
+        screen: Screen,
+        debug: Listen | None,
     ) -> None:
         self._version = version
         self._listen = listen
         self._users = users
         self._screen = screen
+        self._debug = debug
 
     async def run(self, seconds: float | None) -> LeakReport:
         """Serve for so long, or until stopped; return what closed connections left."""
-        loop, ledger, stop = asyncio.get_running_loop(), Ledger(), asyncio.Event()
-        with ledger.watching(loop):
+        loop, ledger, stop = asyncio.get_running_loop(), Ledger(KINDS), asyncio.Event()
+        with ledger.watching(loop), Monitor(ledger, interval=INTERVAL) as monitor:
+            debug = await self._listen_debug(monitor)
             users = [User(each) for each in self._users]
             lifecycle = VERSIONS[self._version]()
             inbound = Inbound(users, Outbound(limits=LIMITS), lifecycle=lifecycle, limits=LIMITS)
-            watch = Watch(ledger, inbound)
+            watch = Watch(ledger, inbound, monitor)
             factory = ledger.scoped_factory(watch.protocol)
             try:
                 address = Listen(*await inbound.listen(*self._listen, factory=factory))
             except OSError as error:
-                raise _cannot_listen(self._listen, error) from None
+                raise _cannot_listen("listen", self._listen, error) from None
             _on_signals(loop, stop)
             if seconds is not None:
                 loop.call_later(seconds, stop.set)
             with self._screen:
-                self._screen.listening(self._version, address, self._users)
+                self._screen.listening(self._version, address, self._users, debug)
                 await self._watch(watch, stop)
             # From here on, an impatient Ctrl-C ends the program at once.
             _on_signals(loop, None)
@@ -141,6 +164,14 @@ class Server:
             await settle(limit=PATIENCE, until=lambda: not watch.tasks)
             self._screen.stopped(status, report, watch.tasks)
         return report
+
+    async def _listen_debug(self, monitor: Monitor) -> Listen | None:
+        if self._debug is None:
+            return None
+        try:
+            return Listen(*await monitor.listen(*self._debug))
+        except OSError as error:
+            raise _cannot_listen("debug", self._debug, error) from None
 
     async def _watch(self, watch: Watch, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -154,13 +185,13 @@ class Server:
         self._screen.show(watch.status())
 
 
-def _cannot_listen(listen: Listen, error: OSError) -> click.BadParameter:
+def _cannot_listen(option: str, listen: Listen, error: OSError) -> click.BadParameter:
     # asyncio's text repeats the address; names that cannot be resolved have numbers below 0.
     number = error.errno or 0
     reason = os.strerror(number) if number > 0 else error.strerror or str(error)
     return click.BadParameter(
         f"cannot listen on {listen}: {reason}; choose another, or port 0 for any free one",
-        param_hint="'--listen'",
+        param_hint=f"'--{option}'",
     )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from uuid import UUID
 
-    from harness import LeakReport, Ledger
+    from harness import LeakReport, Ledger, Monitor
     from harness.cli.params import Listen
     from harness.tally import TaskRecord
     from vless import Inbound
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Status(NamedTuple):
     """The counts at one moment.
 
-    ``tasks`` are those over the baseline, ``left`` those of them whose connection has closed.
+    ``tasks`` are those over the baseline, ``left`` those of them whose connection has closed;
+    ``climbing`` are the sites that the monitor raises its alarm for.
     """
 
     open: int
@@ -35,6 +36,7 @@ class Status(NamedTuple):
     sessions: int
     tasks: int
     left: int
+    climbing: tuple[str, ...] = ()
 
     @property
     def growth(self) -> float:
@@ -43,17 +45,20 @@ class Status(NamedTuple):
         return round(self.left / closed, 3) if closed else 0.0
 
     def __str__(self) -> str:
+        climbing = f"  climbing: {', '.join(self.climbing)}" if self.climbing else ""
         return (
             f"open {self.open:,}  accepted {self.accepted:,}  mux sessions {self.sessions:,}"
             f"  tasks +{self.tasks:,}  left by closed {self.left:,} ({self.growth:.2f} each)"
+            f"{climbing}"
         )
 
 
 class Watch:
     """Counts the tasks of a server by connection; the baseline is what there was before."""
 
-    def __init__(self, ledger: Ledger, inbound: Inbound) -> None:
+    def __init__(self, ledger: Ledger, inbound: Inbound, monitor: Monitor) -> None:
         self._ledger = ledger
+        self._monitor = monitor
         self._inbound = inbound
         self._baseline = ledger.count
         self._links: dict[Scope, Link] = {}
@@ -79,7 +84,11 @@ class Watch:
         """Count."""
         left = sum(scope.live for scope in self._closed())
         open_ = sum(link.transport is not None for link in self._links.values())
-        return Status(open_, self._inbound.accepted, self._inbound.active, self.tasks, left)
+        climbing = tuple(site.site for site in self._monitor.climbing())
+        return Status(
+            *(open_, self._inbound.accepted, self._inbound.active),
+            *(self.tasks, left, climbing),
+        )
 
     def _closed(self) -> list[Scope]:
         """The closed connections that still have tasks; those that have none are forgotten."""
@@ -108,7 +117,9 @@ class Screen(ABC):
         return None
 
     @abstractmethod
-    def listening(self, version: str, address: Listen, users: tuple[UUID, ...]) -> None:
+    def listening(
+        self, version: str, address: Listen, users: tuple[UUID, ...], debug: Listen | None
+    ) -> None:
         """Say where the server is and how to reach it."""
 
     @abstractmethod
@@ -126,7 +137,9 @@ class JsonScreen(Screen):
     def __init__(self) -> None:
         self._last: Status | None = None
 
-    def listening(self, version: str, address: Listen, users: tuple[UUID, ...]) -> None:
+    def listening(
+        self, version: str, address: Listen, users: tuple[UUID, ...], debug: Listen | None
+    ) -> None:
         """Print the first line."""
         _line(
             {
@@ -135,6 +148,7 @@ class JsonScreen(Screen):
                 "port": address.port,
                 "version": version,
                 "users": [str(user) for user in users],
+                "debug": f"http://{debug}" if debug is not None else None,
                 "clients": clients(address, users[0]),
             },
         )
@@ -168,12 +182,16 @@ class TextScreen(Screen):
         if self._live is not None:
             self._live.stop()
 
-    def listening(self, version: str, address: Listen, users: tuple[UUID, ...]) -> None:
+    def listening(
+        self, version: str, address: Listen, users: tuple[UUID, ...], debug: Listen | None
+    ) -> None:
         """Print address, users, and what to paste into a client."""
         console = self._console
         console.print(Text.assemble((f"{version} listens on ", ""), (str(address), render.HEAD)))
         for user in users:
             console.print(f"user {user}")
+        if debug is not None:
+            console.print(f"its tasks: http://{debug}/debug/tasks")
         for name, client in clients(address, users[0]).items():
             render.heading(console, *CLIENTS[name])
             for line in render.json_text(client).splitlines():

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -86,6 +88,12 @@ def serving(*words: str) -> Iterator[Running]:
             process.kill()
 
 
+def fetch(url: str) -> str:
+    """Read a page."""
+    with urlopen(url) as page:  # noqa: S310 - a server of our own
+        return str(page.read().decode())
+
+
 async def connect_and_close(address: tuple[str, int], times: int) -> None:
     """Open and close mux connections, one after another."""
     for _ in range(times):
@@ -144,6 +152,25 @@ def test_serve_tells_how_to_reach_it() -> None:
     assert "clean: 0 closed connections, no task left" in result.stdout
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:0"])
+def test_serve_debugs_on_loopback_only(address: str) -> None:
+    """There is no password, so there is no way to ask for more."""
+    result = invoke("--debug", address)
+
+    assert result.exit_code == 2
+    assert "--debug" in result.stderr
+    assert "expected a loopback address" in result.stderr
+
+
+def test_serve_tells_where_its_tasks_are_listed() -> None:
+    """The address that it was given, with the port chosen."""
+    text = invoke("--seconds", "0", "--debug", "127.0.0.1:0").stdout
+    (first, *_) = read(invoke("--seconds", "0", "--debug", "[::1]:0", "--json").stdout)
+
+    assert "its tasks: http://127.0.0.1:" in text
+    assert first["debug"].startswith("http://[::1]:")
+
+
 def test_serve_json_is_one_object_per_line() -> None:
     """First how to reach it, then the counts, then the report."""
     other = "5b1d2c3e-0a1b-4c2d-8e3f-112233445566"
@@ -170,6 +197,33 @@ def test_status_tells_growth_per_closed_connection() -> None:
     """What is open does not count as closed; without a closed connection there is no growth."""
     assert Status(open=2, accepted=6, sessions=2, tasks=8, left=4).growth == 1.0
     assert Status(open=2, accepted=2, sessions=2, tasks=4, left=0).growth == 0.0
+
+
+def test_status_names_the_sites_that_climb() -> None:
+    """At the end of the line, and only if there are any."""
+    quiet = Status(open=0, accepted=1, sessions=0, tasks=1, left=1)
+
+    assert str(quiet).endswith("left by closed 1 (1.00 each)")
+    assert str(quiet._replace(climbing=("a.py:1 in f",))).endswith("  climbing: a.py:1 in f")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("prometheus_client") is None, reason="needs: pip install 'muxleak[prometheus]'"
+)
+def test_serve_lists_its_tasks_over_http() -> None:
+    """Five mux connections come and go: their watchers stand at one stack, and nothing else."""
+    with serving("--version", "V1", "--debug", "127.0.0.1:0") as server:
+        asyncio.run(connect_and_close(server.address, CONNECTIONS))
+        server.until(accepted=CONNECTIONS, open=0)
+        text = fetch(server.first["debug"] + "/debug/tasks")
+        metrics = fetch(server.first["debug"] + "/metrics")
+        server.stop()
+
+    assert text.startswith(f"goroutine profile: total {CONNECTIONS}\n{CONNECTIONS} @ 0x")
+    assert '"task":"MuxSession._watch"' in text
+    assert "\tContext.wait+0x" in text
+    assert "muxleak_connections_ended_total " in metrics
 
 
 @pytest.mark.slow

@@ -1,0 +1,277 @@
+"""The debug endpoint: what it tells, in which form, to whom, and within which bounds."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from http.client import HTTPConnection
+from typing import NamedTuple
+
+import pytest
+from loops import REAL
+
+from harness import Monitor
+from harness.monitor import endpoint, profile
+
+BLOCK = re.compile(r"(\d+) @((?: 0x[0-9a-f]+)*)\n# labels: (\{.*\})\n((?:#\t.*\n)*)\n")
+FRAME = re.compile(r"#\t(0x[0-9a-f]+)\t(\S+)\+0x[0-9a-f]+\t(\S+):(\d+)\n")
+
+
+class Group(NamedTuple):
+    """A block of the text."""
+
+    tasks: int
+    labels: dict[str, str]
+    functions: list[str]
+
+
+def parse(text: str) -> list[Group]:
+    """Read the text as a reader of Go's would; every character is accounted for."""
+    head, _, rest = text.partition("\n")
+    found = []
+    for count, addresses, labels, lines in BLOCK.findall(rest):
+        frames = FRAME.findall(lines)
+        assert [frame[0] for frame in frames] == addresses.split()
+        found.append(Group(int(count), json.loads(labels), [frame[1] for frame in frames]))
+    assert BLOCK.sub("", rest) == ""
+    assert head == f"goroutine profile: total {sum(group.tasks for group in found)}"
+    return found
+
+
+class Answer(NamedTuple):
+    """Of the endpoint."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+def ask(address: tuple[str, int], path: str, method: str = "GET") -> Answer:
+    """Ask, from a thread."""
+    with closing(HTTPConnection(*address, timeout=10)) as connection:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.headers), response.read().decode())
+
+
+async def raw(address: tuple[str, int], request: bytes) -> bytes:
+    """Send bytes and read to the end."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def inner() -> None:
+    """Wait."""
+    await asyncio.Event().wait()
+
+
+async def outer() -> None:
+    """Wait through another function."""
+    await inner()
+
+
+def run(
+    program: Callable[[Monitor, tuple[str, int]], Awaitable[object]],
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.SelectorEventLoop,
+) -> None:
+    """Run a program under a monitor that listens."""
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            await program(monitor, await monitor.listen())
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+
+
+@REAL
+def test_endpoint_lists_the_tasks_by_stack(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Groups with their count, largest first, innermost frame first; the same for Go's path."""
+
+    async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
+        tasks = [asyncio.create_task(outer()) for _ in range(3)] + [asyncio.create_task(inner())]
+        await asyncio.sleep(0)
+        answer = await asyncio.to_thread(ask, address, "/debug/tasks")
+        go = await asyncio.to_thread(ask, address, "/debug/pprof/goroutine?debug=1")
+        three, one = parse(answer.text)
+        for task in tasks:
+            task.cancel()
+        assert (three.tasks, three.functions) == (3, ["Event.wait", "inner", "outer"])
+        assert (one.tasks, one.functions) == (1, ["Event.wait", "inner"])
+        assert three.labels["task"] == "outer"
+        assert re.fullmatch(
+            r".*test_monitor_endpoint.py:\d+ in .*program", one.labels["created_by"]
+        )
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert go.text == answer.text
+
+    run(program, new_loop)
+
+
+@REAL
+def test_endpoint_does_not_show_itself(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Neither its tasks nor its transports, not even while a connection is open."""
+
+    async def program(monitor: Monitor, address: tuple[str, int]) -> None:
+        monitor.look()
+        before = monitor.status(), monitor.sites()
+        _, writer = await asyncio.open_connection(*address)
+        for _ in range(3):
+            answer = await asyncio.to_thread(ask, address, "/debug/tasks")
+            assert parse(answer.text) == []
+        monitor.look()
+        # The one transport is the client's, which is in this process.
+        assert monitor.status() == before[0]._replace(transports=1)
+        assert monitor.sites() == before[1] == []
+        assert monitor.ledger.count == 0
+        writer.close()
+        await writer.wait_closed()
+
+    run(program, new_loop)
+
+
+def test_profile_reads_no_more_stacks_than_it_may() -> None:
+    """What is above the limit is counted all the same, where it was made."""
+
+    async def program(monitor: Monitor, _address: object) -> None:
+        tasks = list(map(asyncio.create_task, [outer() for _ in range(10)]))
+        await asyncio.sleep(0)
+        rest, read = parse(profile.profile(monitor.ledger.root, max_stacks=4))
+        for task in tasks:
+            task.cancel()
+        assert (read.tasks, read.functions[-1]) == (4, "outer")
+        assert (rest.tasks, rest.functions[0].rpartition(".")[2]) == (6, "program")
+        assert "too many tasks" in rest.labels["stack"]
+
+    run(program)
+
+
+def test_profile_is_the_same_in_another_process() -> None:
+    """Addresses are made of text."""
+    code = (
+        "import asyncio\nfrom harness import Monitor\n"
+        "async def wait(): await asyncio.Event().wait()\n"
+        "async def main():\n"
+        "    with Monitor(interval=None) as m:\n"
+        "        task = asyncio.create_task(wait()); await asyncio.sleep(0); print(m.profile())\n"
+        "asyncio.run(main())\n"
+    )
+    texts = [
+        subprocess.run(  # noqa: S603 - our own code
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+        ).stdout
+        for seed in "12"
+    ]
+
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("goroutine profile: total 1\n1 @ 0x")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])  # noqa: S104 - refused
+def test_endpoint_refuses_addresses_that_others_can_reach(host: str) -> None:
+    """And says why, and what to give if it is meant."""
+
+    async def program(monitor: Monitor) -> None:
+        with pytest.raises(ValueError, match=r"without a password.*give public=True"):
+            await monitor.listen(host)
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            await program(monitor)
+
+    asyncio.run(main())
+
+
+def test_endpoint_listens_anywhere_if_told_so() -> None:
+    """Once for each monitor, and only while it is installed."""
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            host, port = await monitor.listen("0.0.0.0", public=True)  # noqa: S104 - what is tested
+            with pytest.raises(RuntimeError, match="does not listen yet"):
+                await monitor.listen()
+            assert (await asyncio.to_thread(ask, ("127.0.0.1", port), "/debug/tasks")).status == 200
+            assert host == "0.0.0.0"  # noqa: S104 - as above
+        with pytest.raises(RuntimeError, match="an installed monitor"):
+            await monitor.listen()
+        with pytest.raises(ConnectionError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"POST /debug/tasks HTTP/1.1\r\n\r\n", b"405 Method Not Allowed\r\n"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
+        (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request\r\n"),
+        (b"GET /debug/tasks SMTP\r\n\r\n", b"400 Bad Request\r\n"),
+        (b"GET /" + b"x" * 9000, b"431 Request Header Fields Too Large\r\n"),
+        (b"GET /debug/tasks HTTP/1.0\r\nHost: x\r\n\r\nmore", b"200 OK\r\n"),
+    ],
+)
+def test_endpoint_answers_what_it_does_not_serve(request_: bytes, status: bytes) -> None:
+    """With the status that says so, and then it closes."""
+
+    async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
+        answer = await raw(address, request_)
+        assert answer.startswith(b"HTTP/1.1 " + status)
+        assert (b"Allow: GET\r\n" in answer) == status.startswith(b"405")
+
+    run(program)
+
+
+def test_endpoint_answers_a_request_in_pieces() -> None:
+    """However it is cut."""
+
+    async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
+        reader, writer = await asyncio.open_connection(*address)
+        for each in b"GET /debug/tasks HTTP/1.1\r\nHost: x\r\n\r\n":
+            writer.write(bytes([each]))
+            await asyncio.sleep(0)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+
+    run(program)
+
+
+def test_endpoint_ends_a_silent_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its limit."""
+    monkeypatch.setattr(endpoint, "TIMEOUT", 0.01)
+
+    async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
+        assert await raw(address, b"GET /debug") == b""
+
+    run(program)
+
+
+def test_endpoint_bounds_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is told so, and closed; when one has gone, there is room again."""
+    monkeypatch.setattr(endpoint, "MAX_CONNECTIONS", 1)
+
+    async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
+        first, writer = await asyncio.open_connection(*address)
+        refused = await raw(address, b"")
+        writer.write(b"GET /debug/tasks HTTP/1.1\r\n\r\n")
+        assert (await first.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+        await writer.wait_closed()
+        again = await raw(address, b"GET /debug/tasks HTTP/1.1\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert again.startswith(b"HTTP/1.1 200 OK\r\n")
+
+    run(program)
