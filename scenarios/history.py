@@ -1,6 +1,6 @@
 """The historical versions on every ending, beside what was measured of the originals in Go.
 
-The figures of the column ``go`` are goroutines left per connection, over loopback TCP, by sing-vmess
+The figures of the column ``go`` are goroutines left per connection over loopback TCP, by sing-vmess
 compiled at each commit, and for V2 with destinations by sing-box 1.14.4, which has that session.
 P-A is V1 with the watcher deleted, P-B V1 with a deferred cancel, both compiled likewise; P-C was
 only ever described, so it has no figure, and REF is ours.

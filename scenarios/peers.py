@@ -17,16 +17,18 @@ CHUNK = 65536
 class Peer(ABC):
     """One end of a connection to the server under test; ``scope`` holds what it causes there.
 
-    ``ended`` says that the server has closed its direction, or the connection broke.
+    ``ended`` says that the server has closed its direction, or the connection broke; ``finished``
+    that we have closed ours.
     """
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.ended = False
+        self.finished = False
 
     @abstractmethod
     def send(self, data: bytes) -> None:
-        """Send; dropped once the connection is gone."""
+        """Send; dropped once the connection, or our direction of it, is gone."""
 
     @abstractmethod
     def take(self) -> bytes:
@@ -81,9 +83,10 @@ class StreamPeer(Peer, asyncio.Protocol):
         self._transport = None
 
     def send(self, data: bytes) -> None:
-        """Send; dropped once the connection is gone."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        """Send; dropped once the connection, or our direction of it, is gone."""
+        if self._transport is None or self._transport.is_closing() or self.finished:
+            return
+        self._transport.write(data)
 
     def take(self) -> bytes:
         """Return what has come since the last call."""
@@ -92,6 +95,7 @@ class StreamPeer(Peer, asyncio.Protocol):
 
     def half_close(self) -> None:
         """Send FIN and go on reading."""
+        self.finished = True
         if self._transport is not None:
             self._transport.write_eof()
 
@@ -129,6 +133,8 @@ class SocketPeer(Peer):
 
     def send(self, data: bytes) -> None:
         """Send what the kernel takes now and the rest with the next call."""
+        if self.finished:
+            return
         data = self._unsent + data
         try:
             self._unsent = data[self._sock.send(data) :] if data else b""
@@ -157,6 +163,7 @@ class SocketPeer(Peer):
 
     def half_close(self) -> None:
         """Send FIN and go on reading."""
+        self.finished = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -50,6 +50,8 @@ def run_sequence(
         return run.outcome
     finally:
         place.dispose()
+        # Server and world refer to each other: cut, so that no run leaves work to a collector.
+        vars(place).clear()
 
 
 class Run:
@@ -216,7 +218,11 @@ class Run:
             connection.take()
             if connection.over or connection.peer.ended or self.world.ending:
                 over.append(connection)
-            elif connection.missing or connection.unanswered:
+            elif (
+                connection.missing
+                or connection.unanswered
+                or self.world.paused_links(connection.peer.scope)
+            ):
                 return False
         return not any(self.holds(connection.peer.scope) for connection in over)
 

@@ -69,8 +69,9 @@ class SimTransport(MemoryTransport):
         return self._closing and (self._severed or stalled)
 
     def give_up(self) -> None:
-        """Be closed, without telling anybody: the loop is."""
-        self._closing = True
+        """Be closed, without telling anybody: the loop is. Cuts what refers back."""
+        self._closing = self._lost = True
+        self._peer = self._protocol = self.server = None
 
     def begin(self, side: str, protocol: asyncio.BaseProtocol) -> None:
         """Announce the connection to `protocol`, and let in what has come so far."""

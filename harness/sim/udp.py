@@ -104,8 +104,9 @@ class SimDatagrams(asyncio.DatagramTransport):
         self.close()
 
     def give_up(self) -> None:
-        """Be closed, without telling anybody: the loop is."""
+        """Be closed, without telling anybody: the loop is. Cuts what refers back."""
         self._closing = True
+        self._protocol = None
 
     def _lost(self) -> None:
         protocol, self._protocol = self._protocol, None

@@ -454,7 +454,9 @@ def test_rows_apart_come_back_from_their_process(name: str) -> None:
     found = apart.measure_apart(name, QUICK._replace(tick=lambda: ticked.append(None)))
 
     assert len(ticked) == ticks(name, QUICK)
-    assert min(each.value for each in found) > 0
+    assert found[0].value > 0
+    # Memory may be what a process has had anyway.
+    assert min(each.value for each in found) >= 0
     for beside in found[0].beside:
         # Nothing is there of a peer that is not installed, and of all else something.
         assert ("not installed" in beside.note) is (found[0].ratio(beside) is None)

@@ -145,10 +145,14 @@ def test_canonical_names_in_order_and_spells_out_closes(line: str, canonical: st
 @given(sequences(8), st.sampled_from([*VERSIONS.values()]))
 @settings(max_examples=30, deadline=None)
 def test_canonical_is_the_same_run(sequence: Sequence, version: Callable[[], Lifecycle]) -> None:
-    """The canonical sequence violates what the original does, and leaves as many tasks."""
-    seen = [run_sequence(each, version()) for each in (sequence, sequence.canonical())]
+    """The canonical sequence violates what the original does, and leaves as many tasks.
 
-    assert seen[0].violated == seen[1].violated
+    But for bounds, which may be exceeded for the length of the last gap only.
+    """
+    seen = [run_sequence(each, version()) for each in (sequence, sequence.canonical())]
+    lasting = [set(outcome.violated) - {"bounds"} for outcome in seen]
+
+    assert lasting[0] == lasting[1]
     assert (seen[0].left, seen[0].cleanups) == (seen[1].left, seen[1].cleanups)
 
 

@@ -4,7 +4,7 @@ from vless.bugs import Facts
 
 FACTS = Facts(
     title="the removal of an old stream deletes the new one",
-    symptom="a handler stays behind for every id that was used twice in quick succession",
+    symptom="a stream that took over an id cannot be found any more; its handler stays behind",
     question="forget",
     references=(
         "Xray-core and v2ray-core: Remove(id) by the old handler deletes the new entry",

@@ -1,4 +1,4 @@
-"""The length of a frame has two bytes, and the rest of it is lost."""
+"""A long write leaves as one frame, with what fits two bytes of its length."""
 
 from __future__ import annotations
 

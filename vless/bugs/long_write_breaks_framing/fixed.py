@@ -1,4 +1,4 @@
-"""A long write takes several frames."""
+"""A long write leaves as several frames, none longer than its length can say."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from vless.bugs import Facts
 
 FACTS = Facts(
     title="a malformed New on a living id orphans the stream that has it",
-    symptom="a handler stays for ever, with a peer that broke one frame",
+    symptom="one handler stays for ever after a peer has broken one byte of one frame",
     question="malformed",
     references=(
         "sing-vmess, all versions: the entry is in the table before the network byte is looked at",

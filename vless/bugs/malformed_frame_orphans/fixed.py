@@ -1,4 +1,4 @@
-"""Nothing: a frame is checked whole before anybody sees it."""
+"""A malformed frame has done nothing: a frame is checked whole before it acts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody counts."""
+"""There are never too many streams: nobody counts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What nobody needs is skipped."""
+"""Metadata that says more than it must is taken; the rest is skipped."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ FACTS = Facts(
     question="deliver",
     references=(
         "sing-vmess, all versions: the receive loop does not return after the peer has closed",
+        "sing-box 1.14.4, run: four goroutines and two descriptors per unread destination",
         "Xray-core blocks there too, until an idle timer of the outbound ends the wait",
     ),
-    witness="a:open a:new:1:deaf+5 a:close",
+    witness="a:open a:new:1:deaf a:data:1+5 a:close",
     fails=("tasks", "cleanup", "transports", "timers"),
 )

@@ -3,10 +3,10 @@
 from vless.bugs import Facts
 
 FACTS = Facts(
-    title="a connection that was refused stays open until its peer closes it",
-    symptom="each peer with a bad header holds a connection and a task",
+    title="a connection that was refused stays open, even after its peer has closed it",
+    symptom="each peer with a bad header holds a descriptor and a task until the idle limit",
     question="hang_up",
     references=("v2ray-core 4.34, run: after a fatal frame the connection stayed open, and deaf",),
-    witness="a:bad:user",
+    witness="a:bad:user a:close",
     fails=("tasks", "transports", "timers"),
 )

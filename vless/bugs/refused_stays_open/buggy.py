@@ -1,4 +1,4 @@
-"""A connection that is refused is left to its peer to close."""
+"""A connection that was refused is left open: nobody closes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever refuses a connection closes it."""
+"""The server closes every connection that it is done with, a refused one, too."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from vless.bugs import Facts
 
 FACTS = Facts(
     title="the server does not wait for the handlers it has cancelled",
-    symptom="a handler that needs a second word is told once, and stays",
+    symptom="a handler that swallows its first cancellation gets no second one, and stays",
     question="join",
     references=(
         "sing-vmess 8cd5f17 (2024-12-30): returns before the watcher has closed the streams",

@@ -1,4 +1,4 @@
-"""The connection is over when its handlers are."""
+"""The connection is over when its handlers are, too, or have been given up."""
 
 from __future__ import annotations
 

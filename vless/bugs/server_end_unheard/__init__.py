@@ -9,6 +9,7 @@ FACTS = Facts(
     references=(
         "sing-vmess, all versions: the receive loop returns only when the peer acts",
         "sing-box closes its listeners at shutdown and keeps no list of what they accepted",
+        "sing-box 1.14.4, run: 50 of 50 connections open after a SIGHUP",
     ),
     witness="a:open cancel a:close",
     fails=("shutdown",),

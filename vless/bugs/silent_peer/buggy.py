@@ -1,4 +1,4 @@
-"""A connection without a byte lives on."""
+"""A connection on which no byte passes lives on, whether its peer is there or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection without a byte has a limit."""
+"""A connection on which no byte has passed for the idle limit ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer needs no task."""
+"""The receive loop answers at once, which needs no task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The peer may not read for ever."""
+"""A peer that does not read is waited for without a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A peer that does not read is given up."""
+"""A peer that has not read for the write limit is given up, with its connection."""
 
 from __future__ import annotations
 
