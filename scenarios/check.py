@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from scenarios.outcome import PROPERTIES
 from scenarios.registry import load_pairs
-from scenarios.replay import HALVES
 from scenarios.runner import run_sequence
 from scenarios.simulated import SimWorld
 from scenarios.tcp import TcpWorld
@@ -72,6 +71,8 @@ def how_to_replay(sequence: Sequence, lifecycle: object, world: object = SimWorl
 def _subjects() -> dict[object, str]:
     """What the lines of `scenarios.replay` call each server that they know."""
     halves: dict[object, str] = {
-        pair.half(half): f"{slug}/{half}" for slug, pair in load_pairs().items() for half in HALVES
+        pair.half(half): f"{slug}/{half}"
+        for slug, pair in load_pairs().items()
+        for half in pair.halves
     }
     return {**halves, **{each: name for name, each in VERSIONS.items()}}

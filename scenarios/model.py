@@ -6,6 +6,7 @@ stream's bytes are a pattern of its own, so a byte that comes back under another
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,10 @@ class ConnectionModel:
         """Whether the peer sends byte by byte."""
         self.streams: dict[int, StreamModel] = {}
         self._replaced: dict[int, list[StreamModel]] = {}
+        self._never: dict[int, None] = {}
+        """Streams that were never opened, and have been sent data that is to be refused."""
+        self._ends: Counter[int] = Counter()
+        """How often the server may still end a stream: once for each New, and for data too late."""
         self._header = encode_request(Request(user, Command.MUX, None))
         self._response: ResponseDecoder | None = ResponseDecoder()
         self._frames = FrameDecoder()
@@ -168,6 +173,7 @@ class ConnectionModel:
         data = stream.next_bytes(step.size) if step.size else None
         # Beyond the limit it may be refused, if none of those before has ended.
         self._opened += 1
+        self._ends[stream_id] += 1
         stream.excused |= self._opened > LIMITS.max_streams
         self.strained |= not self.exact
         self._weigh()
@@ -178,6 +184,9 @@ class ConnectionModel:
         if step.verb == "keep":
             return encode_frame(Frame(stream_id, Status.KEEP))
         stream = self.streams.get(stream_id) or StreamModel(0, "")
+        self._ends[stream_id] += bool(step.size)
+        if step.size and stream_id not in self.streams:
+            self._never[stream_id] = None
         target = ELSEWHERE if step.verb == "packet" else None
         data = stream.next_bytes(step.size)
         self._weigh()
@@ -204,7 +213,7 @@ class ConnectionModel:
                 data, self._response = self._response.trailing, None
             self._frames.receive_data(data)
             while not self.wrong and (frame := self._frames.next_frame()) is not None:
-                self.wrong = self._file(frame)
+                self.wrong = self._count(frame) or self._file(frame)
         except ProtocolError as error:
             self.wrong = f"the server's bytes are no mux frames: {error}"
 
@@ -223,10 +232,11 @@ class ConnectionModel:
 
     @property
     def unanswered(self) -> str:
-        """Which stream the server should have ended, once it is at rest, and has not."""
+        """Which stream the server should have ended or refused, once at rest, and has not."""
         if self._forgiven or self.peer.ended:
             return ""
-        owing = (stream_id for stream_id, stream in self.streams.items() if stream.unanswered)
+        owing = [stream_id for stream_id, stream in self.streams.items() if stream.unanswered]
+        owing += self._never
         return next((f"stream {each}: expected its End, got none" for each in owing), "")
 
     @property
@@ -236,6 +246,16 @@ class ConnectionModel:
     def _weigh(self) -> None:
         owed = sum(stream.owed for stream in self.streams.values())
         self.strained |= owed > LIMITS.backlog_bytes // 2
+
+    def _count(self, frame: Frame) -> str:
+        """Count a frame that ends a stream, or refuses one; say if it is one too many."""
+        if frame.status is not Status.END:
+            return ""
+        self._ends[frame.stream_id] -= 1
+        if frame.is_error:
+            self._never.pop(frame.stream_id, None)
+        too_many = self._ends[frame.stream_id] < 0 and not self.lossy
+        return f"stream {frame.stream_id}: ended by the server once too often" if too_many else ""
 
     def _file(self, frame: Frame) -> str:
         """File a frame; say what is wrong with it."""

@@ -16,7 +16,7 @@ PROPERTIES = {
     "exceptions": "no exception goes unretrieved",
     "timers": "no timer is left when all connections are closed (on virtual time)",
     "bounds": "while open, a connection has no more tasks and streams than it may",
-    "answers": "a stream that its peer has ended is ended back, once its handler is done",
+    "answers": "what a peer ends is ended back, once its handler is done; data for none is refused",
     "shutdown": "when the server ends, so does every connection",
     "stalls": "no write waits without a limit for a peer that does not read",
     "quiet": "the loop comes to rest (on virtual time)",

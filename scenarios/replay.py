@@ -3,8 +3,9 @@
     PAIR[/HALF] STEPS     or     VERSION STEPS     and, in files,     # COMMENT
 
 Such as ``live_id_reused/fixed a:open a:close`` or ``V1 a:open a:close``. The half is the buggy one
-unless it is named; ``fixed`` and ``reference`` are other names of the version ``REF``. A line of
-a file may end in what is expected of it: ``# expect: clean`` or ``# expect: violated tasks``.
+unless it is named, and may be a wrong fix of the pair, ``PAIR/wrong_NAME``; the words ``fixed`` and
+``reference`` are other names of the version ``REF``. A line of a file may end in what is expected
+of it: ``# expect: clean`` or ``# expect: violated tasks``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from scenarios.worlds import World
     from vless import Lifecycle
 
-HALVES = ("buggy", "fixed")
 EXPECT = "expect"
 _REFERENCE = {"FIXED", "REFERENCE"}
 
@@ -33,7 +33,7 @@ _REFERENCE = {"FIXED", "REFERENCE"}
 class Replay(NamedTuple):
     """A run that can be repeated; prints as its line.
 
-    ``name`` is a pair's or a version's; ``half`` is empty for a version.
+    ``name`` is a pair's or a version's; ``half`` is one of `Pair.halves`, or empty for a version.
     """
 
     name: str
@@ -123,6 +123,8 @@ def find_subject(word: str, half: str | None) -> tuple[str, str]:
             f"got {name!r}{hint}"
         )
     half = half or (named if slash else "buggy")
-    if half not in HALVES:
-        raise ValueError(f"{word!r}: expected /buggy or /fixed after the pair; got {half!r}")
+    halves = pairs[name].halves
+    if half not in halves:
+        expected = f"{', '.join(f'/{each}' for each in halves[:-1])} or /{halves[-1]}"
+        raise ValueError(f"{word!r}: expected {expected} after the pair; got {half!r}")
     return name, half

@@ -23,7 +23,7 @@ from vless.lifecycle import Lifecycle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scenarios.registry import Pair
+    from scenarios.registry import Pair, WrongHalf
     from scenarios.search import Found
 
 SEARCH_EXAMPLES = 2000
@@ -35,7 +35,10 @@ MAX_DIFF = 15
 
 @dataclass(slots=True)
 class Verdict:
-    """What was proved of a pair. ``broken`` says which claims do not hold, and how."""
+    """What was proved of a pair, or of a wrong fix of one, whose slug then is ``PAIR/wrong_NAME``.
+
+    ``broken`` says which claims do not hold, and how.
+    """
 
     slug: str
     buggy: tuple[str, ...] = ()
@@ -81,9 +84,24 @@ def verify(
     say("runs the witness")
     _check_witness(pair, verdict)
     say("searches the buggy half")
-    _check_search(pair, verdict, seed)
+    _check_search(pair.buggy, pair.witness, pair.facts.fails, verdict, seed)
     say("drives the fixed half")
     _check_fixed(pair, verdict, seed, fixed_sequences)
+    return verdict
+
+
+def verify_wrong(pair: Pair, wrong: WrongHalf, *, seed: int = 0) -> Verdict:
+    """Prove that a wrong fix repaired what its pair's buggy half breaks, and broke what it says."""
+    verdict = Verdict(f"{pair.slug}/{wrong.name}")
+    fails = wrong.facts.fails
+    if (wrong.facts.witness, fails) == (pair.facts.witness, pair.facts.fails):
+        verdict.broken.append("facts: expected another witness or property than the buggy half's")
+    for world in (SimWorld, TcpWorld):
+        repaired = run_sequence(pair.witness, wrong.lifecycle(), world).violated
+        if same := set(repaired) & set(pair.facts.fails):
+            verdict.broken.append(f"repaired: expected no {sorted(same)} on {pair.witness}")
+    _check_tells_apart(verdict, wrong.witness, fails, buggy=wrong.lifecycle, fixed=pair.fixed)
+    _check_search(wrong.lifecycle, wrong.witness, fails, verdict, seed)
     return verdict
 
 
@@ -114,13 +132,22 @@ def _check_sources(pair: Pair, verdict: Verdict) -> None:
 
 
 def _check_witness(pair: Pair, verdict: Verdict) -> None:
+    _check_tells_apart(verdict, pair.witness, pair.facts.fails, buggy=pair.buggy, fixed=pair.fixed)
+    settled = Sequence(step._replace(gap=None) for step in pair.witness)
+    needs_gap = settled != pair.witness and not run_sequence(settled, pair.buggy()).violated
+    if needs_gap != pair.facts.needs_gap:
+        verdict.broken.append(f"needs a gap: expected {pair.facts.needs_gap}, got {needs_gap}")
+
+
+def _check_tells_apart(
+    verdict: Verdict, witness: Sequence, fails: tuple[str, ...], **halves: type[Lifecycle]
+) -> None:
     for world in (SimWorld, TcpWorld):
-        expected = tuple(name for name in pair.facts.fails if name not in world.blind)
+        expected = tuple(name for name in fails if name not in world.blind)
         if not expected:
             continue
         seen = {
-            half: run_sequence(pair.witness, pair.half(half)(), world).violated
-            for half in ("buggy", "fixed")
+            name: run_sequence(witness, half(), world).violated for name, half in halves.items()
         }
         where = f"witness in {world.__name__}"
         if seen["buggy"] != expected:
@@ -129,25 +156,23 @@ def _check_witness(pair: Pair, verdict: Verdict) -> None:
             verdict.broken.append(f"{where}: fixed: expected clean, got {seen['fixed']}")
         verdict.fixed = tuple(dict.fromkeys((*verdict.fixed, *seen["fixed"])))
         verdict.buggy = tuple(dict.fromkeys((*verdict.buggy, *seen["buggy"])))
-    settled = Sequence(step._replace(gap=None) for step in pair.witness)
-    needs_gap = settled != pair.witness and not run_sequence(settled, pair.buggy()).violated
-    if needs_gap != pair.facts.needs_gap:
-        verdict.broken.append(f"needs a gap: expected {pair.facts.needs_gap}, got {needs_gap}")
 
 
-def _check_search(pair: Pair, verdict: Verdict, seed: int) -> None:
-    fails = frozenset(pair.facts.fails)
-    found = find_violation(pair.buggy, properties=fails, examples=SEARCH_EXAMPLES, seed=seed)
+def _check_search(
+    buggy: type[Lifecycle], witness: Sequence, fails: tuple[str, ...], verdict: Verdict, seed: int
+) -> None:
+    properties = frozenset(fails)
+    found = find_violation(buggy, properties=properties, examples=SEARCH_EXAMPLES, seed=seed)
     verdict.found = found
     if found is None:
         verdict.broken.append(f"search: nothing found in {SEARCH_EXAMPLES} sequences, seed {seed}")
-    elif _length(found.sequence) > _length(pair.witness):
+    elif _length(found.sequence) > _length(witness):
         verdict.broken.append(
-            f"search: expected at most {len(pair.witness)} steps, got {found.sequence}"
+            f"search: expected at most {len(witness)} steps, got {found.sequence}"
         )
-    elif not set(found.outcome.violated) & set(pair.facts.fails):
+    elif not set(found.outcome.violated) & properties:
         verdict.broken.append(
-            f"search: expected {pair.facts.fails}, got {found.outcome.violated}: {found.sequence}"
+            f"search: expected {fails}, got {found.outcome.violated}: {found.sequence}"
         )
 
 

@@ -7,7 +7,7 @@ its own, so that a step can be followed by an exact number of loop iterations.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from harness import Ledger
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from scenarios.peers import Peer
     from vless import Address, Lifecycle, MuxSession
     from vless.link import Link
+    from vless.outbound import Dial
+    from vless.stream import Handler
 
 USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
 LIMITS = Limits(
@@ -42,15 +44,28 @@ IDLE_INTERVALS = 4
 """Two at most without a byte end a connection; before, they may end its outbound's, and tell it."""
 
 
+class Stock(NamedTuple):
+    """What a server may keep when all its connections are closed, however many there were.
+
+    Only what it started in a context of its own (``contextvars.Context()``) can be of it: all else
+    is charged to the connection in whose context it was started, and is a leak of that.
+    """
+
+    tasks: int = 0
+    transports: int = 0
+    timers: int = 0
+
+
 class World(ABC):
     """A server under test.
 
     ``horizon`` is how far ahead timers are let run when the world comes to rest, in seconds: longer
     than any limit that ends something, shorter than those that end the idle. ``exact`` says that a
     limit expires for what the sequence did only, never for a machine that was busy. ``blind`` are
-    the properties that cannot be seen not to hold.
+    the properties that cannot be seen not to hold. ``stock`` is what the server says it keeps.
     """
 
+    stock = Stock()
     horizon = 5.0
     exact = True
     blind: frozenset[str] = frozenset()
@@ -73,12 +88,16 @@ class World(ABC):
         self._links: dict[Scope | None, list[Link]] = {}
         self.inbound = Inbound(
             [User(USER, "scenario")],
-            Switchboard(self._recorded_dial, limits),
+            self.handler(self._recorded_dial, limits),
             context=self.context,
             lifecycle=lifecycle,
             limits=limits,
             on_session=self._session_started,
         )
+
+    def handler(self, dial: Dial, limits: Limits) -> Handler:
+        """Make what serves the server's streams."""
+        return Switchboard(dial, limits)
 
     @abstractmethod
     def connect(self) -> Peer:

@@ -16,6 +16,7 @@ from harness.cli import cli
 from harness.sim import simulate
 from scenarios import PROPERTIES, load_pairs
 from scenarios.bench import ROWS
+from scenarios.controls import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -59,9 +60,29 @@ def test_readme_has_output_to_compare() -> None:
 
 def test_readme_lists_every_pair_with_what_catches_it() -> None:
     """The table of pairs names each pair and the properties that its buggy half breaks."""
-    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([\w, ]+) \|$", README, re.MULTILINE))
+    table = README.partition("| pair | what goes wrong | caught by |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([\w, ]+) \|$", table, re.MULTILINE))
 
     assert rows == {slug: ", ".join(pair.facts.fails) for slug, pair in load_pairs().items()}
+
+
+def test_readme_lists_every_wrong_fix_with_what_catches_it() -> None:
+    """The table of wrong fixes names them as replay lines do."""
+    rows = dict(re.findall(r"^\| `(\w+/\w+)` \| .* \| ([\w, ]+) \|$", README, re.MULTILINE))
+
+    assert rows == {
+        f"{slug}/{wrong.name}": ", ".join(wrong.facts.fails)
+        for slug, pair in load_pairs().items()
+        for wrong in pair.wrong
+    }
+
+
+def test_readme_lists_every_control() -> None:
+    """The table of what is no leak is that of the controls, word for word."""
+    table = README.partition("| control | looks like a leak | why it is none |")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", table.partition("\n\n")[0], re.MULTILINE)
+
+    assert rows == [(name, each.looks, each.bound) for name, each in CONTROLS.items()]
 
 
 def test_readme_lists_every_property() -> None:

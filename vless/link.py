@@ -188,7 +188,8 @@ class Link(asyncio.Protocol):
     def send_eof(self) -> None:
         """Close our direction only (TCP half-close)."""
         if self._transport is not None and not self.closing:
-            self._transport.write_eof()
+            with suppress(OSError):  # The peer has reset the connection, which is still to be read.
+                self._transport.write_eof()
 
     def finish(self) -> None:
         """Flush and end our direction; close once the peer has ended, too, or at the close limit.
@@ -201,7 +202,8 @@ class Link(asyncio.Protocol):
         if self.ended:
             self.close()
             return
-        self._transport.write_eof()
+        with suppress(OSError):  # As in `send_eof`.
+            self._transport.write_eof()
         self._finishing = True
         self._chunks.clear()
         if not self._reading:

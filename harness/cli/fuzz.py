@@ -17,8 +17,8 @@ from harness.cli import interrupt, kept, params, render, words
 from harness.cli.fuzz_program import fuzz_program
 from harness.cli.replay import show
 from scenarios.campaign import EXAMPLES, Budget, Campaign, Result, Status
-from scenarios.registry import find_pair, load_pairs
-from scenarios.replay import EXPECT, HALVES, Replay, expectation, find_subject
+from scenarios.registry import HALVES, find_pair, load_pairs
+from scenarios.replay import EXPECT, Replay, expectation, find_subject
 from scenarios.steps import Sequence
 
 if TYPE_CHECKING:

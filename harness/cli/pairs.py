@@ -1,4 +1,7 @@
-"""``muxleak list`` and ``muxleak show``: which pairs there are, and what one is about."""
+"""``muxleak list`` and ``muxleak show``: which pairs there are, and what one is about.
+
+With a pair go the fixes that were tried and were wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markdown import Markdown
+from rich.padding import Padding
 from rich.text import Text
 
 from harness.cli import params, render, words
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scenarios import Pair
+    from scenarios.registry import WrongHalf
 
 
 @click.command(
@@ -27,7 +32,10 @@ if TYPE_CHECKING:
 )
 @params.json_option
 def list_command(*, as_json: bool) -> None:
-    """List the pairs: bugs with a buggy and a fixed half."""
+    """List the pairs: bugs with a buggy and a fixed half.
+
+    Below a pair stand the fixes of it that were tried and were wrong.
+    """
     pairs = load_pairs().values()
     if as_json:
         render.emit_json([_facts(pair) for pair in pairs])
@@ -37,10 +45,23 @@ def list_command(*, as_json: bool) -> None:
     console.print(Text(f"{'pair':<{width}}  {'breaks':<10}  question", render.QUIET))
     for pair in pairs:
         facts = pair.facts
-        name = (f"{pair.slug:<{width}}", render.HEAD)
-        rest = f"  {', '.join(facts.fails):<10}  {facts.question}"
-        console.print(Text.assemble(name, rest), soft_wrap=True)
-        render.body(console, facts.title)
+        _line(console, f"{pair.slug:<{width}}", facts.fails, (facts.question,), facts.title)
+        for wrong in pair.wrong:
+            name = f"{f'  /{wrong.name}':<{width}}"
+            _line(console, name, wrong.facts.fails, wrong.questions, wrong.facts.title, indent=4)
+
+
+def _line(
+    console: Console,
+    name: str,
+    fails: tuple[str, ...],
+    questions: tuple[str, ...],
+    title: str,
+    indent: int = 2,
+) -> None:
+    rest = f"  {', '.join(fails):<10}  {', '.join(questions)}"
+    console.print(Text.assemble((name, render.HEAD), rest), soft_wrap=True)
+    console.print(Padding(title, (0, 0, 0, indent)))
 
 
 @click.command(
@@ -95,6 +116,25 @@ def _show(console: Console, pair: Pair) -> None:
     for half in ("buggy", "fixed"):
         line = str(Replay(pair.slug, half, pair.witness))
         render.copyable(console, render.command("replay", line))
+    for wrong in pair.wrong:
+        _show_wrong(console, pair, wrong)
+
+
+def _show_wrong(console: Console, pair: Pair, wrong: WrongHalf) -> None:
+    facts = wrong.facts
+    render.heading(console, f"Wrong fix: /{wrong.name}", "repairs the bug above, and breaks more")
+    shown = {
+        "title": facts.title,
+        "questions": [f"{each}: {words.question_in_words(each)}" for each in wrong.questions],
+        "breaks": [f"{name}: {PROPERTIES[name]}" for name in facts.fails],
+        "references": facts.references,
+    }
+    render.body(console, render.facts(shown))
+    console.print()
+    render.body(console, render.sequence(wrong.witness))
+    console.print()
+    line = str(Replay(pair.slug, wrong.name, wrong.witness))
+    render.copyable(console, render.command("replay", line))
 
 
 def _facts(pair: Pair) -> dict[str, Any]:
@@ -108,4 +148,16 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "fails": list(facts.fails),
         "witness": facts.witness,
         "needs_gap": facts.needs_gap,
+        "wrong_fixes": [
+            {
+                "name": wrong.name,
+                "title": wrong.facts.title,
+                "questions": list(wrong.questions),
+                "references": list(wrong.facts.references),
+                "fails": list(wrong.facts.fails),
+                "witness": wrong.facts.witness,
+                "replay": str(Replay(pair.slug, wrong.name, wrong.witness)),
+            }
+            for wrong in pair.wrong
+        ],
     }

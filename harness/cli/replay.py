@@ -11,7 +11,8 @@ from rich.text import Text
 from harness.cli import params, render
 from harness.cli.replay_program import is_of_program, replay_program
 from scenarios import PROPERTIES
-from scenarios.replay import HALVES, Replay, read_lines
+from scenarios.registry import HALVES
+from scenarios.replay import Replay, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +52,11 @@ def replay_command(
 ) -> None:
     """Run a line of steps, or a program of yours, once more.
 
-    A line is PAIR[/HALF] STEPS or VERSION STEPS; versions are V0, V1, P-A, P-B, P-C, V2 and REF
-    (fixed). A step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Or it is what
-    `muxleak fuzz` printed of a program, which it names as module:callable; a file of that kind
-    needs no name. Exits with 1 if a property is violated, or the program fails.
+    A line is PAIR[/HALF] STEPS or VERSION STEPS; a half is buggy, fixed or one of the pair's wrong
+    fixes (`muxleak show PAIR`), versions are V0, V1, P-A, P-B, P-C, V2 and REF (fixed). A step is
+    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Or it is what `muxleak fuzz` printed of a
+    program, which it names as module:callable; a file of that kind needs no name.
+    Exits with 1 if a property is violated, or the program fails.
     """
     if is_of_program(line):
         params.refuse(ctx, "a program", "half", "target")

@@ -17,12 +17,15 @@ def invoke(*words: str) -> Result:
 
 
 def test_list_names_every_pair_with_its_title() -> None:
-    """One line for the pair and one for its title, within 80 columns."""
+    """One line for the pair or wrong fix and one for its title, within 80 columns."""
     lines = invoke("list").stdout.splitlines()
-    pairs = load_pairs()
+    listed = []
+    for pair in load_pairs().values():
+        listed.append((pair.slug, pair.facts.title))
+        listed += [(f"/{wrong.name}", wrong.facts.title) for wrong in pair.wrong]
 
-    assert [line.split()[0] for line in lines[1::2]] == list(pairs)
-    assert [line.strip() for line in lines[2::2]] == [each.facts.title for each in pairs.values()]
+    assert [line.split()[0] for line in lines[1::2]] == [name for name, _ in listed]
+    assert [line.strip() for line in lines[2::2]] == [title for _, title in listed]
     assert [line for line in lines if len(line) > 80] == []
 
 
@@ -33,6 +36,9 @@ def test_list_json_has_the_facts() -> None:
     assert [each["pair"] for each in data] == list(load_pairs())
     assert data[0]["fails"] == ["tasks"]
     assert data[0]["question"] == "watched_context"
+    assert [each["name"] for each in data[0]["wrong_fixes"]] == [
+        wrong.name for wrong in load_pairs()[FLAGSHIP].wrong
+    ]
 
 
 def test_show_tells_story_diff_and_witness() -> None:
@@ -46,6 +52,18 @@ def test_show_tells_story_diff_and_witness() -> None:
     assert [line for line in drawing if line.strip() not in lines] == []
     assert f"muxleak replay '{FLAGSHIP}/buggy a:open a:close'" in lines
     assert all(reference.split()[0] in text for reference in pair.facts.references)
+
+
+def test_show_tells_of_wrong_fixes() -> None:
+    """What each breaks, and the line that shows it; nothing where there are none."""
+    text = invoke("show", FLAGSHIP).stdout
+    lines = {line.strip() for line in text.splitlines()}
+
+    for wrong in load_pairs()[FLAGSHIP].wrong:
+        assert f"muxleak replay '{FLAGSHIP}/{wrong.name} {wrong.witness}'" in lines
+        assert f"Wrong fix: /{wrong.name}" in text
+        assert wrong.facts.fails[0] in text
+    assert "Wrong fix" not in invoke("show", "live_id_reused").stdout
 
 
 def test_show_json_has_a_line_to_replay() -> None:

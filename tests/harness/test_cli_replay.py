@@ -87,6 +87,10 @@ def test_replay_runs_a_file_of_lines(tmp_path: Path) -> None:
         (("nobody a:open",), "expected a pair (watcher_outlives_connection,"),
         (("live_id_reusd a:open",), "did you mean 'live_id_reused'?"),
         (("live_id_reused/bugy a:open",), "expected /buggy or /fixed after the pair; got 'bugy'"),
+        (
+            ("watcher_outlives_connection/wrong a:open",),
+            "/wrong_deferred_cancel or /wrong_no_watcher after the pair; got 'wrong'",
+        ),
         (("V1/buggy a:open",), "expected no half, since a version has none"),
         (("V1", "--half", "fixed", "a:open"), "expected no half, since a version has none"),
         (("live_id_reused",), "expected steps after 'live_id_reused', such as a:open"),

@@ -1,13 +1,16 @@
 """``muxleak verify``: claims, verdicts, and the table of versions."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import cli, verify
-from scenarios import find_pair, load_pairs
+from harness.cli import answers, cli, verify
+from scenarios import PROPERTIES, Sequence, find_pair, load_pairs
+from scenarios.answers import Answer, other_answers
+from scenarios.controls import CONTROLS, Trial
 from scenarios.history import ENDINGS, Row
 from scenarios.verify import Verdict
 from vless.bugs.watcher_outlives_connection.buggy import WatchedContext
@@ -26,19 +29,136 @@ def invoke(*words: str) -> Result:
 def verdicts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Verdict]:
     """Verdicts that the command hands out instead of proving anything; tests may break them."""
     made = {slug: Verdict(slug, ("tasks",), connections=1234) for slug in load_pairs()}
+    for pair in load_pairs().values():
+        slugs = [f"{pair.slug}/{wrong.name}" for wrong in pair.wrong]
+        made |= {slug: Verdict(slug, ("cleanup",)) for slug in slugs}
     monkeypatch.setattr(verify, "verify", lambda pair, **_: made[pair.slug])
+    monkeypatch.setattr(
+        verify, "verify_wrong", lambda pair, wrong, **_: made[f"{pair.slug}/{wrong.name}"]
+    )
     monkeypatch.setattr(verify, "reference_holds", lambda **_: [])
+    monkeypatch.setattr(verify, "try_control", lambda name, **_: Trial(name, connections=1234))
     return made
 
 
 def test_verify_prints_a_line_for_every_pair(verdicts: dict[str, Verdict]) -> None:
-    """And one for the reference; exit code 0 when all of it holds."""
+    """And for each wrong fix, the reference, each control, all; exit code 0 when it holds."""
     result = invoke("verify")
     lines = [line.split() for line in result.stdout.splitlines()]
+    halves = [
+        name
+        for pair in load_pairs().values()
+        for name in (pair.slug, *(f"/{wrong.name}" for wrong in pair.wrong))
+    ]
 
     assert result.exit_code == 0
-    assert [words[1] for words in lines if words and words[0] == "ok"] == [*verdicts, "the"]
+    assert len(halves) == len(verdicts)
+    assert [words[1] for words in lines if words and words[0] == "ok"] == [
+        *(*halves, "the", *CONTROLS, str(len(load_pairs()))),
+    ]
+    wrong = len(verdicts) - len(load_pairs())
+    summary = f"{len(load_pairs())} pairs, {wrong} wrong fixes, the reference, {len(CONTROLS)} "
+    assert result.stdout.endswith(f"ok  {summary}controls: every claim holds\n")
     assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
+
+
+def test_verify_names_a_broken_claim_of_a_wrong_fix(verdicts: dict[str, Verdict]) -> None:
+    """It breaks the whole, and is replayed under its own name and with its own witness."""
+    wrong = find_pair(FLAGSHIP).wrong[0]
+    verdicts[f"{FLAGSHIP}/{wrong.name}"].broken.append("repaired: expected no ['tasks']")
+    result, data = invoke("verify", FLAGSHIP), invoke("verify", FLAGSHIP, "--json")
+
+    assert result.exit_code == data.exit_code == 1
+    assert f"FAIL    /{wrong.name}" in result.stdout
+    assert f"      replay: {FLAGSHIP}/{wrong.name} {wrong.witness}\n" in result.stdout
+    assert "FAIL  1 pair, 3 wrong fixes: not every claim holds" in result.stdout
+    broken = [each["pair"] for each in json.loads(data.stdout)["wrong_fixes"] if each["broken"]]
+    assert broken == [f"{FLAGSHIP}/{wrong.name}"]
+
+
+def test_verify_fails_with_a_control(
+    verdicts: dict[str, Verdict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control that is flagged breaks the whole, and the sequence is printed."""
+    assert verdicts
+    flagged = Trial("slow_close", ("tasks",), broken=["tasks: got 1 in SimWorld: a:open"])
+    monkeypatch.setattr(
+        verify, "try_control", lambda name, **_: flagged if name == "slow_close" else Trial(name)
+    )
+    result, data = invoke("verify"), invoke("verify", "--json")
+
+    assert result.exit_code == data.exit_code == 1
+    assert "FAIL  slow_close" in result.stdout
+    assert "      tasks: got 1 in SimWorld: a:open\n" in result.stdout
+    controls = {each["control"]: each for each in json.loads(data.stdout)["controls"]}
+    assert list(controls) == list(CONTROLS)
+    assert controls["slow_close"]["flagged"] == ["tasks"]
+    assert [name for name, each in controls.items() if not each["holds"]] == ["slow_close"]
+
+
+@pytest.fixture
+def few_answers(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
+    """Two other answers only, one of which amounts to the reference's."""
+    few = [each for each in other_answers() if each.question == "hang_up"]
+    monkeypatch.setattr(answers, "other_answers", lambda: few)
+    monkeypatch.setattr(answers, "sequences", lambda *_: [Sequence.parse("a:bad:user")])
+    return few
+
+
+def test_verify_answers_tells_what_notices_each(few_answers: list[Answer]) -> None:
+    """A line each, with the counts or the reason, under the question; within 80 columns."""
+    result = invoke("verify", "--answers")
+    lines = result.stdout.splitlines()
+
+    assert result.exit_code == 0
+    assert [line for line in lines if len(line) > 80] == []
+    assert "The server is done with a connection, served or refused: who closes it?" in lines
+    heads, caught, same = (line.split() for line in lines[2:5])
+    assert heads[1:] == [name[:3] for name in PROPERTIES]
+    assert caught[:2] == ["ok", "refused_stays_open"]
+    counts = dict(zip(PROPERTIES, caught[2:], strict=True))
+    assert {name for name, count in counts.items() if count == "1"} == {
+        *("tasks", "transports", "timers"),
+    }
+    assert same[:2] == ["ok", "does"]
+    assert len(few_answers) == 2
+    assert lines[-1] == "ok  2 answers: 1 equal the reference's, 0 of the others unnoticed"
+
+
+def test_verify_answers_fails_with_a_hole(
+    few_answers: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that nothing notices is exit code 1, in the table and in the data."""
+    monkeypatch.setattr(answers, "sequences", lambda *_: [Sequence.parse("a:open a:close")])
+    monkeypatch.setattr(
+        answers,
+        "other_answers",
+        lambda: [replace(few_answers[0], lifecycle=Lifecycle), few_answers[1]],
+    )
+    result, data = invoke("verify", "--answers"), invoke("verify", "--answers", "--json")
+    plain = json.loads(data.stdout)
+
+    assert result.exit_code == data.exit_code == 1
+    assert "FAIL  refused_stays_open" in result.stdout
+    assert "1 of the others unnoticed" in result.stdout
+    assert plain["holds"] is False
+    assert [each["holds"] for each in plain["answers"]] == [False, True]
+    assert plain["answers"][0]["noticed"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--answers", FLAGSHIP), "--answers tries those of all questions: expected no PAIR"),
+        (("--answers", "--versions"), "expected --versions or --answers, got both"),
+    ],
+)
+def test_verify_answers_alone(words: tuple[str, ...], message: str) -> None:
+    """It goes with neither pairs nor versions."""
+    result = invoke("verify", *words)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_verify_of_one_pair_leaves_the_reference_alone(verdicts: dict[str, Verdict]) -> None:
@@ -47,7 +167,11 @@ def test_verify_of_one_pair_leaves_the_reference_alone(verdicts: dict[str, Verdi
     data = json.loads(invoke("verify", FLAGSHIP, "--json").stdout)
 
     assert [each["pair"] for each in data["pairs"]] == [FLAGSHIP]
+    assert [each["pair"] for each in data["wrong_fixes"]] == [
+        f"{FLAGSHIP}/{wrong.name}" for wrong in find_pair(FLAGSHIP).wrong
+    ]
     assert "reference" not in data
+    assert "controls" not in data
 
 
 def test_verify_names_a_broken_claim_and_its_replay(verdicts: dict[str, Verdict]) -> None:
@@ -140,6 +264,9 @@ def test_verify_json_proves_every_pair() -> None:
     assert data["holds"] is True
     assert data["reference"] == {"holds": True, "violated": []}
     assert [each["pair"] for each in data["pairs"]] == list(load_pairs())
+    assert [each["holds"] for each in data["wrong_fixes"]] == [True] * 3
+    assert [each["control"] for each in data["controls"]] == list(CONTROLS)
+    assert [each["flagged"] for each in data["controls"] if each["flagged"]] == []
     for each in data["pairs"]:
         facts = find_pair(each["pair"]).facts
         assert (each["buggy"], each["fixed"]) == (list(facts.fails), "clean")

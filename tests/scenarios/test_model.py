@@ -249,6 +249,45 @@ def test_model_awaits_the_end_of_what_the_peer_has_ended(talk: Talk) -> None:
     assert talk.model.unanswered == ""
 
 
+def test_model_awaits_the_refusal_of_data_for_no_stream(talk: Talk) -> None:
+    """Each time; frames without data need no answer, nor does what came before the last one's."""
+    talk.sends("keep:9")
+    assert talk.model.unanswered == ""
+
+    for _ in range(2):
+        talk.sends("data:9+5")
+        assert talk.model.unanswered == "stream 9: expected its End, got none"
+        talk.comes(Frame.end(9, error=True))
+        assert (talk.model.unanswered, talk.model.wrong) == ("", "")
+
+
+def test_model_expects_no_refusal_of_a_stream_that_was(talk: Talk) -> None:
+    """Data may cross the End of its stream, and be refused or not."""
+    for step in ("new:1:echo", "end:1", "data:1+5"):
+        talk.sends(step)
+    talk.comes(Frame.end(1))
+    assert talk.model.unanswered == ""
+
+    talk.comes(Frame.end(1, error=True))
+    assert talk.model.wrong == ""
+
+
+@pytest.mark.parametrize(
+    "steps", [["data:9+5"], ["new:1:close"], ["new:1:echo", "new:1:close"], []], ids=" ".join
+)
+def test_model_refuses_an_end_too_many(talk: Talk, steps: list[str]) -> None:
+    """A stream is ended once for each time it is opened, or sent data too late."""
+    stream = 9 if steps == ["data:9+5"] else 1
+    for step in steps:
+        talk.sends(step)
+    ends = [Frame.end(stream, error=stream == 9)] * len(steps)
+    talk.comes(*ends)
+    assert talk.model.wrong == ""
+
+    talk.comes(*ends[:1] or [Frame.end(stream)])
+    assert talk.model.wrong == f"stream {stream}: ended by the server once too often"
+
+
 def test_model_misses_bytes_of_a_strained_connection_that_lives(talk: Talk) -> None:
     """Only the end is forgiven: a living connection owes every byte."""
     talk.sends("new:1:flood")

@@ -40,6 +40,36 @@ def test_registry_halves_are_lifecycles() -> None:
     assert pair.slug == FLAGSHIP
 
 
+def test_registry_finds_wrong_fixes_where_they_stand() -> None:
+    """Every module ``wrong_*`` of a pair's folder is one more half, and nothing else is."""
+    for slug, pair in load_pairs().items():
+        files = sorted(path.stem for path in (FOLDER / slug).glob("wrong_*.py"))
+
+        assert [each.name for each in pair.wrong] == files
+        assert pair.halves == ("buggy", "fixed", *files)
+        assert [pair.half(each.name) for each in pair.wrong] == [
+            each.lifecycle for each in pair.wrong
+        ]
+    assert len(find_pair(FLAGSHIP).wrong) >= 3
+
+
+def test_registry_half_of_no_name_is_an_error() -> None:
+    """It is not taken for the fixed one."""
+    with pytest.raises(KeyError, match="wrong_guess"):
+        find_pair(FLAGSHIP).half("wrong_guess")
+
+
+def test_registry_says_what_a_wrong_fix_answers_wrongly() -> None:
+    """As it is composed, in the order of the questions."""
+    answered = {each.name: each.questions for each in find_pair(FLAGSHIP).wrong}
+
+    assert answered == {
+        "wrong_cleanup_in_watcher": ("receive_ended", "may_clean_up", "admit"),
+        "wrong_deferred_cancel": ("may_clean_up",),
+        "wrong_no_watcher": ("watched_context", "may_clean_up"),
+    }
+
+
 def test_registry_reads_source_and_diff() -> None:
     """The diff turns one half's source into the other's."""
     pair = find_pair(FLAGSHIP)

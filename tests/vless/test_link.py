@@ -640,6 +640,20 @@ async def test_link_over_tcp_reset_by_peer() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("end", ["send_eof", "finish"])
+async def test_link_over_tcp_ends_what_its_peer_has_reset(end: str) -> None:
+    """Our direction can be ended when the reset has come and has not been read yet."""
+    far, link = await connected(Link(limits=LIMITS))
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+
+    getattr(link, end)()
+
+    await asyncio.wait_for(link.wait_closed(), 5)
+    assert link.ended
+
+
+@pytest.mark.asyncio
 async def test_link_over_tcp_abort_resets() -> None:
     """Aborting says so to the peer: it sees a reset, not an end that looks like success."""
     loop = asyncio.get_running_loop()

@@ -3,6 +3,9 @@
 A folder holds ``__init__.py`` with ``FACTS``, ``buggy.py`` and ``fixed.py`` with one class of the
 same name that overrides the same question of `vless.lifecycle`, and ``README.md``. Nothing lists
 the folders; to add a pair is to add one.
+
+Beside them may stand fixes that were tried and were wrong, ``wrong_*.py``: ``FACTS``, a `WrongFix`,
+and one class that is the reference but for the questions that the fix answered wrongly.
 """
 
 from dataclasses import dataclass
@@ -24,3 +27,18 @@ class Facts:
     witness: str
     fails: tuple[str, ...]
     needs_gap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongFix:
+    """What is claimed of a fix that repaired its pair's bug and broke something else.
+
+    It leaves nothing to complain of on the pair's witness that the buggy half broke there.
+    ``witness`` shows what the fix broke, as its history has it, and no step of it can be left out;
+    ``fails`` names the properties that it breaks on that.
+    """
+
+    title: str
+    references: tuple[str, ...]
+    witness: str
+    fails: tuple[str, ...]

@@ -1,0 +1,128 @@
+"""Wrong fixes: each repaired its pair's bug and broke something else, and that is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scenarios import PROPERTIES, Pair, Sequence, TcpWorld, load_pairs, run_sequence
+from scenarios.check import how_to_replay
+from scenarios.registry import FLAGSHIP, WrongHalf
+from scenarios.replay import Replay
+from scenarios.verify import verify_wrong
+from vless.versions import VERSIONS
+
+PAIR = load_pairs()[FLAGSHIP]
+CASES = [(pair, wrong) for pair in load_pairs().values() for wrong in pair.wrong]
+WRONG = pytest.mark.parametrize(
+    ("pair", "wrong"), CASES, ids=[f"{pair.slug}-{wrong.name}" for pair, wrong in CASES]
+)
+(DEFERRED,) = (each for each in PAIR.wrong if each.name == "wrong_deferred_cancel")
+VERSION_OF = {
+    "wrong_cleanup_in_watcher": "V2",
+    "wrong_deferred_cancel": "P-B",
+    "wrong_no_watcher": "P-A",
+}
+
+
+@WRONG
+def test_wrong_fix_repairs_what_the_buggy_half_breaks(pair: Pair, wrong: WrongHalf) -> None:
+    """On the pair's witness, where the buggy half is caught and it is not."""
+    buggy = run_sequence(pair.witness, pair.buggy()).violated
+
+    assert set(buggy) >= set(pair.facts.fails)
+    assert not set(run_sequence(pair.witness, wrong.lifecycle()).violated) & set(pair.facts.fails)
+
+
+@WRONG
+def test_wrong_fix_is_caught_by_its_own_witness(pair: Pair, wrong: WrongHalf) -> None:
+    """It breaks what it is said to, simulated and over TCP, and the fixed half nothing."""
+    outcome = run_sequence(wrong.witness, wrong.lifecycle())
+
+    assert outcome.violated == run_sequence(wrong.witness, wrong.lifecycle(), TcpWorld).violated
+    assert outcome.violated == wrong.facts.fails
+    assert run_sequence(wrong.witness, pair.fixed()).violated == ()
+    assert set(wrong.facts.fails) <= set(PROPERTIES)
+
+
+@WRONG
+def test_wrong_fix_witness_is_needed_whole(pair: Pair, wrong: WrongHalf) -> None:
+    """It is canonical, and without any one of its steps but the last close it shows nothing."""
+    witness = wrong.witness
+    assert str(witness.canonical()) == str(witness) == wrong.facts.witness
+
+    for at in range(1, len(witness) - 1):
+        shorter = Sequence(witness[:at] + witness[at + 1 :])
+        assert run_sequence(shorter, wrong.lifecycle()).violated == ()
+    assert wrong.facts.title != pair.facts.title
+    assert wrong.facts.references
+
+
+@WRONG
+def test_wrong_fix_gives_the_answers_of_its_version(pair: Pair, wrong: WrongHalf) -> None:
+    """Of the questions it answers, each as the version does that it stands for."""
+    assert pair is PAIR
+    version = VERSIONS[VERSION_OF[wrong.name]]
+
+    for question in wrong.questions:
+        assert getattr(wrong.lifecycle, question) is getattr(version, question)
+
+
+@WRONG
+def test_wrong_fix_is_named_by_replay_lines(pair: Pair, wrong: WrongHalf) -> None:
+    """The line that names it runs it, and errors of `check_sequence` give that line."""
+    line = f"{pair.slug}/{wrong.name} {wrong.witness}"
+    replay = Replay.parse(line)
+
+    assert str(replay) == line
+    assert replay.lifecycle is wrong.lifecycle
+    assert line in how_to_replay(wrong.witness, wrong.lifecycle)
+
+
+@pytest.mark.slow
+@WRONG
+def test_verify_wrong_holds(pair: Pair, wrong: WrongHalf) -> None:
+    """All claims, the search's too."""
+    verdict = verify_wrong(pair, wrong)
+
+    assert verdict.broken == []
+    assert verdict.buggy == wrong.facts.fails
+    assert verdict.found is not None
+    assert verdict.to_json()["pair"] == f"{pair.slug}/{wrong.name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        pytest.param(
+            replace(DEFERRED, lifecycle=PAIR.buggy),
+            ["repaired", "repaired", "witness in SimWorld", "witness in TcpWorld", "search"],
+            id="repairs nothing",
+        ),
+        pytest.param(
+            replace(DEFERRED, lifecycle=PAIR.fixed),
+            ["witness in SimWorld", "witness in TcpWorld", "search"],
+            id="breaks nothing",
+        ),
+        pytest.param(
+            replace(DEFERRED, facts=replace(DEFERRED.facts, fails=("shutdown",))),
+            ["witness in SimWorld", "witness in TcpWorld", "search"],
+            id="breaks another property",
+        ),
+        pytest.param(
+            replace(DEFERRED, facts=replace(DEFERRED.facts, fails=("tasks",))),
+            ["facts", "witness in SimWorld", "witness in TcpWorld", "search"],
+            id="breaks what the buggy half breaks",
+        ),
+    ],
+)
+def test_verify_wrong_finds_a_wrong_claim(
+    monkeypatch: pytest.MonkeyPatch, wrong: WrongHalf, expected: list[str]
+) -> None:
+    """The facts are not believed."""
+    monkeypatch.setattr("scenarios.verify.SEARCH_EXAMPLES", 50)
+    broken = verify_wrong(PAIR, wrong).broken
+
+    assert [line.partition(":")[0] for line in broken] == expected
