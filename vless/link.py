@@ -188,7 +188,9 @@ class Link(asyncio.Protocol):
     def send_eof(self) -> None:
         """Close our direction only (TCP half-close)."""
         if self._transport is not None and not self.closing:
-            self._transport.write_eof()
+            # It fails if the peer has reset the connection meanwhile; the reading will tell.
+            with suppress(OSError):
+                self._transport.write_eof()
 
     def finish(self) -> None:
         """Flush and end our direction; close once the peer has ended, too, or at the close limit.
@@ -201,7 +203,7 @@ class Link(asyncio.Protocol):
         if self.ended:
             self.close()
             return
-        self._transport.write_eof()
+        self.send_eof()
         self._finishing = True
         self._chunks.clear()
         if not self._reading:

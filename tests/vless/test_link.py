@@ -640,6 +640,20 @@ async def test_link_over_tcp_reset_by_peer() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("end", [Link.send_eof, Link.finish])
+async def test_link_over_tcp_ends_while_a_reset_is_on_its_way(end: Callable[[Link], None]) -> None:
+    """A reset that the loop has not seen yet does not make our own end fail."""
+    far, link = await connected(Link(limits=LIMITS))
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+
+    end(link)
+
+    await asyncio.wait_for(link.wait_closed(), 5)
+    assert isinstance(link.lost, LinkLost)
+
+
+@pytest.mark.asyncio
 async def test_link_over_tcp_abort_resets() -> None:
     """Aborting says so to the peer: it sees a reset, not an end that looks like success."""
     loop = asyncio.get_running_loop()
