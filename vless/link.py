@@ -188,7 +188,8 @@ class Link(asyncio.Protocol):
     def send_eof(self) -> None:
         """Close our direction only (TCP half-close)."""
         if self._transport is not None and not self.closing:
-            with suppress(OSError):  # The peer has reset the connection, which is still to be read.
+            # It fails if the peer has reset the connection meanwhile; the reading will tell.
+            with suppress(OSError):
                 self._transport.write_eof()
 
     def finish(self) -> None:
@@ -202,8 +203,7 @@ class Link(asyncio.Protocol):
         if self.ended:
             self.close()
             return
-        with suppress(OSError):  # As in `send_eof`.
-            self._transport.write_eof()
+        self.send_eof()
         self._finishing = True
         self._chunks.clear()
         if not self._reading:
