@@ -163,6 +163,8 @@ def _show_finding(console: Console, finding: Finding) -> None:
         facts["freed by"] = finding.freed
     if growth.memory is not None:
         facts["memory"] = f"about {growth.memory / _KIB:,.0f} KiB per repetition"
+    if finding.after and finding.shrunk:
+        facts["found"] = f"shrunk and measured after {finding.after:.0f} s"
     if not finding.shrunk:
         facts["note"] = "perhaps not the shortest"
     if finding.log:

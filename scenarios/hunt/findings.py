@@ -29,6 +29,7 @@ class Finding:
         seconds: how long it was waited for.
         died: how the server died of it; "" if it did not.
         log: the last lines of the server's output, if it is ours.
+        after: seconds from the hunt's beginning to its being filed.
     """
 
     sequence: Sequence
@@ -38,6 +39,7 @@ class Finding:
     seconds: float = 0
     died: str = ""
     log: tuple[str, ...] = ()
+    after: float = 0
 
     @property
     def freed(self) -> str:
@@ -72,6 +74,7 @@ class Finding:
                 {"held": growth.held[each], "kept": growth.kept[each], "stack": list(each)}
                 for each in stacks
             ],
+            "found_after_seconds": round(self.after, 1),
             "died": self.died or None,
             "log": list(self.log),
         }

@@ -34,6 +34,10 @@ _EMPTY = 1000
 """Sequences in a row of which nothing is left without what is known."""
 
 
+_RESERVE = 4
+"""Patiences that measuring well takes at most."""
+
+
 class Limits(NamedTuple):
     """What a hunt may spend: seconds, connections, bytes a second; ``findings`` ends it, too.
 
@@ -80,6 +84,10 @@ class Result:
 
 class _End(BaseException):
     """Ends a hunt from wherever it is; no `Exception`, which a server's doings might be."""
+
+
+class _HurryError(Exception):
+    """The time that is left is needed to measure what there is."""
 
 
 class _DeadError(Exception):
@@ -154,10 +162,13 @@ class Hunt:
         """Shrink what leaks, measure it well, and file it."""
         if not shrunk:
             self._doing = "shrinks"
-            sequence = await shrink(sequence, self._leaks)
+            try:
+                sequence, shrunk = await shrink(sequence, self._leaks), True
+            except _HurryError:
+                sequence = sequence if self._best is None else self._best.sequence
         self._doing = "measures"
         try:
-            finding = await self._confirm(sequence)
+            finding = await self._confirm(sequence, shrunk=shrunk)
         except _DeadError as error:
             finding = self._dead(sequence, error, shrunk=self._target.ours)
         self._best = None
@@ -177,14 +188,20 @@ class Hunt:
             # Without what all those looks have left in it.
             await self._restart()
 
-    async def _confirm(self, sequence: Sequence) -> Finding:
+    async def _confirm(self, sequence: Sequence, *, shrunk: bool) -> Finding:
         patience = self._limits.patience
         growth = await self._grow(sequence, BATCHES, patience)
         log = self._target.log()
-        return Finding(sequence, growth, seconds=patience, log=log)
+        after = self._clock() - self._begun
+        return Finding(sequence, growth, shrunk, seconds=patience, log=log, after=after)
 
     async def _leaks(self, sequence: Sequence) -> bool:
         """Take a quick look at a sequence, unless it is known; remember the shortest that leaks."""
+        left = self._limits.seconds - (self._clock() - self._begun)
+        if self._best is not None and left < min(
+            _RESERVE * self._limits.patience, self._limits.seconds / 2
+        ):
+            raise _HurryError
         if self._known.shows(sequence):
             return False
         try:

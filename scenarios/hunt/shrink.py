@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from scenarios.script import SIZES
@@ -44,6 +45,10 @@ def _fewer(sequence: Sequence) -> Iterator[Sequence]:
         yield Sequence(step for step in sequence if step.connection == name).canonical()
     for name in sorted({step.connection for step in sequence}):
         yield Sequence(step for step in sequence if step.connection != name).canonical()
+    for at, (one, two) in enumerate(pairwise(sequence)):
+        if (one.verb, two.verb) == ("connect", "header") and one.connection == two.connection:
+            both = one._replace(verb="open", gap=two.gap)
+            yield Sequence((*sequence[:at], both, *sequence[at + 2 :])).canonical()
     size = len(sequence) // 2
     while size:
         for start in range(0, len(sequence), size):
