@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from scenarios.malformed import bad_header, junk, partial
@@ -104,7 +105,8 @@ class HuntPeer(asyncio.Protocol):
             return
         if reset:
             sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            with suppress(OSError):  # It is closed already.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if reset or transport.get_write_buffer_size():
             # Without the linger option the kernel still sends what it has, and then FIN.
             transport.abort()
@@ -113,8 +115,9 @@ class HuntPeer(asyncio.Protocol):
 
     def _half_close(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write_eof()
             self._half = True
+            with suppress(OSError):  # The server has reset it, and we have not heard of it yet.
+                self._transport.write_eof()
 
     def _opening(self, step: Step) -> bytes:
         if step.verb == "bad":

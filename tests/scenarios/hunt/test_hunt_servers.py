@@ -1,6 +1,8 @@
 """A hunt of servers in this process: hostile ones, ones that die, endpoints that lie."""
 
 import asyncio
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,8 +17,10 @@ from scenarios.hunt import target as targets
 from scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
 from scenarios.hunt.destinations import Destinations
 from scenarios.hunt.hunt import Hunt, Limits, Result
+from scenarios.hunt.peers import HuntPeer
 from scenarios.hunt.target import StartError, Target
-from scenarios.steps import Sequence
+from scenarios.steps import Sequence, Step
+from vless import Address
 
 USER = UUID(int=1)
 HOST = "127.0.0.1"
@@ -93,6 +97,13 @@ async def gone(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> 
     """Close at once."""
 
 
+async def resets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reset at once."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer more than anybody asked for."""
     for _ in range(2):
@@ -100,7 +111,7 @@ async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         await writer.drain()
 
 
-@pytest.mark.parametrize("handler", [noise, nothing, gone, megabytes])
+@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes])
 def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
     """Whatever comes is discarded; the hunt ends when its connections are used up."""
 
@@ -109,6 +120,27 @@ def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
             result = await hunt(target)
         assert (result.ended, result.findings, result.trouble) == ("connections", [], "")
         assert result.connections >= 60
+
+    asyncio.run(main())
+
+
+def test_peer_ends_a_connection_that_is_gone_already() -> None:
+    """The server has reset it, and nobody has looked since: neither FIN nor RST is an error."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server((HOST, 0)) as listener:
+            for verb in ("half", "close", "abort"):
+                _, peer = await loop.create_connection(
+                    lambda: HuntPeer(USER, lambda: None), *listener.getsockname()
+                )
+                accepted, _ = listener.accept()
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                accepted.close()
+                for each in (verb, "data", "abort"):
+                    peer.perform(Step(each, "a", 1, size=5), lambda _: Address.of(HOST, 7))
+                peer.close()
+                await asyncio.sleep(0)
 
     asyncio.run(main())
 
