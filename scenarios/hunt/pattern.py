@@ -13,6 +13,8 @@ from scenarios.steps import ENDINGS, Sequence, Step
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+UNSAID = -1
+"""Where an ending stands that no step says."""
 _OPENING = {"open", "connect", "bad"}
 
 
@@ -25,10 +27,12 @@ class _Name(NamedTuple):
 
 
 def find(pattern: Sequence, sequence: Sequence) -> tuple[int, ...] | None:
-    """Return where the steps of a pattern are in a sequence, or None."""
-    # What is still open at the end is closed then.
-    closes = (Step("close", name) for name in dict.fromkeys(step.connection for step in sequence))
-    return _find(tuple(_named(pattern)), tuple(_named(Sequence((*sequence, *closes)))), 0, {})
+    """Return where the steps of a pattern are in a sequence, or None.
+
+    An ending that no step says is at `UNSAID`: of what is still open at the end, or opened again.
+    """
+    steps = tuple(each for each in _named(pattern) if each.at != UNSAID)
+    return _find(steps, tuple(_named(sequence)), 0, {})
 
 
 def mask(pattern: Sequence, sequence: Sequence) -> Sequence | None:
@@ -54,29 +58,44 @@ def connections(sequence: Sequence) -> int:
     return sum(step.verb in _OPENING for step in sequence)
 
 
-def _named(sequence: Sequence) -> Iterator[tuple[Step, _Name]]:
+class _Said(NamedTuple):
+    """A step, where it stands, and whom it concerns."""
+
+    at: int
+    step: Step
+    name: _Name
+
+
+def _named(sequence: Sequence) -> Iterator[_Said]:
     turns: dict[str, int] = {}
-    for step in sequence:
-        turns[step.connection] = turns.get(step.connection, 0) + (step.verb in _OPENING)
-        yield step, _Name(step.connection, turns[step.connection], step.stream)
+    for at, step in enumerate(sequence):
+        name, turn = step.connection, turns.get(step.connection, 0)
+        if step.verb in _OPENING:
+            if turn:
+                yield _ending(name, turn)
+            turn += 1
+        turns[name] = turn
+        yield _Said(at, step, _Name(name, turn, step.stream))
+    yield from (_ending(name, turn) for name, turn in turns.items())
+
+
+def _ending(name: str, turn: int) -> _Said:
+    return _Said(UNSAID, Step("close", name), _Name(name, turn))
 
 
 def _find(
-    pattern: tuple[tuple[Step, _Name], ...],
-    sequence: tuple[tuple[Step, _Name], ...],
-    start: int,
-    names: dict[_Name, _Name],
+    pattern: tuple[_Said, ...], sequence: tuple[_Said, ...], start: int, names: dict[_Name, _Name]
 ) -> tuple[int, ...] | None:
     if not pattern:
         return ()
-    (wanted, name), rest = pattern[0], pattern[1:]
-    for at in range(start, len(sequence)):
-        step, other = sequence[at]
-        if not _does(step, wanted):
+    wanted, rest = pattern[0], pattern[1:]
+    for index in range(start, len(sequence)):
+        said = sequence[index]
+        if not _does(said.step, wanted.step):
             continue
-        bound = _bind(names, name, other)
-        if bound is not None and (found := _find(rest, sequence, at + 1, bound)) is not None:
-            return (at, *found)
+        bound = _bind(names, wanted.name, said.name)
+        if bound is not None and (found := _find(rest, sequence, index + 1, bound)) is not None:
+            return (said.at, *found)
     return None
 
 

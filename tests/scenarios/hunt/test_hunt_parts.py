@@ -117,6 +117,8 @@ def test_pattern_is_found_on_one_connection_and_one_stream() -> None:
         twice, seq("b:open a:open b:new:7:@deaf+5 b:data:7+5 b:new:7:@flood b:abort")
     )
     assert found == (0, 2, 4, 5)
+    opened_again = seq("a:open a:new:1:@echo a:new:1:@echo a:open a:close")
+    assert pattern.find(twice, opened_again) == (0, 1, 2, pattern.UNSAID)
     assert pattern.find(twice, seq("a:open a:new:1:@echo a:new:2:@echo a:close")) is None
     assert pattern.find(twice, seq("a:open a:new:1:@echo a:open a:new:1:@echo a:close")) is None
     assert pattern.find(seq("a:open a:new:1:@deaf a:close"), twice) is None
