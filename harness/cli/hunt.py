@@ -28,12 +28,12 @@ SUFFIX = ".hunt.json"
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-def _known(word: str) -> list[Finding]:
+def _known(path: Path | None) -> list[Finding]:
     """Read the file of an earlier hunt."""
     try:
-        return files.read(Path(word).read_text("utf-8"))
+        return [] if path is None else files.read(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{word}: {error}") from None
+        raise click.BadParameter(f"{path}: {error}", param_hint="'--known'") from None
 
 
 def _sequence(line: str) -> Sequence:
@@ -52,12 +52,10 @@ def _sequence(line: str) -> Sequence:
 @click.command(
     "hunt",
     epilog=params.examples(
-        "hunt 127.0.0.1:8443 --user UUID --pprof http://127.0.0.1:6060",
-        "hunt 127.0.0.1:8443 --user UUID --pid 4242 --time 60",
-        "hunt 127.0.0.1:8443 --user UUID --pprof http://127.0.0.1:6060 \\",
-        "       --command 'sing-box run -c server.json'",
-        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:new:1:@silent a:end:1 a:close'",
-        "hunt 127.0.0.1:8443 --pid 4242 --known muxleak-hunt-127.0.0.1-8443.hunt.json",
+        "hunt 127.0.0.1:8443 --pprof http://127.0.0.1:6060",
+        "hunt 127.0.0.1:8443 --pid 4242 --time 60 --known hunt.json",
+        "hunt 127.0.0.1:8443 --command 'sing-box run -c server.json'",
+        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:close'",
     ),
 )
 @click.argument("address", type=params.listen, metavar="HOST:PORT")
@@ -104,7 +102,13 @@ def _sequence(line: str) -> Sequence:
     show_default=True,
     help="Seconds that what is left must stay to be called a leak.",
 )
-@click.option("--known", type=_known, metavar="FILE", help="Skip what an earlier hunt has found.")
+@click.option(
+    "--known",
+    "known_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Skip what an earlier hunt has found.",
+)
 @click.option("--replay", type=_sequence, metavar="STEPS", help="Measure these steps, and no more.")
 @click.option(
     "--out",
@@ -130,24 +134,26 @@ def hunt_command(
     connections: int,
     bandwidth: float,
     patience: float,
-    known: list[Finding] | None,
+    known_file: Path | None,
     replay: Sequence | None,
     out: Path,
     seed: int,
     owned: bool,
     as_json: bool,
 ) -> None:
-    """Search a running VLESS server with mux.cool for sequences that leak.
+    """Search a running VLESS server for sequences that leak.
 
-    Each sequence is repeated while goroutines, descriptors and memory are counted from outside,
-    until growth per repetition is certain; then shrunk. Counted is what stays when all connections
-    are closed, and what of it stays when the destinations have gone, too. Ctrl-C ends the hunt with
-    what it has. Exits with 1 if something was found, also if the server died.
+    The server speaks mux.cool. Each sequence is repeated while goroutines, descriptors and memory
+    are counted from outside, until growth per repetition is certain; then shrunk. Counted is what
+    stays when all connections are closed, and what of it stays when the destinations have gone,
+    too. Ctrl-C ends the hunt with what it has. Exits with 1 if something was found, also if the
+    server died.
     """
     target = _target(address, pprof, pid, command)
     if not owned:
         _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof))
     kept.check_out(out)
+    known = _known(known_file)
     limits = Limits(seconds, connections, bandwidth * 1e6, patience)
     replays = None if replay is None else [replay]
     again = hunt_report.Again.of(ctx, address)
