@@ -27,6 +27,7 @@ MODULES = {
     "replay": "replay",
     "bench": "bench",
     "serve": "serve",
+    "hunt": "hunt",
 }
 """Where each command is: in its module, under its name and ``_command``."""
 

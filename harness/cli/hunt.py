@@ -1,0 +1,234 @@
+"""``muxleak hunt``: sequences against a running server over TCP, counted from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli import hunt_report, interrupt, kept, params, render
+from harness.cli.params import Listen
+from harness.cli.serve import USER
+from scenarios.hunt import findings as files
+from scenarios.hunt.counters import CounterError, Pprof
+from scenarios.hunt.destinations import HOST, KINDS, Destinations
+from scenarios.hunt.hunt import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Hunt, Limits
+from scenarios.hunt.target import StartError, Target
+from scenarios.steps import Sequence
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from scenarios.hunt.findings import Finding
+    from scenarios.hunt.hunt import Result, Status
+
+SUFFIX = ".hunt.json"
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+def _known(path: Path | None) -> list[Finding]:
+    """Read the file of an earlier hunt."""
+    try:
+        return [] if path is None else files.read(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="'--known'") from None
+
+
+def _sequence(line: str) -> Sequence:
+    """Read steps that can be taken at a server that is not ours."""
+    try:
+        sequence = Sequence.parse(line)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    for step in sequence:
+        if step.what not in {*KINDS, ""} and step.verb in {"new", "udp", "xudp"}:
+            expected = f"expected one of {', '.join(KINDS)}, which are hosted here"
+            raise click.BadParameter(f"step {str(step)!r}: {expected}; got {step.what!r}")
+    return sequence
+
+
+@click.command(
+    "hunt",
+    epilog=params.examples(
+        "hunt 127.0.0.1:8443 --pprof http://127.0.0.1:6060",
+        "hunt 127.0.0.1:8443 --pid 4242 --time 60 --known hunt.json",
+        "hunt 127.0.0.1:8443 --command 'sing-box run -c server.json'",
+        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:close'",
+    ),
+)
+@click.argument("address", type=params.listen, metavar="HOST:PORT")
+@click.option("--user", type=click.UUID, default=USER, show_default=True, help="Who connects.")
+@click.option(
+    "--pprof",
+    multiple=True,
+    metavar="URL",
+    help="Count goroutines: its /debug/pprof/goroutine?debug=1 or 2, or text of that form.",
+)
+@click.option(
+    "--pid", type=click.IntRange(min=1), help="Count descriptors, threads and memory of a process."
+)
+@click.option("--command", metavar="COMMAND", help="Start the server, and count that process.")
+@click.option(
+    "--destinations",
+    "host",
+    default=HOST,
+    show_default=True,
+    metavar="HOST",
+    help="Our own address, where the server finds the destinations that are hosted here.",
+)
+@click.option(
+    "--time", "seconds", type=_POSITIVE, default=SECONDS, show_default=True, help="Seconds at most."
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    default=CONNECTIONS,
+    show_default=True,
+    help="Connections at most.",
+)
+@click.option(
+    "--bandwidth",
+    type=_POSITIVE,
+    default=BANDWIDTH / 1e6,
+    show_default=True,
+    help="Megabytes a second at most, sent by the clients.",
+)
+@click.option(
+    "--patience",
+    type=_POSITIVE,
+    default=PATIENCE,
+    show_default=True,
+    help="Seconds that what is left must stay to be called a leak.",
+)
+@click.option(
+    "--known",
+    "known_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Skip what an earlier hunt has found.",
+)
+@click.option("--replay", type=_sequence, metavar="STEPS", help="Measure these steps, and no more.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=".",
+    metavar="DIR|FILE",
+    help="Where the file goes, if something is found.  [default: here]",
+)
+@click.option("--i-own-this-server", "owned", is_flag=True, help="Allow one beyond this machine.")
+@params.seed_option
+@params.json_option
+@click.pass_context
+def hunt_command(
+    ctx: click.Context,
+    *,
+    address: Listen,
+    user: UUID,
+    pprof: tuple[str, ...],
+    pid: int | None,
+    command: str | None,
+    host: str,
+    seconds: float,
+    connections: int,
+    bandwidth: float,
+    patience: float,
+    known_file: Path | None,
+    replay: Sequence | None,
+    out: Path,
+    seed: int,
+    owned: bool,
+    as_json: bool,
+) -> None:
+    """Search a running VLESS server for sequences that leak.
+
+    The server speaks mux.cool. Each sequence is repeated while goroutines, descriptors and memory
+    are counted from outside, until growth per repetition is certain; then shrunk. Counted is what
+    stays when all connections are closed, and what of it stays when the destinations have gone,
+    too. Ctrl-C ends the hunt with what it has. Exits with 1 if something was found, also if the
+    server died.
+    """
+    target = _target(address, pprof, pid, command)
+    if not owned:
+        _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof))
+    kept.check_out(out)
+    known = _known(known_file)
+    limits = Limits(seconds, connections, bandwidth * 1e6, patience)
+    replays = None if replay is None else [replay]
+    again = hunt_report.Again.of(ctx, address)
+    try:
+        with interrupt.caught() as stopped, render.progress(seconds) as steps:
+
+            def tell(status: Status) -> None:
+                steps.follow(status.seconds)
+                steps.say(hunt_report.progress_in_words(status))
+
+            async def hunt() -> Result:
+                async with Destinations(host) as destinations:
+                    await target.start()
+                    return await Hunt(
+                        target,
+                        user,
+                        destinations,
+                        limits=limits,
+                        seed=seed,
+                        known=known,
+                        progress=tell,
+                        stopped=stopped,
+                    ).run(replays)
+
+            result = asyncio.run(hunt())
+    except (StartError, CounterError) as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.BadParameter(
+            f"cannot host destinations on {host!r}: {error.strerror}; name an address of this "
+            "machine",
+            param_hint="'--destinations'",
+        ) from None
+    finally:
+        target.stop()
+    path = None
+    if result.findings:
+        content = files.write(result.findings).encode()
+        path = kept.keep(out, f"hunt-{address}", SUFFIX, content)
+    if as_json:
+        render.emit_json(hunt_report.to_json(result, address, seed, path, again))
+    else:
+        hunt_report.show(render.stdout(), result, address, path, again)
+    ctx.exit(_code(result))
+
+
+def _code(result: Result) -> int:
+    if result.findings:
+        return 1
+    if result.trouble:
+        return 2
+    return interrupt.CODE if result.ended == "stopped" else 0
+
+
+def _target(
+    address: Listen, pprof: tuple[str, ...], pid: int | None, command: str | None
+) -> Target:
+    if pid is not None and command is not None:
+        raise click.UsageError("--pid means nothing with --command, whose process is counted")
+    if not (pprof or pid or command):
+        raise click.UsageError(
+            "expected a way to count the server: --pprof URL (goroutines), --pid PID (descriptors, "
+            "memory), --command COMMAND (starts it), or several; got none"
+        )
+    try:
+        return Target((address.host, address.port), pprof=pprof, pid=pid, command=command)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _check_loopback(*addresses: Listen) -> None:
+    for address in addresses:
+        if not address.loopback:
+            raise click.UsageError(
+                f"expected a loopback address, got {address.host!r}: what is found here leaks, so a"
+                " hunt uses up the memory and descriptors of the server until it fails for "
+                "everybody who uses it; add --i-own-this-server if it is yours to break"
+            )

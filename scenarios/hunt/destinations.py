@@ -1,0 +1,125 @@
+"""The destinations of a hunt: listeners of ours that the server under test is told to dial."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from scenarios.destinations import DESTINATIONS
+from vless import Address
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from scenarios.destinations import Destination
+
+HOST = "127.0.0.1"
+KINDS = (*(f"@{name}" for name in DESTINATIONS), "@refuse", "@nowhere")
+"""What may serve a stream of a server that is not ours: no handler, and no dial that hangs."""
+_SEGMENT = 536
+_WINDOW = 4096
+"""What a destination that never reads offers to take: with segments that small, the server under
+test keeps little, too, and feels it after a few frames. By default it takes 8 MB."""
+
+
+class Destinations:
+    """Listeners for each kind, on free ports of one address; use as an async context manager.
+
+    ``traffic`` counts what happens at them, so that one can see that nothing does.
+
+    Raises:
+        OSError: on entering, if the address is none of this machine.
+    """
+
+    def __init__(self, host: str = HOST) -> None:
+        self._host = host
+        self._addresses: dict[str, Address] = {"@nowhere": Address.of("", 7)}
+        self._servers: list[asyncio.Server] = []
+        self._hosted: set[Destination] = set()
+        self._refusing = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self.traffic = 0
+
+    async def __aenter__(self) -> Self:
+        # Bound and not listening: it refuses, and nobody else can take the port.
+        try:
+            self._refusing.bind((self._host, 0))
+        except OSError:
+            self._refusing.close()
+            raise
+        self._addresses["@refuse"] = _address(self._refusing)
+        loop = asyncio.get_running_loop()
+        for name in DESTINATIONS:
+            sock = socket.socket(self._refusing.family)
+            if name == "deaf":
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WINDOW)
+            sock.bind((self._host, 0))
+            server = await loop.create_server(partial(self._accept, name), sock=sock, backlog=1024)
+            self._servers.append(server)
+            self._addresses[f"@{name}"] = _address(sock)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+        for server in self._servers:
+            server.close()
+        self._refusing.close()
+
+    def address(self, kind: str) -> Address:
+        """Return where a kind is found."""
+        return self._addresses[kind]
+
+    def leave(self) -> None:
+        """Close every connection that a destination still has: they go, the listeners stay."""
+        hosted, self._hosted = self._hosted, set()
+        for each in hosted:
+            each.transport.abort()
+
+    def _accept(self, name: str) -> asyncio.Protocol:
+        return _Watched(self, DESTINATIONS[name]())
+
+    def begun(self, destination: Destination) -> None:
+        """Note a connection."""
+        self._hosted.add(destination)
+        self.traffic += 1
+
+    def ended(self, destination: Destination) -> None:
+        """Note the end of one."""
+        self._hosted.discard(destination)
+        self.traffic += 1
+
+
+class _Watched(asyncio.Protocol):
+    """Passes everything on to a destination, and tells the host of it."""
+
+    def __init__(self, host: Destinations, destination: Destination) -> None:
+        self._host = host
+        self._destination = destination
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._destination.connection_made(transport)
+        self._host.begun(self._destination)
+
+    def data_received(self, data: bytes) -> None:
+        self._host.traffic += 1
+        self._destination.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        self._host.traffic += 1
+        return self._destination.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._destination.connection_lost(exc)
+        self._host.ended(self._destination)
+
+
+def _address(sock: socket.socket) -> Address:
+    host, port = sock.getsockname()[:2]
+    return Address.of(host, port)

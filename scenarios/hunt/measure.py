@@ -1,0 +1,178 @@
+"""How much a server has more of after each repetition of a sequence, when it is at rest again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from scenarios.hunt.batch import REST_SECONDS
+from scenarios.hunt.counters import DESCRIPTORS, tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenarios.hunt.batch import Driver
+    from scenarios.hunt.counters import Counts, Snapshot
+    from scenarios.hunt.destinations import Destinations
+    from scenarios.hunt.stacks import Stack
+    from scenarios.steps import Sequence
+
+COPIES = 3
+"""Repetitions that a quick look is made of."""
+BATCHES = (4, 4, 8)
+"""Repetitions after each of which a certain growth has the same slope."""
+QUICK = 0.25
+"""Seconds without a change after which a quick look takes the counts as final."""
+_POLL = 0.01
+_LIMIT = 20.0
+"""Patiences after which counts that never stand still are taken as they are."""
+
+
+class Growth(NamedTuple):
+    """What one repetition of a sequence leaves, whole numbers only, by stack or unit.
+
+    ``held`` is counted while the destinations live, ``kept`` after all of them have gone. ``exact``
+    says that every batch grew by the same; ``memory`` is in bytes and rough.
+    """
+
+    held: Counter[Stack]
+    kept: Counter[Stack]
+    exact: bool = True
+    memory: int | None = None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything is left."""
+        return bool(self.held or self.kept)
+
+    @property
+    def tasks(self) -> tuple[int, int]:
+        """Goroutines left: while the destinations live, and after."""
+        return tasks(self.held), tasks(self.kept)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Descriptors left: while the destinations live, and after."""
+        return self.held[DESCRIPTORS], self.kept[DESCRIPTORS]
+
+    def without(self, other: Growth, times: int) -> Growth:
+        """Take away what is explained by something else, so many times."""
+        held, kept = self.held.copy(), self.kept.copy()
+        for left, known in ((held, other.held), (kept, other.kept)):
+            left.subtract({stack: count * times for stack, count in known.items()})
+        return self._replace(held=+held, kept=+kept)
+
+
+def slopes(points: list[tuple[int, Counter[Stack]]]) -> tuple[Counter[Stack], bool]:
+    """Return growth per repetition, rounded down, from counts after so many; and if it is exact.
+
+    What does not grow from each point to the next is no leak; what does so unevenly has the slope
+    of its least squares.
+    """
+    found: Counter[Stack] = Counter()
+    exact = True
+    pairs = list(pairwise(points))
+    for stack in {stack for _, counts in points for stack in counts}:
+        steps = [(b[0] - a[0], b[1][stack] - a[1][stack]) for a, b in pairs]
+        if any(grown < 1 for _, grown in steps):
+            continue
+        if len({grown / done for done, grown in steps}) == 1 and steps[0][1] % steps[0][0] == 0:
+            found[stack] = steps[0][1] // steps[0][0]
+            continue
+        slope = _least_squares([(done, counts[stack]) for done, counts in points])
+        # Half a leak for each repetition is a race that is lost often enough to be repeated.
+        if len(points) > 2 and slope >= 0.5:  # noqa: PLR2004 - two points always lie on a line
+            exact = False
+        found[stack] = round(slope) if len(points) > 2 else int(slope)  # noqa: PLR2004 - the same
+    return +found, exact
+
+
+def _least_squares(points: list[tuple[int, int]]) -> float:
+    count = len(points)
+    mean_x = sum(x for x, _ in points) / count
+    mean_y = sum(y for _, y in points) / count
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
+
+
+class Meter:
+    """Runs batches and waits, watching the counts, until they stand still."""
+
+    def __init__(
+        self,
+        counter: Counts,
+        driver: Driver,
+        destinations: Destinations,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._counter = counter
+        self._driver = driver
+        self._destinations = destinations
+        self._clock = clock
+        self.quick = QUICK
+        self._last: Snapshot | None = None
+
+    async def grow(
+        self, sequence: Sequence, batches: tuple[int, ...] = (COPIES,), patience: float = 0
+    ) -> Growth:
+        """Repeat a sequence in batches; count before, between, after, and without destinations.
+
+        Raises:
+            UnreachableError: if the server takes no connection.
+            CounterError: if it cannot be counted any more.
+        """
+        patience = patience or self.quick
+        before = await self.settle(self._last)
+        points = [(0, before.counts)]
+        now = before
+        for copies in batches:
+            await self._driver.run(sequence, copies, self._rest)
+            # Between two batches nothing need be back: only the last one is waited for.
+            last = len(points) == len(batches)
+            now = await self.settle(before, patience if last else self.quick)
+            points.append((points[-1][0] + copies, now.counts))
+        held, exact = slopes(points)
+        memory = None
+        if before.memory is not None and now.memory is not None:
+            memory = (now.memory - before.memory) // points[-1][0]
+        self._destinations.leave()
+        after = await self.settle(before, patience)
+        self._last = after
+        left = after.counts - before.counts
+        kept = +Counter({stack: count // points[-1][0] for stack, count in left.items()})
+        if not exact:
+            kept = +Counter({stack: round(n / points[-1][0]) for stack, n in left.items()})
+        return Growth(held, +kept, exact, memory)
+
+    async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
+        """Look until all is as ``before``, or nothing has changed for so many seconds; bounded."""
+        patience = patience or self.quick
+        begun = since = self._clock()
+        last = await self._counter.read()
+        while True:
+            now = self._clock()
+            if before is not None and last.counts == before.counts:
+                return last
+            if now - since >= patience or now - begun >= patience * _LIMIT:
+                return last
+            self._driver.spending.check()
+            await asyncio.sleep(_POLL)
+            new = await self._counter.read()
+            if new.counts != last.counts:
+                since = self._clock()
+            last = new
+
+    async def _rest(self) -> None:
+        """Wait until two looks see the same and nothing has moved between them; bounded."""
+        until = self._clock() + REST_SECONDS
+        last, moved = await self._counter.read(), -1
+        while moved != self._driver.traffic and self._clock() < until:
+            moved = self._driver.traffic
+            await asyncio.sleep(_POLL / 10)
+            new = await self._counter.read()
+            if new.counts != last.counts:
+                moved = -1
+            last = new

@@ -1,0 +1,228 @@
+"""The parts of a hunt: profiles read, growth decided, patterns found and left out, shrinking."""
+
+import asyncio
+from collections import Counter
+from random import Random
+
+import pytest
+
+from scenarios.hunt import findings, pattern
+from scenarios.hunt.batch import Spending
+from scenarios.hunt.destinations import KINDS
+from scenarios.hunt.drawing import draw
+from scenarios.hunt.findings import Finding, Known
+from scenarios.hunt.measure import Growth, slopes
+from scenarios.hunt.shrink import shrink
+from scenarios.hunt.stacks import Stack, parse_stacks, readable
+from scenarios.steps import MAX_SIZE, Sequence
+
+GROUPED = """goroutine profile: total 5
+3 @ 0x49384a 0x41c96e
+#\t0x4d9706\tinternal/poll.(*pollDesc).wait+0x26\tinternal/poll/fd_poll_runtime.go:84
+#\t0x162c4e4\tmain.run+0x384\t\t\tgithub.com/x/cmd_run.go:197
+
+1 @ 0x49384a
+# labels: {"a":"b"}
+#\t0xc3fe30\truntime/pprof.writeGoroutine+0xb0\truntime/pprof/pprof.go:848
+
+1 @ 0x49acc1
+
+"""
+SINGLE = """goroutine 7 [IO wait, 3 minutes]:
+internal/poll.(*FD).Read(0xc000, {0x1, 0x2})
+\t/go/src/fd.go:12 +0x1
+main.run({0x1, 0x2}, 0x3)
+\t/src/main.go:197 +0x384
+created by main.start in goroutine 1
+\t/src/main.go:10 +0x5
+
+goroutine 9 [select]:
+main.wait()
+\t/src/main.go:20 +0x1
+"""
+POLL: Stack = ("io.Read", "main.serve")
+PIPE: Stack = ("io.(*pipe).read", "main.copy")
+FD: Stack = ("descriptors",)
+
+
+def seq(line: str) -> Sequence:
+    """Read a line."""
+    return Sequence.parse(line)
+
+
+def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None) -> Finding:
+    """A finding that leaves so much."""
+    return Finding(seq(line), Growth(Counter(held), Counter(kept or {})))
+
+
+def test_stacks_are_counted_without_the_goroutines_that_count() -> None:
+    """Offsets and labels go; whoever writes the profile, or has not begun to run, is left out."""
+    assert parse_stacks(GROUPED) == {("internal/poll.(*pollDesc).wait", "main.run"): 3}
+
+
+def test_stacks_of_single_goroutines_have_state_and_starter() -> None:
+    """The second form of the profile; for how long one waits makes no other stack."""
+    assert parse_stacks(SINGLE) == {
+        ("[IO wait]", "internal/poll.(*FD).Read", "main.run", "created by main.start"): 1,
+        ("[select]", "main.wait"): 1,
+    }
+
+
+def test_stacks_of_tasks_have_no_addresses() -> None:
+    """The same form, of anything else that counts tasks; none at all is a profile, too."""
+    text = "goroutine profile: total 2\n2 @ 0x0\n#\tContext.wait context.py:9\n#\tserve s.py:1\n"
+
+    assert parse_stacks(text) == {("Context.wait", "serve"): 2}
+    assert parse_stacks("goroutine profile: total 0\n") == {}
+
+
+@pytest.mark.parametrize("text", ["", "<html>", "goroutine profile: total 9\n1 @ 0x1\n#\tf f.go:1"])
+def test_stacks_refuse_what_is_no_profile(text: str) -> None:
+    """Neither something else, nor a profile that was cut short."""
+    with pytest.raises(ValueError, match="expected"):
+        parse_stacks(text)
+
+
+def test_readable_stack_keeps_something() -> None:
+    """The runtime's plumbing goes, unless nothing else is there."""
+    assert readable(("[IO wait]", "internal/poll.Read", "main.f")) == ("[IO wait]", "main.f")
+    assert readable(("[idle]", "runtime.gc")) == ("[idle]", "runtime.gc")
+
+
+@pytest.mark.parametrize(
+    ("counts", "slope", "exact"),
+    [
+        ((5, 9, 13, 21), 1, True),
+        ((5, 13, 21, 37), 2, True),
+        ((5, 5, 5, 5), 0, True),
+        ((5, 9, 9, 17), 0, True),
+        ((5, 8, 12, 21), 1, False),
+        ((5, 6, 7, 8), 0, True),
+    ],
+)
+def test_slopes_are_certain_where_every_batch_grows(
+    counts: tuple[int, ...], slope: int, *, exact: bool
+) -> None:
+    """Whole slopes, the same in each batch; nothing where one batch adds nothing, or all little."""
+    points = [(done, Counter({POLL: n})) for done, n in zip((0, 4, 8, 16), counts, strict=True)]
+
+    assert slopes(points) == (Counter({POLL: slope} if slope else {}), exact)
+
+
+def test_pattern_is_found_on_one_connection_and_one_stream() -> None:
+    """Other names and steps between do not hide it; two streams or connections do not make it."""
+    twice = seq("a:open a:new:1:@echo a:new:1:@echo a:close")
+
+    found = pattern.find(
+        twice, seq("b:open a:open b:new:7:@deaf+5 b:data:7+5 b:new:7:@flood b:abort")
+    )
+    assert found == (0, 2, 4, 5)
+    opened_again = seq("a:open a:new:1:@echo a:new:1:@echo a:open a:close")
+    assert pattern.find(twice, opened_again) == (0, 1, 2, pattern.UNSAID)
+    assert pattern.find(twice, seq("a:open a:new:1:@echo a:new:2:@echo a:close")) is None
+    assert pattern.find(twice, seq("a:open a:new:1:@echo a:open a:new:1:@echo a:close")) is None
+    assert pattern.find(seq("a:open a:new:1:@deaf a:close"), twice) is None
+
+
+def test_mask_leaves_out_the_step_that_completes_a_pattern() -> None:
+    """As often as it is there; and gives up where only connections are left."""
+    twice = seq("a:open a:new:1:@echo a:new:1:@echo a:close")
+    thrice = seq("a:open a:new:3:@echo a:new:3:@deaf a:new:3:@echo a:end:3 a:close")
+
+    assert str(pattern.mask(twice, thrice)) == "a:open a:new:3:@echo a:end:3 a:close"
+    assert pattern.mask(seq("a:open a:close"), thrice) is None
+
+
+def test_known_explains_sums_only() -> None:
+    """What is left is known if it is what is known, so many times; of both counts."""
+    known = Known(
+        [
+            leak("a:open a:end:1 a:close", {POLL: 1, FD: 1}),
+            leak("a:open a:new:1:@echo a:close", {POLL: 1, PIPE: 1, FD: 1}, {PIPE: 1, FD: 1}),
+        ]
+    )
+
+    def grows(held: dict[Stack, int], kept: dict[Stack, int]) -> bool:
+        return known.explains(Growth(Counter(held), Counter(kept)))
+
+    assert grows({}, {})
+    assert grows({POLL: 3, PIPE: 2, FD: 3}, {PIPE: 2, FD: 2})
+    assert not grows({POLL: 3, PIPE: 2, FD: 3}, {PIPE: 1, FD: 2})
+    assert not grows({POLL: 1}, {})
+    assert not grows({("other",): 1}, {})
+
+
+def test_known_takes_off_what_every_connection_leaves() -> None:
+    """A leak of connections as such cannot be left out of sequences; what comes with it can."""
+    known = Known([leak("a:open a:close", {POLL: 1}, {POLL: 1})])
+    line = seq("a:open b:open a:new:1:@echo a:close b:close")
+    growth = Growth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 2}))
+
+    assert known.mask(line) == line
+    assert not known.shows(line)
+    assert known.unexplained(line, growth)[:2] == (Counter({PIPE: 1}), Counter())
+
+
+def test_findings_are_read_back() -> None:
+    """What a hunt has written tells the next one what is known."""
+    one = leak("a:open a:new:1:@echo a:new:1:@echo a:close", {POLL: 1, FD: 1}, {FD: 1})
+    (read,) = findings.read(findings.write([one]))
+
+    assert (read.sequence, read.growth) == (one.sequence, one.growth)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"muxleak_hunt": 9}', '{"muxleak_hunt": 1}'])
+def test_findings_refuse_other_files(text: str) -> None:
+    """Neither another version nor anything else."""
+    with pytest.raises(ValueError, match=r"expected a file that muxleak hunt|Expecting value"):
+        findings.read(text)
+
+
+def test_shrink_reaches_the_shortest() -> None:
+    """From many steps on many connections to the four that matter, made plain; no look twice."""
+    twice = seq("a:open a:new:1:@echo a:new:1:@echo a:close")
+    drawn = (draw(Random(seed)) for seed in range(1000))
+    start = next(each for each in drawn if len(each) > 20 and pattern.find(twice, each))
+    looks: list[str] = []
+
+    async def leaks(sequence: Sequence) -> bool:
+        looks.append(str(sequence))
+        return pattern.find(twice, sequence) is not None
+
+    assert asyncio.run(shrink(start, leaks)) == twice
+    assert len(looks) == len(set(looks)) < 100
+
+
+def test_shrink_keeps_within_its_looks() -> None:
+    """What never shrinks ends, too."""
+    looks = 0
+
+    async def leaks(_sequence: Sequence) -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    start = draw(Random(3))
+    assert asyncio.run(shrink(start, leaks, looks=10)) == start
+    assert looks == 10
+
+
+def test_drawn_sequences_name_hosted_destinations_only() -> None:
+    """No handler of ours, no operator; and bytes enough to fill what a server keeps."""
+    steps = [step for seed in range(50) for step in draw(Random(seed))]
+
+    assert {step.what for step in steps if step.verb == "new"} == set(KINDS)
+    assert not {"cancel", "wait", "udp", "xudp"} & {step.verb for step in steps}
+    assert max(step.size for step in steps) == MAX_SIZE
+
+
+def test_bandwidth_is_kept_over_time() -> None:
+    """Each byte takes its time; what was not used is not saved up."""
+    now = 0.0
+    spending = Spending(100, clock=lambda: now)
+
+    assert spending.delay(50) == 0.5
+    assert spending.delay(50) == 1.0
+    now = 10.0
+    assert spending.delay(50) == 0.5
+    assert spending.sent == 150

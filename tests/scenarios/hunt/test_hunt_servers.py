@@ -1,0 +1,363 @@
+"""A hunt of servers in this process: hostile ones, ones that die, endpoints that lie."""
+
+import asyncio
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from os import getpid
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from scenarios.hunt import batch, counters, measure
+from scenarios.hunt import target as targets
+from scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
+from scenarios.hunt.destinations import Destinations
+from scenarios.hunt.hunt import Hunt, Limits, Result
+from scenarios.hunt.peers import HuntPeer
+from scenarios.hunt.target import StartError, Target
+from scenarios.steps import Sequence, Step
+from vless import Address
+
+USER = UUID(int=1)
+HOST = "127.0.0.1"
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits are as short as the servers here allow."""
+    monkeypatch.setattr(measure, "QUICK", 0.005)
+    monkeypatch.setattr(measure, "_POLL", 0.0005)
+    monkeypatch.setattr(batch, "REST_SECONDS", 0.002)
+    monkeypatch.setattr(measure, "REST_SECONDS", 0.002)
+    monkeypatch.setattr(targets, "_PAUSE", 0.001)
+
+
+class Counted(Target):
+    """A server in this process: what it holds is what it says."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, pid=getpid())
+        self.held: Counter[tuple[str, ...]] = Counter()
+
+    async def read(self) -> Snapshot:
+        """Tell what it holds."""
+        return Snapshot(self.held.copy())
+
+
+@asynccontextmanager
+async def serving(handler: Handler) -> AsyncIterator[tuple[asyncio.Server, Counted]]:
+    """Serve for the length of a block."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await handler(reader, writer)
+        writer.close()
+
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(handle, HOST, 0)
+    try:
+        yield server, Counted(server.sockets[0].getsockname())
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+        # What is aborted is closed in the next iteration, and read to its end in the one after.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+async def hunt(
+    target: Target, *lines: str, connections: int = 60, patience: float = 0.01
+) -> Result:
+    """Hunt a server until something is found, or measure lines at it."""
+    limits = Limits(seconds=20, connections=connections, patience=patience, findings=1)
+    replays = [Sequence.parse(line) for line in lines] or None
+    async with Destinations() as destinations:
+        return await Hunt(target, USER, destinations, limits=limits).run(replays)
+
+
+async def noise(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with bytes that mean nothing."""
+    writer.write(Random(1).randbytes(1000))
+    await writer.drain()
+
+
+async def nothing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Never answer."""
+    await reader.read()
+
+
+async def gone(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Close at once."""
+
+
+async def resets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reset at once."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer more than anybody asked for."""
+    for _ in range(2):
+        writer.write(bytes(1 << 20))
+        await writer.drain()
+
+
+@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes])
+def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
+    """Whatever comes is discarded; the hunt ends when its connections are used up."""
+
+    async def main() -> None:
+        async with serving(handler) as (_, target):
+            result = await hunt(target)
+        assert (result.ended, result.findings, result.trouble) == ("connections", [], "")
+        assert result.connections >= 60
+
+    asyncio.run(main())
+
+
+def test_peer_ends_a_connection_that_is_gone_already() -> None:
+    """The server has reset it, and nobody has looked since: neither FIN nor RST is an error."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server((HOST, 0)) as listener:
+            for verb in ("half", "close", "abort"):
+                _, peer = await loop.create_connection(
+                    lambda: HuntPeer(USER, lambda: None), *listener.getsockname()
+                )
+                accepted, _ = listener.accept()
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                accepted.close()
+                for each in (verb, "data", "abort"):
+                    peer.perform(Step(each, "a", 1, size=5), lambda _: Address.of(HOST, 7))
+                peer.close()
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_hunt_finds_what_every_connection_leaves() -> None:
+    """A count that grows by two with each connection, of which one stays for ever: two steps."""
+
+    async def main() -> None:
+        async def leaky(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            target.held[("wait", "serve")] += 1
+            await reader.read()
+
+        async with serving(leaky) as (_, target):
+            result = await hunt(target, connections=400)
+        assert [str(each.sequence) for each in result.findings] == ["a:open a:close"]
+        (found,) = result.findings
+        assert (found.shrunk, found.confirmed, found.growth.exact) == (True, True, True)
+        assert found.growth.tasks == (1, 1)
+
+    asyncio.run(main())
+
+
+def test_hunt_does_not_report_what_goes_away() -> None:
+    """What looks like growth for a moment, and is gone when it is waited for, is no finding."""
+
+    async def main() -> None:
+        async def slow(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            target.held[("linger",)] += 1
+            loop.call_later(0.03, target.held.subtract, [("linger",)])
+            await reader.read()
+
+        loop = asyncio.get_running_loop()
+        async with serving(slow) as (_, target):
+            result = await hunt(target, "a:open a:close", connections=500, patience=0.1)
+        assert (result.ended, result.unsure, result.findings) == ("replayed", 1, [])
+
+    asyncio.run(main())
+
+
+def test_hunt_reports_a_server_that_dies() -> None:
+    """It stops accepting at the first bytes: the sequence is a finding, and the hunt ends."""
+
+    async def main() -> None:
+        async def dies(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            if len(await reader.read(1000)) > 19:
+                server.close()
+
+        async with serving(dies) as (server, target):
+            result = await hunt(target, connections=500)
+        (found,) = result.findings
+        assert (result.ended, found.died, found.shrunk) == ("died", "refuses connections", False)
+
+    asyncio.run(main())
+
+
+def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
+    """It lives, but tells no counts any more: said, and not taken for anything else."""
+
+    async def main() -> None:
+        async def read() -> Snapshot:
+            raise CounterError("expected a profile, got none")
+
+        async with serving(nothing) as (_, target):
+            target.read = read  # type: ignore[method-assign]
+            result = await hunt(target)
+        assert (result.ended, result.findings) == ("trouble", [])
+        assert result.trouble == "expected a profile, got none"
+
+    asyncio.run(main())
+
+
+def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
+    """Stopped while it shrinks: the shortest so far, marked as such."""
+
+    async def main() -> None:
+        async def leaky(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+            target.held[("wait",)] += 1
+            await reader.read()
+
+        async with serving(leaky) as (_, target), Destinations() as destinations:
+            one = Hunt(target, USER, destinations, stopped=lambda: one.result.looks > 1)
+            result = await one.run()
+        (found,) = result.findings
+        assert (result.ended, found.shrunk, found.confirmed) == ("stopped", False, False)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (b"", "''"),
+        (b"HTTP/1.0 404 Not Found\r\n\r\n", "404 Not Found"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "<html>"),
+        (bytes(range(256)), "expected a goroutine profile, got"),
+        (b"x" * 5000, "more than 0 MiB"),
+    ],
+)
+def test_pprof_says_what_it_got(answer: bytes, got: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint may answer anything: an error that says what, and what to do."""
+    monkeypatch.setattr(counters, "MAX_BYTES", 4000)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def main() -> None:
+        async with serving(handler) as (_, target):
+            with pytest.raises(CounterError, match="check that the debug listener") as caught:
+                await Pprof("http://{}:{}".format(*target.address)).read()
+        assert got in str(caught.value)
+
+    asyncio.run(main())
+
+
+def test_pprof_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for an endpoint that says nothing, nor for one that nobody listens at."""
+    monkeypatch.setattr(counters, "SECONDS", 0.01)
+
+    async def main() -> None:
+        async with serving(nothing) as (server, target):
+            pprof = Pprof("http://{}:{}".format(*target.address))
+            with pytest.raises(CounterError, match="none within"):
+                await pprof.read()
+            server.close()
+            with pytest.raises(CounterError, match="refused"):
+                await pprof.read()
+
+    asyncio.run(main())
+
+
+def test_process_is_counted_from_proc() -> None:
+    """Descriptors and memory of this process; none of one that is not there."""
+
+    async def main() -> None:
+        before = await Process(getpid()).read()
+        with open("/dev/null", "rb"):  # noqa: ASYNC230, PTH123 - a descriptor
+            now = await Process(getpid()).read()
+        assert now.counts[DESCRIPTORS] == before.counts[DESCRIPTORS] + 1
+        assert (now.memory or 0) > 1 << 20
+        with pytest.raises(CounterError, match="expected process 0 "):
+            await Process(0).read()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("false", "exited with status 1"),
+        ("/no/such/program", "cannot start '/no/such/program'"),
+        ("sh -c 'echo it is broken; kill -9 $$'", "it is broken"),
+    ],
+)
+def test_target_that_does_not_start_says_why(command: str, says: str) -> None:
+    """The end of the process or its last lines, not a timeout."""
+
+    async def main() -> None:
+        async with serving(nothing) as (server, free):
+            server.close()
+            target = Target(free.address, command=command)
+            try:
+                with pytest.raises(StartError) as caught:
+                    await target.start()
+            finally:
+                target.stop()
+        assert says in str(caught.value)
+
+    asyncio.run(main())
+
+
+def test_target_refuses_a_port_that_is_taken() -> None:
+    """What listens there already would be hunted, and the new process counted."""
+
+    async def main() -> None:
+        async with serving(nothing) as (_, there):
+            with pytest.raises(StartError, match="is taken already"):
+                await Target(there.address, command="false").start()
+
+    asyncio.run(main())
+
+
+def test_destinations_do_what_they_are_named_for() -> None:
+    """Each over real sockets; and all are gone when they leave."""
+
+    async def main() -> None:
+        async with Destinations() as hosted:
+
+            async def said(kind: str, data: bytes = b"x") -> bytes:
+                address = hosted.address(kind)
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+                writers.append(writer)
+                writer.write(data)
+                return await reader.read(1)
+
+            writers: list[asyncio.StreamWriter] = []
+            assert await said("@echo") == b"x"
+            assert await said("@flood") == b"f"
+            assert await said("@close") == b"g"
+            with pytest.raises(ConnectionRefusedError):
+                await said("@refuse")
+            with pytest.raises(ConnectionResetError):
+                await said("@reset")
+            silent = asyncio.create_task(said("@silent"))
+            deaf = asyncio.create_task(said("@deaf"))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not silent.done()
+            hosted.leave()
+            with suppress(ConnectionResetError):
+                assert await silent == b""
+            with suppress(ConnectionResetError):
+                assert await deaf == b""
+            for writer in writers:
+                writer.transport.abort()
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
