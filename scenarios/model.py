@@ -111,6 +111,8 @@ class ConnectionModel:
         that reads between the steps only, or a busy machine."""
         self.exact = exact
         """Whether limits expire for what the peer does only, never because a machine is busy."""
+        self.stalled = False
+        """Whether the peer has stopped reading."""
         self.drips = False
         """Whether the peer sends byte by byte."""
         self.streams: dict[int, StreamModel] = {}
