@@ -69,9 +69,8 @@ class SimWorld(World):
         self._accepted: list[Scope] = []
         self._hosted: dict[str, SimServer] = {}
         factory = self.ledger.scoped_factory(self._protocol, made=self._accepted.append)
-        listening = self.loop.create_task(self.inbound.listen(HOST, PORT, factory=factory))
-        self.loop.run_until_quiescent()
-        listening.result()
+        # What `Inbound.listen` comes to, without the task that would wait for it.
+        self.loop.fabric.host([(HOST, PORT)], factory)
 
     @property
     def pending_timers(self) -> int:

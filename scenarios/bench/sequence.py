@@ -190,6 +190,7 @@ def unchecked() -> None:
         Unchecked(world).run(SEQUENCE)
     finally:
         world.dispose()
+        vars(world).clear()
 
 
 def measure(plan: Plan) -> list[Comparison]:
