@@ -25,6 +25,7 @@ MODULES = {
     "verify": "verify",
     "fuzz": "fuzz",
     "replay": "replay",
+    "soak": "soak",
     "bench": "bench",
     "serve": "serve",
     "hunt": "hunt",

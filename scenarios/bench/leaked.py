@@ -64,13 +64,13 @@ def leak(server: BareServer, sessions: int, plan: Plan) -> Leaked:
     tenth = sessions // TENTHS
     tenths = []
     with _collector_off():
-        before = _memory()
+        before = resident()
         for _ in range(TENTHS):
             began = time.process_time()
             _serve(server, sent, tenth)
             tenths.append((time.process_time() - began) / tenth)
             plan.tick()
-        after = _memory()
+        after = resident()
         began = time.process_time()
         for _ in range(_SCANS):
             everything = len(asyncio.all_tasks(server.loop))
@@ -128,7 +128,7 @@ def _collector_off() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _memory() -> int | None:
+def resident() -> int | None:
     """Bytes of this process in memory, or the most there ever were; None if none can be asked."""
     try:
         resource = import_module("resource")

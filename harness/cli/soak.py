@@ -1,0 +1,99 @@
+"""``muxleak soak``: very many connections to one version, and whether anything grows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from harness.cli import interrupt, params, render
+from harness.cli.fuzz import complete_subject, subject
+from scenarios.replay import Replay, find_subject
+from scenarios.soak import Soaked, soak
+from scenarios.steps import Sequence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.cli.params import Target
+
+CONNECTIONS = 100_000
+
+
+@click.command(
+    "soak",
+    epilog=params.examples(
+        "soak                      the reference, 100,000 connections",
+        "soak REF --connections 1000000 --seed 7",
+        "soak REF --target tcp --connections 20000",
+        "soak silent_peer/fixed --json | jq .flat",
+    ),
+)
+@click.argument(
+    "subject",
+    type=subject,
+    default="REF",
+    metavar="[PAIR|VERSION]",
+    shell_complete=complete_subject,
+)
+@click.option(
+    "--connections",
+    type=click.IntRange(min=1),
+    default=CONNECTIONS,
+    show_default=True,
+    help="At least so many.",
+)
+@params.target_option
+@params.seed_option
+@params.json_option
+@click.pass_context
+def soak_command(
+    ctx: click.Context, subject: str, connections: int, target: Target, seed: int, *, as_json: bool
+) -> None:
+    """Make very many connections; see whether anything grows.
+
+    Every property is checked after each; the garbage collector is off meanwhile. Exits with 1 if a property is violated, or the memory of
+    the process grows.
+    """
+    replay = Replay(*find_subject(subject, None), Sequence())
+    with interrupt.caught() as stopped, render.progress(connections) as steps:
+
+        def tell(so_far: int) -> bool:
+            steps.follow(so_far)
+            steps.say(f"{so_far:,} connections to {subject}")
+            return stopped()
+
+        found = soak(
+            replay.lifecycle,
+            connections,
+            seed=seed,
+            world=target.world,
+            virtual=target.virtual,
+            progress=tell,
+        )
+    if as_json:
+        data = {"subject": subject, "target": target.name, "seed": seed, **found.to_json()}
+        render.emit_json(data)
+    else:
+        _show(render.stdout(), found, replay)
+    unfinished = found.flat and found.connections < connections
+    ctx.exit(interrupt.CODE if unfinished else int(not found.flat))
+
+
+def _show(console: Console, found: Soaked, replay: Replay) -> None:
+    grid = render.table("connections", "each", "in cycles, each", "memory", fixed=("connections",))
+    for tenth in found.tenths:
+        memory = "" if tenth.resident is None else f"{tenth.resident / 1e6:.1f} MB"
+        each = f"{tenth.seconds * 1e6:.0f} µs"
+        grid.add_row(f"{tenth.connections:,}", each, f"{tenth.garbage:.1f} objects", memory)
+    console.print(grid)
+    console.print()
+    if found.sequence is not None:
+        console.print(Text.assemble(("violated", render.BAD), f": {found.violation}"))
+        again = str(replay._replace(sequence=found.sequence))
+        render.copyable(console, render.command("replay", again))
+        return
+    told = f"  {found.connections:,} connections, every property held; memory "
+    end = "flat" if found.flat else f"grew by {found.grown / 1e6:.1f} MB"
+    console.print(Text.assemble(render.MARKS[found.flat], told + end))

@@ -1,0 +1,124 @@
+"""Very many connections, one random sequence after the other: what is left, does it grow?
+
+With the collector off, so that what only it could free shows. One tenth is compared with the next.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scenarios.bench.leaked import resident
+from scenarios.runner import run_sequence
+from scenarios.script import WIDTH, decode
+from scenarios.simulated import SimWorld
+from scenarios.strategies import STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scenarios.steps import Sequence
+    from scenarios.worlds import World
+    from vless import Lifecycle
+
+TENTHS = 10
+SLACK = 4 * 1024 * 1024
+"""Bytes by which the allocator may move about."""
+_BATCH = 2000
+"""Connections after which what only the collector can free is counted, and freed."""
+
+
+class Tenth(NamedTuple):
+    """A share of the connections: what one cost, in seconds of CPU, and what there was at its end.
+
+    ``garbage`` counts the objects in reference cycles per connection; ``resident`` is the memory of
+    the process in bytes, None where it cannot be asked.
+    """
+
+    connections: int
+    seconds: float
+    garbage: float
+    resident: int | None
+
+
+@dataclass(slots=True)
+class Soaked:
+    """What so many connections came to; ``violation`` names the first, ``sequence`` what did it."""
+
+    tenths: list[Tenth] = field(default_factory=list)
+    connections: int = 0
+    sequences: int = 0
+    violation: str = ""
+    sequence: Sequence | None = None
+
+    @property
+    def grown(self) -> int:
+        """By how many bytes the process has grown since its second tenth."""
+        sizes = [tenth.resident for tenth in self.tenths[1:] if tenth.resident is not None]
+        return sizes[-1] - sizes[0] if sizes else 0
+
+    @property
+    def flat(self) -> bool:
+        """Whether nothing was left, and the memory stayed as it was."""
+        return not self.violation and self.grown <= SLACK
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "connections": self.connections,
+            "sequences": self.sequences,
+            "flat": self.flat,
+            "grown": self.grown,
+            "tenths": [tenth._asdict() for tenth in self.tenths],
+            "violation": self.violation or None,
+            "sequence": None if self.sequence is None else str(self.sequence),
+        }
+
+
+def soak(
+    lifecycle: Callable[[], Lifecycle],
+    connections: int,
+    *,
+    seed: int = 0,
+    world: Callable[[Lifecycle], World] = SimWorld,
+    virtual: bool = True,
+    progress: Callable[[int], bool] | None = None,
+) -> Soaked:
+    """Run random sequences until there were so many connections, or a property is violated.
+
+    ``progress`` hears of the connections so far; a true answer ends it.
+    """
+    random = Random(seed)  # noqa: S311 - a reproducible search, no secret
+    found = Soaked()
+    stopped = False
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        for tenth in range(1, TENTHS + 1):
+            began, first, garbage, batch = time.process_time(), found.connections, 0, 0
+            while found.connections < connections * tenth // TENTHS and not stopped:
+                sequence = decode(random.randbytes(WIDTH * STEPS), virtual=virtual)
+                outcome = run_sequence(sequence, lifecycle(), world)
+                found.sequences += 1
+                found.connections += outcome.connections
+                batch += outcome.connections
+                if outcome.violations:
+                    found.violation, found.sequence = str(outcome.violations[0]), sequence
+                if batch >= _BATCH:
+                    garbage, batch = garbage + gc.collect(), 0
+                told = progress is not None and progress(found.connections)
+                stopped = told or bool(outcome.violations)
+            done = max(found.connections - first, 1)
+            spent = (time.process_time() - began) / done
+            garbage += gc.collect()
+            found.tenths.append(Tenth(found.connections, spent, garbage / done, resident()))
+            if stopped:
+                break
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return found

@@ -1,0 +1,62 @@
+"""The soak: it counts, stops at a violation, and sees what grows."""
+
+import gc
+
+from scenarios import SimWorld, find_pair, run_sequence
+from scenarios.registry import FLAGSHIP
+from scenarios.soak import SLACK, TENTHS, soak
+from vless import Lifecycle
+
+PAIR = find_pair(FLAGSHIP)
+kept: list[bytearray] = []
+
+
+class Growing(SimWorld):
+    """A world that keeps a little of every run."""
+
+    def dispose(self) -> None:
+        """End everything, and keep something."""
+        super().dispose()
+        kept.append(bytearray(b"x" * (SLACK // 4)))
+
+
+def test_soak_of_the_fixed_half_is_flat() -> None:
+    """As many connections as asked for, in tenths that follow each other; the collector is back."""
+    found = soak(PAIR.fixed, 100)
+
+    assert found.flat
+    assert found.connections >= 100
+    assert found.sequence is None
+    counts = [tenth.connections for tenth in found.tenths]
+    assert counts == sorted(counts)
+    assert counts[-1] == found.connections
+    assert len(counts) == TENTHS
+    assert gc.isenabled()
+    assert found.to_json()["flat"] is True
+
+
+def test_soak_of_the_buggy_half_ends_with_the_first_violation() -> None:
+    """The sequence that is told of does it again."""
+    found = soak(PAIR.buggy, 1000)
+
+    assert not found.flat
+    assert found.connections < 1000
+    assert found.sequence is not None
+    assert str(run_sequence(found.sequence, PAIR.buggy()).violations[0]) == found.violation
+
+
+def test_soak_sees_what_grows() -> None:
+    """Memory that is kept from run to run is no property's business, and is noticed here."""
+    found = soak(Lifecycle, 150, world=Growing)
+    kept.clear()
+
+    assert found.violation == ""
+    assert not found.flat
+    assert found.grown > SLACK
+
+
+def test_soak_ends_when_told() -> None:
+    """After the run in which it is."""
+    found = soak(Lifecycle, 10_000, progress=lambda connections: connections > 20)
+
+    assert 20 < found.connections < 200
