@@ -53,8 +53,8 @@ def soak_command(
 ) -> None:
     """Make very many connections; see whether anything grows.
 
-    Every property is checked after each; the garbage collector is off meanwhile. Exits with 1 if a property is violated, or the memory of
-    the process grows.
+    Every property is checked after each; the garbage collector is off meanwhile. Exits with 1 if a
+    property is violated, or the memory of the process grows.
     """
     replay = Replay(*find_subject(subject, None), Sequence())
     with interrupt.caught() as stopped, render.progress(connections) as steps:
