@@ -195,8 +195,57 @@ ENDINGS = (
         after="server end",
         go={"V1": 0, "V2": 0},
     ),
+    Ending(
+        name="several streams write at once",
+        sequence="a:open a:new:1:bulk~0 a:new:2:bulk~0 a:new:3:bulk a:close",
+        go={},
+    ),
+    Ending(
+        name="ids to the last and round again, server end",
+        sequence="a:open a:new:1:echo a:new:65535:echo a:new:0:echo a:new:1:echo a:close",
+        after="server end",
+        go={},
+    ),
+    Ending(
+        name="deaf handler among others",
+        sequence="a:open a:new:1:deaf+5 a:new:2:echo+5 a:new:3:echo+5 a:close",
+        go={},
+    ),
+    Ending(
+        name="End while the handler closes",
+        sequence="a:open a:new:1:close~0 a:end:1 a:new:2:close~1 a:end:2 a:new:3:close~2 a:end:3 "
+        "a:close",
+        go={},
+    ),
+    Ending(
+        name="EOF and cancel at once",
+        sequence="a:open a:new:1:echo a:close~0 cancel",
+        go={},
+    ),
+    Ending(
+        name="bad frame and cancel at once",
+        sequence="a:open a:new:1:echo a:junk:status~0 cancel",
+        go={},
+    ),
+    Ending(
+        name="beginnings cut by FIN and RST",
+        sequence="a:open a:new:1:echo+5 a:cut+9 a:close b:connect b:header+7 b:abort "
+        "c:open c:new:1:echo c:abort",
+        go={},
+    ),
+    Ending(
+        name="forty streams, one after the other",
+        sequence=f"a:open {'a:new:1:echo+5 a:end:1 ' * 40}a:close",
+        go={},
+    ),
+    Ending(
+        name="cancel, half a header, idle and deaf peer stay",
+        sequence="a:connect a:header+7 b:open b:new:1:echo c:open c:stall c:new:1:flood cancel",
+        after="last step",
+        go={},
+    ),
 )
-"""The endings of the story, in its order."""
+"""The endings of the story, in its order, and then what nobody measured in Go."""
 
 
 def compare(progress: Callable[[int], None] | None = None) -> list[Row]:

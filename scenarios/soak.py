@@ -6,6 +6,7 @@ With the collector off, so that what only it could free shows. One tenth is comp
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from dataclasses import dataclass, field
 from random import Random
@@ -27,20 +28,25 @@ if TYPE_CHECKING:
 TENTHS = 10
 SLACK = 4 * 1024 * 1024
 """Bytes by which the allocator may move about."""
+BLOCKS = 2000
+"""Allocated blocks by which caches may move about."""
 _BATCH = 2000
-"""Connections after which what only the collector can free is counted, and freed."""
+"""Connections after which what only the collector can free is counted and freed, and the memory
+asked for: between two looks it goes up and down by megabytes, so that only the least tells."""
 
 
 class Tenth(NamedTuple):
-    """A share of the connections: what one cost, in seconds of CPU, and what there was at its end.
+    """A share of the connections: what one cost, in seconds of CPU, and what was alive.
 
-    ``garbage`` counts the objects in reference cycles per connection; ``resident`` is the memory of
-    the process in bytes, None where it cannot be asked.
+    ``garbage`` counts the objects in reference cycles per connection; ``blocks`` those that Python
+    has allocated, at its end; ``resident`` is the least memory that the process had, in bytes, None
+    where it cannot be asked.
     """
 
     connections: int
     seconds: float
     garbage: float
+    blocks: int
     resident: int | None
 
 
@@ -61,9 +67,15 @@ class Soaked:
         return sizes[-1] - sizes[0] if sizes else 0
 
     @property
+    def blocks(self) -> int:
+        """By how many allocated blocks Python has grown since the second tenth."""
+        counts = [tenth.blocks for tenth in self.tenths[1:]]
+        return counts[-1] - counts[0] if counts else 0
+
+    @property
     def flat(self) -> bool:
         """Whether nothing was left, and the memory stayed as it was."""
-        return not self.violation and self.grown <= SLACK
+        return not self.violation and self.grown <= SLACK and self.blocks <= BLOCKS
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -72,6 +84,7 @@ class Soaked:
             "sequences": self.sequences,
             "flat": self.flat,
             "grown": self.grown,
+            "blocks": self.blocks,
             "tenths": [tenth._asdict() for tenth in self.tenths],
             "violation": self.violation or None,
             "sequence": None if self.sequence is None else str(self.sequence),
@@ -100,6 +113,7 @@ def soak(
     try:
         for tenth in range(1, TENTHS + 1):
             began, first, garbage, batch = time.process_time(), found.connections, 0, 0
+            floor: list[int] = []
             while found.connections < connections * tenth // TENTHS and not stopped:
                 sequence = decode(random.randbytes(WIDTH * STEPS), virtual=virtual)
                 outcome = run_sequence(sequence, lifecycle(), world)
@@ -110,12 +124,15 @@ def soak(
                     found.violation, found.sequence = str(outcome.violations[0]), sequence
                 if batch >= _BATCH:
                     garbage, batch = garbage + gc.collect(), 0
+                    floor += filter(None, [resident()])
                 told = progress is not None and progress(found.connections)
                 stopped = told or bool(outcome.violations)
             done = max(found.connections - first, 1)
             spent = (time.process_time() - began) / done
             garbage += gc.collect()
-            found.tenths.append(Tenth(found.connections, spent, garbage / done, resident()))
+            floor += filter(None, [resident()])
+            least, blocks = min(floor, default=None), sys.getallocatedblocks()
+            found.tenths.append(Tenth(found.connections, spent, garbage / done, blocks, least))
             if stopped:
                 break
     finally:

@@ -82,11 +82,13 @@ def soak_command(
 
 
 def _show(console: Console, found: Soaked, replay: Replay) -> None:
-    grid = render.table("connections", "each", "in cycles, each", "memory", fixed=("connections",))
+    heads = "connections", "each", "in cycles, each", "blocks", "memory"
+    grid = render.table(*heads, fixed=("connections",))
     for tenth in found.tenths:
         memory = "" if tenth.resident is None else f"{tenth.resident / 1e6:.1f} MB"
         each = f"{tenth.seconds * 1e6:.0f} µs"
-        grid.add_row(f"{tenth.connections:,}", each, f"{tenth.garbage:.1f} objects", memory)
+        garbage, blocks = f"{tenth.garbage:.1f} objects", f"{tenth.blocks:,}"
+        grid.add_row(f"{tenth.connections:,}", each, garbage, blocks, memory)
     console.print(grid)
     console.print()
     if found.sequence is not None:
@@ -95,5 +97,6 @@ def _show(console: Console, found: Soaked, replay: Replay) -> None:
         render.copyable(console, render.command("replay", again))
         return
     told = f"  {found.connections:,} connections, every property held; memory "
-    end = "flat" if found.flat else f"grew by {found.grown / 1e6:.1f} MB"
+    grown = f"grew by {found.grown / 1e6:.1f} MB, {found.blocks:,} blocks"
+    end = "flat" if found.flat else grown
     console.print(Text.assemble(render.MARKS[found.flat], told + end))

@@ -19,7 +19,7 @@ Tasks left per connection in Python. 1= is what was left in Go, too; 1≠2: Go l
 was not measured. Go's figures are goroutines left by sing-vmess, compiled at the commit of each
 version, or by sing-box 1.14.4, which has V2, driven over loopback TCP; P-A and P-B are V1 with the
 change applied, P-C was only ever described, REF is ours. Counted when all connections are closed,
-or, where a row says so, when the server has ended, too; "cancel, peer stays" with the connection
+or, where a row says so, when the server has ended, too; where peers stay, with their connections
 still open."""
 _END = "server end"
 

@@ -4,20 +4,29 @@ import gc
 
 from scenarios import SimWorld, find_pair, run_sequence
 from scenarios.registry import FLAGSHIP
-from scenarios.soak import SLACK, TENTHS, soak
+from scenarios.soak import BLOCKS, SLACK, TENTHS, soak
 from vless import Lifecycle
 
 PAIR = find_pair(FLAGSHIP)
-kept: list[bytearray] = []
+kept: list[object] = []
 
 
 class Growing(SimWorld):
-    """A world that keeps a little of every run."""
+    """A world that keeps much of every run."""
 
     def dispose(self) -> None:
         """End everything, and keep something."""
         super().dispose()
         kept.append(bytearray(b"x" * SLACK))
+
+
+class Hoarding(SimWorld):
+    """A world that keeps very many small things of every run."""
+
+    def dispose(self) -> None:
+        """End everything, and keep something."""
+        super().dispose()
+        kept.extend(object() for _ in range(BLOCKS))
 
 
 def test_soak_of_the_fixed_half_is_flat() -> None:
@@ -53,6 +62,16 @@ def test_soak_sees_what_grows() -> None:
     assert found.violation == ""
     assert not found.flat
     assert found.grown > SLACK
+
+
+def test_soak_sees_small_things_that_pile_up() -> None:
+    """Memory that the allocator had in stock anyway shows in the number of blocks."""
+    found = soak(Lifecycle, 150, world=Hoarding)
+    kept.clear()
+
+    assert found.violation == ""
+    assert not found.flat
+    assert found.blocks > BLOCKS
 
 
 def test_soak_ends_when_told() -> None:
