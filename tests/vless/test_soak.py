@@ -7,6 +7,7 @@ import gc
 import logging
 import socket
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 from random import Random
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness import settle
+from scenarios import SimWorld
+from scenarios.worlds import USER
+from vless import Lifecycle
 from vless.address import Address, Network
 from vless.frames import Frame, encode_frame
 from vless.header import Command, Request, encode_request
@@ -33,6 +37,9 @@ PREFIXES = 1_000
 WARM = 2_000
 TOLERANCE = 16 * 1024
 """Bytes: a leak of three per connection would show; the looks themselves cost less than one."""
+STREAMS = 100_000
+BLOCKS = 200
+"""Allocated blocks: one in fifty streams of one tenth."""
 PAYLOAD = b"is anybody there"
 DESCRIPTORS = Path("/proc/self/fd")
 
@@ -127,6 +134,36 @@ async def test_soak_random_prefixes(
             assert inbound.active == 0
             assert len(asyncio.all_tasks()) == tasks
             assert _descriptors() == descriptors
+
+
+@pytest.mark.slow
+def test_soak_one_connection_of_very_many_streams(request: pytest.FixtureRequest) -> None:
+    """A hundred thousand streams, one after the other, on one connection that stays open."""
+    world = SimWorld(Lifecycle())
+    request.addfinalizer(world.dispose)
+    peer = world.connect()
+    peer.send(encode_request(Request(USER, Command.MUX)))
+    world.settle()
+    (session,) = world.sessions.values()
+    tasks, levels, header = peer.scope.live, [], b"\x00\x00"
+    target = Address.of("echo.test", 80)
+    gc.collect()
+
+    for number in range(1, STREAMS + 1):
+        stream_id = number & 0xFFFF
+        new = Frame.new(stream_id, Network.TCP, target, PAYLOAD)
+        peer.send(encode_frame(new) + encode_frame(Frame.end(stream_id)))
+        world.settle()
+        answer = encode_frame(Frame.keep(stream_id, PAYLOAD)) + encode_frame(Frame.end(stream_id))
+        assert peer.take() == header + answer
+        header = b""
+        if number % (STREAMS // 10) == 0:
+            assert (peer.scope.live, session.load, len(session.streams)) == (tasks, 0, 0)
+            assert world.pending_timers <= 1
+            gc.collect()
+            levels.append(sys.getallocatedblocks())
+
+    assert levels[-1] - levels[0] < BLOCKS
 
 
 def _descriptors() -> int | None:
