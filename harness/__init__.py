@@ -4,8 +4,9 @@ Names are imported when they are asked for: whoever installs this gets a pytest 
 a test run that does not use it should not wait for it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazily
 
 # The one name that a module has, too: were it not bound now, the module would stand in its place.
 from harness.settle import settle
@@ -56,29 +57,20 @@ __all__ = [
     "simulate",
 ]
 
-_HOMES = {
-    "check": "check_scope",
-    "entry": "LeakCheck no_leaks",
-    "growth": "Growth GrowthReport measure_growth",
-    "ignores": "Ignore ignore_created_by ignore_current ignore_name ignore_waiting_in",
-    "kinds": "KINDS",
-    "ledger": "Ledger",
-    "loop": "VirtualLoop",
-    "memory": "memory_pair",
-    "monitor": "Monitor",
-    "report": "LeakError LeakReport",
-    "scope": "Scope",
-    "sim": "find_leaks simulate",
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"harness.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "check": "check_scope",
+        "entry": "LeakCheck no_leaks",
+        "growth": "Growth GrowthReport measure_growth",
+        "ignores": "Ignore ignore_created_by ignore_current ignore_name ignore_waiting_in",
+        "kinds": "KINDS",
+        "ledger": "Ledger",
+        "loop": "VirtualLoop",
+        "memory": "memory_pair",
+        "monitor": "Monitor",
+        "report": "LeakError LeakReport",
+        "scope": "Scope",
+        "sim": "find_leaks simulate",
+    },
+)

@@ -3,8 +3,9 @@
 Names are imported when they are asked for: what runs a sequence need not wait for what draws one.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.lazy import lazily
 
 if TYPE_CHECKING:
     from scenarios.check import ViolationError, check_sequence
@@ -38,27 +39,18 @@ __all__ = [
     "sequences",
 ]
 
-_HOMES = {
-    "check": "ViolationError check_sequence",
-    "outcome": "PROPERTIES Outcome Violation",
-    "registry": "Pair find_pair load_pairs",
-    "runner": "run_sequence",
-    "search": "Found find_violation",
-    "simulated": "SimWorld",
-    "steps": "Sequence Step",
-    "strategies": "sequences",
-    "tcp": "TcpWorld",
-    "worlds": "World",
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"scenarios.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "check": "ViolationError check_sequence",
+        "outcome": "PROPERTIES Outcome Violation",
+        "registry": "Pair find_pair load_pairs",
+        "runner": "run_sequence",
+        "search": "Found find_violation",
+        "simulated": "SimWorld",
+        "steps": "Sequence Step",
+        "strategies": "sequences",
+        "tcp": "TcpWorld",
+        "worlds": "World",
+    },
+)

@@ -38,11 +38,11 @@ _LIMITS_IN_TURN = LIMITS.max_streams
 class Dealt(Choices):
     """Decisions of the network that are dealt a few at a time; the rest takes the plain course."""
 
+    _at = 0
+
     def deal(self, decisions: bytes) -> None:
         """Take these next, in place of what is left of those before."""
         self._dealt, self._at = decisions, 0
-
-    _at = 0
 
     def decide(self, kind: str, limit: int) -> int:
         """As `Choices`, and keeps no record: the sequence is one."""
