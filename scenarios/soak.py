@@ -5,9 +5,11 @@ With the collector off, so that what only it could free shows. One tenth is comp
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,20 +29,19 @@ if TYPE_CHECKING:
 
 TENTHS = 10
 SLACK = 4 * 1024 * 1024
-"""Bytes by which the allocator may move about."""
+"""Bytes by which the memory may move about."""
 BLOCKS = 2000
 """Allocated blocks by which caches may move about."""
 _BATCH = 2000
-"""Connections after which what only the collector can free is counted and freed, and the memory
-asked for: between two looks it goes up and down by megabytes, so that only the least tells."""
+"""Connections after which what only the collector can free is counted, and freed."""
 
 
 class Tenth(NamedTuple):
     """A share of the connections: what one cost, in seconds of CPU, and what was alive.
 
     ``garbage`` counts the objects in reference cycles per connection; ``blocks`` those that Python
-    has allocated, at its end; ``resident`` is the least memory that the process had, in bytes, None
-    where it cannot be asked.
+    has allocated, and ``resident`` the memory of the process in bytes, None where it cannot be
+    asked, both at its end.
     """
 
     connections: int
@@ -113,7 +114,6 @@ def soak(
     try:
         for tenth in range(1, TENTHS + 1):
             began, first, garbage, batch = time.process_time(), found.connections, 0, 0
-            floor: list[int] = []
             while found.connections < connections * tenth // TENTHS and not stopped:
                 sequence = decode(random.randbytes(WIDTH * STEPS), virtual=virtual)
                 outcome = run_sequence(sequence, lifecycle(), world)
@@ -124,18 +124,25 @@ def soak(
                     found.violation, found.sequence = str(outcome.violations[0]), sequence
                 if batch >= _BATCH:
                     garbage, batch = garbage + gc.collect(), 0
-                    floor += filter(None, [resident()])
                 told = progress is not None and progress(found.connections)
                 stopped = told or bool(outcome.violations)
             done = max(found.connections - first, 1)
             spent = (time.process_time() - began) / done
             garbage += gc.collect()
-            floor += filter(None, [resident()])
-            least, blocks = min(floor, default=None), sys.getallocatedblocks()
-            found.tenths.append(Tenth(found.connections, spent, garbage / done, blocks, least))
+            _trim()
+            alive = sys.getallocatedblocks(), resident()
+            found.tenths.append(Tenth(found.connections, spent, garbage / done, *alive))
             if stopped:
                 break
     finally:
         gc.enable()
         gc.unfreeze()
     return found
+
+
+def _trim() -> None:
+    # glibc keeps megabytes of what was freed, now more and now less: given back, they do not count.
+    # Other C libraries have no such call; where there is no /proc, nobody asks for the memory.
+    if resident() is not None:
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
