@@ -12,7 +12,6 @@ two do not support, detangle alone is compared.
 """
 
 import argparse
-import asyncio
 import gc
 import importlib
 import json
@@ -29,7 +28,9 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # Nothing need be installed to run it.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # Nothing need be installed to run it.
+
+from programs import Program, deep_mux, watcher  # noqa: E402 - see above
 
 from scenarios.bench.schedules import OTHERS, PEERS, detangle, ours, toy  # noqa: E402 - see above
 
@@ -40,67 +41,7 @@ LOADED = ["pytest>=8.3", "hypothesis>=6.131"]
 ROUNDS = 7
 SEEDS = range(20)
 
-Program = Callable[[], Any]
-
-
-async def pause(iterations: int) -> None:
-    """Give way so many times."""
-    for _ in range(iterations):
-        await asyncio.sleep(0)
-
-
-async def forever() -> None:
-    """Watch for what never comes."""
-    await asyncio.get_running_loop().create_future()
-
-
-async def watcher() -> None:
-    """A watcher that is forgotten if the close overtakes its start; no assertion."""
-    watchers: list[asyncio.Task[None]] = []
-
-    async def start() -> None:
-        await asyncio.sleep(0)
-        watchers.append(asyncio.create_task(forever()))
-
-    async def close() -> None:
-        await pause(2)
-        for task in watchers:
-            task.cancel()
-
-    await asyncio.gather(start(), close())
-    await pause(2)
-
-
-async def deep_mux() -> None:
-    """Three connections; the third leaks if its close comes before its start, the second late."""
-    registered: set[int] = set()
-    draining: set[int] = set()
-    watchers: dict[int, asyncio.Task[None]] = {}
-    ended: list[asyncio.Task[None]] = []
-
-    async def start(number: int) -> None:
-        await pause(1)
-        if number in registered or (number == 3 and 2 in draining):
-            watchers[number] = asyncio.create_task(forever())
-
-    async def close(number: int) -> None:
-        await pause(6)
-        registered.discard(number)
-        if number in watchers:
-            watchers[number].cancel()
-            ended.append(watchers[number])
-        ended.append(asyncio.create_task(drain(number)))
-
-    async def drain(number: int) -> None:
-        draining.add(number)
-        await pause(2)
-        draining.discard(number)
-
-    for number in (1, 2, 3):
-        registered.add(number)
-        await asyncio.gather(start(number), close(number))
-    await asyncio.gather(*ended, return_exceptions=True)
-
+BUGS = {name: each(fixed=False) for name, each in (("watcher", watcher), ("deep_mux", deep_mux))}
 
 SPEED: dict[str, tuple[Callable[[int], object], int]] = {
     "ours, uniform": (lambda runs: ours(toy, runs, strategies=("uniform",)), 300),
@@ -162,7 +103,7 @@ def report(title: str, figures: dict[str, Any]) -> str:
     lines = [f"{title}: one collection of all garbage takes {figures['collection']:.1f} ms"]
     lines.append(f"{title}: schedules of the toy per second, and ours, uniform over each")
     lines += [f"  {name:18} {rate:8,.0f}  {best / rate:6.2f}x" for name, rate in rates.items()]
-    for name in ("watcher", "deep_mux"):
+    for name in BUGS:
         lines.append(f"{title}: first counterexample, {name}: found of {len(SEEDS)}, runs, ms")
         for tool, (found, runs, spent) in figures[name].items():
             lines.append(f"  {tool:18} {found:3} {runs:8.1f} {spent:8.2f}")
@@ -177,8 +118,7 @@ def measure(*, loaded: bool) -> None:
     figures = {
         "speed": speed(),
         "collection": collection(),
-        "watcher": first(watcher),
-        "deep_mux": first(deep_mux),
+        **{name: first(program) for name, program in BUGS.items()},
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 

@@ -8,11 +8,12 @@ import gc
 import operator
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from loops import LOOPS, REAL
+from tasks import forever, spawn
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
@@ -41,32 +42,6 @@ class Gate:
     def open(self) -> None:
         """Let every waiter go."""
         self.future.set_result(None)
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time, disposed of at the end."""
-    with VirtualLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def ledger(loop: VirtualLoop) -> Iterator[Ledger]:
-    """A ledger installed on `loop`."""
-    with Ledger().watching(loop) as ledger:
-        yield ledger
-
-
-def spawn(
-    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, object], **settings: Any
-) -> None:
-    """Make a task that nobody keeps."""
-    _ = loop.create_task(coro, **settings)
-
-
-async def forever() -> None:
-    """Wait for nothing."""
-    await asyncio.get_running_loop().create_future()
 
 
 def only(records: list[TaskRecord]) -> TaskRecord:

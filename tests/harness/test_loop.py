@@ -10,33 +10,15 @@ import sys
 import threading
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tasks import forever, spawn
 
 from harness.fence import DeadlockError, LivelockError, SimulationError
 from harness.ledger import Ledger
 from harness.loop import Timer, VirtualLoop, bury
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time, disposed of at the end."""
-    with VirtualLoop() as loop:
-        yield loop
-
-
-def spawn(
-    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, object], **settings: Any
-) -> None:
-    """Make a task that nobody keeps."""
-    _ = loop.create_task(coro, **settings)
-
-
-async def forever() -> None:
-    """Wait for nothing."""
-    await asyncio.get_running_loop().create_future()
 
 
 async def stubborn() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from contextvars import ContextVar, copy_context
 
 import pytest
@@ -12,13 +11,6 @@ from harness.loop import VirtualLoop
 from harness.scheduling import WAKES_SLEEPER, LoopHandle
 
 VARIABLE: ContextVar[int] = ContextVar("variable", default=0)
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time, disposed of at the end."""
-    with VirtualLoop() as loop:
-        yield loop
 
 
 @pytest.mark.parametrize("kind", ["soon", "due"])

@@ -6,7 +6,7 @@ import contextvars
 import gc
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -254,13 +254,6 @@ def test_pair_behaves_as_loopback_tcp(name: str) -> None:
     memory, tcp = (asyncio.run(play(SCRIPTS[name], each)) for each in (over_memory, over_tcp))
 
     assert memory == tcp
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time, disposed of at the end."""
-    with VirtualLoop() as loop:
-        yield loop
 
 
 @LOOPS

@@ -6,10 +6,8 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Coroutine, Iterator
-from typing import Any
 
-import pytest
+from tasks import spawn
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
@@ -25,27 +23,6 @@ class Done:
     async def wait(self) -> None:
         """Wait for nothing."""
         await asyncio.get_running_loop().create_future()
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time, disposed of at the end."""
-    with VirtualLoop() as loop:
-        yield loop
-
-
-@pytest.fixture
-def ledger(loop: VirtualLoop) -> Iterator[Ledger]:
-    """A ledger installed on `loop`."""
-    with Ledger().watching(loop) as ledger:
-        yield ledger
-
-
-def spawn(
-    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, object], **settings: Any
-) -> None:
-    """Make a task that nobody keeps."""
-    _ = loop.create_task(coro, **settings)
 
 
 async def watcher(done: Done) -> None:

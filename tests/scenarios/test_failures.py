@@ -2,19 +2,11 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
 
 import pytest
 
 from harness import Ledger, VirtualLoop
 from scenarios.failures import Failures
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time."""
-    with VirtualLoop() as loop:
-        yield loop
 
 
 async def fail() -> None:

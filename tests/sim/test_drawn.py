@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import Phase, given, settings
+from tasks import forever
 
 from harness import LeakError
 from harness.sim import Choices, current, find_program, replay, simulate
@@ -49,11 +50,6 @@ def test_program(choices):
         print(rerun(Replay.parse(line), program).trace_hash)
         raise
 '''
-
-
-async def forever() -> None:
-    """Wait for nothing."""
-    await asyncio.get_running_loop().create_future()
 
 
 async def leaks_the_second() -> None:

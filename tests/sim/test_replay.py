@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from tasks import forever
 
 from harness import LeakError
 from harness.sim import (
@@ -51,11 +52,6 @@ async def main():
             pass
     server.close()
 """
-
-
-async def forever() -> None:
-    """Wait for nothing."""
-    await asyncio.get_running_loop().create_future()
 
 
 @simulated(network=Network(latency=(0.0, 1.0)))

@@ -1,13 +1,14 @@
 """The search finds what is planted, on every seed, and shrinks it; and nothing in what is sound."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from statistics import median
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from programs import Program, deep_mux, pause, watcher
+from tasks import forever
 
 from harness import LeakError
 from harness.sim import Choices, Network, Progress, current, find_leaks, simulate
@@ -16,81 +17,6 @@ from harness.sim.shrink import Bytes, shrink
 
 SEEDS = range(20)
 WHERE = ("127.0.0.1", 7000)
-
-Program = Callable[[], Coroutine[Any, Any, None]]
-
-
-async def pause(iterations: int) -> None:
-    """Give way so many times."""
-    for _ in range(iterations):
-        await asyncio.sleep(0)
-
-
-async def forever() -> None:
-    """Watch for what never comes."""
-    await asyncio.get_running_loop().create_future()
-
-
-def watcher(*, fixed: bool) -> Program:
-    """A session whose watcher is forgotten if the close overtakes its start; no assertion."""
-
-    async def main() -> None:
-        watchers: list[asyncio.Task[None]] = []
-        closed = asyncio.Event()
-
-        async def start() -> None:
-            await asyncio.sleep(0)
-            if fixed and closed.is_set():
-                return
-            watchers.append(asyncio.create_task(forever()))
-
-        async def close() -> None:
-            await pause(2)
-            closed.set()
-            for task in watchers:
-                task.cancel()
-
-        await asyncio.gather(start(), close())
-
-    return main
-
-
-def deep_mux(*, fixed: bool) -> Program:
-    """Three connections in sequence; only the third can leak, and only in one way.
-
-    Its close has to land between register and start, while the second still drains.
-    """
-
-    async def main() -> None:
-        registered: set[int] = set()
-        draining: set[int] = set()
-        watchers: dict[int, asyncio.Task[None]] = {}
-        tails: list[asyncio.Task[None]] = []
-
-        async def start(number: int) -> None:
-            await pause(1)
-            kept = not fixed and number == 3 and 2 in draining
-            if number in registered or kept:
-                watchers[number] = asyncio.create_task(forever())
-
-        async def close(number: int) -> None:
-            await pause(6)
-            registered.discard(number)
-            if number in watchers:
-                watchers[number].cancel()
-            tails.append(asyncio.create_task(drain(number)))
-
-        async def drain(number: int) -> None:
-            draining.add(number)
-            await pause(2)
-            draining.discard(number)
-
-        for number in (1, 2, 3):
-            registered.add(number)
-            await asyncio.gather(start(number), close(number))
-        await asyncio.gather(*tails)
-
-    return main
 
 
 @pytest.mark.parametrize("program", [watcher, deep_mux])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from tasks import forever
 
 from harness import LeakError
 from harness.sim import (
@@ -28,11 +29,6 @@ from harness.sim import (
 )
 
 WHERE = ("127.0.0.1", 7000)
-
-
-async def forever() -> None:
-    """Wait for nothing."""
-    await asyncio.get_running_loop().create_future()
 
 
 def connect() -> None:

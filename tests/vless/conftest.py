@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from harness import VirtualLoop, settle
+from harness import settle
 from vless import Inbound, Limits, User
 
 if TYPE_CHECKING:
@@ -37,13 +37,6 @@ def no_noise(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     for record in caplog.get_records("call"):
         assert record.levelno < logging.ERROR, record.getMessage()
         assert not record.exc_info, record.getMessage()
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop on virtual time."""
-    with VirtualLoop() as loop:
-        yield loop
 
 
 @pytest.fixture
