@@ -165,7 +165,8 @@ def _waits(holder: Any) -> bool:
 
 
 def _in_itself(thing: Any) -> str | None:
-    if type(thing).__name__ == "TimerHandle":
+    # uvloop's is named as asyncio's, and no subclass of it.
+    if isinstance(thing, asyncio.TimerHandle) or type(thing).__name__ == "TimerHandle":
         return None if thing.cancelled() else "a timer that is set"
     if isinstance(thing, concurrent.futures.Future):
         return None if thing.done() else "an executor job"
@@ -203,8 +204,9 @@ def _running_locals() -> dict[int, str]:
 
 
 def _ours(holder: Any) -> bool:
-    kind = type(holder)
-    return kind.__module__.startswith("harness.")
+    """Whether it only watches: what is ours, but for the timers and transports of our loops."""
+    works = isinstance(holder, asyncio.Handle | asyncio.BaseTransport)
+    return not works and type(holder).__module__.startswith("harness.")
 
 
 def _key_of(holder: dict[Any, Any], held: Any) -> str:

@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from loops import LOOPS as ALL
 from loops import REAL as LOOPS
 from loops import new_uvloop
 
+from harness.loop import VirtualLoop
+from harness.memory import memory_pair
 from harness.reach import held_by_slot, who_can_wake
 from harness.settle import settle
 
@@ -62,7 +65,7 @@ def verdict(
         return loop.run_until_complete(main())
 
 
-@LOOPS
+@ALL
 def test_wake_is_impossible_when_only_the_task_holds_it(new_loop: Loops) -> None:
     """An event, a queue or a future in the task's own frame can be set by nobody."""
     assert verdict(lambda: wait(asyncio.Event()), new_loop) == "nothing alive can wake it"
@@ -106,14 +109,14 @@ def test_wake_is_possible_from_a_running_function() -> None:
     assert outer().startswith("could still be woken by event in ")
 
 
-@LOOPS
+@ALL
 def test_wake_by_a_timer(new_loop: Loops) -> None:
     """A sleep ends by its timer."""
     found = verdict(lambda: asyncio.sleep(60), new_loop)
     assert found == "could still be woken by a timer that is set"
 
 
-@LOOPS
+@ALL
 def test_wake_through_other_tasks(new_loop: Loops) -> None:
     """Waiting for a task is waiting for whoever can wake that one."""
 
@@ -171,6 +174,19 @@ def test_wake_by_a_transport(new_loop: Loops) -> None:
     found = verdict(read, new_loop, lambda: bool(reading and accepted))
     assert found.startswith("could still be woken by ")
     assert "Transport to ('127.0.0.1'," in found
+
+
+def test_wake_by_a_transport_in_memory() -> None:
+    """An open connection of a virtual loop may bring bytes."""
+
+    async def read() -> None:
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        ends.extend(memory_pair(loop, asyncio.StreamReaderProtocol(reader), asyncio.Protocol()))
+        await reader.read(1)
+
+    ends: list[asyncio.Transport] = []
+    found = verdict(read, VirtualLoop)
+    assert found.startswith("could still be woken by an open MemoryTransport to ")
 
 
 @LOOPS
