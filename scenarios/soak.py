@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 TENTHS = 10
 SLACK = 4 * 1024 * 1024
 """Bytes by which the memory may move about."""
-BLOCKS = 2000
-"""Allocated blocks by which caches may move about."""
+BLOCKS = 10_000
+"""Allocated blocks that bounded caches may come to: uvloop's, of addresses, is the largest."""
 _BATCH = 2000
 """Connections after which what only the collector can free is counted, and freed."""
 
