@@ -16,12 +16,12 @@ from harness.cli.params import Listen
 from harness.cli.watch import JsonScreen, TextScreen, Watch
 from harness.monitor import KINDS
 from vless import Inbound, Limits, Outbound, User
-from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.cli.watch import Screen
+    from scenarios.replay import Replay
 
 USER = "00112233-4455-6677-8899-aabbccddeeff"
 INTERVAL = 1.0
@@ -38,6 +38,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
     epilog=params.examples(
         "serve --version V1                          the leak, on a free port",
         "serve --version fixed --listen 127.0.0.1:8443",
+        "serve --version live_id_reused/buggy        one half of a pair",
         "serve --version V2 --seconds 60 --json      one JSON object per line",
         "serve --debug 127.0.0.1:6060                its tasks over HTTP",
         "serve --verbose                             say why connections end",
@@ -45,12 +46,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 )
 @click.option(
     "--version",
-    type=params.version,
-    metavar="VERSION",
-    shell_complete=params.complete_version,
+    type=params.served,
+    metavar="VERSION|PAIR",
+    shell_complete=params.complete_subject,
     default="V1",
     show_default=True,
-    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed.",
+    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed; or PAIR/HALF.",
 )
 @click.option(
     "--listen",
@@ -83,7 +84,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @click.pass_context
 def serve_command(
     ctx: click.Context,
-    version: str,
+    version: Replay,
     listen: Listen,
     users: tuple[UUID, ...],
     debug: Listen | None,
@@ -93,7 +94,7 @@ def serve_command(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Serve one version on a port, with its tasks counted live.
+    """Serve one version, or one half of a pair, on a port, with its tasks counted live.
 
     Point any VLESS client with mux.cool at it and watch what its connections leave behind. Ctrl-C
     stops it and reports. Exits with 1 if closed connections left tasks.
@@ -123,7 +124,7 @@ class Server:
 
     def __init__(
         self,
-        version: str,
+        version: Replay,
         listen: Listen,
         users: tuple[UUID, ...],
         screen: Screen,
@@ -141,7 +142,7 @@ class Server:
         with ledger.watching(loop), Monitor(ledger, interval=INTERVAL) as monitor:
             debug = await self._listen_debug(monitor)
             users = [User(each) for each in self._users]
-            lifecycle = VERSIONS[self._version]()
+            lifecycle = self._version.lifecycle()
             inbound = Inbound(users, Outbound(limits=LIMITS), lifecycle=lifecycle, limits=LIMITS)
             watch = Watch(ledger, inbound, monitor)
             factory = ledger.scoped_factory(watch.protocol)
@@ -153,7 +154,7 @@ class Server:
             if seconds is not None:
                 loop.call_later(seconds, stop.set)
             with self._screen:
-                self._screen.listening(self._version, address, self._users, debug)
+                self._screen.listening(self._version.subject, address, self._users, debug)
                 await self._watch(watch, stop)
             # From here on, an impatient Ctrl-C ends the program at once.
             _on_signals(loop, None)

@@ -120,7 +120,7 @@ def test_serve_tells_what_an_address_looks_like(address: str) -> None:
     assert "expected HOST:PORT with a port of 0 to 65535, such as 127.0.0.1:8443" in result.stderr
 
 
-@pytest.mark.parametrize("words", [("--version", "V9"), ("--user", "me"), ("--seconds", "-1")])
+@pytest.mark.parametrize("words", [("--version", "V9"), ("--version", "live_id_reused/green"), ("--user", "me"), ("--seconds", "-1")])
 def test_serve_rejects_what_it_does_not_know(words: tuple[str, str]) -> None:
     """Unknown versions, users that are no UUID, times that cannot be."""
     result = invoke(*words)
@@ -150,6 +150,18 @@ def test_serve_tells_how_to_reach_it() -> None:
     assert '"packet_encoding": "xudp"' in result.stdout
     assert "open 0  accepted 0  mux sessions 0  tasks +0" in result.stdout
     assert "clean: 0 closed connections, no task left" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "served"),
+    [("live_id_reused/fixed", "live_id_reused/fixed"), ("live_id_reused", "live_id_reused/buggy")],
+)
+def test_serve_serves_a_half_of_a_pair(word: str, served: str) -> None:
+    """The one that is named, or else the buggy one."""
+    result = invoke("--version", word, "--seconds", "0")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{served} listens on 127.0.0.1:")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:0"])
