@@ -28,6 +28,8 @@ INTERVAL = 1.0
 """Seconds between two looks at the counts."""
 LIMITS = Limits(close_seconds=1.0)
 """Versions that do not end their connections must not make Ctrl-C wait for long."""
+_YEAR = 365 * 24 * 3600.0
+NO_LIMITS = LIMITS._replace(idle_seconds=_YEAR, write_seconds=_YEAR, stall_seconds=_YEAR)
 PATIENCE = 0.5
 """Seconds that connections which have just closed are given to end their tasks."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -77,6 +79,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
     metavar="HOST:PORT",
     help="Serve /debug/tasks and /metrics over HTTP there, on a loopback address.",
 )
+@click.option(
+    "--no-limits",
+    "endless",
+    is_flag=True,
+    help="Wait for ever for peers and destinations that are idle or do not read.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
 @click.option("--public", is_flag=True, help="Allow an address that other machines can reach.")
 @click.option("--verbose", "-v", is_flag=True, help="Log to stderr why connections end.")
@@ -90,6 +98,7 @@ def serve_command(
     debug: Listen | None,
     seconds: float | None,
     *,
+    endless: bool,
     public: bool,
     verbose: bool,
     as_json: bool,
@@ -114,7 +123,7 @@ def serve_command(
     if verbose:
         logging.basicConfig(format="%(message)s", level=logging.INFO)
     screen = JsonScreen() if as_json else TextScreen()
-    server = Server(version, listen, users, screen, debug)
+    server = Server(version, listen, users, screen, debug, NO_LIMITS if endless else LIMITS)
     leaked = asyncio.run(server.run(seconds))
     ctx.exit(1 if leaked else 0)
 
@@ -129,7 +138,9 @@ class Server:
         users: tuple[UUID, ...],
         screen: Screen,
         debug: Listen | None,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._version = version
         self._listen = listen
         self._users = users
@@ -143,7 +154,8 @@ class Server:
             debug = await self._listen_debug(monitor)
             users = [User(each) for each in self._users]
             lifecycle = self._version.lifecycle()
-            inbound = Inbound(users, Outbound(limits=LIMITS), lifecycle=lifecycle, limits=LIMITS)
+            limits = self._limits
+            inbound = Inbound(users, Outbound(limits=limits), lifecycle=lifecycle, limits=limits)
             watch = Watch(ledger, inbound, monitor)
             factory = ledger.scoped_factory(watch.protocol)
             try:

@@ -120,7 +120,15 @@ def test_serve_tells_what_an_address_looks_like(address: str) -> None:
     assert "expected HOST:PORT with a port of 0 to 65535, such as 127.0.0.1:8443" in result.stderr
 
 
-@pytest.mark.parametrize("words", [("--version", "V9"), ("--version", "live_id_reused/green"), ("--user", "me"), ("--seconds", "-1")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--version", "V9"),
+        ("--version", "live_id_reused/green"),
+        ("--user", "me"),
+        ("--seconds", "-1"),
+    ],
+)
 def test_serve_rejects_what_it_does_not_know(words: tuple[str, str]) -> None:
     """Unknown versions, users that are no UUID, times that cannot be."""
     result = invoke(*words)
