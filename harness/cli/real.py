@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 NAMES = tuple(SERVERS)
 """What ``--real`` takes."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [each for each in signal.Signals if each.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
 
 
 def reproduce_real(
@@ -80,10 +81,12 @@ async def _stoppable(work: Coroutine[object, object, list[Row]]) -> list[Row]:
     task = loop.create_task(work)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number in _SIGNALS:
-        loop.add_signal_handler(number, task.cancel)
+        with suppress(NotImplementedError):  # On Windows, where nothing can be counted either.
+            loop.add_signal_handler(number, task.cancel)
     try:
         return await task
     finally:
         for number, handler in before.items():
-            loop.remove_signal_handler(number)
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
             signal.signal(number, handler)

@@ -45,7 +45,9 @@ def find(name: str, path: str | None = None) -> Program:
     try:
         return FINDERS[name](path)
     except (OSError, ImportError, ValueError, subprocess.SubprocessError) as error:
-        raise MissingError(f"{name} is missing ({error}); install it: {INSTALL[name]}") from None
+        raise MissingError(
+            f"no {name} that can be run ({error}); install it: {INSTALL[name]}"
+        ) from None
 
 
 def free_port() -> int:
