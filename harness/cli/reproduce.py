@@ -127,7 +127,7 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
         "reproduce                           the bug of sing-box issue #2421",
         "reproduce live_id_reused            another one",
         "reproduce --counts 1,10,100         fewer connections",
-        "reproduce --real sing-box           the relatives that a real proxy has",
+        "reproduce --real sing-box           a real proxy, and its twins",
         "reproduce --json | jq -r .replay    a line for `muxleak replay`",
     ),
 )

@@ -103,7 +103,7 @@ def serve_command(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Serve one version, or one half of a pair, on a port, with its tasks counted live.
+    """Serve a version or pair on a port, with its tasks counted live.
 
     Point any VLESS client with mux.cool at it and watch what its connections leave behind. Ctrl-C
     stops it and reports. Exits with 1 if closed connections left tasks.
