@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 NAMES = tuple(SERVERS)
 """What ``--real`` takes."""
+SECONDS = 300.0
+"""At most, in all; counts that never stand still are given up then."""
 _SIGNALS = [each for each in signal.Signals if each.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
 
 
@@ -50,6 +52,9 @@ def reproduce_real(
         return interrupt.CODE
     except (MissingError, StartError, CounterError) as error:
         raise click.UsageError(str(error)) from None
+    except TimeoutError:
+        click.echo(f"Error: expected to be done within {SECONDS:g} s; try fewer --copies", err=True)
+        return 1
     except DiedError as error:
         click.echo(f"Error: {error}", err=True)
         return 1
@@ -69,7 +74,8 @@ async def _compare(program: Program, cases: Sequence[Case], copies: int) -> list
             who = program.name if subject == "real" else f"{case.pair}/{subject}"
             steps.say(f"{who}: {case.name}")
 
-        return await compare(cases, servers, copies=copies, tell=tell)
+        async with asyncio.timeout(SECONDS):
+            return await compare(cases, servers, copies=copies, tell=tell)
 
 
 async def _stoppable(work: Coroutine[object, object, list[Row]]) -> list[Row]:

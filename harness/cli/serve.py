@@ -30,6 +30,7 @@ LIMITS = Limits(close_seconds=1.0)
 """Versions that do not end their connections must not make Ctrl-C wait for long."""
 _YEAR = 365 * 24 * 3600.0
 NO_LIMITS = LIMITS._replace(idle_seconds=_YEAR, write_seconds=_YEAR, stall_seconds=_YEAR)
+"""Not even a limit ends what a version does not; but for dialling, headers and closing."""
 PATIENCE = 0.5
 """Seconds that connections which have just closed are given to end their tasks."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -211,6 +211,22 @@ def test_real_tells_of_what_a_server_died(world: World) -> None:
     assert [fake.stopped for fake in world.made] == [[True], [True]]
 
 
+def test_real_gives_up_when_its_time_is_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was shown to hold, and nothing is left running."""
+
+    async def read(_self: object, *_words: object) -> tuple[Counter[Stack], Counter[Stack]]:
+        await asyncio.get_running_loop().create_future()
+        return Counter(), Counter()
+
+    monkeypatch.setattr("scenarios.real.compare.Meter.left", read)
+    monkeypatch.setattr(command, "SECONDS", 0.001)
+    result = invoke("--real", "sing-box")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "expected to be done within 0.001 s" in result.stderr
+    assert [fake.stopped for fake in world.made] == [[True]]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -18,11 +18,11 @@ from uuid import UUID
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import cli
+from harness.cli import cli, serve
 from harness.cli.params import Listen
 from harness.cli.serve import USER
 from harness.cli.watch import Status, clients
-from vless import Client
+from vless import Client, Inbound, Limits, Outbound
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 5
@@ -170,6 +170,35 @@ def test_serve_serves_a_half_of_a_pair(word: str, served: str) -> None:
 
     assert result.exit_code == 0
     assert result.stdout.startswith(f"{served} listens on 127.0.0.1:")
+
+
+@pytest.mark.parametrize(("words", "least"), [((), 30.0), (("--no-limits",), 1e7)])
+def test_serve_waits_for_ever_if_told_to(
+    words: tuple[str, ...], least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits of inbound and outbound are the same, and those of waiting far away or not."""
+    given: list[Limits] = []
+
+    class Recorded(Inbound):
+        def __init__(self, *args: Any, limits: Limits, **more: Any) -> None:
+            given.append(limits)
+            super().__init__(*args, limits=limits, **more)
+
+    class Out(Outbound):
+        def __init__(self, *, limits: Limits) -> None:
+            given.append(limits)
+            super().__init__(limits=limits)
+
+    monkeypatch.setattr(serve, "Inbound", Recorded)
+    monkeypatch.setattr(serve, "Outbound", Out)
+
+    assert invoke("--seconds", "0", *words).exit_code == 0
+    outbound, inbound = given
+    assert outbound == inbound
+    waits = (inbound.write_seconds, inbound.stall_seconds, inbound.idle_seconds)
+    assert all(least <= each for each in waits)
+    assert (max(waits) > 1000) == bool(words)
+    assert inbound.close_seconds == 1.0
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:0"])
