@@ -41,8 +41,7 @@ class Replay(NamedTuple):
     sequence: Sequence
 
     def __str__(self) -> str:
-        subject = f"{self.name}/{self.half}" if self.half else self.name
-        return f"{subject} {self.sequence}"
+        return f"{self.subject} {self.sequence}"
 
     @classmethod
     def parse(cls, line: str, half: str | None = None) -> Replay:
@@ -57,6 +56,11 @@ class Replay(NamedTuple):
             hint = f", such as {find_pair(replay.name).facts.witness}" if replay.half else ""
             raise ValueError(f"expected steps after {name!r}{hint}; got none")
         return replay
+
+    @property
+    def subject(self) -> str:
+        """Who is driven: "PAIR/HALF", or a version."""
+        return f"{self.name}/{self.half}" if self.half else self.name
 
     @property
     def lifecycle(self) -> type[Lifecycle]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import proxies
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +22,7 @@ from scenarios.controls import CONTROLS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 OUTPUT = re.compile(r"<!-- output: (.+?) -->\n```text\n(.*?)```\n<!-- end of output -->", re.DOTALL)
+REAL = " --real sing-box"
 
 
 def readable(text: str) -> list[str]:
@@ -47,15 +49,25 @@ def run(command: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "shown"), OUTPUT.findall(README))
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        pytest.param(*found, marks=[pytest.mark.interop] if found[0].endswith(REAL) else [])
+        for found in OUTPUT.findall(README)
+    ],
+)
 def test_readme_shows_what_the_command_prints(command: str, shown: str) -> None:
     """Each output in README is that of the command named above it, line by line."""
+    if command.endswith(REAL):
+        proxies.find("sing-box")
     assert readable(run(command)) == readable(shown)
 
 
 def test_readme_has_output_to_compare() -> None:
     """The comparison above has something to compare."""
-    assert [command for command, _ in OUTPUT.findall(README)] == ["muxleak reproduce"]
+    shown = [command for command, _ in OUTPUT.findall(README)]
+    assert shown == ["muxleak reproduce", f"muxleak reproduce{REAL}"]
 
 
 def test_readme_lists_every_pair_with_what_catches_it() -> None:

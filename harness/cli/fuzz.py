@@ -50,12 +50,6 @@ def subject(word: str) -> str:
     return word
 
 
-def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str) -> list[str]:
-    """Offer pairs and versions to a shell."""
-    versions = params.complete_version(ctx, parameter, start)
-    return [*params.complete_pair(ctx, parameter, start), *versions]
-
-
 @click.command(
     "fuzz",
     epilog=params.examples(
@@ -68,7 +62,10 @@ def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str)
     ),
 )
 @click.argument(
-    "subject", type=subject, metavar="PAIR|VERSION|MODULE:CALLABLE", shell_complete=complete_subject
+    "subject",
+    type=subject,
+    metavar="PAIR|VERSION|MODULE:CALLABLE",
+    shell_complete=params.complete_subject,
 )
 @click.option(
     "--examples",

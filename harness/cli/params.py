@@ -10,7 +10,8 @@ import click
 
 from harness.monitor.endpoint import is_loopback
 from scenarios import Pair, SimWorld, TcpWorld, find_pair, load_pairs
-from scenarios.replay import find_version
+from scenarios.replay import Replay, find_subject
+from scenarios.steps import Sequence
 from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ def pair(word: str) -> Pair:
         raise click.BadParameter(str(error)) from None
 
 
-def version(word: str) -> str:
-    """Read the name of a version, in any case, and return it as `VERSIONS` has it."""
-    name = find_version(word)
-    if name is None:
-        raise click.BadParameter(f"expected one of {', '.join(VERSIONS)} or fixed; got {word!r}")
-    return name
+def served(word: str) -> Replay:
+    """Read VERSION or PAIR[/HALF]: who is to be driven, without a step so far."""
+    try:
+        return Replay(*find_subject(word, None), Sequence())
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def counts(word: str) -> tuple[int, ...]:
@@ -91,6 +92,11 @@ def complete_pair(_ctx: click.Context, _parameter: click.Parameter, start: str) 
 def complete_version(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
     """Offer the names of versions to a shell."""
     return [name for name in (*VERSIONS, "fixed") if name.lower().startswith(start.lower())]
+
+
+def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Offer pairs and versions to a shell."""
+    return [*complete_pair(ctx, parameter, start), *complete_version(ctx, parameter, start)]
 
 
 def examples(*lines: str) -> str:

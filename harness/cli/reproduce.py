@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import params, render, story
+from harness.cli.real import NAMES, reproduce_real
 from scenarios import Outcome, find_violation, run_sequence
 from scenarios.growth import COUNTS, Growth, grow
+from scenarios.real.compare import COPIES
 from scenarios.registry import FLAGSHIP
 from scenarios.replay import Replay
 from vless.versions import VERSIONS
@@ -125,6 +127,7 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
         "reproduce                           the bug of sing-box issue #2421",
         "reproduce live_id_reused            another one",
         "reproduce --counts 1,10,100         fewer connections",
+        "reproduce --real sing-box           a real proxy, and its twins",
         "reproduce --json | jq -r .replay    a line for `muxleak replay`",
     ),
 )
@@ -137,18 +140,50 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
     show_default=True,
     help="How many connections to open and close, each time on a new server.",
 )
+@click.option(
+    "--real",
+    type=click.Choice(NAMES),
+    help="Run a real proxy beside PAIR (default: all that have its bugs), and count both.",
+)
+@click.option(
+    "--program", metavar="PATH", help="The proxy's program; default: the one that is installed."
+)
+@click.option(
+    "--copies",
+    type=click.IntRange(min=1),
+    default=COPIES,
+    show_default=True,
+    help="How often each sequence is repeated at a real proxy and its twins.",
+)
 @params.seed_option
 @params.json_option
 @click.pass_context
 def reproduce_command(
-    ctx: click.Context, pair: Pair, counts: tuple[int, ...], seed: int, *, as_json: bool
+    ctx: click.Context,
+    *,
+    pair: Pair,
+    counts: tuple[int, ...],
+    real: str | None,
+    program: str | None,
+    copies: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Show one bug end to end, from its symptom to its fix.
 
     Opens and closes connections over loopback TCP against the buggy and the fixed half of PAIR
     (default: the flagship), and counts the tasks they leave. Exits with 0 if the bug was reproduced
     and its fix left nothing.
+
+    With --real, sequences that leak in a real proxy are run at it and at both halves of the pairs
+    that have the same bugs, all counted from outside; exits with 0 if each left what is claimed.
     """
+    if real is not None:
+        params.refuse(ctx, "--real", "counts", "seed")
+        default = ctx.get_parameter_source("pair") is click.core.ParameterSource.DEFAULT
+        chosen = None if default else pair
+        ctx.exit(reproduce_real(real, program, copies, chosen, as_json=as_json))
+    params.refuse(ctx, "a run without --real", "program", "copies")
     if as_json:
         result = reproduce(pair, counts, seed)
         render.emit_json(result.to_json())

@@ -16,18 +16,21 @@ from harness.cli.params import Listen
 from harness.cli.watch import JsonScreen, TextScreen, Watch
 from harness.monitor import KINDS
 from vless import Inbound, Limits, Outbound, User
-from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.cli.watch import Screen
+    from scenarios.replay import Replay
 
 USER = "00112233-4455-6677-8899-aabbccddeeff"
 INTERVAL = 1.0
 """Seconds between two looks at the counts."""
 LIMITS = Limits(close_seconds=1.0)
 """Versions that do not end their connections must not make Ctrl-C wait for long."""
+_YEAR = 365 * 24 * 3600.0
+NO_LIMITS = LIMITS._replace(idle_seconds=_YEAR, write_seconds=_YEAR, stall_seconds=_YEAR)
+"""Not even a limit ends what a version does not; but for dialling, headers and closing."""
 PATIENCE = 0.5
 """Seconds that connections which have just closed are given to end their tasks."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -38,6 +41,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
     epilog=params.examples(
         "serve --version V1                          the leak, on a free port",
         "serve --version fixed --listen 127.0.0.1:8443",
+        "serve --version live_id_reused/buggy        one half of a pair",
         "serve --version V2 --seconds 60 --json      one JSON object per line",
         "serve --debug 127.0.0.1:6060                its tasks over HTTP",
         "serve --verbose                             say why connections end",
@@ -45,12 +49,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 )
 @click.option(
     "--version",
-    type=params.version,
-    metavar="VERSION",
-    shell_complete=params.complete_version,
+    type=params.served,
+    metavar="VERSION|PAIR",
+    shell_complete=params.complete_subject,
     default="V1",
     show_default=True,
-    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed.",
+    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed; or PAIR/HALF.",
 )
 @click.option(
     "--listen",
@@ -76,6 +80,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
     metavar="HOST:PORT",
     help="Serve /debug/tasks and /metrics over HTTP there, on a loopback address.",
 )
+@click.option(
+    "--no-limits",
+    "endless",
+    is_flag=True,
+    help="Wait for ever for peers and destinations that are idle or do not read.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
 @click.option("--public", is_flag=True, help="Allow an address that other machines can reach.")
 @click.option("--verbose", "-v", is_flag=True, help="Log to stderr why connections end.")
@@ -83,17 +93,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @click.pass_context
 def serve_command(
     ctx: click.Context,
-    version: str,
+    version: Replay,
     listen: Listen,
     users: tuple[UUID, ...],
     debug: Listen | None,
     seconds: float | None,
     *,
+    endless: bool,
     public: bool,
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Serve one version on a port, with its tasks counted live.
+    """Serve a version or pair on a port, with its tasks counted live.
 
     Point any VLESS client with mux.cool at it and watch what its connections leave behind. Ctrl-C
     stops it and reports. Exits with 1 if closed connections left tasks.
@@ -113,7 +124,7 @@ def serve_command(
     if verbose:
         logging.basicConfig(format="%(message)s", level=logging.INFO)
     screen = JsonScreen() if as_json else TextScreen()
-    server = Server(version, listen, users, screen, debug)
+    server = Server(version, listen, users, screen, debug, NO_LIMITS if endless else LIMITS)
     leaked = asyncio.run(server.run(seconds))
     ctx.exit(1 if leaked else 0)
 
@@ -123,12 +134,14 @@ class Server:
 
     def __init__(
         self,
-        version: str,
+        version: Replay,
         listen: Listen,
         users: tuple[UUID, ...],
         screen: Screen,
         debug: Listen | None,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._version = version
         self._listen = listen
         self._users = users
@@ -141,8 +154,9 @@ class Server:
         with ledger.watching(loop), Monitor(ledger, interval=INTERVAL) as monitor:
             debug = await self._listen_debug(monitor)
             users = [User(each) for each in self._users]
-            lifecycle = VERSIONS[self._version]()
-            inbound = Inbound(users, Outbound(limits=LIMITS), lifecycle=lifecycle, limits=LIMITS)
+            lifecycle = self._version.lifecycle()
+            limits = self._limits
+            inbound = Inbound(users, Outbound(limits=limits), lifecycle=lifecycle, limits=limits)
             watch = Watch(ledger, inbound, monitor)
             factory = ledger.scoped_factory(watch.protocol)
             try:
@@ -153,7 +167,7 @@ class Server:
             if seconds is not None:
                 loop.call_later(seconds, stop.set)
             with self._screen:
-                self._screen.listening(self._version, address, self._users, debug)
+                self._screen.listening(self._version.subject, address, self._users, debug)
                 await self._watch(watch, stop)
             # From here on, an impatient Ctrl-C ends the program at once.
             _on_signals(loop, None)

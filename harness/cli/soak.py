@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from harness.cli import interrupt, params, render
-from harness.cli.fuzz import complete_subject, subject
+from harness.cli.fuzz import subject
 from scenarios.replay import Replay, find_subject
 from scenarios.soak import Soaked, soak
 from scenarios.steps import Sequence
@@ -35,7 +35,7 @@ CONNECTIONS = 100_000
     type=subject,
     default="REF",
     metavar="[PAIR|VERSION]",
-    shell_complete=complete_subject,
+    shell_complete=params.complete_subject,
 )
 @click.option(
     "--connections",

@@ -147,6 +147,27 @@ class Meter:
             kept = +Counter({stack: round(n / points[-1][0]) for stack, n in left.items()})
         return Growth(held, +kept, exact, memory)
 
+    async def left(
+        self, sequence: Sequence, copies: int, patience: float
+    ) -> tuple[Counter[Stack], Counter[Stack]]:
+        """Repeat a sequence in one batch; return all that it changed, also what became less.
+
+        First while the destinations live, then when they have gone.
+
+        Raises:
+            UnreachableError: if the server takes no connection.
+            CounterError: if it cannot be counted any more.
+        """
+        before = await self.settle(self._last)
+        await self._driver.run(sequence, copies, self._rest)
+        held = (await self.settle(before, patience)).counts.copy()
+        self._destinations.leave()
+        self._last = await self.settle(before, patience)
+        kept = self._last.counts.copy()
+        for changed in (held, kept):
+            changed.subtract(before.counts)
+        return held, kept
+
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
         """Look until all is as ``before``, or nothing has changed for so many seconds; bounded."""
         patience = patience or self.quick

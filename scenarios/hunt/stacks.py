@@ -8,12 +8,17 @@ FILE:LINE`` lines.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from contextlib import suppress
 
 Stack = tuple[str, ...]
-"""Functions, the innermost first; before them the state in brackets where it is known."""
+"""Functions, the innermost first; before them the state in brackets, and after them who started it,
+as "created by ...", where that is known."""
 
+CREATED = "created by "
+_LABELS = "# labels:"
 _TOTAL = re.compile(r"goroutine profile: total (\d+)\s")
 _COUNTED = re.compile(r"(\d+) @(?: |$)")
 _SINGLE = re.compile(r"goroutine \d+(?: gp=\S+ m=\S+(?: mp=\S+)?)? \[([^\]]*)\]:$")
@@ -54,9 +59,19 @@ def _grouped(text: str) -> Counter[Stack]:
         lines = block.strip().splitlines()
         counted = _COUNTED.match(lines[0]) if lines else None
         if counted:
-            frames = (line[1:].split() for line in lines[1:] if not line.startswith("# labels:"))
-            found[tuple(_function(words) for words in frames if words)] += int(counted[1])
+            frames = [line[1:].split() for line in lines[1:] if not line.startswith(_LABELS)]
+            names = [_function(words) for words in frames if words]
+            found[(*names, *_creator(lines[1:2]))] += int(counted[1])
     return found
+
+
+def _creator(lines: list[str]) -> tuple[str, ...]:
+    """Say who started it, where labels tell."""
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):
+            if line.startswith(_LABELS):
+                return (f"{CREATED}{json.loads(line.removeprefix(_LABELS))['created_by']}",)
+    return ()
 
 
 def _function(words: list[str]) -> str:
@@ -78,12 +93,12 @@ def _single(text: str) -> Counter[Stack]:
             if line.startswith(("\t", "...")):
                 continue
             starter = _STARTER.match(line)
-            names.append(f"created by {starter[1]}" if starter else _ARGUMENTS.sub("", line))
+            names.append(f"{CREATED}{starter[1]}" if starter else _ARGUMENTS.sub("", line))
         found[tuple(names)] += 1
     return found
 
 
-_PLUMBING = ("runtime.", "internal/poll.", "syscall.", "created by runtime.")
+_PLUMBING = ("runtime.", "internal/poll.", "syscall.", f"{CREATED}runtime.")
 
 
 def readable(stack: Stack) -> Stack:

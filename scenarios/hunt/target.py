@@ -149,11 +149,14 @@ class Target:
             lines = file.read().decode("utf-8", "replace").splitlines()
         return tuple(line for line in lines if line.strip())[-LOG_LINES:]
 
-    def stop(self) -> None:
-        """End it, if it is ours."""
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, if it is ours; ``kill`` gives it no time to end in good order."""
         process, self._process = self._process, None
         if process is not None:
-            process.terminate()
+            if kill:
+                process.kill()
+            else:
+                process.terminate()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

