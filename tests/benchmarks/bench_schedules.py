@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # Nothing need be installed to run it.
 
-from programs import Program, deep_mux, watcher  # noqa: E402 - see above
+from racing import Program, deep_mux, watcher  # noqa: E402 - see above
 
 from scenarios.bench.schedules import OTHERS, PEERS, detangle, ours, toy  # noqa: E402 - see above
 

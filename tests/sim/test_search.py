@@ -7,7 +7,7 @@ from statistics import median
 
 import pytest
 from hypothesis import given, settings
-from programs import Program, deep_mux, pause, watcher
+from racing import Program, deep_mux, pause, watcher
 from tasks import forever
 
 from harness import LeakError
