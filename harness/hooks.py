@@ -5,7 +5,6 @@ that they work on any loop whose objects take attributes, uvloop's included.
 """
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -77,13 +76,12 @@ class Hooks:
 
     def remove(self) -> None:
         """Put back what is still ours; what was put over it only passes on from now on."""
-        members = vars(self.loop)
         for name, ours, previous in reversed(self._replaced):
-            if members.get(name) is ours:
+            if getattr(self.loop, name, None) is ours:
                 if previous is None:
-                    del members[name]
+                    delattr(self.loop, name)
                 else:
-                    members[name] = previous
+                    setattr(self.loop, name, previous)
         self._replaced.clear()
         ours, previous = self._firstiter
         if ours is not None and sys.get_asyncgen_hooks().firstiter is ours:
@@ -99,14 +97,20 @@ class Hooks:
 
     def scope(self) -> Scope:
         """Who is charged for what is made now."""
-        return charged(CURRENT.get(), self.tally) or self.root
+        scope = CURRENT.get()
+        if scope is None or scope.tally is not self.tally:
+            scope = charged(scope, self.tally) or self.root
+        return scope
 
     def _replace(self, name: str, make: Callable[[str, Any], Any]) -> None:
         original = getattr(self.loop, name, None)
         if original is None:
             return
         ours = make(name, original)
-        previous = getattr(self.loop, "__dict__", {}).get(name)
+        # Not by `vars`: a loop whose dictionary was asked for is slower from then on, up to 3.12.
+        method = getattr(type(self.loop), name, None)
+        inherited = method is not None and original == method.__get__(self.loop)
+        previous = None if inherited else original
         try:
             setattr(self.loop, name, ours)
         except AttributeError:
@@ -162,8 +166,10 @@ class Hooks:
             scope, announce = self.scope(), protocol.connection_made
 
             def connection_made(transport: Any) -> None:
-                with contextlib.suppress(AttributeError):
+                try:  # noqa: SIM105 - `suppress` costs as much as the rest
                     del protocol.connection_made
+                except AttributeError:
+                    pass
                 resource = Transport(transport, "accepted connection", points, scope)
                 self.charge(resource)
                 if census is not None:

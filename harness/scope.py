@@ -13,6 +13,9 @@ from harness.tally import FEW, Tally, TaskRecord
 if TYPE_CHECKING:
     from harness.kinds import Resource
 
+_NONE: dict[Any, Any] = {}  # what stands for containers that hold nothing yet, and is never changed
+_NOTHING: list[Any] = []
+
 
 class Scope:
     """What one operation, such as a connection, caused: whatever is made inside it and by that.
@@ -48,10 +51,11 @@ class Scope:
         self.tally = tally
         self.parent, self.outer = parent, outer
         self.made = 0
-        self.entries: dict[AnyTask, tuple[Site, int]] = {}
-        self.things: list[Resource] = []
-        self.within: dict[int, Scope] = {}
-        self._tokens: list[Any] = []
+        # Most scopes hold nothing when they are looked at, so each makes room when it has to.
+        self.entries: dict[AnyTask, tuple[Site, int]] = _NONE
+        self.things: list[Resource] = _NOTHING
+        self.within: dict[int, Scope] = _NONE
+        self._tokens: list[Any] = _NOTHING
         tally.scopes_made += 1
         self.number = tally.scopes_made
 
@@ -152,6 +156,8 @@ class Scope:
         """Take a live task onto the count."""
         if not self.entries:
             self._wake()
+            if self.entries is _NONE:
+                self.entries = {}
         self.entries[task] = site, number
         tally = self.tally
         tally.count += 1
@@ -162,7 +168,10 @@ class Scope:
     def keep(self, resource: "Resource") -> None:
         """Take a live resource onto the list."""
         self._wake()
-        self.things.append(resource)
+        if self.things:
+            self.things.append(resource)
+        else:
+            self.things = [resource]
         self.tally.held += 1
         if self.tally.census is not None:
             self.tally.census.kept(resource)
@@ -180,9 +189,10 @@ class Scope:
             tally.ended(task, site.points, self)
 
     def _prune(self) -> int:
-        before = len(self.things)
-        self.things = [thing for thing in self.things if thing.alive()]
-        self.tally.held -= before - len(self.things)
+        if self.things:
+            before = len(self.things)
+            self.things = [thing for thing in self.things if thing.alive()]
+            self.tally.held -= before - len(self.things)
         alive = sum(scope._prune() for scope in list(self.within.values()))
         self._rest()
         return alive + len(self.things) + len(self.entries)
@@ -190,6 +200,8 @@ class Scope:
     def _wake(self) -> None:
         if self.parent is not None and self.number not in self.parent.within:
             self.parent._wake()
+            if self.parent.within is _NONE:
+                self.parent.within = {}
             self.parent.within[self.number] = self
 
     def _rest(self) -> None:
@@ -199,7 +211,7 @@ class Scope:
             self.parent._rest()
 
     def __enter__(self) -> Self:
-        self._tokens.append(CURRENT.set(self))
+        self._tokens = [*self._tokens, CURRENT.set(self)]
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -24,7 +24,8 @@ _LOOPS = {_HARNESS + "loop.py", _HARNESS + os.path.join("sim", "loop.py")}  # no
 
 _RUNNER_RUN = asyncio.Runner.run.__code__
 
-_skipped: dict[str, bool] = {}
+_USER, _INTERNAL, _LAST, _PERHAPS_LAST = range(4)  # what a walk does at a frame of a file
+_by_file: dict[str, int] = {}
 _interned: dict[tuple[int, int], list[tuple[list[Any], "Site"]]] = {}
 _by_line: dict[tuple[tuple[int, int], ...], "Site"] = {}
 
@@ -89,18 +90,19 @@ def trace(depth: int = 1) -> Points:
     """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - traceback costs 20 times as much
     points: Points = []
-    skipped = _skipped
+    by_file = _by_file
     while frame is not None:
         code = frame.f_code
-        skip = skipped.get(code.co_filename)
-        if skip is None:
-            skip = is_internal(code.co_filename)
-        if not skip:
+        try:
+            part = by_file[code.co_filename]
+        except KeyError:
+            part = _part(code.co_filename)
+        if not part:
             points.append(code)
             points.append(frame.f_lasti)
             if len(points) == _FULL:
                 break
-        elif code is _HANDLE_RUN or code is _RUNNER_RUN or code.co_filename in _LOOPS:
+        elif part > _INTERNAL and (part == _LAST or code is _HANDLE_RUN or code is _RUNNER_RUN):
             break
         frame = frame.f_back
     return points
@@ -131,10 +133,19 @@ def capture(depth: int = 1) -> Site:
 
 def is_internal(filename: str) -> bool:
     """Whether a file belongs to asyncio or to this package, whose frames no site shows."""
-    skip = _skipped.get(filename)
-    if skip is None:
-        skip = _skipped[filename] = filename.startswith((_ASYNCIO, _HARNESS))
-    return skip
+    part = _by_file.get(filename)
+    return (_part(filename) if part is None else part) != _USER
+
+
+def _part(filename: str) -> int:
+    if filename in _LOOPS:
+        part = _LAST
+    elif filename in (_HANDLE_RUN.co_filename, _RUNNER_RUN.co_filename):
+        part = _PERHAPS_LAST
+    else:
+        part = _INTERNAL if filename.startswith((_ASYNCIO, _HARNESS)) else _USER
+    _by_file[filename] = part
+    return part
 
 
 @lru_cache(maxsize=1024)

@@ -87,10 +87,10 @@ class Census:
         """Note a new task; False if it is not to be counted by anybody."""
         if scope is self.own:
             return False
-        # Not through `_row`: this is done for every task.
-        key = (id(points[0]), points[1]) if points else None
-        found = self._keys.get(key) if key is not None else None
-        row = found[1] if found is not None else self._row(task, tuple(points[:2]))
+        # Not through `_row`, but where it is new: this is done for every task.
+        code, instruction = (points[0], points[1]) if points else (_code(task), -1)
+        found = self._keys.get((id(code), instruction))
+        row = found[1] if found is not None else self._row(task, (code, instruction))
         row.made += 1
         return True
 
@@ -121,13 +121,13 @@ class Census:
     def begin(self, outer: Scope | None) -> None:
         """Give a connection that is being accepted a scope, which its own context may replace."""
         self._begun += 1
-        current = CURRENT.get()
+        current, tally = CURRENT.get(), self._tally
         # Another ledger may have given it one already. One of ours is that of an earlier
         # connection, where a loop accepts them all in one context.
-        if current is not None and current.tally is not self._tally:
+        if current is not None and current.tally is not tally:
             outer = current
-        parent = charged(outer, self._tally) or self._root
-        Scope(f"connection {self._begun}", self._tally, parent, outer).enter()
+        parent = self._root if outer is None else charged(outer, tally) or self._root
+        CURRENT.set(Scope(f"connection {self._begun}", tally, parent, outer))
 
     def connected(self, scope: Scope, transport: Resource) -> None:
         """Note that a connection is open, and that what `scope` is charged for is its."""

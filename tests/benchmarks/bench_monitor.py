@@ -1,9 +1,10 @@
 """What a monitor costs an echo server: CPU time with it, over CPU time without.
 
 Run it: ``python tests/benchmarks/bench_monitor.py``. Server and clients share one process and loop,
-so that half of the time is the clients'; what the server alone pays is about twice the overhead
-shown. Variants are interleaved; each ratio is the median over the rounds of that of one round.
-Figures of different runs do not compare, ratios do.
+and the monitor counts what both make: with clients in a process of their own, how many events the
+server finds at a time, and so its CPU time, would hang on what else the machine does. Variants are
+interleaved; each ratio is the median over the rounds of that of one round. Figures of different
+runs do not compare, ratios do.
 """
 
 # ruff: noqa: T201 - a benchmark prints

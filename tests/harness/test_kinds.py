@@ -7,6 +7,7 @@ import gc
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -283,6 +284,22 @@ def test_hooks_of_the_process_are_taken_down() -> None:
     before = now()
     run(asyncio.SelectorEventLoop, body)
     assert now() == before
+
+
+def test_hooks_put_back_what_was_on_the_loop() -> None:
+    """A method that somebody else had replaced; and what they put over ours stays."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        first, second = partial(loop.create_server), partial(loop.create_connection)
+        loop.create_server = first  # type: ignore[method-assign]
+        with Ledger({"transport"}).watching(loop):
+            assert loop.create_server is not first
+            loop.create_connection = second  # type: ignore[method-assign]
+        assert loop.create_server is first
+        assert loop.create_connection is second
+
+    asyncio.run(main())
 
 
 @LOOPS

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import proxies as support
 import pytest
+from processes import REQUIRE
 from servers import echo
 from socks import SocksConnection
 
@@ -61,7 +62,7 @@ def test_missing_program_skips_with_the_line_that_installs_it(
 ) -> None:
     """Where a program is not there, its tests say how to get it."""
     monkeypatch.setitem(FINDERS, name, missing)
-    monkeypatch.delenv(support.REQUIRE, raising=False)
+    monkeypatch.delenv(REQUIRE, raising=False)
 
     with pytest.raises(pytest.skip.Exception, match=INSTALL[name]):
         support.find(name)
@@ -73,7 +74,7 @@ def test_missing_program_fails_where_it_is_required(
 ) -> None:
     """What continuous integration has installed must not be skipped unnoticed."""
     monkeypatch.setitem(FINDERS, name, missing)
-    monkeypatch.setenv(support.REQUIRE, "other,interop")
+    monkeypatch.setenv(REQUIRE, "other,interop")
 
     with pytest.raises(pytest.fail.Exception, match=INSTALL[name]):
         support.find(name)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import socket
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-import pytest
+from processes import Process, unavailable
 
 from harness.cli.params import Listen
 from harness.cli.serve import USER
@@ -26,59 +23,17 @@ if TYPE_CHECKING:
 
     from scenarios.real.programs import Config, Program
 
-REQUIRE = "MUXLEAK_REQUIRE"
-"""The environment variable: what it names, separated by commas, must not be skipped."""
-READY_SECONDS = 10.0
 ATTEMPTS = 3
 """Another process may take a port between its choice and its use."""
 
 
-class Proxy:
-    """A program that runs; ``address`` is where it listens, ``log`` what it has written."""
+class Proxy(Process):
+    """A program that runs with a configuration; ``address`` is where it listens."""
 
     def __init__(self, title: str, config: Config, folder: Path, program: Program) -> None:
-        self.title = title
-        self.address = (LOOPBACK, 0)
-        self._log = folder / "log"
         path = folder / "config.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - found by `find`
-                [*program.command, str(path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def log(self) -> str:
-        """The last of what it has written."""
-        return self._log.read_text(encoding="utf-8", errors="replace")[-8_000:]
-
-    def ready(self, port: int) -> bool:
-        """Wait until it accepts; False if it has ended instead."""
-        for _ in range(int(READY_SECONDS / 0.02)):
-            try:
-                socket.create_connection((LOOPBACK, port), timeout=1).close()
-            except OSError:
-                try:
-                    self.process.wait(0.02)
-                except subprocess.TimeoutExpired:
-                    continue
-            # Who answered may be another, if it could not have the port.
-            self.address = (LOOPBACK, port)
-            return self.process.poll() is None
-        raise AssertionError(f"{self.title}: nobody accepts on port {port}\n{self.log}")
-
-    def kill(self) -> None:
-        """End it, whatever it is doing, and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
-
-    def terminate(self) -> None:
-        """Ask it to end, and wait until it is gone."""
-        self.process.terminate()
-        self.process.wait(READY_SECONDS)
+        super().__init__(title, [*program.command, str(path)], folder)
 
 
 class Proxies:
@@ -128,10 +83,7 @@ def find(name: str) -> Program:
     try:
         return programs.find(name)
     except programs.MissingError as error:
-        reason = str(error)
-    if "interop" in os.environ.get(REQUIRE, "").split(","):
-        pytest.fail(f"{REQUIRE} says that this must not be skipped; {reason}", pytrace=False)
-    pytest.skip(reason)
+        unavailable("interop", str(error))
 
 
 def _v2ray_client(outbound: Config, port: int) -> Config:
