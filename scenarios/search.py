@@ -14,7 +14,7 @@ from hypothesis.errors import NoSuchExample
 
 from scenarios.runner import Outcome, run_sequence
 from scenarios.simulated import SimWorld
-from scenarios.strategies import sequences
+from scenarios.strategies import STEPS, sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vless import Lifecycle
 
 EXAMPLES = 500
+SHORTER = 300
+"""Sequences in which a shorter one is looked for than shrinking has come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,9 @@ def find_violation(
 ) -> Found | None:
     """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.
 
+    Shrinking removes and changes a step at a time, and so may end where two would have to go at
+    once; from there, shorter ones are searched afresh until none is found.
+
     ``progress`` is called with the number of sequences run so far, shrinking included.
     """
     runs = connections = 0
@@ -68,9 +73,29 @@ def find_violation(
             first = runs, connections
         return hit
 
+    sequence = _search(STEPS, violates, examples, seed)
+    if sequence is None:
+        return None
+    shorter: Sequence | None = sequence
+    while shorter is not None:
+        sequence = shorter
+        shorter = _search(len(sequence) - 1, violates, SHORTER, seed)
+    if first is None:
+        raise AssertionError("found without a violation")
+    shown = sequence.canonical()
+    outcome = run_sequence(shown, lifecycle(), world)
+    if not outcome.violations:
+        # What is seen only while a connection is open need not be seen at rest.
+        shown, outcome = sequence, run_sequence(sequence, lifecycle(), world)
+    return Found(shown, outcome, *first)
+
+
+def _search(
+    steps: int, violates: Callable[[Sequence], bool], examples: int, seed: int
+) -> Sequence | None:
     try:
-        sequence = find(
-            sequences(),
+        return find(
+            sequences(steps),
             violates,
             random=Random(seed),  # noqa: S311 - a reproducible search, no secret
             settings=settings(
@@ -83,11 +108,3 @@ def find_violation(
         )
     except NoSuchExample:
         return None
-    if first is None:
-        raise AssertionError("found without a violation")
-    shown = sequence.canonical()
-    outcome = run_sequence(shown, lifecycle(), world)
-    if not outcome.violations:
-        # What is seen only while a connection is open need not be seen at rest.
-        shown, outcome = sequence, run_sequence(sequence, lifecycle(), world)
-    return Found(shown, outcome, *first)

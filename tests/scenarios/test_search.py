@@ -2,7 +2,7 @@
 
 import pytest
 
-from scenarios import Found, Sequence, find_violation, load_pairs, run_sequence
+from scenarios import Found, Sequence, find_pair, find_violation, load_pairs, run_sequence
 from scenarios.registry import FLAGSHIP
 from vless import Lifecycle
 from vless.versions import VERSIONS
@@ -70,6 +70,17 @@ def test_search_can_be_asked_for_some_properties() -> None:
         result = find_violation(VERSIONS["V1"], properties=frozenset({name}))
         assert result is not None
         assert name in result.outcome.violated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [4, 16, 19])
+def test_search_goes_on_where_shrinking_ends_too_early(seed: int) -> None:
+    """A connection is refused after a cancel, too, which no single change turns into less."""
+    pair = find_pair("refused_stays_open")
+    result = find_violation(pair.buggy, properties=frozenset(pair.facts.fails), seed=seed)
+
+    assert result is not None
+    assert str(result.sequence) in {"a:connect a:close", "a:bad:user a:close"}
 
 
 def test_search_ignores_other_properties() -> None:
