@@ -55,6 +55,7 @@ def _sequence(line: str) -> Sequence:
         "hunt 127.0.0.1:8443 --pprof http://127.0.0.1:6060",
         "hunt 127.0.0.1:8443 --pid 4242 --time 60 --known hunt.json",
         "hunt 127.0.0.1:8443 --command 'sing-box run -c server.json'",
+        "hunt 127.0.0.1:8443 --v2ray-stats 127.0.0.1:10085",
         "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:close'",
     ),
 )
@@ -65,6 +66,15 @@ def _sequence(line: str) -> Sequence:
     multiple=True,
     metavar="URL",
     help="Count goroutines: its /debug/pprof/goroutine?debug=1 or 2, or text of that form.",
+)
+@click.option(
+    "--v2ray-stats",
+    "v2ray",
+    type=params.listen,
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Count goroutines of a V2Ray: where its API is, with the StatsService. Needs the extra "
+    "'v2ray'.",
 )
 @click.option(
     "--pid", type=click.IntRange(min=1), help="Count descriptors, threads and memory of a process."
@@ -127,6 +137,7 @@ def hunt_command(
     address: Listen,
     user: UUID,
     pprof: tuple[str, ...],
+    v2ray: tuple[Listen, ...],
     pid: int | None,
     command: str | None,
     host: str,
@@ -149,9 +160,9 @@ def hunt_command(
     too. Ctrl-C ends the hunt with what it has. Exits with 1 if something was found, also if the
     server died.
     """
-    target = _target(address, pprof, pid, command)
+    target = _target(address, pprof, v2ray, pid, command)
     if not owned:
-        _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof))
+        _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof), *v2ray)
     kept.check_out(out)
     known = _known(known_file)
     limits = Limits(seconds, connections, bandwidth * 1e6, patience)
@@ -209,18 +220,24 @@ def _code(result: Result) -> int:
 
 
 def _target(
-    address: Listen, pprof: tuple[str, ...], pid: int | None, command: str | None
+    address: Listen,
+    pprof: tuple[str, ...],
+    v2ray: tuple[Listen, ...],
+    pid: int | None,
+    command: str | None,
 ) -> Target:
     if pid is not None and command is not None:
         raise click.UsageError("--pid means nothing with --command, whose process is counted")
-    if not (pprof or pid or command):
+    if not (pprof or v2ray or pid or command):
         raise click.UsageError(
-            "expected a way to count the server: --pprof URL (goroutines), --pid PID (descriptors, "
-            "memory), --command COMMAND (starts it), or several; got none"
+            "expected a way to count the server: --pprof URL or --v2ray-stats HOST:PORT "
+            "(goroutines), --pid PID (descriptors, memory), --command COMMAND (starts it), or "
+            "several; got none"
         )
+    at, stats = (address.host, address.port), [str(each) for each in v2ray]
     try:
-        return Target((address.host, address.port), pprof=pprof, pid=pid, command=command)
-    except ValueError as error:
+        return Target(at, pprof=pprof, v2ray=stats, pid=pid, command=command)
+    except (ImportError, ValueError) as error:
         raise click.UsageError(str(error)) from None
 
 

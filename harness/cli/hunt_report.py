@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.text import Text
 
 from harness.cli import render
-from scenarios.hunt.counters import DESCRIPTORS
+from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, THREADS
 from scenarios.hunt.stacks import readable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scenarios.hunt.hunt import Result, Status
     from scenarios.hunt.stacks import Stack
 
-_TARGET = ("user", "pprof", "pid", "command", "destinations")
+_TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations")
 """Options that say which server it is, and so belong into the line that measures again."""
 _WHY = {
     "time": "the time is up",
@@ -33,6 +33,8 @@ _WHY = {
     "trouble": "the hunt could not go on",
 }
 _KIB = 1024
+_BARE = (DESCRIPTORS, THREADS, GOROUTINES)
+"""What is counted without stacks."""
 
 
 class Again(NamedTuple):
@@ -177,7 +179,7 @@ def _blocked(finding: Finding) -> Table:
     grid = render.table("each", "after", "blocked in", fixed=("each", "after"))
     growth = finding.growth
     for stack in sorted({*growth.held, *growth.kept}, key=_order):
-        name = Text("(descriptors)", render.QUIET) if stack == DESCRIPTORS else Text(chain(stack))
+        name = Text(f"({stack[0]})", render.QUIET) if stack in _BARE else Text(chain(stack))
         grid.add_row(f"{growth.held[stack]:,}", f"{growth.kept[stack]:,}", name)
     return grid
 
