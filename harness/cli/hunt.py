@@ -14,7 +14,8 @@ from harness.cli.serve import USER
 from scenarios.hunt import findings as files
 from scenarios.hunt.counters import CounterError, Pprof
 from scenarios.hunt.destinations import HOST, KINDS, Destinations
-from scenarios.hunt.hunt import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Hunt, Limits
+from scenarios.hunt.hunt import Hunt
+from scenarios.hunt.outcome import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Limits
 from scenarios.hunt.target import StartError, Target
 from scenarios.steps import Sequence
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from scenarios.hunt.findings import Finding
-    from scenarios.hunt.hunt import Result, Status
+    from scenarios.hunt.outcome import Result, Status
 
 SUFFIX = ".hunt.json"
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -113,6 +114,19 @@ def _sequence(line: str) -> Sequence:
     help="Seconds that what is left must stay to be called a leak.",
 )
 @click.option(
+    "--idle",
+    type=_POSITIVE,
+    metavar="SECONDS",
+    help="The server's own limit for what is idle: what has gone after twice as long is no leak.",
+)
+@click.option(
+    "--findings",
+    "enough",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop when so many leaks are found.",
+)
+@click.option(
     "--known",
     "known_file",
     type=click.Path(path_type=Path),
@@ -145,6 +159,8 @@ def hunt_command(
     connections: int,
     bandwidth: float,
     patience: float,
+    idle: float | None,
+    enough: int | None,
     known_file: Path | None,
     replay: Sequence | None,
     out: Path,
@@ -165,7 +181,7 @@ def hunt_command(
         _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof), *v2ray)
     kept.check_out(out)
     known = _known(known_file)
-    limits = Limits(seconds, connections, bandwidth * 1e6, patience)
+    limits = Limits(seconds, connections, bandwidth * 1e6, patience, enough, idle or 0)
     replays = None if replay is None else [replay]
     again = hunt_report.Again.of(ctx, address)
     try:
@@ -201,8 +217,8 @@ def hunt_command(
     finally:
         target.stop()
     path = None
-    if result.findings:
-        content = files.write(result.findings).encode()
+    if result.findings or result.passing:
+        content = files.write([*result.findings, *result.passing]).encode()
         path = kept.keep(out, f"hunt-{address}", SUFFIX, content)
     if as_json:
         render.emit_json(hunt_report.to_json(result, address, seed, path, again))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from harness.cli.params import Listen
     from scenarios.hunt.findings import Finding
-    from scenarios.hunt.hunt import Result, Status
+    from scenarios.hunt.outcome import Result, Status
     from scenarios.hunt.stacks import Stack
 
 _TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations")
@@ -90,10 +90,16 @@ def to_json(
         "seconds": round(result.seconds, 1),
         "gone_when_waited_for": result.unsure,
         "found": len(result.findings),
-        "findings": [{**each.to_json(), "replay": again.line(each)} for each in result.findings],
+        "findings": [_to_json(each, again) for each in result.findings],
+        "passing": [_to_json(each, again) for each in result.passing],
+        "suspicion": None if result.suspicion is None else _to_json(result.suspicion, again),
         "looks_that_left_the_same": result.explained,
         "file": None if path is None else str(path),
     }
+
+
+def _to_json(finding: Finding, again: Again) -> dict[str, Any]:
+    return {**finding.to_json(), "replay": again.line(finding)}
 
 
 def show(
@@ -120,6 +126,13 @@ def show(
     else:
         what = Text("nothing found", render.GOOD)
     console.print(Text.assemble(what, f" in {address}: {ran}{why}"), soft_wrap=True)
+    for each in result.passing:
+        console.print(Text(f"no leak: {headline(each, again)}"), soft_wrap=True)
+        render.copyable(console, again.line(each), 4)
+    if result.suspicion is not None:
+        seen = "not measured to the end, and so no finding"
+        console.print(Text(f"{seen}: {headline(result.suspicion, again)}"), soft_wrap=True)
+        render.copyable(console, again.line(result.suspicion), 4)
     if result.explained:
         console.print(f"{render.plural(result.explained, 'look')} left nothing but the same again")
     if result.unsure:
@@ -142,13 +155,13 @@ def headline(finding: Finding, again: Again) -> str:
     if fds or fds_after:
         words.append(render.plural(fds, "descriptor"))
     about = "" if growth.exact else "about "
+    held = f"{about}{' and '.join(words)} per repetition"
+    if finding.gone:
+        return f"{held}, all gone after {finding.gone:.1f} s"
     after = " and ".join(
         f"{count:,}" for count, shown in ((tasks_after, tasks), (fds_after, fds)) if shown or count
     )
-    return (
-        f"{about}{' and '.join(words)} per repetition; {after or 0} after the destinations have "
-        "gone"
-    )
+    return f"{held}; {after or 0} after the destinations have gone"
 
 
 def _died(died: str) -> str:

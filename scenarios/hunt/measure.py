@@ -35,13 +35,16 @@ class Growth(NamedTuple):
     """What one repetition of a sequence leaves, whole numbers only, by stack or unit.
 
     ``held`` is counted while the destinations live, ``kept`` after all of them have gone. ``exact``
-    says that every batch grew by the same; ``memory`` is in bytes and rough.
+    says that every batch grew by the same; ``memory`` is in bytes and rough. ``passing`` was there
+    at first and went by itself, ``gone`` is after how many seconds it had.
     """
 
     held: Counter[Stack]
     kept: Counter[Stack]
     exact: bool = True
     memory: int | None = None
+    passing: Counter[Stack] = Counter()  # noqa: RUF012 - never changed
+    gone: float = 0
 
     @property
     def leaks(self) -> bool:
@@ -98,6 +101,19 @@ def _least_squares(points: list[tuple[int, int]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
 
 
+def _outlasted(
+    quick: Counter[Stack], points: list[tuple[int, Counter[Stack]]], late: Counter[Stack]
+) -> tuple[Counter[Stack], Counter[Stack]]:
+    """Split what a quick look has seen, per repetition, into what is left late and what is gone."""
+    (_, first), (copies, last) = points[0], points[-1]
+    held: Counter[Stack] = Counter()
+    for stack in {*quick, *late}:
+        # What is still as it was has its slope; of the rest only the whole is known.
+        grown = max(0, late[stack] - first[stack]) // copies
+        held[stack] = quick[stack] if late[stack] == last[stack] else grown
+    return +held, quick - held
+
+
 class Meter:
     """Runs batches and waits, watching the counts, until they stand still."""
 
@@ -114,6 +130,8 @@ class Meter:
         self._clock = clock
         self.quick = QUICK
         self._last: Snapshot | None = None
+        self._changed = 0.0
+        """When the counts last changed while they were settling."""
 
     async def grow(
         self, sequence: Sequence, batches: tuple[int, ...] = (COPIES,), patience: float = 0
@@ -124,33 +142,35 @@ class Meter:
             UnreachableError: if the server takes no connection.
             CounterError: if it cannot be counted any more.
         """
-        patience = patience or self.quick
         before = await self.settle(self._last)
         points = [(0, before.counts)]
         now = before
         for copies in batches:
             await self._driver.run(sequence, copies, self._rest)
-            # Between two batches nothing need be back: only the last one is waited for.
-            last = len(points) == len(batches)
-            now = await self.settle(before, patience if last else self.quick)
+            ended = self._clock()
+            now = await self.settle(before)
             points.append((points[-1][0] + copies, now.counts))
+        copies = points[-1][0]
         held, exact = slopes(points)
+        passing: Counter[Stack] = Counter()
+        if patience:
+            now = await self.settle(before, patience)
+            held, passing = _outlasted(held, points, now.counts)
+        gone = self._changed - ended if passing else 0
         memory = None
         if before.memory is not None and now.memory is not None:
-            memory = (now.memory - before.memory) // points[-1][0]
+            memory = (now.memory - before.memory) // copies
         self._destinations.leave()
-        after = await self.settle(before, patience)
-        self._last = after
+        self._last = after = await self.settle(before, patience)
         left = after.counts - before.counts
-        kept = +Counter({stack: count // points[-1][0] for stack, count in left.items()})
-        if not exact:
-            kept = +Counter({stack: round(n / points[-1][0]) for stack, n in left.items()})
-        return Growth(held, +kept, exact, memory)
+        per_copy = int if exact else round
+        kept = +Counter({stack: per_copy(count / copies) for stack, count in left.items()})
+        return Growth(held, kept, exact, memory, passing, gone)
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
         """Look until all is as ``before``, or nothing has changed for so many seconds; bounded."""
         patience = patience or self.quick
-        begun = since = self._clock()
+        begun = since = self._changed = self._clock()
         last = await self._counter.read()
         while True:
             now = self._clock()
@@ -162,7 +182,7 @@ class Meter:
             await asyncio.sleep(_POLL)
             new = await self._counter.read()
             if new.counts != last.counts:
-                since = self._clock()
+                since = self._changed = self._clock()
             last = new
 
     async def _rest(self) -> None:

@@ -12,11 +12,13 @@ from uuid import UUID
 
 import pytest
 
-from scenarios.hunt import batch, counters, measure
+from scenarios.hunt import batch, counters, findings, measure
+from scenarios.hunt import hunt as hunts
 from scenarios.hunt import target as targets
 from scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
 from scenarios.hunt.destinations import Destinations
-from scenarios.hunt.hunt import Hunt, Limits, Result
+from scenarios.hunt.hunt import Hunt
+from scenarios.hunt.outcome import Limits, Result
 from scenarios.hunt.peers import HuntPeer
 from scenarios.hunt.target import StartError, Target
 from scenarios.steps import Sequence, Step
@@ -163,19 +165,75 @@ def test_hunt_finds_what_every_connection_leaves() -> None:
     asyncio.run(main())
 
 
-def test_hunt_does_not_report_what_goes_away() -> None:
-    """What looks like growth for a moment, and is gone when it is waited for, is no finding."""
+class Idling(Counted):
+    """Ends what is idle by itself, as soon as it has been looked at so often."""
+
+    LOOKS = 15
+
+    async def read(self) -> Snapshot:
+        """Tell what it holds."""
+        self.looks += 1
+        if self.looks > self.LOOKS:
+            del self.held[("idle",)]
+        return await super().read()
+
+    looks = 0
+
+    async def serve(self, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        """Hold something for a while, whatever the client does."""
+        self.looks = 0
+        self.held[("idle",)] += 1
+        await reader.read()
+
+
+def test_hunt_tells_what_goes_by_itself_from_a_leak() -> None:
+    """The same growth: gone when it is waited for, or not; and beside one that stays, neither."""
 
     async def main() -> None:
-        async def slow(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-            target.held[("linger",)] += 1
-            loop.call_later(0.03, target.held.subtract, [("linger",)])
-            await reader.read()
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await target.serve(reader, writer)
 
-        loop = asyncio.get_running_loop()
-        async with serving(slow) as (_, target):
-            result = await hunt(target, "a:open a:close", connections=500, patience=0.1)
-        assert (result.ended, result.unsure, result.findings) == ("replayed", 1, [])
+        async def leaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            target.held[("stays",)] += 1
+            await target.serve(reader, writer)
+
+        async with serving(serve) as (_, counted):
+            target = Idling(counted.address)
+            result = await hunt(target, "a:open a:close", patience=5)
+        (passing,) = result.passing
+        assert (result.ended, result.findings) == ("replayed", [])
+        assert (passing.growth.held, passing.gone > 0) == ({("idle",): 1}, True)
+        assert passing.freed.startswith("the server itself")
+        (known,) = findings.read(findings.write(result.passing))
+        assert known.gone == pytest.approx(passing.gone, abs=0.1)
+
+        async with serving(leaks) as (_, counted):
+            target = Idling(counted.address)
+            result = await hunt(target, "a:open a:close", patience=0.05)
+        (found,) = result.findings
+        assert (result.passing, found.gone) == ([], 0)
+        assert found.growth.held[("stays",)] == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_hunt_searches_on_without_what_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long for every look is filed once, shrunk, and kept out of what follows."""
+    monkeypatch.setattr(hunts, "_LONGEST_LOOK", 0.001)
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # A header, and a first frame that opens a stream.
+            if (await reader.readexactly(19 + 5))[-1] == 1:
+                await target.serve(reader, writer)
+
+        async with serving(serve) as (_, counted):
+            target = Idling(counted.address)
+            result = await hunt(target, connections=200, patience=5)
+        (passing,) = result.passing
+        assert (result.ended, result.findings) == ("connections", [])
+        assert [step.verb for step in passing.sequence] == ["open", "new", "close"]
 
     asyncio.run(main())
 
@@ -213,7 +271,7 @@ def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
 
 
 def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
-    """Stopped while it shrinks: the shortest so far, marked as such."""
+    """Stopped while it shrinks: the shortest so far, as a suspicion and not as a finding."""
 
     async def main() -> None:
         async def leaky(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -223,8 +281,10 @@ def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
         async with serving(leaky) as (_, target), Destinations() as destinations:
             one = Hunt(target, USER, destinations, stopped=lambda: one.result.looks > 1)
             result = await one.run()
-        (found,) = result.findings
-        assert (result.ended, found.shrunk, found.confirmed) == ("stopped", False, False)
+        suspicion = result.suspicion
+        assert (result.ended, result.findings) == ("stopped", [])
+        assert suspicion is not None
+        assert (suspicion.shrunk, suspicion.confirmed) == (False, False)
 
     asyncio.run(main())
 
