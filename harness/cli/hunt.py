@@ -13,11 +13,12 @@ from harness.cli.params import Listen
 from harness.cli.serve import USER
 from scenarios.hunt import findings as files
 from scenarios.hunt.counters import CounterError, Pprof
-from scenarios.hunt.destinations import HOST, KINDS, Destinations
+from scenarios.hunt.destinations import HOST, Destinations
+from scenarios.hunt.drawing import hosted
 from scenarios.hunt.hunt import Hunt
 from scenarios.hunt.outcome import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Limits
 from scenarios.hunt.target import StartError, Target
-from scenarios.steps import Sequence
+from scenarios.steps import OPERATOR, Sequence
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -38,16 +39,18 @@ def _known(path: Path | None) -> list[Finding]:
 
 
 def _sequence(line: str) -> Sequence:
-    """Read steps that can be taken at a server that is not ours."""
+    """Read steps; a destination stands in for what serves a stream in a server of ours only."""
     try:
         sequence = Sequence.parse(line)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     for step in sequence:
-        if step.what not in {*KINDS, ""} and step.verb in {"new", "udp", "xudp"}:
-            expected = f"expected one of {', '.join(KINDS)}, which are hosted here"
-            raise click.BadParameter(f"step {str(step)!r}: {expected}; got {step.what!r}")
-    return sequence
+        if step.verb in OPERATOR:
+            raise click.BadParameter(
+                f"step {str(step)!r}: expected steps of a client, got one of the operator, which "
+                "can be taken in Python only: muxleak replay"
+            )
+    return Sequence(hosted(step) for step in sequence)
 
 
 @click.command(
@@ -57,7 +60,7 @@ def _sequence(line: str) -> Sequence:
         "hunt 127.0.0.1:8443 --pid 4242 --time 60 --known hunt.json",
         "hunt 127.0.0.1:8443 --command 'sing-box run -c server.json'",
         "hunt 127.0.0.1:8443 --v2ray-stats 127.0.0.1:10085",
-        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:close'",
+        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:new:1:@echo a:new:1:@echo a:close'",
     ),
 )
 @click.argument("address", type=params.listen, metavar="HOST:PORT")
@@ -133,7 +136,12 @@ def _sequence(line: str) -> Sequence:
     metavar="FILE",
     help="Skip what an earlier hunt has found.",
 )
-@click.option("--replay", type=_sequence, metavar="STEPS", help="Measure these steps, and no more.")
+@click.option(
+    "--replay",
+    type=_sequence,
+    metavar="STEPS",
+    help="Measure these steps only: what a hunt has found, or what `muxleak replay` runs.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

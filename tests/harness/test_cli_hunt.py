@@ -48,7 +48,7 @@ def free_ports(count: int) -> list[int]:
         ((SERVER, "--pprof", "https://127.0.0.1:1"), "expected http://HOST:PORT"),
         ((SERVER, "--pid", "1", "--command", "x"), "--pid means nothing with --command"),
         ((SERVER, "--pid", "1", "--replay", "a:fly"), "expected one of"),
-        ((SERVER, "--pid", "1", "--replay", "a:open a:new:1:echo"), "hosted here; got 'echo'"),
+        ((SERVER, "--pid", "1", "--replay", "a:open cancel"), "step 'cancel': expected steps of a"),
         ((SERVER, "--pid", "1", "--known", "/dev/null"), "/dev/null: "),
         ((SERVER, "--pid", "1", "--destinations", "192.0.2.1"), "name an address of this machine"),
         ((SERVER, "--pid", "1", "--out", "/no/such/folder"), "expected a folder that exists"),

@@ -14,7 +14,7 @@ from scenarios.hunt.findings import Finding, Known
 from scenarios.hunt.measure import Growth, slopes
 from scenarios.hunt.shrink import shrink
 from scenarios.hunt.stacks import Stack, parse_stacks, readable
-from scenarios.steps import MAX_SIZE, Sequence
+from scenarios.steps import DATAGRAM_DESTINATIONS, MAX_SIZE, Sequence
 
 GROUPED = """goroutine profile: total 5
 3 @ 0x49384a 0x41c96e
@@ -212,7 +212,9 @@ def test_drawn_sequences_name_hosted_destinations_only() -> None:
     steps = [step for seed in range(50) for step in draw(Random(seed))]
 
     assert {step.what for step in steps if step.verb == "new"} == set(KINDS)
-    assert not {"cancel", "wait", "udp", "xudp"} & {step.verb for step in steps}
+    assert {step.what for step in steps if step.verb == "udp"} == set(DATAGRAM_DESTINATIONS)
+    assert {step.what for step in steps if step.verb == "xudp"} == set(DATAGRAM_DESTINATIONS)
+    assert not {"cancel", "wait"} & {step.verb for step in steps}
     assert max(step.size for step in steps) == MAX_SIZE
 
 

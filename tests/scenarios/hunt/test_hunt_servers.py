@@ -140,7 +140,7 @@ def test_peer_ends_a_connection_that_is_gone_already() -> None:
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 accepted.close()
                 for each in (verb, "data", "abort"):
-                    peer.perform(Step(each, "a", 1, size=5), lambda _: Address.of(HOST, 7))
+                    peer.perform(Step(each, "a", 1, size=5), lambda *_: Address.of(HOST, 7))
                 peer.close()
                 await asyncio.sleep(0)
 
