@@ -27,6 +27,8 @@ BATCHES = (4, 4, 8)
 QUICK = 0.25
 """Seconds without a change after which a quick look takes the counts as final."""
 _POLL = 0.01
+_POLLS = 1000
+"""Looks in a patience, at most."""
 _LIMIT = 20.0
 """Patiences after which counts that never stand still are taken as they are."""
 
@@ -168,21 +170,26 @@ class Meter:
         return Growth(held, kept, exact, memory, passing, gone)
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
-        """Look until all is as ``before``, or nothing has changed for so many seconds; bounded."""
+        """Look until all is as ``before``, or nothing has changed for so many seconds; bounded.
+
+        What changes for a moment, and back, has not changed: to be looked at does that to a server.
+        """
         patience = patience or self.quick
-        begun = since = self._changed = self._clock()
-        last = await self._counter.read()
+        begun = since = earlier = self._clock()
+        last = other = await self._counter.read()
         while True:
             now = self._clock()
-            if before is not None and last.counts == before.counts:
-                return last
-            if now - since >= patience or now - begun >= patience * _LIMIT:
+            as_before = before is not None and last.counts == before.counts
+            if as_before or now - since >= patience or now - begun >= patience * _LIMIT:
+                self._changed = since
                 return last
             self._driver.spending.check()
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(max(_POLL, patience / _POLLS))
             new = await self._counter.read()
             if new.counts != last.counts:
-                since = self._changed = self._clock()
+                back = new.counts == other.counts
+                since, earlier = (earlier if back else self._clock()), since
+                other = last
             last = new
 
     async def _rest(self) -> None:

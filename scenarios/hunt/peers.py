@@ -33,8 +33,9 @@ def encode(step: Step, address: Where) -> bytes:
     option = 0 if data is None else DATA
     if verb in OPENING:
         network = Network.TCP if verb == "new" else Network.UDP
-        # Streams that have the same one would be one, on whatever connections.
-        global_id = token_bytes(8) if verb == "xudp" else None
+        # Streams that have the same one would be one, on whatever connections; without data there
+        # is none.
+        global_id = token_bytes(8) if verb == "xudp" and data else None
         target = address(step.what, network)
         return encode_frame(Frame.new(stream, network, target, data, global_id))
     if verb in {"data", "packet", "keep"}:

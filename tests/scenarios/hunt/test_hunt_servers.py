@@ -15,14 +15,17 @@ import pytest
 from scenarios.hunt import batch, counters, findings, measure
 from scenarios.hunt import hunt as hunts
 from scenarios.hunt import target as targets
+from scenarios.hunt.batch import Driver, Spending
 from scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
 from scenarios.hunt.destinations import Destinations
 from scenarios.hunt.hunt import Hunt
+from scenarios.hunt.measure import Meter
 from scenarios.hunt.outcome import Limits, Result
-from scenarios.hunt.peers import HuntPeer
+from scenarios.hunt.peers import HuntPeer, encode
 from scenarios.hunt.target import StartError, Target
 from scenarios.steps import Sequence, Step
-from vless import Address
+from vless import Address, Network
+from vless.frames import FrameDecoder
 
 USER = UUID(int=1)
 HOST = "127.0.0.1"
@@ -406,6 +409,9 @@ def test_destinations_do_what_they_are_named_for() -> None:
                 await said("@refuse")
             with pytest.raises(ConnectionResetError):
                 await said("@reset")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await said("@hang")
             silent = asyncio.create_task(said("@silent"))
             deaf = asyncio.create_task(said("@deaf"))
             for _ in range(20):
@@ -419,5 +425,67 @@ def test_destinations_do_what_they_are_named_for() -> None:
             for writer in writers:
                 writer.transport.abort()
             await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_destinations_speak_udp() -> None:
+    """An echo, and one that takes datagrams and says nothing; both are seen to be used."""
+
+    async def main() -> None:
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+
+        class Client(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, _address: object) -> None:
+                assert data == b"loud"
+                came.set()
+
+        async with Destinations() as hosted:
+            client, _ = await loop.create_datagram_endpoint(Client, local_addr=(HOST, 0))
+            for kind, data in (("@silent", b"still"), ("@echo", b"loud")):
+                address = hosted.address(kind, Network.UDP)
+                client.sendto(data, (address.host, address.port))
+            await came.wait()
+            assert hosted.traffic == 2
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_peer_gives_each_xudp_stream_an_id_of_its_own() -> None:
+    """Equal ones would be one stream to the server, across connections; plain UDP has none."""
+    frames = []
+    for verb in ("udp", "xudp", "xudp"):
+        decoder = FrameDecoder()
+        decoder.receive_data(encode(Step(verb, "a", 1, "@echo", 5), lambda *_: Address.of(HOST, 7)))
+        frames.append(decoder.next_frame())
+    udp, one, two = frames
+
+    assert udp is not None
+    assert one is not None
+    assert two is not None
+    assert (udp.network, udp.global_id) == (Network.UDP, None)
+    assert one.global_id != two.global_id
+
+
+def test_meter_takes_a_moment_for_no_change() -> None:
+    """Counts that are others for one look of seven, and then as before, have not changed."""
+
+    class Blinks(Counted):
+        looks = 0
+
+        async def read(self) -> Snapshot:
+            self.looks += 1
+            self.held[("blink",)] = self.looks % 7 == 0
+            return await super().read()
+
+    async def main() -> None:
+        async with serving(nothing) as (_, counted), Destinations() as destinations:
+            target = Blinks(counted.address)
+            driver = Driver(counted.address, USER, destinations, Spending(1e6))
+            async with asyncio.timeout(0.9):
+                settled = await Meter(target, driver, destinations).settle(patience=0.05)
+        assert settled.tasks == 0
+        assert target.looks > 14
 
     asyncio.run(main())
