@@ -82,7 +82,7 @@ class Hunt:
         self._lasting = 0.0
         """How long it takes at most until what goes by itself is gone, as far as is known."""
         self._clean_until = inf
-        """When what looks have left may begin to go by itself."""
+        """When what looks have left may begin to go by itself; never, if they have left nothing."""
         self.result = Result()
 
     async def run(self, replays: list[Sequence] | None = None) -> Result:
@@ -171,7 +171,7 @@ class Hunt:
         """Repeat a sequence in batches, on a server at rest, and wait for what goes by itself."""
         self._doing = "measures"
         try:
-            if self.result.looks:
+            if self._clean_until < inf:
                 await self._refresh(self._limits.wait)
             growth = await self._grow(sequence, BATCHES, self._limits.wait)
         except _DeadError as error:

@@ -5,13 +5,23 @@ import os
 import shlex
 import socket
 import sys
+from collections import Counter
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
-from harness.cli import cli
-from scenarios import find_pair
+from harness.cli import cli, hunt_report
+from harness.cli.params import Listen
+from scenarios import Sequence, find_pair
+from scenarios.hunt import outcome
+from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES
+from scenarios.hunt.findings import Finding
+from scenarios.hunt.measure import Growth
 
 ROOT = Path(__file__).parents[2]
 SERVER = "127.0.0.1:1"
@@ -54,6 +64,34 @@ def test_hunt_refuses_what_it_cannot_do(words: tuple[str, ...], says: str) -> No
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
+
+
+def test_hunt_tells_what_is_no_leak() -> None:
+    """What went by itself and what was not measured to the end: each with its line, no finding."""
+    growth = Growth(Counter({GOROUTINES: 8, DESCRIPTORS: 2}), Counter())
+    lines = ["a:open a:new:1:@deaf a:close", "a:open a:close"]
+    passing, suspicion = (Finding(Sequence.parse(line), growth) for line in lines)
+    result = outcome.Result(
+        passing=[replace(passing, gone=15.4)],
+        suspicion=replace(suspicion, shrunk=False, confirmed=False),
+        ended="time",
+    )
+    console = Console(width=200, file=StringIO(), color_system=None, emoji=False)
+    again = hunt_report.Again(("hunt", SERVER), "goroutine")
+    hunt_report.show(console, result, Listen("127.0.0.1", 1), None, again)
+    left, unmeasured = (
+        "8 goroutines and 2 descriptors per repetition",
+        "not measured to the end, and so no finding",
+    )
+    told = cast("StringIO", console.file).getvalue().splitlines()
+
+    assert told[0].startswith("nothing found in 127.0.0.1:1: ")
+    assert told[1:] == [
+        f"no leak: {left}, all gone after 15.4 s",
+        "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:new:1:@deaf a:close'",
+        f"{unmeasured}: {left}; 0 and 0 after the destinations have gone",
+        "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:close'",
+    ]
 
 
 def our_server(version: str) -> list[str]:

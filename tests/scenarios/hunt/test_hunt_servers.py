@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from os import getpid
 from random import Random
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -116,15 +117,67 @@ async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         await writer.drain()
 
 
-@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes])
+async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close one direction, and go on reading."""
+    writer.write_eof()
+    await reader.read()
+
+
+async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read nothing, and stay."""
+    cast("asyncio.Transport", writer.transport).pause_reading()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(writer.wait_closed(), 0.05)
+
+
+@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes, half, deaf])
 def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
     """Whatever comes is discarded; the hunt ends when its connections are used up."""
+    errors: list[dict[str, object]] = []
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         async with serving(handler) as (_, target):
+            loop.set_exception_handler(lambda _, context: errors.append(context))
             result = await hunt(target)
         assert (result.ended, result.findings, result.trouble) == ("connections", [], "")
         assert result.connections >= 60
+
+    asyncio.run(main())
+    assert errors == []
+
+
+def test_hunt_survives_counts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others at each look, without end: it ends all the same, and is certain of nothing."""
+    monkeypatch.setattr(measure, "_LIMIT", 1)
+
+    class Noisy(Counted):
+        random = Random(1)
+
+        async def read(self) -> Snapshot:
+            counts = {("wait", str(each)): self.random.randrange(99) for each in range(5)}
+            return Snapshot(Counter(counts))
+
+    async def main() -> None:
+        async with serving(nothing) as (_, counted):
+            result = await hunt(Noisy(counted.address))
+        assert result.ended in {"connections", "enough"}
+        assert not any(each.growth.exact for each in result.findings)
+
+    asyncio.run(main())
+
+
+def test_hunt_says_that_a_server_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens, and its queue is full: dead for the hunt, which waits no longer than it must."""
+    monkeypatch.setattr(batch, "CONNECT_SECONDS", 0.02)
+    monkeypatch.setattr(targets, "_ANSWER_SECONDS", 0.01)
+
+    async def main() -> None:
+        async with Destinations() as black_hole:
+            address = black_hole.address("@hang")
+            result = await hunt(Counted((address.host, address.port)))
+        (found,) = result.findings
+        assert (result.ended, found.died) == ("died", "accepts nothing within 0.01 s")
 
     asyncio.run(main())
 
