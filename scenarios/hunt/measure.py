@@ -105,15 +105,27 @@ def _least_squares(points: list[tuple[int, int]]) -> float:
 
 def _outlasted(
     quick: Counter[Stack], points: list[tuple[int, Counter[Stack]]], late: Counter[Stack]
-) -> tuple[Counter[Stack], Counter[Stack]]:
-    """Split what a quick look has seen, per repetition, into what is left late and what is gone."""
+) -> tuple[Counter[Stack], Counter[Stack], bool]:
+    """Split what a quick look has seen, per repetition, into what is left late and what is gone.
+
+    Also say whether what is left came to whole numbers.
+    """
     (_, first), (copies, last) = points[0], points[-1]
-    held: Counter[Stack] = Counter()
-    for stack in {*quick, *late}:
-        # What is still as it was has its slope; of the rest only the whole is known.
-        grown = max(0, late[stack] - first[stack]) // copies
-        held[stack] = quick[stack] if late[stack] == last[stack] else grown
-    return +held, quick - held
+    # What is still as it was has its slope; of the rest only the whole is known.
+    moved = {stack for stack in {*last, *late} if late[stack] != last[stack]}
+    left = Counter({stack: late[stack] - first[stack] for stack in moved})
+    held, exact = _shared(left, copies)
+    held += Counter({stack: count for stack, count in quick.items() if stack not in moved})
+    return held, quick - held, exact
+
+
+def _shared(
+    left: Counter[Stack], copies: int, *, nearest: bool = False
+) -> tuple[Counter[Stack], bool]:
+    """Return what is left for each repetition, and whether that comes to whole numbers."""
+    share = {stack: round(n / copies) if nearest else n // copies for stack, n in left.items()}
+    exact = all(left[stack] == n * copies for stack, n in share.items() if n > 0)
+    return +Counter(share), exact
 
 
 class Meter:
@@ -157,17 +169,16 @@ class Meter:
         passing: Counter[Stack] = Counter()
         if patience:
             now = await self.settle(before, patience)
-            held, passing = _outlasted(held, points, now.counts)
+            held, passing, whole = _outlasted(held, points, now.counts)
+            exact &= whole
         gone = self._changed - ended if passing else 0
         memory = None
         if before.memory is not None and now.memory is not None:
             memory = (now.memory - before.memory) // copies
         self._destinations.leave()
         self._last = after = await self.settle(before, patience)
-        left = after.counts - before.counts
-        per_copy = int if exact else round
-        kept = +Counter({stack: per_copy(count / copies) for stack, count in left.items()})
-        return Growth(held, kept, exact, memory, passing, gone)
+        kept, whole = _shared(after.counts - before.counts, copies, nearest=not exact)
+        return Growth(held, kept, exact and whole, memory, passing, gone)
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
         """Look until all is as ``before``, or nothing has changed for so many seconds; bounded.

@@ -160,7 +160,7 @@ def test_hunt_survives_counts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch)
 
     async def main() -> None:
         async with serving(nothing) as (_, counted):
-            result = await hunt(Noisy(counted.address))
+            result = await hunt(Noisy(counted.address), connections=20)
         assert result.ended in {"connections", "enough"}
         assert not any(each.growth.exact for each in result.findings)
 
@@ -224,7 +224,7 @@ def test_hunt_finds_what_every_connection_leaves() -> None:
 class Idling(Counted):
     """Ends what is idle by itself, as soon as it has been looked at so often."""
 
-    LOOKS = 15
+    LOOKS = 12
 
     async def read(self) -> Snapshot:
         """Tell what it holds."""
