@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from scenarios.hunt.outcome import Result, Status
     from scenarios.hunt.stacks import Stack
 
-_TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations")
-"""Options that say which server it is, and so belong into the line that measures again."""
+_TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations", "patience", "idle")
+"""Options that say which server it is and how long it is waited for, and so belong into the line
+that measures again."""
 _WHY = {
     "time": "the time is up",
     "connections": "all connections are used up",

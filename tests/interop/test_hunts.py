@@ -166,7 +166,7 @@ def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
                 target,
                 UUID(USER),
                 destinations,
-                limits=Limits(seconds=600, patience=5.5),
+                limits=Limits(seconds=600),
                 progress=look,
                 stopped=lambda: LEAKS.keys() <= found.keys(),
             )
