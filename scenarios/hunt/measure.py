@@ -157,13 +157,14 @@ class Meter:
             CounterError: if it cannot be counted any more.
         """
         before = await self.settle(self._last)
-        points = [(0, before.counts)]
+        points, memory = [(0, before.counts)], [before.memory]
         now = before
         for copies in batches:
             await self._driver.run(sequence, copies, self._rest)
             ended = self._clock()
             now = await self.settle(before)
             points.append((points[-1][0] + copies, now.counts))
+            memory.append(now.memory)
         copies = points[-1][0]
         held, exact = slopes(points)
         passing: Counter[Stack] = Counter()
@@ -172,13 +173,15 @@ class Meter:
             held, passing, whole = _outlasted(held, points, now.counts)
             exact &= whole
         gone = self._changed - ended if passing else 0
-        memory = None
-        if before.memory is not None and now.memory is not None:
-            memory = (now.memory - before.memory) // copies
+        # In its first batch a server makes what it keeps for all that follow.
+        start = min(1, len(batches) - 1)
+        each = None
+        if (first := memory[start]) is not None and now.memory is not None:
+            each = (now.memory - first) // (copies - points[start][0])
         self._destinations.leave()
         self._last = after = await self.settle(before, patience)
         kept, whole = _shared(after.counts - before.counts, copies, nearest=not exact)
-        return Growth(held, kept, exact and whole, memory, passing, gone)
+        return Growth(held, kept, exact and whole, each, passing, gone)
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
         """Look until all is as ``before``, or nothing has changed for so many seconds; bounded.
