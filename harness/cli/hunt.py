@@ -60,7 +60,7 @@ def _sequence(line: str) -> Sequence:
         "hunt 127.0.0.1:8443 --pid 4242 --time 60 --known hunt.json",
         "hunt 127.0.0.1:8443 --command 'sing-box run -c server.json'",
         "hunt 127.0.0.1:8443 --v2ray-stats 127.0.0.1:10085",
-        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:new:1:@echo a:close'",
+        "hunt 127.0.0.1:8443 --pid 42 --replay 'a:open a:new:1:@echo'",
     ),
 )
 @click.argument("address", type=params.listen, metavar="HOST:PORT")
