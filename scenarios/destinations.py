@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from scenarios.handlers import FLOOD, FLOOD_TIMES
 
@@ -93,3 +93,28 @@ DESTINATIONS: dict[str, Callable[[], Destination]] = {
     "deaf": Deaf,
     "reset": Reset,
 }
+
+
+class Datagrams(asyncio.DatagramProtocol):
+    """Keeps its transport; ``silent``: takes datagrams and says nothing."""
+
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+
+class DatagramEcho(Datagrams):
+    """Returns each datagram to its sender."""
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        """Return it."""
+        self.transport.sendto(data, addr)
+
+
+DATAGRAM_DESTINATIONS: dict[str, Callable[[], Datagrams]] = {
+    "echo": DatagramEcho,
+    "silent": Datagrams,
+}
+"""Those that speak UDP."""

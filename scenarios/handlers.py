@@ -15,7 +15,7 @@ from vless.outbound import Outbound
 if TYPE_CHECKING:
     from vless.context import Context
     from vless.limits import Limits
-    from vless.outbound import Dial
+    from vless.outbound import Dial, Resolve
     from vless.stream import Handler, Stream
 
 FLOOD = b"f" * 16 * 1024
@@ -133,8 +133,8 @@ HANDLERS: dict[str, Handler] = {
 class Switchboard:
     """The handler of a server under test: chooses by the name in the target."""
 
-    def __init__(self, dial: Dial, limits: Limits) -> None:
-        self._outbound = Outbound(dial=dial, limits=limits)
+    def __init__(self, dial: Dial, limits: Limits, resolve: Resolve | None = None) -> None:
+        self._outbound = Outbound(dial=dial, limits=limits, resolve=resolve)
 
     async def __call__(self, stream: Stream, context: Context) -> None:
         """Serve ``stream`` as its target says."""

@@ -54,9 +54,10 @@ class StreamModel:
         "promise",
         "received",
         "tasks",
+        "unordered",
     )
 
-    def __init__(self, number: int, what: str) -> None:
+    def __init__(self, number: int, what: str, *, unordered: bool = False) -> None:
         self._at = number * _STRIDE
         self._echoes = what in ECHOES
         self.tasks = 2 if what[:1] == "@" else 1
@@ -66,7 +67,9 @@ class StreamModel:
         self.received = 0
         self.ended = False
         """Whether the peer has ended its direction."""
-        self.excused = not self._echoes
+        self.unordered = unordered
+        """Whether what comes back may be out of order, and some of it lost, as datagrams are."""
+        self.excused = unordered or not self._echoes
         """Whether some of the promise may be missing for good."""
         self.closed = False
         """Whether the server has ended it."""
@@ -92,7 +95,8 @@ class StreamModel:
 
     def take(self, data: bytes) -> bool:
         """Check ``data`` off the promise; False if it is not what comes next."""
-        expected = self.promise.startswith(data, self.received)
+        start = self.promise.find(data) if self.unordered else self.received
+        expected = start >= 0 and self.promise.startswith(data, start)
         self.received += len(data) * expected
         return expected
 
@@ -168,7 +172,9 @@ class ConnectionModel:
         if old is not None:
             # What the old stream said may be on its way; it comes before anything of the new one.
             self._replaced.setdefault(stream_id, []).append(old)
-        stream = self.streams[stream_id] = StreamModel(number, step.what)
+        unordered = network is Network.UDP and step.what[0] == "@"
+        stream = StreamModel(number, step.what, unordered=unordered)
+        self.streams[stream_id] = stream
         self.tasks += stream.tasks
         name, zone = (step.what[1:], "dest") if step.what[0] == "@" else (step.what, "test")
         host = "" if name == "nowhere" else f"{name}.{zone}"

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from harness.loop import bury
 from harness.sim import Choices, Network, Settings
 from harness.sim.loop import SimLoop
-from scenarios.destinations import DESTINATIONS
+from harness.sim.udp import SimDatagrams
+from scenarios.destinations import DATAGRAM_DESTINATIONS, DESTINATIONS
 from scenarios.peers import StreamPeer
 from scenarios.worlds import IDLE_INTERVALS, LIMITS, World
-from vless.outbound import dial_tcp
+from vless.outbound import dial_tcp, resolve_udp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,3 +139,17 @@ class SimWorld(World):
             host, nobody = self.loop.fabric.host, contextvars.Context()
             self._hosted[address.host] = nobody.run(host, places, factory)
         return await dial_tcp(address, limits)
+
+    async def resolve(self, address: Address) -> tuple[str, int]:
+        """Return where a destination for datagrams is, which begins to listen.
+
+        Raises:
+            OSError: if the name is unknown.
+        """
+        place = await resolve_udp(address)
+        factory = DATAGRAM_DESTINATIONS.get(address.host.partition(".")[0])
+        fabric = self.loop.fabric
+        if factory is not None and not fabric.bound(place):
+            endpoint = contextvars.Context().run(SimDatagrams, fabric, factory(), place, None)
+            fabric.bind(endpoint, place)
+        return place

@@ -40,6 +40,8 @@ DESTINATIONS = (
     *("@echo", "@silent", "@refuse", "@close", "@flood", "@deaf", "@reset", "@hang", "@nowhere"),
 )
 """What may serve a stream behind the server's outbound; see `scenarios.destinations`."""
+DATAGRAM_DESTINATIONS = ("@echo", "@silent")
+"""Those of them that speak UDP."""
 BAD_HEADERS = ("version", "user", "flow", "command", "address", "garbage")
 JUNK = ("status", "network", "address", "short", "long", "domain")
 
@@ -51,8 +53,8 @@ _STEP = re.compile(
 _FORM = "CONNECTION:VERB[:STREAM][:WHAT][+N][~GAP][^HEX]"
 _WHAT = {
     "new": (*HANDLERS, *DESTINATIONS),
-    "udp": HANDLERS,  # The destinations speak TCP.
-    "xudp": HANDLERS,
+    "udp": (*HANDLERS, *DATAGRAM_DESTINATIONS),
+    "xudp": (*HANDLERS, *DATAGRAM_DESTINATIONS),
     "bad": BAD_HEADERS,
     "junk": JUNK,
 }

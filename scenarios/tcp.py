@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from harness import settle
 from harness.loop import bury
-from scenarios.destinations import DESTINATIONS
+from scenarios.destinations import DATAGRAM_DESTINATIONS, DESTINATIONS
 from scenarios.peers import SocketPeer
 from scenarios.worlds import IDLE_INTERVALS, LIMITS, World
 from vless import Address
-from vless.outbound import dial_tcp
+from vless.outbound import dial_tcp, resolve_udp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +56,7 @@ class TcpWorld(World):
         super().__init__(new_loop(), lifecycle, limits)
         self._made: list[Scope] = []
         self._servers: dict[str, asyncio.Server] = {}
+        self._datagrams: dict[str, asyncio.DatagramTransport] = {}
         self._hosted: list[Destination] = []
         # Bound and not listening: connections to it are refused, and nobody else can take it.
         self._refusing = socket.socket()
@@ -119,8 +120,7 @@ class TcpWorld(World):
             for task in self.ledger.tasks():
                 task.cancel()
             self.turn(1)
-        for server in self._servers.values():
-            server.close()
+        self._stop_listening()
         for destination in self._hosted:
             destination.transport.abort()
         left = self.ledger.tasks()
@@ -142,17 +142,39 @@ class TcpWorld(World):
         sock = self._refusing if server is None else server.sockets[0]
         return await dial_tcp(Address.of(*sock.getsockname()), limits)
 
+    async def resolve(self, address: Address) -> tuple[str, int]:
+        """Return where a destination for datagrams is; other addresses as they are.
+
+        Raises:
+            OSError: if the name is unknown.
+        """
+        transport = self._datagrams.get(address.host.partition(".")[0])
+        if transport is None:
+            return await resolve_udp(address)
+        host, port = transport.get_extra_info("sockname")
+        return host, port
+
     async def _listen(self) -> tuple[str, int]:
         # Not when first asked for: the handler that asks may be cancelled, and is to be charged
         # with its own connection only.
         for name in DESTINATIONS:
             host = partial(self._host, name)
             self._servers[name] = await self.loop.create_server(host, HOST, 0)
+        for name, datagrams in DATAGRAM_DESTINATIONS.items():
+            self._datagrams[name], _ = await self.loop.create_datagram_endpoint(
+                datagrams, local_addr=(HOST, 0)
+            )
         factory = self.ledger.scoped_factory(self._protocol, made=self._made.append)
         address = await self.inbound.listen(HOST, factory=factory)
         for sock in self.inbound.sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         return address
+
+    def _stop_listening(self) -> None:
+        for server in self._servers.values():
+            server.close()
+        for transport in self._datagrams.values():
+            transport.close()
 
     def _host(self, name: str) -> Destination:
         destination = DESTINATIONS[name]()

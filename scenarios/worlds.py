@@ -97,7 +97,7 @@ class World(ABC):
 
     def handler(self, dial: Dial, limits: Limits) -> Handler:
         """Make what serves the server's streams."""
-        return Switchboard(dial, limits)
+        return Switchboard(dial, limits, self.resolve)
 
     @abstractmethod
     def connect(self) -> Peer:
@@ -126,6 +126,10 @@ class World(ABC):
     @abstractmethod
     async def dial(self, address: Address, limits: Limits) -> Link:
         """Connect the server's outbound to one of the hosted destinations."""
+
+    @abstractmethod
+    async def resolve(self, address: Address) -> tuple[str, int]:
+        """Return where the server's outbound finds one of them that speaks UDP."""
 
     @property
     def pending_timers(self) -> int:

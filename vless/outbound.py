@@ -36,6 +36,13 @@ class Dial(Protocol):
         """Return the link, connected."""
 
 
+class Resolve(Protocol):
+    """Finds where to send datagrams for ``address``; raises `OSError` if its name is unknown."""
+
+    async def __call__(self, address: Address) -> tuple[str, int]:
+        """Return an IP address and a port."""
+
+
 async def dial_tcp(address: Address, limits: Limits) -> Link:
     """Connect to ``address`` over TCP.
 
@@ -47,12 +54,33 @@ async def dial_tcp(address: Address, limits: Limits) -> Link:
     return link
 
 
+async def resolve_udp(address: Address) -> tuple[str, int]:
+    """Return the address itself, or the first that its name has.
+
+    Raises:
+        OSError: if the name is unknown.
+    """
+    if address.kind is not AddressType.DOMAIN:
+        return address.host, address.port  # Without the detour through a thread.
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
+    host, port = found[0][4][:2]
+    return str(host), int(port)
+
+
 class Outbound:
     """The handler of a proxy: what a stream says goes to its target, and back."""
 
-    def __init__(self, *, limits: Limits | None = None, dial: Dial = dial_tcp) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        dial: Dial = dial_tcp,
+        resolve: Resolve | None = None,
+    ) -> None:
         self._limits = limits or Limits()
         self._dial = dial
+        self._resolve = resolve or resolve_udp
 
     async def __call__(self, stream: Stream, context: Context) -> None:
         """Serve ``stream`` until target or peer ends it.
@@ -80,13 +108,13 @@ class Outbound:
         port = _DatagramPort()
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._limits.dial_seconds):
-            remote = await _resolve(stream.target)
+            remote = await self._resolve(stream.target)
             local = ("::", 0) if ":" in remote[0] else ("0.0.0.0", 0)  # noqa: S104 - an outgoing port
             await loop.create_datagram_endpoint(lambda: port, local_addr=local)
         try:
             # UDP has no end of its own: the peer's End is the end of the stream.
             down = _packets_down(stream, port, self._limits.idle_seconds)
-            await _both(down, _packets_up(stream, port, remote))
+            await _both(down, _packets_up(stream, port, remote, self._resolve))
         finally:
             port.close()
 
@@ -130,7 +158,9 @@ async def _downlink(stream: Stream, link: Link) -> None:
         await stream.write(data)
 
 
-async def _packets_up(stream: Stream, port: _DatagramPort, target: tuple[str, int]) -> None:
+async def _packets_up(
+    stream: Stream, port: _DatagramPort, target: tuple[str, int], resolve: Resolve
+) -> None:
     known: dict[Address, tuple[str, int]] = {}
     while (packet := await stream.read_packet()) is not None:
         data, address = packet
@@ -140,7 +170,7 @@ async def _packets_up(stream: Stream, port: _DatagramPort, target: tuple[str, in
         if address not in known:
             if len(known) >= NAMES:
                 known.clear()
-            known[address] = await _resolve(address)
+            known[address] = await resolve(address)
         port.send(data, known[address])
 
 
@@ -155,15 +185,6 @@ async def _packets_down(stream: Stream, port: _DatagramPort, idle_seconds: float
                 continue
             raise IdleTimeout(f"no packet for {idle_seconds:g} s") from None
         await stream.write(data, Address.of(source[0].partition("%")[0], source[1]))
-
-
-async def _resolve(address: Address) -> tuple[str, int]:
-    if address.kind is not AddressType.DOMAIN:
-        return address.host, address.port  # Without the detour through a thread.
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
-    host, port = found[0][4][:2]
-    return str(host), int(port)
 
 
 class _DatagramPort(asyncio.DatagramProtocol):

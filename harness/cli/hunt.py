@@ -13,16 +13,18 @@ from harness.cli.params import Listen
 from harness.cli.serve import USER
 from scenarios.hunt import findings as files
 from scenarios.hunt.counters import CounterError, Pprof
-from scenarios.hunt.destinations import HOST, KINDS, Destinations
-from scenarios.hunt.hunt import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Hunt, Limits
+from scenarios.hunt.destinations import HOST, Destinations
+from scenarios.hunt.drawing import hosted
+from scenarios.hunt.hunt import Hunt
+from scenarios.hunt.outcome import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Limits
 from scenarios.hunt.target import StartError, Target
-from scenarios.steps import Sequence
+from scenarios.steps import OPERATOR, Sequence
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from scenarios.hunt.findings import Finding
-    from scenarios.hunt.hunt import Result, Status
+    from scenarios.hunt.outcome import Result, Status
 
 SUFFIX = ".hunt.json"
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -37,16 +39,18 @@ def _known(path: Path | None) -> list[Finding]:
 
 
 def _sequence(line: str) -> Sequence:
-    """Read steps that can be taken at a server that is not ours."""
+    """Read steps; a destination stands in for what serves a stream in a server of ours only."""
     try:
         sequence = Sequence.parse(line)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
     for step in sequence:
-        if step.what not in {*KINDS, ""} and step.verb in {"new", "udp", "xudp"}:
-            expected = f"expected one of {', '.join(KINDS)}, which are hosted here"
-            raise click.BadParameter(f"step {str(step)!r}: {expected}; got {step.what!r}")
-    return sequence
+        if step.verb in OPERATOR:
+            raise click.BadParameter(
+                f"step {str(step)!r}: expected steps of a client, got one of the operator, which "
+                "can be taken in Python only: muxleak replay"
+            )
+    return Sequence(hosted(step) for step in sequence)
 
 
 @click.command(
@@ -55,7 +59,8 @@ def _sequence(line: str) -> Sequence:
         "hunt 127.0.0.1:8443 --pprof http://127.0.0.1:6060",
         "hunt 127.0.0.1:8443 --pid 4242 --time 60 --known hunt.json",
         "hunt 127.0.0.1:8443 --command 'sing-box run -c server.json'",
-        "hunt 127.0.0.1:8443 --pid 4242 --replay 'a:open a:close'",
+        "hunt 127.0.0.1:8443 --v2ray-stats 127.0.0.1:10085",
+        "hunt 127.0.0.1:8443 --pid 42 --replay 'a:open a:new:1:@echo'",
     ),
 )
 @click.argument("address", type=params.listen, metavar="HOST:PORT")
@@ -65,6 +70,15 @@ def _sequence(line: str) -> Sequence:
     multiple=True,
     metavar="URL",
     help="Count goroutines: its /debug/pprof/goroutine?debug=1 or 2, or text of that form.",
+)
+@click.option(
+    "--v2ray-stats",
+    "v2ray",
+    type=params.listen,
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Count goroutines of a V2Ray: where its API is, with the StatsService. Needs the extra "
+    "'v2ray'.",
 )
 @click.option(
     "--pid", type=click.IntRange(min=1), help="Count descriptors, threads and memory of a process."
@@ -103,13 +117,31 @@ def _sequence(line: str) -> Sequence:
     help="Seconds that what is left must stay to be called a leak.",
 )
 @click.option(
+    "--idle",
+    type=_POSITIVE,
+    metavar="SECONDS",
+    help="The server's own limit for what is idle: what has gone after twice as long is no leak.",
+)
+@click.option(
+    "--findings",
+    "enough",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop when so many leaks are found.",
+)
+@click.option(
     "--known",
     "known_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Skip what an earlier hunt has found.",
 )
-@click.option("--replay", type=_sequence, metavar="STEPS", help="Measure these steps, and no more.")
+@click.option(
+    "--replay",
+    type=_sequence,
+    metavar="STEPS",
+    help="Measure these steps only: what a hunt has found, or what `muxleak replay` runs.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -127,6 +159,7 @@ def hunt_command(
     address: Listen,
     user: UUID,
     pprof: tuple[str, ...],
+    v2ray: tuple[Listen, ...],
     pid: int | None,
     command: str | None,
     host: str,
@@ -134,6 +167,8 @@ def hunt_command(
     connections: int,
     bandwidth: float,
     patience: float,
+    idle: float | None,
+    enough: int | None,
     known_file: Path | None,
     replay: Sequence | None,
     out: Path,
@@ -146,15 +181,20 @@ def hunt_command(
     The server speaks mux.cool. Each sequence is repeated while goroutines, descriptors and memory
     are counted from outside, until growth per repetition is certain; then shrunk. Counted is what
     stays when all connections are closed, and what of it stays when the destinations have gone,
-    too. Ctrl-C ends the hunt with what it has. Exits with 1 if something was found, also if the
-    server died.
+    too; what the server ends by itself is told, and is no leak.
+
+    A sequence that was found runs in the Python sessions, too: muxleak replay PAIR/HALF 'STEPS'.
+    One of theirs runs here with --replay, where destinations stand in for the handlers that only
+    our own server has.
+
+    Ctrl-C ends the hunt with what it has. Exits with 1 if a leak was found, or if the server died.
     """
-    target = _target(address, pprof, pid, command)
+    target = _target(address, pprof, v2ray, pid, command)
     if not owned:
-        _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof))
+        _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof), *v2ray)
     kept.check_out(out)
     known = _known(known_file)
-    limits = Limits(seconds, connections, bandwidth * 1e6, patience)
+    limits = Limits(seconds, connections, bandwidth * 1e6, patience, enough, idle or 0)
     replays = None if replay is None else [replay]
     again = hunt_report.Again.of(ctx, address)
     try:
@@ -190,8 +230,8 @@ def hunt_command(
     finally:
         target.stop()
     path = None
-    if result.findings:
-        content = files.write(result.findings).encode()
+    if result.findings or result.passing:
+        content = files.write([*result.findings, *result.passing]).encode()
         path = kept.keep(out, f"hunt-{address}", SUFFIX, content)
     if as_json:
         render.emit_json(hunt_report.to_json(result, address, seed, path, again))
@@ -209,18 +249,24 @@ def _code(result: Result) -> int:
 
 
 def _target(
-    address: Listen, pprof: tuple[str, ...], pid: int | None, command: str | None
+    address: Listen,
+    pprof: tuple[str, ...],
+    v2ray: tuple[Listen, ...],
+    pid: int | None,
+    command: str | None,
 ) -> Target:
     if pid is not None and command is not None:
         raise click.UsageError("--pid means nothing with --command, whose process is counted")
-    if not (pprof or pid or command):
+    if not (pprof or v2ray or pid or command):
         raise click.UsageError(
-            "expected a way to count the server: --pprof URL (goroutines), --pid PID (descriptors, "
-            "memory), --command COMMAND (starts it), or several; got none"
+            "expected a way to count the server: --pprof URL or --v2ray-stats HOST:PORT "
+            "(goroutines), --pid PID (descriptors, memory), --command COMMAND (starts it), or "
+            "several; got none"
         )
+    at, stats = (address.host, address.port), [str(each) for each in v2ray]
     try:
-        return Target((address.host, address.port), pprof=pprof, pid=pid, command=command)
-    except ValueError as error:
+        return Target(at, pprof=pprof, v2ray=stats, pid=pid, command=command)
+    except (ImportError, ValueError) as error:
         raise click.UsageError(str(error)) from None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.text import Text
 
 from harness.cli import render
-from scenarios.hunt.counters import DESCRIPTORS
+from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, THREADS
 from scenarios.hunt.stacks import readable
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from harness.cli.params import Listen
     from scenarios.hunt.findings import Finding
-    from scenarios.hunt.hunt import Result, Status
+    from scenarios.hunt.outcome import Result, Status
     from scenarios.hunt.stacks import Stack
 
-_TARGET = ("user", "pprof", "pid", "command", "destinations")
-"""Options that say which server it is, and so belong into the line that measures again."""
+_TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations", "patience", "idle")
+"""Options that say which server it is and how long it is waited for, and so belong into the line
+that measures again."""
 _WHY = {
     "time": "the time is up",
     "connections": "all connections are used up",
@@ -33,6 +34,8 @@ _WHY = {
     "trouble": "the hunt could not go on",
 }
 _KIB = 1024
+_BARE = (DESCRIPTORS, THREADS, GOROUTINES)
+"""What is counted without stacks."""
 
 
 class Again(NamedTuple):
@@ -88,10 +91,16 @@ def to_json(
         "seconds": round(result.seconds, 1),
         "gone_when_waited_for": result.unsure,
         "found": len(result.findings),
-        "findings": [{**each.to_json(), "replay": again.line(each)} for each in result.findings],
+        "findings": [_to_json(each, again) for each in result.findings],
+        "passing": [_to_json(each, again) for each in result.passing],
+        "suspicion": None if result.suspicion is None else _to_json(result.suspicion, again),
         "looks_that_left_the_same": result.explained,
         "file": None if path is None else str(path),
     }
+
+
+def _to_json(finding: Finding, again: Again) -> dict[str, Any]:
+    return {**finding.to_json(), "replay": again.line(finding)}
 
 
 def show(
@@ -118,6 +127,13 @@ def show(
     else:
         what = Text("nothing found", render.GOOD)
     console.print(Text.assemble(what, f" in {address}: {ran}{why}"), soft_wrap=True)
+    for each in result.passing:
+        console.print(Text(f"no leak: {headline(each, again)}"), soft_wrap=True)
+        render.copyable(console, again.line(each), 4)
+    if result.suspicion is not None:
+        seen = "not measured to the end, and so no finding"
+        console.print(Text(f"{seen}: {headline(result.suspicion, again)}"), soft_wrap=True)
+        render.copyable(console, again.line(result.suspicion), 4)
     if result.explained:
         console.print(f"{render.plural(result.explained, 'look')} left nothing but the same again")
     if result.unsure:
@@ -140,13 +156,13 @@ def headline(finding: Finding, again: Again) -> str:
     if fds or fds_after:
         words.append(render.plural(fds, "descriptor"))
     about = "" if growth.exact else "about "
+    held = f"{about}{' and '.join(words)} per repetition"
+    if finding.gone:
+        return f"{held}, all gone after {finding.gone:.1f} s"
     after = " and ".join(
         f"{count:,}" for count, shown in ((tasks_after, tasks), (fds_after, fds)) if shown or count
     )
-    return (
-        f"{about}{' and '.join(words)} per repetition; {after or 0} after the destinations have "
-        "gone"
-    )
+    return f"{held}; {after or 0} after the destinations have gone"
 
 
 def _died(died: str) -> str:
@@ -177,7 +193,7 @@ def _blocked(finding: Finding) -> Table:
     grid = render.table("each", "after", "blocked in", fixed=("each", "after"))
     growth = finding.growth
     for stack in sorted({*growth.held, *growth.kept}, key=_order):
-        name = Text("(descriptors)", render.QUIET) if stack == DESCRIPTORS else Text(chain(stack))
+        name = Text(f"({stack[0]})", render.QUIET) if stack in _BARE else Text(chain(stack))
         grid.add_row(f"{growth.held[stack]:,}", f"{growth.kept[stack]:,}", name)
     return grid
 

@@ -37,6 +37,7 @@ class Line(NamedTuple):
         "replay --half fixed 'watcher_outlives_connection a:open a:close'",
         "replay V2 a:open cancel a:new:1:echo a:close",
         "replay --target tcp fixed a:open a:new:1:echo+5 a:abort",
+        "replay V2 a:open a:udp:1:@echo a:new:1:@echo   found by a hunt",
         "replay found.txt            a file of such lines; # starts a comment",
         "replay sim1:AAAAAA myserver.sim:main",
         "replay muxleak-myserver.sim-main.sim.json",

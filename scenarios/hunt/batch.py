@@ -57,10 +57,7 @@ class Spending:
 
 
 class Driver:
-    """Sends batches to one server.
-
-    ``rest`` waits until the server is at rest; it is given the count of what has come so far.
-    """
+    """Sends batches to one server."""
 
     def __init__(
         self,
@@ -84,6 +81,8 @@ class Driver:
         self, sequence: Sequence, copies: int, rest: Callable[[], Awaitable[object]]
     ) -> None:
         """Perform the steps in every copy, and close what is open then.
+
+        ``rest`` waits until the server is at rest.
 
         Raises:
             UnreachableError: if the server takes no connection.

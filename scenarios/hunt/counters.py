@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DESCRIPTORS: Stack = ("descriptors",)
 THREADS: Stack = ("threads",)
+GOROUTINES: Stack = ("goroutines",)
+"""Goroutines of which only the number is known."""
 _UNITS = (DESCRIPTORS, THREADS)
 SECONDS = 5.0
 """How long one look may take."""
@@ -35,7 +37,7 @@ class Snapshot(NamedTuple):
 
     counts: Counter[Stack]
     memory: int | None = None
-    """Resident bytes."""
+    """Bytes: resident, or of the heap where nothing better is known."""
 
     @property
     def tasks(self) -> int:
@@ -162,7 +164,7 @@ class Together:
     """Several counters of one server, as one.
 
     Threads count only where nothing else tells of tasks: a runtime that schedules its own makes
-    threads as it likes.
+    threads as it likes. A mere number of goroutines counts only where no profile tells them apart.
     """
 
     def __init__(self, counters: Sequence[Counts]) -> None:
@@ -181,6 +183,8 @@ class Together:
             snapshot = await counter.read()
             counts += snapshot.counts
             memory = memory or snapshot.memory
+        if tasks(counts) > counts[GOROUTINES]:
+            del counts[GOROUTINES]
         if tasks(counts):
             del counts[THREADS]
         return Snapshot(counts, memory)

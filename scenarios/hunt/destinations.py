@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from scenarios.destinations import DESTINATIONS
-from vless import Address
+from scenarios.destinations import DATAGRAM_DESTINATIONS, DESTINATIONS
+from vless import Address, Network
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
-    from scenarios.destinations import Destination
+    from scenarios.destinations import Datagrams, Destination
 
 HOST = "127.0.0.1"
-KINDS = (*(f"@{name}" for name in DESTINATIONS), "@refuse", "@nowhere")
-"""What may serve a stream of a server that is not ours: no handler, and no dial that hangs."""
+KINDS = (*(f"@{name}" for name in DESTINATIONS), "@refuse", "@nowhere", "@hang")
+"""What may serve a stream of a server that is not ours: no handler."""
+_ROOM = 2
 _SEGMENT = 536
 _WINDOW = 4096
 """What a destination that never reads offers to take: with segments that small, the server under
@@ -36,6 +38,9 @@ class Destinations:
     def __init__(self, host: str = HOST) -> None:
         self._host = host
         self._addresses: dict[str, Address] = {"@nowhere": Address.of("", 7)}
+        self._datagram_addresses: dict[str, Address] = {}
+        self._datagrams: list[asyncio.DatagramTransport] = []
+        self._hanging: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._hosted: set[Destination] = set()
         self._refusing = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -59,7 +64,29 @@ class Destinations:
             server = await loop.create_server(partial(self._accept, name), sock=sock, backlog=1024)
             self._servers.append(server)
             self._addresses[f"@{name}"] = _address(sock)
+        for name, factory in DATAGRAM_DESTINATIONS.items():
+            transport, _ = await loop.create_datagram_endpoint(
+                partial(_Counted, self, factory), local_addr=(self._host, 0)
+            )
+            self._datagrams.append(transport)
+            sock = transport.get_extra_info("socket")
+            self._datagram_addresses[f"@{name}"] = _address(sock)
+        self._addresses["@hang"] = self._black_hole()
         return self
+
+    def _black_hole(self) -> Address:
+        # What comes when as many wait to be accepted as may is dropped, as by a host that is not
+        # there; and one that has asked for no room has room for one.
+        listener = socket.socket(self._refusing.family)
+        self._hanging.append(listener)
+        listener.bind((self._host, 0))
+        listener.listen(0)
+        for _ in range(_ROOM):
+            waiting = socket.socket(self._refusing.family)
+            self._hanging.append(waiting)
+            waiting.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            waiting.connect_ex(listener.getsockname())
+        return _address(listener)
 
     async def __aexit__(
         self,
@@ -70,11 +97,14 @@ class Destinations:
         self.leave()
         for server in self._servers:
             server.close()
-        self._refusing.close()
+        for transport in self._datagrams:
+            transport.close()
+        for sock in (self._refusing, *self._hanging):
+            sock.close()
 
-    def address(self, kind: str) -> Address:
+    def address(self, kind: str, network: Network = Network.TCP) -> Address:
         """Return where a kind is found."""
-        return self._addresses[kind]
+        return (self._addresses if network is Network.TCP else self._datagram_addresses)[kind]
 
     def leave(self) -> None:
         """Close every connection that a destination still has: they go, the listeners stay."""
@@ -118,6 +148,21 @@ class _Watched(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._destination.connection_lost(exc)
         self._host.ended(self._destination)
+
+
+class _Counted(asyncio.DatagramProtocol):
+    """Passes every datagram on to a destination, and tells the host of it."""
+
+    def __init__(self, host: Destinations, factory: Callable[[], Datagrams]) -> None:
+        self._host = host
+        self._destination = factory()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._destination.connection_made(transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        self._host.traffic += 1
+        self._destination.datagram_received(data, addr)
 
 
 def _address(sock: socket.socket) -> Address:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from scenarios.hunt.destinations import KINDS
 from scenarios.script import SIZES, WIDTH, decode
-from scenarios.steps import MAX_SIZE, OPERATOR, Sequence
+from scenarios.steps import DATAGRAM_DESTINATIONS, MAX_SIZE, OPENING, OPERATOR, Sequence
 
 if TYPE_CHECKING:
     from random import Random
 
+    from scenarios.steps import Step
+
 STEPS = 30
-_UNHEARD = {*OPERATOR, "udp", "xudp"}
-"""Steps that cannot be taken here: those of the operator, and UDP, for which nothing is hosted."""
 _INSTEAD = {
     "sink": "@silent",
     "linger": "@silent",
@@ -24,20 +24,26 @@ _INSTEAD = {
     "raise": "@reset",
     "flood": "@flood",
     "bulk": "@flood",
-    "@hang": "@refuse",
 }
 """What serves a stream in place of what only a server of ours has; for the rest, an echo."""
+
+
+def hosted(step: Step) -> Step:
+    """Return a step as it can be taken at a server that is not ours: served by a destination."""
+    kinds = KINDS if step.verb == "new" else DATAGRAM_DESTINATIONS
+    if step.verb not in OPENING or step.what in kinds:
+        return step
+    stand_in = _INSTEAD.get(step.what, "@echo")
+    return step._replace(what=stand_in if stand_in in kinds else "@silent")
 
 
 def draw(random: Random) -> Sequence:
     """Draw a sequence of at most `STEPS` steps, every close spelled out."""
     steps = []
     for step in decode(random.randbytes(WIDTH * STEPS), virtual=False):
-        if step.verb in _UNHEARD:
+        if step.verb in OPERATOR:
             continue
-        drawn = step
-        if step.verb == "new" and step.what not in KINDS:
-            drawn = drawn._replace(what=_INSTEAD.get(step.what, "@echo"))
+        drawn = hosted(step)
         if step.size in SIZES[-2:]:
             # What is much for limits as small as ours is nothing for others.
             drawn = drawn._replace(size=MAX_SIZE)

@@ -30,6 +30,7 @@ class Finding:
         died: how the server died of it; "" if it did not.
         log: the last lines of the server's output, if it is ours.
         after: seconds from the hunt's beginning to its being filed.
+        gone: seconds after which all was gone by itself; 0 if something stays.
     """
 
     sequence: Sequence
@@ -40,17 +41,23 @@ class Finding:
     died: str = ""
     log: tuple[str, ...] = ()
     after: float = 0
+    gone: float = 0
 
     @property
     def freed(self) -> str:
         """Say what frees what is left."""
+        if self.gone:
+            return f"the server itself, within {self.gone:.1f} s"
         held, kept = self.growth.held.total(), self.growth.kept.total()
         if self.died:
             return ""
         if not self.confirmed:
             return "not known: the hunt ended before that was measured"
         if not kept:
-            return "the end of its destination, which is a peer that others control"
+            return (
+                "the end of its destination, which is a peer that others control; nothing else "
+                f"within {self.seconds:g} s"
+            )
         nothing = f"nothing within {self.seconds:g} s, with client and destination gone"
         if kept == held:
             return nothing
@@ -70,6 +77,7 @@ class Finding:
             "descriptors": dict(zip(("held", "kept"), growth.descriptors, strict=True)),
             "memory": growth.memory,
             "freed_by": self.freed,
+            "gone_after_seconds": round(self.gone, 1) or None,
             "counts": [
                 {"held": growth.held[each], "kept": growth.kept[each], "stack": list(each)}
                 for each in stacks
@@ -92,11 +100,12 @@ class Finding:
             stack = tuple(str(name) for name in each["stack"])
             held[stack], kept[stack] = int(each["held"]), int(each["kept"])
         growth = Growth(+held, +kept, bool(data["exact"]))
-        return cls(Sequence.parse(data["sequence"]), growth, died=data["died"] or "")
+        sequence, gone = Sequence.parse(data["sequence"]), data.get("gone_after_seconds") or 0
+        return cls(sequence, growth, died=data["died"] or "", gone=float(gone))
 
 
 def write(findings: list[Finding]) -> str:
-    """Return the file of a hunt."""
+    """Return the file of a hunt, of what leaks and of what goes by itself."""
     data = {"muxleak_hunt": VERSION, "findings": [each.to_json() for each in findings]}
     return json.dumps(data, indent=2) + "\n"
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import replace
+from math import inf
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from scenarios.hunt.batch import Driver, Spending, UnreachableError
 from scenarios.hunt.counters import CounterError
 from scenarios.hunt.drawing import draw
 from scenarios.hunt.findings import Finding, Known
 from scenarios.hunt.measure import BATCHES, Growth, Meter
+from scenarios.hunt.outcome import Limits, Result, Status
 from scenarios.hunt.shrink import shrink
 from scenarios.hunt.target import StartError
 
@@ -24,62 +26,15 @@ if TYPE_CHECKING:
     from scenarios.hunt.target import Target
     from scenarios.steps import Sequence
 
-SECONDS = 120.0
-CONNECTIONS = 100_000
-BANDWIDTH = 50e6
-PATIENCE = 6.0
 _TROUBLES = 3
 """Looks in a row that may fail at a server that lives."""
 _EMPTY = 1000
 """Sequences in a row of which nothing is left without what is known."""
-
-
 _RESERVE = 4
-"""Patiences that measuring well takes at most."""
-
-
-class Limits(NamedTuple):
-    """What a hunt may spend: seconds, connections, bytes a second; ``findings`` ends it, too.
-
-    ``patience`` is how many seconds what is left must stay to be called a leak.
-    """
-
-    seconds: float = SECONDS
-    connections: int = CONNECTIONS
-    bandwidth: float = BANDWIDTH
-    patience: float = PATIENCE
-    findings: int | None = None
-
-
-class Status(NamedTuple):
-    """How far a hunt is; ``shortest`` are the steps of what is being shrunk."""
-
-    doing: str
-    seconds: float
-    looks: int
-    connections: int
-    findings: int
-    shortest: int | None
-
-
-@dataclass(slots=True)
-class Result:
-    """What a hunt came to.
-
-    ``ended`` is "time", "connections", "stopped", "enough", "replayed", "died" or "trouble", which
-    ``trouble`` then tells, or "known" if nothing is left to try. ``explained`` are looks that left
-    nothing but what is known to be left, and ``unsure`` what was gone when it was waited for.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    ended: str = ""
-    trouble: str = ""
-    explained: int = 0
-    unsure: int = 0
-    looks: int = 0
-    connections: int = 0
-    sent: int = 0
-    seconds: float = 0
+"""Waits that measuring well takes at most."""
+_LONGEST_LOOK = 2.5
+"""Seconds without a change that a quick look waits at most. What takes longer to go is kept out of
+later sequences instead, as what leaks is."""
 
 
 class _End(BaseException):
@@ -124,6 +79,10 @@ class Hunt:
         self._doing = "searches"
         self._best: Finding | None = None
         self._troubles = 0
+        self._lasting = 0.0
+        """How long it takes at most until what goes by itself is gone, as far as is known."""
+        self._clean_until = inf
+        """When what looks have left may begin to go by itself; never, if they have left nothing."""
         self.result = Result()
 
     async def run(self, replays: list[Sequence] | None = None) -> Result:
@@ -138,8 +97,10 @@ class Hunt:
                 result.ended = "replayed"
         except _End as end:
             result.ended = str(end)
-            if self._best is not None:
+            if self._best is not None and self._best.died:
                 result.findings.append(self._best)
+            else:
+                result.suspicion = self._best
         result.connections = self._spending.connections
         result.sent = self._spending.sent
         result.seconds = self._clock() - self._begun
@@ -159,52 +120,84 @@ class Hunt:
                     raise _End("enough")
 
     async def _follow(self, sequence: Sequence, *, shrunk: bool = False) -> None:
-        """Shrink what leaks, measure it well, and file it."""
+        """Shrink what leaks, measure it well, and file it; what is given as shrunk is so."""
+        given = shrunk
         if not shrunk:
-            self._doing = "shrinks"
-            try:
-                sequence, shrunk = await shrink(sequence, self._leaks), True
-            except _HurryError:
-                sequence = sequence if self._best is None else self._best.sequence
-        self._doing = "measures"
-        try:
-            finding = await self._confirm(sequence, shrunk=shrunk)
-        except _DeadError as error:
-            finding = self._dead(sequence, error, shrunk=self._target.ours)
-        self._best = None
+            sequence, shrunk = await self._shrink(sequence)
+        finding = await self._measure(sequence, shrunk=shrunk)
+        if not given and finding.gone > max(self._lasting, _LONGEST_LOOK):
+            # What other looks had left went while it was shrunk, and hid what the shorter ones do.
+            self._lasting = finding.gone
+            shorter, shrunk = await self._shrink(sequence)
+            if shorter != sequence:
+                finding = await self._measure(shorter, shrunk=shrunk)
+        best, self._best = self._best, None
         self._doing = "searches"
-        if not finding.died and not finding.growth.leaks:
-            self.result.unsure += 1
-            # It takes longer than we look: look longer from now on.
-            self._meter.quick = min(2 * self._meter.quick, self._limits.patience)
-        else:
+        if finding.died or finding.growth.leaks:
             died, growth = finding.died, finding.growth
             if not (self._known.has_died(died) if died else self._known.explains(growth)):
                 self.result.findings.append(finding)
             self._known.add(finding)
+        elif finding.gone > (0 if given else _LONGEST_LOOK):
+            self._pass(finding, best)
+        elif not given:
+            self.result.unsure += 1
+            # It takes longer than we look: look longer from now on.
+            longer = max(2 * self._meter.quick, 1.25 * finding.gone)
+            self._meter.quick = min(longer, _LONGEST_LOOK, self._limits.wait)
         if finding.died and not self._target.ours:
             raise _End("died")
         if self._target.ours:
             # Without what all those looks have left in it.
             await self._restart()
 
-    async def _confirm(self, sequence: Sequence, *, shrunk: bool) -> Finding:
-        patience = self._limits.patience
-        growth = await self._grow(sequence, BATCHES, patience)
-        log = self._target.log()
-        after = self._clock() - self._begun
-        return Finding(sequence, growth, shrunk, seconds=patience, log=log, after=after)
+    def _pass(self, finding: Finding, best: Finding | None) -> None:
+        """File what goes by itself, with what it leaves until then."""
+        self._lasting = max(self._lasting, finding.gone)
+        passing = replace(finding, growth=finding.growth._replace(held=finding.growth.passing))
+        self.result.passing.append(passing)
+        # Quick looks are held against what a quick look has seen.
+        self._known.add(passing if best is None else replace(passing, growth=best.growth))
+
+    async def _shrink(self, sequence: Sequence) -> tuple[Sequence, bool]:
+        """Return the shortest that still leaks, and whether there was the time to be sure."""
+        self._doing = "shrinks"
+        try:
+            return await shrink(sequence, self._leaks), True
+        except _HurryError:
+            return (sequence if self._best is None else self._best.sequence), False
+
+    async def _measure(self, sequence: Sequence, *, shrunk: bool) -> Finding:
+        """Repeat a sequence in batches, on a server at rest, and wait for what goes by itself."""
+        self._doing = "measures"
+        try:
+            if self._clean_until < inf:
+                await self._refresh(self._limits.wait)
+            growth = await self._grow(sequence, BATCHES, self._limits.wait)
+        except _DeadError as error:
+            return self._dead(sequence, error, shrunk=self._target.ours)
+        return Finding(
+            sequence,
+            growth,
+            shrunk,
+            seconds=self._limits.wait,
+            log=self._target.log(),
+            after=self._clock() - self._begun,
+            gone=0 if growth.leaks else growth.gone,
+        )
 
     async def _leaks(self, sequence: Sequence) -> bool:
         """Take a quick look at a sequence, unless it is known; remember the shortest that leaks."""
         left = self._limits.seconds - (self._clock() - self._begun)
         if self._best is not None and left < min(
-            _RESERVE * self._limits.patience, self._limits.seconds / 2
+            _RESERVE * self._limits.wait, self._limits.seconds / 2
         ):
             raise _HurryError
         if self._known.shows(sequence):
             return False
         try:
+            if self._lasting > 0 and self._clock() > self._clean_until:
+                await self._refresh(self._lasting)
             growth = await self._grow(sequence)
         except _DeadError as error:
             self._best = self._dead(sequence, error)
@@ -234,6 +227,9 @@ class Hunt:
                 await self._failed(error)
             else:
                 self._troubles = 0
+                if growth.leaks:
+                    until = self._clock() + self._lasting / 2
+                    self._clean_until = min(self._clean_until, until)
                 return self._known.unexplained(sequence, growth)
 
     async def _failed(self, error: Exception) -> None:
@@ -248,7 +244,19 @@ class Hunt:
         nothing = Growth(Counter(), Counter())
         return Finding(sequence, nothing, shrunk=shrunk, died=str(error), log=self._target.log())
 
+    async def _refresh(self, seconds: float) -> None:
+        """See that nothing goes by itself during the next looks, which takes so long at most."""
+        if self._target.ours:
+            await self._restart()
+            return
+        try:
+            await self._meter.settle(patience=seconds)
+        except (CounterError, OSError) as error:
+            await self._failed(error)
+        self._clean_until = inf
+
     async def _restart(self) -> None:
+        self._clean_until = inf
         try:
             await self._target.restart()
         except (StartError, CounterError) as error:

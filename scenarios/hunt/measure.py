@@ -27,6 +27,8 @@ BATCHES = (4, 4, 8)
 QUICK = 0.25
 """Seconds without a change after which a quick look takes the counts as final."""
 _POLL = 0.01
+_POLLS = 1000
+"""Looks in a patience, at most."""
 _LIMIT = 20.0
 """Patiences after which counts that never stand still are taken as they are."""
 
@@ -35,13 +37,16 @@ class Growth(NamedTuple):
     """What one repetition of a sequence leaves, whole numbers only, by stack or unit.
 
     ``held`` is counted while the destinations live, ``kept`` after all of them have gone. ``exact``
-    says that every batch grew by the same; ``memory`` is in bytes and rough.
+    says that every batch grew by the same; ``memory`` is in bytes and rough. ``passing`` was there
+    at first and went by itself, ``gone`` is after how many seconds it had.
     """
 
     held: Counter[Stack]
     kept: Counter[Stack]
     exact: bool = True
     memory: int | None = None
+    passing: Counter[Stack] = Counter()  # noqa: RUF012 - never changed
+    gone: float = 0
 
     @property
     def leaks(self) -> bool:
@@ -98,6 +103,31 @@ def _least_squares(points: list[tuple[int, int]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
 
 
+def _outlasted(
+    quick: Counter[Stack], points: list[tuple[int, Counter[Stack]]], late: Counter[Stack]
+) -> tuple[Counter[Stack], Counter[Stack], bool]:
+    """Split what a quick look has seen, per repetition, into what is left late and what is gone.
+
+    Also say whether what is left came to whole numbers.
+    """
+    (_, first), (copies, last) = points[0], points[-1]
+    # What is still as it was has its slope; of the rest only the whole is known.
+    moved = {stack for stack in {*last, *late} if late[stack] != last[stack]}
+    left = Counter({stack: late[stack] - first[stack] for stack in moved})
+    held, exact = _shared(left, copies)
+    held += Counter({stack: count for stack, count in quick.items() if stack not in moved})
+    return held, quick - held, exact
+
+
+def _shared(
+    left: Counter[Stack], copies: int, *, nearest: bool = False
+) -> tuple[Counter[Stack], bool]:
+    """Return what is left for each repetition, and whether that comes to whole numbers."""
+    share = {stack: round(n / copies) if nearest else n // copies for stack, n in left.items()}
+    exact = all(left[stack] == n * copies for stack, n in share.items() if n > 0)
+    return +Counter(share), exact
+
+
 class Meter:
     """Runs batches and waits, watching the counts, until they stand still."""
 
@@ -114,6 +144,8 @@ class Meter:
         self._clock = clock
         self.quick = QUICK
         self._last: Snapshot | None = None
+        self._changed = 0.0
+        """When the counts last changed while they were settling."""
 
     async def grow(
         self, sequence: Sequence, batches: tuple[int, ...] = (COPIES,), patience: float = 0
@@ -124,28 +156,32 @@ class Meter:
             UnreachableError: if the server takes no connection.
             CounterError: if it cannot be counted any more.
         """
-        patience = patience or self.quick
         before = await self.settle(self._last)
-        points = [(0, before.counts)]
+        points, memory = [(0, before.counts)], [before.memory]
         now = before
         for copies in batches:
             await self._driver.run(sequence, copies, self._rest)
-            # Between two batches nothing need be back: only the last one is waited for.
-            last = len(points) == len(batches)
-            now = await self.settle(before, patience if last else self.quick)
+            ended = self._clock()
+            now = await self.settle(before)
             points.append((points[-1][0] + copies, now.counts))
+            memory.append(now.memory)
+        copies = points[-1][0]
         held, exact = slopes(points)
-        memory = None
-        if before.memory is not None and now.memory is not None:
-            memory = (now.memory - before.memory) // points[-1][0]
+        passing: Counter[Stack] = Counter()
+        if patience:
+            now = await self.settle(before, patience)
+            held, passing, whole = _outlasted(held, points, now.counts)
+            exact &= whole
+        gone = self._changed - ended if passing else 0
+        # In its first batch a server makes what it keeps for all that follow.
+        start = min(1, len(batches) - 1)
+        each = None
+        if (first := memory[start]) is not None and now.memory is not None:
+            each = (now.memory - first) // (copies - points[start][0])
         self._destinations.leave()
-        after = await self.settle(before, patience)
-        self._last = after
-        left = after.counts - before.counts
-        kept = +Counter({stack: count // points[-1][0] for stack, count in left.items()})
-        if not exact:
-            kept = +Counter({stack: round(n / points[-1][0]) for stack, n in left.items()})
-        return Growth(held, +kept, exact, memory)
+        self._last = after = await self.settle(before, patience)
+        kept, whole = _shared(after.counts - before.counts, copies, nearest=not exact)
+        return Growth(held, kept, exact and whole, each, passing, gone)
 
     async def left(
         self, sequence: Sequence, copies: int, patience: float
@@ -169,21 +205,26 @@ class Meter:
         return held, kept
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
-        """Look until all is as ``before``, or nothing has changed for so many seconds; bounded."""
+        """Look until all is as ``before``, or nothing has changed for so many seconds; bounded.
+
+        What changes for a moment, and back, has not changed: to be looked at does that to a server.
+        """
         patience = patience or self.quick
-        begun = since = self._clock()
-        last = await self._counter.read()
+        begun = since = earlier = self._clock()
+        last = other = await self._counter.read()
         while True:
             now = self._clock()
-            if before is not None and last.counts == before.counts:
-                return last
-            if now - since >= patience or now - begun >= patience * _LIMIT:
+            as_before = before is not None and last.counts == before.counts
+            if as_before or now - since >= patience or now - begun >= patience * _LIMIT:
+                self._changed = since
                 return last
             self._driver.spending.check()
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(max(_POLL, patience / _POLLS))
             new = await self._counter.read()
             if new.counts != last.counts:
-                since = self._clock()
+                back = new.counts == other.counts
+                since, earlier = (earlier if back else self._clock()), since
+                other = last
             last = new
 
     async def _rest(self) -> None:

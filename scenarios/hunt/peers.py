@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from contextlib import suppress
+from secrets import token_bytes
 from typing import TYPE_CHECKING, cast
 
 from scenarios.malformed import bad_header, junk, partial
@@ -18,23 +19,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
+    Where = Callable[[str, Network], Address]
+
 _ELSEWHERE = Address.of("127.0.0.1", 9)
 """Where a packet goes that is not for its stream's target."""
 _RESET = struct.pack("ii", 1, 0)
 
 
-def encode(step: Step, address: Callable[[str], Address]) -> bytes:
+def encode(step: Step, address: Where) -> bytes:
     """Return the bytes of a step that sends frames; ``address`` says where a destination is."""
     verb, stream = step.verb, step.stream or 0
     data = bytes(step.size) if step.size else None
     option = 0 if data is None else DATA
     if verb in OPENING:
-        return encode_frame(Frame.new(stream, Network.TCP, address(step.what), data))
+        network = Network.TCP if verb == "new" else Network.UDP
+        # Streams that have the same one would be one, on whatever connections; without data there
+        # is none.
+        global_id = token_bytes(8) if verb == "xudp" and data else None
+        target = address(step.what, network)
+        return encode_frame(Frame.new(stream, network, target, data, global_id))
     if verb in {"data", "packet", "keep"}:
         if data is None:
             return encode_frame(Frame(stream, Status.KEEP))
-        target = _ELSEWHERE if verb == "packet" else None
-        return encode_frame(Frame.keep(stream, data, target))
+        elsewhere = _ELSEWHERE if verb == "packet" else None
+        return encode_frame(Frame.keep(stream, data, elsewhere))
     if verb in {"end", "reset"}:
         option |= ERROR if verb == "reset" else 0
         return encode_frame(Frame(stream, Status.END, option, data=data))
@@ -77,7 +85,7 @@ class HuntPeer(asyncio.Protocol):
         self._traffic()
         self._transport = None
 
-    def perform(self, step: Step, address: Callable[[str], Address]) -> int:
+    def perform(self, step: Step, address: Where) -> int:
         """Do one step; return how many bytes it sends."""
         if self._transport is None:
             return 0

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from scenarios.hunt.counters import CounterError, Pprof, Process, Snapshot, Together, why
+from scenarios.hunt.v2ray import V2RayStats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,11 +37,13 @@ class Target:
     Args:
         address: where it takes connections.
         pprof: addresses of its goroutine profiles.
+        v2ray: addresses of its API, if it is a V2Ray that counts its goroutines.
         pid: its process, if that is to be counted and not ours.
         command: starts it, in a session of its own; None if it runs already.
 
     Raises:
         ValueError: if nothing counts it, or an address is none.
+        ImportError: if V2Ray is to be asked, and the extra for that is missing.
     """
 
     def __init__(
@@ -48,13 +51,15 @@ class Target:
         address: tuple[str, int],
         *,
         pprof: Sequence[str] = (),
+        v2ray: Sequence[str] = (),
         pid: int | None = None,
         command: str | None = None,
     ) -> None:
-        if not (pprof or pid or command):
+        if not (pprof or v2ray or pid or command):
             raise ValueError("expected a way to count the server, got none")
         self.address = address
         self._pprof = [Pprof(url) for url in pprof]
+        self._v2ray = [V2RayStats(each) for each in v2ray]
         self._pid = pid
         self._words = shlex.split(command) if command is not None else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -150,7 +155,12 @@ class Target:
         return tuple(line for line in lines if line.strip())[-LOG_LINES:]
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it, if it is ours; ``kill`` gives it no time to end in good order."""
+        """End it, if it is ours, and what we keep open to count it.
+
+        ``kill`` gives it no time to end in good order.
+        """
+        for stats in self._v2ray:
+            stats.close()
         process, self._process = self._process, None
         if process is not None:
             if kill:
@@ -184,7 +194,7 @@ class Target:
     def _counters(self) -> Together:
         pid = self._process.pid if self._process is not None else self._pid
         processes = [] if pid is None else [Process(pid)]
-        return Together([*processes, *self._pprof])
+        return Together([*processes, *self._pprof, *self._v2ray])
 
     def _exited(self) -> str:
         code = None if self._process is None else self._process.poll()

@@ -1,29 +1,30 @@
-"""``muxleak hunt``: what it refuses, and that it finds in real servers what is known of them."""
+"""``muxleak hunt``: what it refuses, and what it finds in servers of ours, in other processes."""
 
 import json
 import os
 import shlex
 import socket
 import sys
+from collections import Counter
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import cast
 
-import proxies
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
-from harness.cli import cli
-from harness.cli.serve import USER
-from scenarios.real.programs import sing_box_server
+from harness.cli import cli, hunt_report
+from harness.cli.params import Listen
+from scenarios import Sequence, find_pair
+from scenarios.hunt import outcome
+from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES
+from scenarios.hunt.findings import Finding
+from scenarios.hunt.measure import Growth
 
 ROOT = Path(__file__).parents[2]
 SERVER = "127.0.0.1:1"
-FIND = {
-    "twice": "a:open a:new:1:@echo a:new:1:@echo a:close",
-    "held": "a:open a:new:1:@silent a:end:1 a:close",
-    "unread": "a:open a:new:1:@deaf a:data:1+65535 a:data:1+65535 a:close",
-}
 
 
 def invoke(*words: str) -> Result:
@@ -49,7 +50,7 @@ def free_ports(count: int) -> list[int]:
         ((SERVER, "--pprof", "https://127.0.0.1:1"), "expected http://HOST:PORT"),
         ((SERVER, "--pid", "1", "--command", "x"), "--pid means nothing with --command"),
         ((SERVER, "--pid", "1", "--replay", "a:fly"), "expected one of"),
-        ((SERVER, "--pid", "1", "--replay", "a:open a:new:1:echo"), "hosted here; got 'echo'"),
+        ((SERVER, "--pid", "1", "--replay", "a:open cancel"), "step 'cancel': expected steps of a"),
         ((SERVER, "--pid", "1", "--known", "/dev/null"), "/dev/null: "),
         ((SERVER, "--pid", "1", "--destinations", "192.0.2.1"), "name an address of this machine"),
         ((SERVER, "--pid", "1", "--out", "/no/such/folder"), "expected a folder that exists"),
@@ -63,6 +64,34 @@ def test_hunt_refuses_what_it_cannot_do(words: tuple[str, ...], says: str) -> No
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.split())
+
+
+def test_hunt_tells_what_is_no_leak() -> None:
+    """What went by itself and what was not measured to the end: each with its line, no finding."""
+    growth = Growth(Counter({GOROUTINES: 8, DESCRIPTORS: 2}), Counter())
+    lines = ["a:open a:new:1:@deaf a:close", "a:open a:close"]
+    passing, suspicion = (Finding(Sequence.parse(line), growth) for line in lines)
+    result = outcome.Result(
+        passing=[replace(passing, gone=15.4)],
+        suspicion=replace(suspicion, shrunk=False, confirmed=False),
+        ended="time",
+    )
+    console = Console(width=200, file=StringIO(), color_system=None, emoji=False)
+    again = hunt_report.Again(("hunt", SERVER), "goroutine")
+    hunt_report.show(console, result, Listen("127.0.0.1", 1), None, again)
+    left, unmeasured = (
+        "8 goroutines and 2 descriptors per repetition",
+        "not measured to the end, and so no finding",
+    )
+    told = cast("StringIO", console.file).getvalue().splitlines()
+
+    assert told[0].startswith("nothing found in 127.0.0.1:1: ")
+    assert told[1:] == [
+        f"no leak: {left}, all gone after 15.4 s",
+        "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:new:1:@deaf a:close'",
+        f"{unmeasured}: {left}; 0 and 0 after the destinations have gone",
+        "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:close'",
+    ]
 
 
 def our_server(version: str) -> list[str]:
@@ -98,6 +127,27 @@ def test_hunt_finds_the_bug_of_issue_2421(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("version", "length"), [("V1", 2), ("V2", 4)])
+def test_hunt_and_replay_take_each_other_s_sequences(
+    tmp_path: Path, version: str, length: int
+) -> None:
+    """What is found at a server leaks in Python, and a pair's witness leaks at a server."""
+    words = [*our_server(version), "--patience", "1", "--out", str(tmp_path), "--json"]
+    result = invoke(*words, "--time", "60", "--findings", "1")
+    (found,) = json.loads(result.stdout)["findings"]
+    assert len(found["sequence"].split()) == length
+
+    replayed = CliRunner().invoke(cli, ["replay", version, found["sequence"]])
+    assert (replayed.exit_code, "violated: tasks" in replayed.stdout) == (1, True)
+
+    witness = str(find_pair("live_id_reused").facts.witness)
+    assert ":echo" in witness
+    result = invoke(*words, "--replay", witness)
+    (found,) = json.loads(result.stdout)["findings"]
+    assert found["sequence"] == witness.replace(":echo", ":@echo")
+
+
+@pytest.mark.slow
 def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
     """The same hunt of the reference, which leaves nothing."""
     words = [*our_server("REF"), "--time", "15", "--patience", "2", "--out", str(tmp_path)]
@@ -107,69 +157,3 @@ def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
     assert (result.exit_code, data["findings"]) == (0, [])
     assert data["looks"] > 20
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def sing_box(tmp_path: Path) -> list[str]:
-    """Words that hunt the real sing-box."""
-    program = proxies.find("sing-box")
-    port, debug = free_ports(2)
-    config = {**sing_box_server(port, UUID(USER), debug), "log": {"disabled": True}}
-    path = tmp_path / "sing-box.json"
-    path.write_text(json.dumps(config))
-    command = shlex.join([*program.command, str(path)])
-    out = ["--out", str(tmp_path), "--json"]
-    return [
-        f"127.0.0.1:{port}",
-        "--command",
-        command,
-        "--pprof",
-        f"http://127.0.0.1:{debug}",
-        *out,
-    ]
-
-
-def counted(finding: dict[str, Any]) -> tuple[int, ...]:
-    """Goroutines and descriptors per repetition; then what stays without destinations."""
-    tasks, descriptors = finding["tasks"], finding["descriptors"]
-    return (tasks["held"], descriptors["held"], tasks["kept"], descriptors["kept"])
-
-
-def blocked(finding: dict[str, Any], *names: str) -> bool:
-    """Whether a stack has all these functions, from the inside outwards."""
-    return any(
-        [name for name in names if any(name in function for function in each["stack"])]
-        == list(names)
-        for each in finding["counts"]
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    ("which", "figures"),
-    [("twice", (2, 1, 1, 1)), ("held", (1, 1, 0, 0)), ("unread", (4, 2, 0, 0))],
-)
-def test_hunt_measures_sing_box(sing_box: list[str], which: str, figures: tuple[int, ...]) -> None:
-    """What a repetition leaves is what was measured by other means, to the unit."""
-    result = invoke(*sing_box, "--patience", "2", "--replay", FIND[which])
-    (found,) = json.loads(result.stdout)["findings"]
-
-    assert (counted(found), found["exact"]) == (figures, True)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_hunt_finds_the_leaks_of_sing_box(sing_box: list[str]) -> None:
-    """Knowing nothing, within minutes: the three that it is known to have, with their stacks."""
-    result = invoke(*sing_box, "--time", "240", "--patience", "2")
-    found = {counted(each): each for each in json.loads(result.stdout)["findings"]}
-
-    assert result.exit_code == 1
-    twice, held, unread = found[2, 1, 1, 1], found[1, 1, 0, 0], found[4, 2, 0, 0]
-    assert blocked(twice, "io.(*pipe).read", "serverMuxConn).Read", "connectionCopy")
-    assert len(twice["sequence"].split()) == 4
-    assert blocked(held, "connectionCopy")
-    assert len(held["sequence"].split()) == 4
-    assert blocked(unread, "io.(*pipe).write", "recvTo")
-    assert "@deaf" in unread["sequence"]

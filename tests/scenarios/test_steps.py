@@ -102,7 +102,7 @@ def test_sequence_ignores_the_kind_of_white_space() -> None:
         ("cancel:1", r"'cancel' takes no stream"),
         ("a:new:1", r"expected one of echo, .*@echo.*; got ''"),
         ("a:new:1:ecko", r"expected one of echo, .*; got 'ecko'"),
-        ("a:udp:1:@echo", r"expected one of echo, .*; got '@echo'"),
+        ("a:udp:1:@flood", r"expected one of echo, .*@silent; got '@flood'"),
         ("a:bad:status", r"expected one of version, .*; got 'status'"),
         ("a:junk", r"expected one of status, .*; got ''"),
         ("a:end:1:echo", r"'end' takes no 'echo'"),

@@ -295,6 +295,29 @@ def test_cancelled_dial_leaves_nothing(world: NewWorld, gap: int) -> None:
     assert descriptors() == before
 
 
+def test_datagrams_reach_destinations(world: NewWorld) -> None:
+    """A UDP stream to an echo gets its datagrams back; one to nobody who answers gets nothing."""
+    place = world(Lifecycle())
+    try:
+        run = steps(place, "a:open a:udp:1:@echo+5 a:data:1+60 a:udp:2:@silent+5 a:xudp:3:@echo+5")
+        place.rest(lambda: all(run.connections["a"].streams[each].owed == 0 for each in (1, 3)))
+        run.connections["a"].take()
+        received = [run.connections["a"].streams[each].received for each in (1, 2, 3)]
+    finally:
+        place.dispose()
+
+    assert received == [65, 0, 5]
+    assert run.outcome.violations == []
+
+
+def test_datagram_stream_of_a_reused_id_is_a_leak(world: NewWorld) -> None:
+    """What sing-box leaves for ever, in Python: the first stream has nobody to end it."""
+    line = Sequence.parse("a:open a:udp:1:@echo a:udp:1:@echo a:close")
+
+    assert "tasks" in run_sequence(line, VERSIONS["V2"](), world).violated
+    assert run_sequence(line, Lifecycle(), world).violations == []
+
+
 def test_connect_in_a_burst(world: NewWorld) -> None:
     """Each of many peers gets the scope of its own connection."""
     place = world(Lifecycle())

@@ -554,6 +554,28 @@ async def test_outbound_udp_names_are_bounded(
     assert len(looked_up) == NAMES + 2
 
 
+async def test_outbound_udp_resolves_as_it_is_told(
+    serve: Serve, uuid: UUID, datagrams: Datagram
+) -> None:
+    """A `Resolve` says where the target's packets go, and those for any other address."""
+    place, _ = await datagrams()
+    asked: list[str] = []
+
+    async def resolve(address: Address) -> tuple[str, int]:
+        asked.append(address.host)
+        return place.host, place.port
+
+    _, server = await serve(Outbound(resolve=resolve))
+    async with await Client.connect(server, uuid) as client:
+        target = Address.of("one.invalid", 7)
+        stream = await client.open(target, b"a", network=Network.UDP)
+        assert await asyncio.wait_for(stream.read(), 5) == b"a"
+        await stream.write(b"b", Address.of("two.invalid", 7))
+        assert await asyncio.wait_for(stream.read(), 5) == b"b"
+
+    assert asked == ["one.invalid", "two.invalid"]
+
+
 async def test_outbound_leaves_no_cycle(
     proxy: Server, uuid: UUID, target: Target, no_cycles: Callable[[], None]
 ) -> None:

@@ -12,9 +12,11 @@ from scenarios.hunt.destinations import KINDS
 from scenarios.hunt.drawing import draw
 from scenarios.hunt.findings import Finding, Known
 from scenarios.hunt.measure import Growth, slopes
+from scenarios.hunt.peers import encode
 from scenarios.hunt.shrink import shrink
 from scenarios.hunt.stacks import Stack, parse_stacks, readable
-from scenarios.steps import MAX_SIZE, Sequence
+from scenarios.steps import DATAGRAM_DESTINATIONS, MAX_SIZE, ON_STREAM, OPENING, Sequence
+from vless import Address
 
 GROUPED = """goroutine profile: total 5
 3 @ 0x49384a 0x41c96e
@@ -230,8 +232,23 @@ def test_drawn_sequences_name_hosted_destinations_only() -> None:
     steps = [step for seed in range(50) for step in draw(Random(seed))]
 
     assert {step.what for step in steps if step.verb == "new"} == set(KINDS)
-    assert not {"cancel", "wait", "udp", "xudp"} & {step.verb for step in steps}
+    assert {step.what for step in steps if step.verb == "udp"} == set(DATAGRAM_DESTINATIONS)
+    assert {step.what for step in steps if step.verb == "xudp"} == set(DATAGRAM_DESTINATIONS)
+    assert not {"cancel", "wait"} & {step.verb for step in steps}
     assert max(step.size for step in steps) == MAX_SIZE
+
+
+def test_drawn_steps_can_be_encoded() -> None:
+    """Whatever is drawn can be sent: UDP with and without data, junk, frames of every size."""
+    steps = [step for seed in range(200) for step in draw(Random(seed))]
+    sent = {
+        step.verb: encode(step, lambda *_: Address.of("127.0.0.1", 7))
+        for step in steps
+        if step.verb in {*ON_STREAM, *OPENING, "keepalive", "padding", "junk", "cut"}
+    }
+
+    assert {"udp", "xudp", "new", "packet", "junk", "cut"} <= sent.keys()
+    assert all(sent.values())
 
 
 def test_bandwidth_is_kept_over_time() -> None:

@@ -8,19 +8,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from os import getpid
 from random import Random
+from typing import cast
 from uuid import UUID
 
 import pytest
 
-from scenarios.hunt import batch, counters, measure
+from scenarios.hunt import batch, counters, findings, measure
+from scenarios.hunt import hunt as hunts
 from scenarios.hunt import target as targets
+from scenarios.hunt.batch import Driver, Spending
 from scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
 from scenarios.hunt.destinations import Destinations
-from scenarios.hunt.hunt import Hunt, Limits, Result
-from scenarios.hunt.peers import HuntPeer
+from scenarios.hunt.hunt import Hunt
+from scenarios.hunt.measure import Meter
+from scenarios.hunt.outcome import Limits, Result
+from scenarios.hunt.peers import HuntPeer, encode
 from scenarios.hunt.target import StartError, Target
 from scenarios.steps import Sequence, Step
-from vless import Address
+from vless import Address, Network
+from vless.frames import FrameDecoder
 
 USER = UUID(int=1)
 HOST = "127.0.0.1"
@@ -113,15 +119,67 @@ async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         await writer.drain()
 
 
-@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes])
+async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close one direction, and go on reading."""
+    writer.write_eof()
+    await reader.read()
+
+
+async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read nothing, and stay."""
+    cast("asyncio.Transport", writer.transport).pause_reading()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(writer.wait_closed(), 0.05)
+
+
+@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes, half, deaf])
 def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
     """Whatever comes is discarded; the hunt ends when its connections are used up."""
+    errors: list[dict[str, object]] = []
 
     async def main() -> None:
+        loop = asyncio.get_running_loop()
         async with serving(handler) as (_, target):
+            loop.set_exception_handler(lambda _, context: errors.append(context))
             result = await hunt(target)
         assert (result.ended, result.findings, result.trouble) == ("connections", [], "")
         assert result.connections >= 60
+
+    asyncio.run(main())
+    assert errors == []
+
+
+def test_hunt_survives_counts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others at each look, without end: it ends all the same, and is certain of nothing."""
+    monkeypatch.setattr(measure, "_LIMIT", 1)
+
+    class Noisy(Counted):
+        random = Random(1)
+
+        async def read(self) -> Snapshot:
+            counts = {("wait", str(each)): self.random.randrange(99) for each in range(5)}
+            return Snapshot(Counter(counts))
+
+    async def main() -> None:
+        async with serving(nothing) as (_, counted):
+            result = await hunt(Noisy(counted.address), connections=20)
+        assert result.ended in {"connections", "enough"}
+        assert not any(each.growth.exact for each in result.findings)
+
+    asyncio.run(main())
+
+
+def test_hunt_says_that_a_server_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens, and its queue is full: dead for the hunt, which waits no longer than it must."""
+    monkeypatch.setattr(batch, "CONNECT_SECONDS", 0.02)
+    monkeypatch.setattr(targets, "_ANSWER_SECONDS", 0.01)
+
+    async def main() -> None:
+        async with Destinations() as black_hole:
+            address = black_hole.address("@hang")
+            result = await hunt(Counted((address.host, address.port)))
+        (found,) = result.findings
+        assert (result.ended, found.died) == ("died", "accepts nothing within 0.01 s")
 
     asyncio.run(main())
 
@@ -140,7 +198,7 @@ def test_peer_ends_a_connection_that_is_gone_already() -> None:
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 accepted.close()
                 for each in (verb, "data", "abort"):
-                    peer.perform(Step(each, "a", 1, size=5), lambda _: Address.of(HOST, 7))
+                    peer.perform(Step(each, "a", 1, size=5), lambda *_: Address.of(HOST, 7))
                 peer.close()
                 await asyncio.sleep(0)
 
@@ -165,19 +223,82 @@ def test_hunt_finds_what_every_connection_leaves() -> None:
     asyncio.run(main())
 
 
-def test_hunt_does_not_report_what_goes_away() -> None:
-    """What looks like growth for a moment, and is gone when it is waited for, is no finding."""
+class Idling(Counted):
+    """Ends what is idle by itself, as soon as it has been looked at so often."""
+
+    def __init__(self, address: tuple[str, int], limit: int = 40) -> None:
+        super().__init__(address)
+        self.looks, self.limit = 0, limit
+
+    async def read(self) -> Snapshot:
+        """Tell what it holds."""
+        self.looks += 1
+        if self.looks > self.limit:
+            del self.held[("idle",)]
+        return await super().read()
+
+    async def serve(self, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        """Hold something for a while, whatever the client does."""
+        self.looks = 0
+        self.held[("idle",)] += 1
+        await reader.read()
+
+
+def test_hunt_tells_what_goes_by_itself_from_a_leak() -> None:
+    """What is gone when it is waited for is no finding, and is told, with the time it took."""
 
     async def main() -> None:
-        async def slow(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-            target.held[("linger",)] += 1
-            loop.call_later(0.03, target.held.subtract, [("linger",)])
-            await reader.read()
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await target.serve(reader, writer)
 
-        loop = asyncio.get_running_loop()
-        async with serving(slow) as (_, target):
-            result = await hunt(target, "a:open a:close", connections=500, patience=0.1)
-        assert (result.ended, result.unsure, result.findings) == ("replayed", 1, [])
+        async with serving(serve) as (_, counted):
+            target = Idling(counted.address)
+            result = await hunt(target, "a:open a:close", patience=2)
+        (passing,) = result.passing
+        assert (result.ended, result.findings) == ("replayed", [])
+        assert (passing.growth.held, passing.gone > 0) == ({("idle",): 1}, True)
+        assert passing.freed.startswith("the server itself")
+        (known,) = findings.read(findings.write(result.passing))
+        assert known.gone == pytest.approx(passing.gone, abs=0.1)
+
+    asyncio.run(main())
+
+
+def test_hunt_finds_what_stays_beside_what_goes() -> None:
+    """One that stays, and more that go while it is waited for: the one, exactly."""
+
+    async def main() -> None:
+        async def leaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            target.held[("stays",)] += 1
+            await target.serve(reader, writer)
+
+        async with serving(leaks) as (_, counted):
+            target = Idling(counted.address)
+            result = await hunt(target, "a:open a:close", patience=0.05)
+        (found,) = result.findings
+        assert (result.passing, found.gone) == ([], 0)
+        assert (found.growth.held[("stays",)], found.growth.kept[("stays",)]) == (1, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+def test_hunt_searches_on_without_what_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes too long for every look is filed once, shrunk, and kept out of what follows."""
+    monkeypatch.setattr(hunts, "_LONGEST_LOOK", 0.001)
+
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # A header, and a first frame that opens a stream.
+            if (await reader.readexactly(19 + 5))[-1] == 1:
+                await target.serve(reader, writer)
+
+        async with serving(serve) as (_, counted):
+            target = Idling(counted.address, 100)
+            result = await hunt(target, connections=400, patience=5)
+        (passing,) = result.passing
+        assert (result.ended, result.findings) == ("connections", [])
+        assert [step.verb for step in passing.sequence] == ["open", "new", "close"]
 
     asyncio.run(main())
 
@@ -215,7 +336,7 @@ def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
 
 
 def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
-    """Stopped while it shrinks: the shortest so far, marked as such."""
+    """Stopped while it shrinks: the shortest so far, as a suspicion and not as a finding."""
 
     async def main() -> None:
         async def leaky(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -225,8 +346,10 @@ def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
         async with serving(leaky) as (_, target), Destinations() as destinations:
             one = Hunt(target, USER, destinations, stopped=lambda: one.result.looks > 1)
             result = await one.run()
-        (found,) = result.findings
-        assert (result.ended, found.shrunk, found.confirmed) == ("stopped", False, False)
+        suspicion = result.suspicion
+        assert (result.ended, result.findings) == ("stopped", [])
+        assert suspicion is not None
+        assert (suspicion.shrunk, suspicion.confirmed) == (False, False)
 
     asyncio.run(main())
 
@@ -348,6 +471,9 @@ def test_destinations_do_what_they_are_named_for() -> None:
                 await said("@refuse")
             with pytest.raises(ConnectionResetError):
                 await said("@reset")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await said("@hang")
             silent = asyncio.create_task(said("@silent"))
             deaf = asyncio.create_task(said("@deaf"))
             for _ in range(20):
@@ -391,3 +517,65 @@ async def test_left_is_all_that_changed_also_what_became_less() -> None:
 
     assert [each[POLL] for each in (*first, *again)] == [3, 2, 2, 2]
     assert [each[IDLE] for each in (*first, *again)] == [-2, -2, 0, 0]
+
+
+def test_destinations_speak_udp() -> None:
+    """An echo, and one that takes datagrams and says nothing; both are seen to be used."""
+
+    async def main() -> None:
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+
+        class Client(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, _address: object) -> None:
+                assert data == b"loud"
+                came.set()
+
+        async with Destinations() as hosted:
+            client, _ = await loop.create_datagram_endpoint(Client, local_addr=(HOST, 0))
+            for kind, data in (("@silent", b"still"), ("@echo", b"loud")):
+                address = hosted.address(kind, Network.UDP)
+                client.sendto(data, (address.host, address.port))
+            await came.wait()
+            assert hosted.traffic == 2
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_peer_gives_each_xudp_stream_an_id_of_its_own() -> None:
+    """Equal ones would be one stream to the server, across connections; plain UDP has none."""
+    frames = []
+    for verb in ("udp", "xudp", "xudp"):
+        decoder = FrameDecoder()
+        decoder.receive_data(encode(Step(verb, "a", 1, "@echo", 5), lambda *_: Address.of(HOST, 7)))
+        frames.append(decoder.next_frame())
+    udp, one, two = frames
+
+    assert udp is not None
+    assert one is not None
+    assert two is not None
+    assert (udp.network, udp.global_id) == (Network.UDP, None)
+    assert one.global_id != two.global_id
+
+
+def test_meter_takes_a_moment_for_no_change() -> None:
+    """Counts that are others for one look of seven, and then as before, have not changed."""
+
+    class Blinks(Counted):
+        looks = 0
+
+        async def read(self) -> Snapshot:
+            self.looks += 1
+            self.held[("blink",)] = self.looks % 7 == 0
+            return await super().read()
+
+    async def main() -> None:
+        async with serving(nothing) as (_, counted), Destinations() as destinations:
+            target = Blinks(counted.address)
+            driver = Driver(counted.address, USER, destinations, Spending(1e6))
+            async with asyncio.timeout(0.9):
+                settled = await Meter(target, driver, destinations).settle(patience=0.05)
+        assert settled.tasks == 0
+        assert target.looks > 14
+
+    asyncio.run(main())

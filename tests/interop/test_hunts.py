@@ -1,0 +1,190 @@
+"""``muxleak hunt`` at V2Ray and sing-box: what each was measured to leave by other means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from click.testing import CliRunner, Result
+from proxies import find
+
+from harness.cli import cli
+from harness.cli.serve import USER
+from scenarios.hunt.destinations import Destinations
+from scenarios.hunt.hunt import Hunt
+from scenarios.hunt.outcome import Limits
+from scenarios.hunt.target import Target
+from scenarios.real.programs import LOOPBACK, free_port, sing_box_server, v2ray_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from scenarios.hunt.findings import Finding
+    from scenarios.hunt.outcome import Status
+    from scenarios.real.programs import Config
+
+pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.timeout(60)]
+
+FILL = " ".join(["a:data:1+65535~0"] * 60)
+"""More than V2Ray keeps for a destination that does not read."""
+UNREAD = f"a:open a:new:1:@deaf {FILL} a:close"
+LEAKS = {
+    (2, 1, 1, 1): "a:open a:new:1:@echo a:new:1:@echo a:close",
+    (2, 1, 2, 1): "a:open a:udp:1:@echo a:udp:1:@echo a:close",
+    (1, 1, 0, 0): "a:open a:new:1:@silent a:end:1 a:close",
+    (4, 2, 0, 0): "a:open a:new:1:@deaf a:data:1+65535 a:data:1+65535 a:close",
+}
+"""What sing-box 1.14.4 leaves of what: goroutines, descriptors, then both without destinations."""
+
+
+class Server:
+    """How a program is started and counted; its ports are free."""
+
+    def __init__(self, name: str, folder: Path, config: Callable[[int, int], Config]) -> None:
+        program, self.port, self.counts = find(name), free_port(), free_port()
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(config(self.port, self.counts)))
+        self.command = shlex.join([*program.command, str(path)])
+
+    def hunt(self, folder: Path, *words: str) -> Result:
+        """Run the command in this process."""
+        out = ["--command", self.command, "--out", str(folder), "--json"]
+        return CliRunner().invoke(cli, ["hunt", f"{LOOPBACK}:{self.port}", *out, *words])
+
+
+def sing_box(folder: Path) -> Server:
+    """One with its debug endpoint."""
+
+    def config(port: int, debug: int) -> Config:
+        return {**sing_box_server(port, UUID(USER), debug), "log": None}
+
+    return Server("sing-box", folder, config)
+
+
+def v2ray(folder: Path, idle: int) -> Server:
+    """One with its StatsService, that ends what is idle after so many seconds, or twice as many."""
+
+    def config(port: int, counts: int) -> Config:
+        door = {"tag": "api", "protocol": "dokodemo-door", "listen": LOOPBACK, "port": counts}
+        rule = {"type": "field", "inboundTag": ["api"], "outboundTag": "api"}
+        server = v2ray_server(port, UUID(USER))
+        server["inbounds"].append({**door, "settings": {"address": LOOPBACK}})
+        return server | {
+            "log": {"loglevel": "none"},
+            "stats": {},
+            "api": {"tag": "api", "services": ["StatsService"]},
+            "policy": {"levels": {"0": {"connIdle": idle}}},
+            "routing": {"rules": [rule]},
+        }
+
+    return Server("v2ray", folder, config)
+
+
+def counted(finding: Finding) -> tuple[int, ...]:
+    """Goroutines and descriptors per repetition; then what stays without destinations."""
+    (held, kept), (held_fds, kept_fds) = finding.growth.tasks, finding.growth.descriptors
+    return (held, held_fds, kept, kept_fds)
+
+
+def told(finding: dict[str, Any]) -> tuple[int, ...]:
+    """The same of JSON."""
+    tasks, descriptors = finding["tasks"], finding["descriptors"]
+    return (tasks["held"], descriptors["held"], tasks["kept"], descriptors["kept"])
+
+
+def blocked(finding: Finding, *names: str) -> bool:
+    """Whether a stack has all these functions, from the inside outwards."""
+    return any(
+        [name for name in names if any(name in function for function in stack)] == list(names)
+        for stack in finding.growth.held
+    )
+
+
+def test_hunt_tells_what_v2ray_ends_by_itself(tmp_path: Path) -> None:
+    """What waits for a destination that never reads: a leak for who waits too short, else none."""
+    server = v2ray(tmp_path, idle=3)
+    words = ["--v2ray-stats", f"{LOOPBACK}:{server.counts}", "--patience", "0.5"]
+
+    short = server.hunt(tmp_path, *words, "--replay", UNREAD)
+    (leak,) = json.loads(short.stdout)["findings"]
+    assert (short.exit_code, told(leak)) == (1, (8, 2, 0, 0))
+
+    long = server.hunt(tmp_path, *words, "--replay", UNREAD, "--idle", "3")
+    data = json.loads(long.stdout)
+    (passing,) = data["passing"]
+    assert (long.exit_code, data["findings"]) == (0, [])
+    assert told(passing) == (8, 2, 0, 0)
+    assert 0.5 < passing["gone_after_seconds"] < 7
+
+
+@pytest.mark.parametrize(("figures", "line"), LEAKS.items())
+def test_hunt_measures_sing_box(tmp_path: Path, figures: tuple[int, ...], line: str) -> None:
+    """What a repetition leaves is what was measured by other means, to the unit."""
+    server = sing_box(tmp_path)
+    pprof = f"http://{LOOPBACK}:{server.counts}"
+    result = server.hunt(tmp_path, "--pprof", pprof, "--patience", "2", "--replay", line)
+    (found,) = json.loads(result.stdout)["findings"]
+
+    assert (told(found), found["exact"]) == (figures, True)
+
+
+def test_hunt_does_not_take_dialling_for_a_leak(tmp_path: Path) -> None:
+    """sing-box dials a black hole for five seconds, whatever becomes of the client."""
+    server = sing_box(tmp_path)
+    pprof = f"http://{LOOPBACK}:{server.counts}"
+    line = "a:open a:new:1:@hang+5 a:close"
+    result = server.hunt(tmp_path, "--pprof", pprof, "--replay", line)
+    data = json.loads(result.stdout)
+    (passing,) = data["passing"]
+
+    assert (result.exit_code, data["findings"]) == (0, [])
+    assert passing["tasks"]["held"] > 0
+    assert 3 < passing["gone_after_seconds"] < 6
+
+
+@pytest.mark.timeout(700)
+def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
+    """Knowing nothing: all that it is known to have, with their stacks; ends when it has them."""
+    server = sing_box(tmp_path)
+    target = Target(
+        (LOOPBACK, server.port),
+        pprof=[f"http://{LOOPBACK}:{server.counts}"],
+        command=server.command,
+    )
+
+    async def main() -> dict[tuple[int, ...], Finding]:
+        async with Destinations() as destinations:
+            await target.start()
+            found: dict[tuple[int, ...], Finding] = {}
+
+            def look(_status: Status) -> None:
+                found.update((counted(each), each) for each in one.result.findings)
+
+            one = Hunt(
+                target,
+                UUID(USER),
+                destinations,
+                limits=Limits(seconds=600),
+                progress=look,
+                stopped=lambda: LEAKS.keys() <= found.keys(),
+            )
+            await one.run()
+            return found
+
+    try:
+        found = asyncio.run(main())
+    finally:
+        target.stop()
+    assert LEAKS.keys() <= found.keys()
+    twice, datagrams, held, unread = (found[each] for each in LEAKS)
+    assert blocked(twice, "io.(*pipe).read", "serverMuxConn).Read", "connectionCopy")
+    assert blocked(datagrams, "io.(*pipe).read", "serverMuxPacketConn).ReadPacket")
+    assert blocked(held, "connectionCopy")
+    assert blocked(unread, "io.(*pipe).write", "recvTo")
+    for each in (twice, datagrams, held):
+        assert len(each.sequence) == 4
