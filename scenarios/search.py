@@ -52,9 +52,6 @@ def find_violation(
 ) -> Found | None:
     """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.
 
-    Shrinking removes and changes a step at a time, and so may end where two would have to go at
-    once; from there, shorter ones are searched afresh until none is found.
-
     ``progress`` is called with the number of sequences run so far, shrinking included.
     """
     runs = connections = 0
@@ -76,10 +73,7 @@ def find_violation(
     sequence = _search(STEPS, violates, examples, seed)
     if sequence is None:
         return None
-    shorter: Sequence | None = sequence
-    while shorter is not None:
-        sequence = shorter
-        shorter = _search(len(sequence) - 1, violates, SHORTER, seed)
+    sequence = _shorten(sequence, violates, seed)
     if first is None:
         raise AssertionError("found without a violation")
     shown = sequence.canonical()
@@ -88,6 +82,16 @@ def find_violation(
         # What is seen only while a connection is open need not be seen at rest.
         shown, outcome = sequence, run_sequence(sequence, lifecycle(), world)
     return Found(shown, outcome, *first)
+
+
+def _shorten(sequence: Sequence, violates: Callable[[Sequence], bool], seed: int) -> Sequence:
+    # Shrinking changes a step at a time, and so may end where two would have to change at once:
+    # shorter ones are searched afresh until none is found.
+    shorter: Sequence | None = sequence
+    while shorter is not None:
+        sequence = shorter
+        shorter = _search(len(sequence) - 1, violates, SHORTER, seed)
+    return sequence
 
 
 def _search(
