@@ -8,7 +8,7 @@ from rich.text import Text
 
 from harness.cli import render
 from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, THREADS
-from scenarios.hunt.stacks import readable
+from scenarios.hunt.stacks import parted, readable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,7 +193,7 @@ def _blocked(finding: Finding) -> Table:
     grid = render.table("each", "after", "blocked in", fixed=("each", "after"))
     growth = finding.growth
     for stack in sorted({*growth.held, *growth.kept}, key=_order):
-        name = Text(f"({stack[0]})", render.QUIET) if stack in _BARE else Text(chain(stack))
+        name = Text(f"({stack[0]})", render.QUIET) if stack in _BARE else Text(place(stack))
         grid.add_row(f"{growth.held[stack]:,}", f"{growth.kept[stack]:,}", name)
     return grid
 
@@ -205,3 +205,9 @@ def _order(stack: Stack) -> tuple[bool, Stack]:
 def chain(stack: Stack) -> str:
     """Return a stack on one line, the innermost function first, without the paths of packages."""
     return " < ".join(name.rpartition("/")[2] for name in readable(stack))
+
+
+def place(stack: Stack) -> str:
+    """Return where something waits on one line, and on another where it was made, if known."""
+    functions, starter = parted(stack)
+    return chain(functions) + (f"\nmade at {starter}" if starter else "")

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from harness.cli import render
 from harness.cli.hunt_report import chain
-from scenarios.hunt.stacks import CREATED
+from scenarios.hunt.stacks import parted
 from scenarios.real.cases import number
 from scenarios.real.compare import SUBJECTS
 
@@ -60,11 +60,12 @@ def _subject(row: Row, subject: str) -> dict[str, Any]:
             {
                 "each": _plain(each),
                 "after": _plain(after),
-                "stack": list(_frames(stack)),
-                "made_at": _made_at(stack) or None,
+                "stack": list(functions),
+                "made_at": starter or None,
             }
             for stack in measured.stacks
             for each, after in [measured.each(stack)]
+            for functions, starter in [parted(stack)]
         ],
     }
 
@@ -138,8 +139,8 @@ def _places(measured: Sequence[Measured], title: str) -> Table:
     grid = render.table("each", "after", title, fixed=("each", "after"))
     for stack in measured[0].stacks:
         each, after = zip(*(one.each(stack) for one in measured), strict=True)
-        made_at = _made_at(stack)
-        where = _short(_frames(stack)) + (f"\nmade at {made_at}" if made_at else "")
+        functions, starter = parted(stack)
+        where = _short(functions) + (f"\nmade at {starter}" if starter else "")
         grid.add_row(_listed(each), _listed(after), where)
     return grid
 
@@ -154,12 +155,3 @@ def _short(frames: Stack) -> str:
 def _listed(values: Iterable[Fraction]) -> str:
     shown = [number(value) for value in values]
     return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
-
-
-def _frames(stack: Stack) -> Stack:
-    return tuple(name for name in stack if not name.startswith(CREATED))
-
-
-def _made_at(stack: Stack) -> str:
-    found = [name.removeprefix(CREATED) for name in stack if name.startswith(CREATED)]
-    return found[0] if found else ""

@@ -98,6 +98,13 @@ def _single(text: str) -> Counter[Stack]:
     return found
 
 
+def parted(stack: Stack) -> tuple[Stack, str]:
+    """Return its functions, and who started it, or "" if that is not known."""
+    functions = tuple(name for name in stack if not name.startswith(CREATED))
+    starters = [name.removeprefix(CREATED) for name in stack if name.startswith(CREATED)]
+    return functions, "".join(starters[:1])
+
+
 _PLUMBING = ("runtime.", "internal/poll.", "syscall.", f"{CREATED}runtime.")
 
 
