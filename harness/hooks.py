@@ -108,8 +108,8 @@ class Hooks:
             return
         ours = make(name, original)
         # Not by `vars`: a loop whose dictionary was asked for is slower from then on, up to 3.12.
-        method = getattr(type(self.loop), name, None)
-        inherited = method is not None and original == method.__get__(self.loop)
+        bind = getattr(getattr(type(self.loop), name, None), "__get__", None)
+        inherited = bind is not None and original == bind(self.loop)
         previous = None if inherited else original
         try:
             setattr(self.loop, name, ours)

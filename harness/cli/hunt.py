@@ -93,7 +93,12 @@ def _sequence(line: str) -> Sequence:
     help="Our own address, where the server finds the destinations that are hosted here.",
 )
 @click.option(
-    "--time", "seconds", type=_POSITIVE, default=SECONDS, show_default=True, help="Seconds at most."
+    "--time",
+    "seconds",
+    type=_POSITIVE,
+    default=SECONDS,
+    show_default=True,
+    help="Seconds at most, for a search; a replay takes what it takes.",
 )
 @click.option(
     "--connections",
@@ -114,7 +119,7 @@ def _sequence(line: str) -> Sequence:
     type=_POSITIVE,
     default=PATIENCE,
     show_default=True,
-    help="Seconds that what is left must stay to be called a leak.",
+    help="Seconds that what is left must stay to be called a leak; longer than the server dials.",
 )
 @click.option(
     "--idle",
@@ -196,9 +201,15 @@ def hunt_command(
     known = _known(known_file)
     limits = Limits(seconds, connections, bandwidth * 1e6, patience, enough, idle or 0)
     replays = None if replay is None else [replay]
+    if replay is None and seconds < 2 * limits.wait:
+        raise click.UsageError(
+            f"expected --time to be twice as long at least as what is left is waited for, "
+            f"{limits.wait:g} s, got {seconds:g} s: nothing could be found"
+        )
     again = hunt_report.Again.of(ctx, address)
     try:
-        with interrupt.caught() as stopped, render.progress(seconds) as steps:
+        ended = interrupt.caught(lambda: target.stop(kill=True))
+        with ended as stopped, render.progress(seconds) as steps:
 
             def tell(status: Status) -> None:
                 steps.follow(status.seconds)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 CODE = 130
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""What asks a program to end."""
 # Ctrl-C may fall into a simulation, which guards the name in the module.
 _signal = signal.signal
 _STDERR = 2
@@ -32,20 +36,28 @@ def install() -> None:
 
 
 @contextmanager
-def caught() -> Iterator[Callable[[], bool]]:
-    """For the length of a block, let Ctrl-C be asked for; a second one ends the program at once."""
+def caught(last: Callable[[], object] = bool) -> Iterator[Callable[[], bool]]:
+    """For the length of a block, let `ENDING` be asked for; a second one ends the program at once.
+
+    ``last`` is called before that. A signal that is ignored stays so, as `nohup` wants it.
+    """
     seen = False
 
-    def note(_number: int, _frame: FrameType | None) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         nonlocal seen
+        if seen:
+            last()
+            _end(number, frame)
         seen = True
-        install()
 
-    before = _signal(signal.SIGINT, note)
+    before = {
+        each: _signal(each, note) for each in ENDING if signal.getsignal(each) != signal.SIG_IGN
+    }
     try:
         yield lambda: seen
     finally:
-        _signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            _signal(each, handler)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -29,7 +29,6 @@ NAMES = tuple(SERVERS)
 """What ``--real`` takes."""
 SECONDS = 300.0
 """At most, in all; counts that never stand still are given up then."""
-_SIGNALS = [each for each in signal.Signals if each.name in {"SIGINT", "SIGTERM", "SIGHUP"}]
 
 
 def reproduce_real(
@@ -85,12 +84,18 @@ async def _stoppable(work: Coroutine[object, object, list[Row]]) -> list[Row]:
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in _SIGNALS:
+    handlers = {number: signal.getsignal(number) for number in interrupt.ENDING}
+    # What is ignored stays so, as `nohup` wants it.
+    before = {number: each for number, each in handlers.items() if each != signal.SIG_IGN}
+    for number in before:
         with suppress(NotImplementedError):  # On Windows, where nothing can be counted either.
             loop.add_signal_handler(number, task.cancel)
     try:
         return await task
+    except asyncio.CancelledError:
+        # The program is about to end, which one more must not cut short.
+        before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
     finally:
         for number, handler in before.items():
             with suppress(NotImplementedError):

@@ -92,6 +92,8 @@ class Hunt:
             if replays is None:
                 await self._search()
             else:
+                # How long that takes is known: as long as what is left has to be waited for.
+                self._limits = self._limits._replace(seconds=inf)
                 for each in replays:
                     await self._follow(each.canonical(), shrunk=True)
                 result.ended = "replayed"
@@ -252,8 +254,13 @@ class Hunt:
         try:
             await self._meter.settle(patience=seconds)
         except (CounterError, OSError) as error:
+            if died := await self._target.died():
+                # Of nothing that this look has sent.
+                self.result.trouble = f"the server died between two looks: it {died}"
+                raise _End("trouble") from None
             await self._failed(error)
-        self._clean_until = inf
+        else:
+            self._clean_until = inf
 
     async def _restart(self) -> None:
         self._clean_until = inf

@@ -160,7 +160,7 @@ async def _serving(subject: str, pair: str, make: Make) -> AsyncIterator[Target]
         try:
             try:
                 await target.start()
-            except StartError:
+            except (StartError, CounterError):
                 if attempt == _ATTEMPTS:
                     raise
                 continue

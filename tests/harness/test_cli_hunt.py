@@ -3,9 +3,12 @@
 import json
 import os
 import shlex
+import signal
 import socket
+import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -49,6 +52,7 @@ def free_ports(count: int) -> list[int]:
         ((SERVER, "--pprof", "http://192.0.2.1:6060"), "until it fails for everybody"),
         ((SERVER, "--pprof", "https://127.0.0.1:1"), "expected http://HOST:PORT"),
         ((SERVER, "--pid", "1", "--command", "x"), "--pid means nothing with --command"),
+        ((SERVER, "--pid", "1", "--time", "11"), "expected --time to be twice as long"),
         ((SERVER, "--pid", "1", "--replay", "a:fly"), "expected one of"),
         ((SERVER, "--pid", "1", "--replay", "a:open cancel"), "step 'cancel': expected steps of a"),
         ((SERVER, "--pid", "1", "--known", "/dev/null"), "/dev/null: "),
@@ -158,3 +162,40 @@ def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
     assert (result.exit_code, data["findings"]) == (0, [])
     assert data["looks"] > 20
     assert list(tmp_path.iterdir()) == []
+
+
+HELD_UP = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open(sys.argv[1], "w") as file:
+    print(os.getpid(), file=file)
+signal.pause()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_hunt_ended_twice_leaves_no_server(number: signal.Signals, tmp_path: Path) -> None:
+    """One that it has started itself, and that does not come up, is ended with it."""
+    told, script = tmp_path / "pid", tmp_path / "server.py"
+    os.mkfifo(told)
+    script.write_text(HELD_UP)
+    command = shlex.join([sys.executable, str(script), str(told)])
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "harness", "hunt", SERVER, "--command", command],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        pid = int(told.read_text())
+        process.send_signal(number)
+        # Two that come at once are one: the second may have to be said again.
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        _, stderr = process.communicate()
+
+    assert (process.returncode, stderr) == (130, "interrupted\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
