@@ -205,6 +205,22 @@ def test_peer_ends_a_connection_that_is_gone_already() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.asyncio
+async def test_replay_is_measured_however_little_time_a_search_would_have() -> None:
+    """Else what leaks would be told as nothing found."""
+
+    async def leaks(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        target.held[POLL] += 1
+        await reader.read()
+
+    limits = Limits(seconds=1e-9, patience=0.01)
+    async with serving(leaks) as (_, target), Destinations() as destinations:
+        one = Hunt(target, USER, destinations, limits=limits)
+        result = await one.run([Sequence.parse("a:open a:close")])
+    assert result.ended == "replayed"
+    assert [each.growth.tasks for each in result.findings] == [(1, 1)]
+
+
 def test_hunt_finds_what_every_connection_leaves() -> None:
     """A count that grows by two with each connection, of which one stays for ever: two steps."""
 
