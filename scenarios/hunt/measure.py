@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +29,9 @@ QUICK = 0.25
 _POLL = 0.01
 _POLLS = 1000
 """Looks in a patience, at most."""
+_STILL = 0.75
+"""Of the looks in a patience, how many see the same when counts stand still. To be looked at moves
+a server for a moment: it accepts, answers and closes, and is now and then seen doing so."""
 _LIMIT = 20.0
 """Patiences after which counts that never stand still are taken as they are."""
 
@@ -128,6 +131,42 @@ def _shared(
     return +Counter(share), exact
 
 
+class Looks:
+    """What has been seen lately, and whether it has stood still for so many seconds."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._seen: deque[tuple[float, frozenset[tuple[Stack, int]]]] = deque()
+        self._times: Counter[frozenset[tuple[Stack, int]]] = Counter()
+
+    def add(self, at: float, counts: Counter[Stack]) -> None:
+        """Take note of a look; forget those from long before."""
+        seen = frozenset((+counts).items())
+        self._seen.append((at, seen))
+        self._times[seen] += 1
+        while len(self._seen) > 1 and at - self._seen[1][0] >= self._patience / _STILL:
+            _, old = self._seen.popleft()
+            self._times[old] -= 1
+
+    @property
+    def still(self) -> bool:
+        """Whether most looks saw the same as the last, since one did so long ago."""
+        at, seen = self._seen[-1]
+        first = self._first
+        most = self._times[seen] >= _STILL * (len(self._seen) - first)
+        return most and at - self._seen[first][0] >= self._patience
+
+    @property
+    def since(self) -> float:
+        """When it was first seen as it is."""
+        return self._seen[self._first][0]
+
+    @property
+    def _first(self) -> int:
+        _, last = self._seen[-1]
+        return next(number for number, (_, seen) in enumerate(self._seen) if seen == last)
+
+
 class Meter:
     """Runs batches and waits, watching the counts, until they stand still."""
 
@@ -205,27 +244,19 @@ class Meter:
         return held, kept
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
-        """Look until all is as ``before``, or nothing has changed for so many seconds; bounded.
-
-        What changes for a moment, and back, has not changed: to be looked at does that to a server.
-        """
+        """Look until all is as ``before``, or stands still for so many seconds; bounded."""
         patience = patience or self.quick
-        begun = since = earlier = self._clock()
-        last = other = await self._counter.read()
+        looks, begun = Looks(patience), self._clock()
         while True:
+            last = await self._counter.read()
             now = self._clock()
+            looks.add(now, last.counts)
             as_before = before is not None and last.counts == before.counts
-            if as_before or now - since >= patience or now - begun >= patience * _LIMIT:
-                self._changed = since
+            if as_before or looks.still or now - begun >= patience * _LIMIT:
+                self._changed = looks.since
                 return last
             self._driver.spending.check()
             await asyncio.sleep(max(_POLL, patience / _POLLS))
-            new = await self._counter.read()
-            if new.counts != last.counts:
-                back = new.counts == other.counts
-                since, earlier = (earlier if back else self._clock()), since
-                other = last
-            last = new
 
     async def _rest(self) -> None:
         """Wait until two looks see the same and nothing has moved between them; bounded."""

@@ -11,7 +11,7 @@ from scenarios.hunt.batch import Spending
 from scenarios.hunt.destinations import KINDS
 from scenarios.hunt.drawing import draw
 from scenarios.hunt.findings import Finding, Known
-from scenarios.hunt.measure import Growth, slopes
+from scenarios.hunt.measure import Growth, Looks, slopes
 from scenarios.hunt.peers import encode
 from scenarios.hunt.shrink import shrink
 from scenarios.hunt.stacks import Stack, parse_stacks, readable
@@ -249,6 +249,38 @@ def test_drawn_steps_can_be_encoded() -> None:
 
     assert {"udp", "xudp", "new", "packet", "junk", "cut"} <= sent.keys()
     assert all(sent.values())
+
+
+def looks(seen: str, patience: float) -> Looks:
+    """One look each second; a letter is a state of the server, a space none."""
+    found = Looks(patience)
+    for at, state in enumerate(seen):
+        if state != " ":
+            found.add(at, Counter({(state,): 1}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("seen", "still", "since"),
+    [
+        pytest.param("A" * 12, False, 0, id="not so long"),
+        pytest.param("A" * 13, True, 0, id="so long"),
+        pytest.param("A" * 50 + "B" * 12, False, 50, id="not so long since it changed"),
+        pytest.param("A" * 50 + "B" * 13, True, 50, id="so long since it changed"),
+        pytest.param("AAABAAAABAAAA", True, 0, id="moved by looks"),
+        pytest.param("AAABAAAAAAAAB", False, 3, id="moved by the last look, too"),
+        pytest.param("AAABABAAABABA", False, 0, id="moves too often"),
+        pytest.param("ABCDEFGHIJKLMN", False, 13, id="goes on"),
+        pytest.param("B" + "A" * 15 + "B" * 12, False, 16, id="once before, long ago"),
+        pytest.param("A" + " " * 12 + "A", True, 0, id="looks that take their time"),
+        pytest.param("A" + " " * 12 + "B", False, 13, id="changed meanwhile"),
+    ],
+)
+def test_counts_stand_still_if_most_looks_say_so(seen: str, *, still: bool, since: int) -> None:
+    """A server that is seen accepting a look is not taken for one that has changed."""
+    found = looks(seen, 12)
+
+    assert (found.still, found.since) == (still, since)
 
 
 def test_bandwidth_is_kept_over_time() -> None:
