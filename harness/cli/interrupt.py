@@ -11,12 +11,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import contextmanager
+from asyncio import CancelledError
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], object] | int | None
 
 CODE = 130
 ENDING = tuple(
@@ -39,7 +43,7 @@ def install() -> None:
 def caught(last: Callable[[], object] = bool) -> Iterator[Callable[[], bool]]:
     """For the length of a block, let `ENDING` be asked for; a second one ends the program at once.
 
-    ``last`` is called before that. A signal that is ignored stays so, as `nohup` wants it.
+    ``last`` is called before that. A signal that is ignored stays so.
     """
     seen = False
 
@@ -50,14 +54,43 @@ def caught(last: Callable[[], object] = bool) -> Iterator[Callable[[], bool]]:
             _end(number, frame)
         seen = True
 
-    before = {
-        each: _signal(each, note) for each in ENDING if signal.getsignal(each) != signal.SIG_IGN
-    }
+    before = _heeded()
+    for each in before:
+        _signal(each, note)
     try:
         yield lambda: seen
     finally:
         for each, handler in before.items():
             _signal(each, handler)
+
+
+@contextmanager
+def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator[None]:
+    """For the length of a block, let `ENDING` call something in a loop, as often as asked for.
+
+    A signal that is ignored stays so. On Windows, Ctrl-C ends the program at once, as before. A
+    block that is cancelled ends the program, which no further signal then cuts short.
+    """
+    before = _heeded()
+    for each in before:
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(each, callback)
+    try:
+        yield
+    except CancelledError:
+        before = dict.fromkeys(before, signal.SIG_IGN)
+        raise
+    finally:
+        for each, handler in before.items():
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(each)
+            _signal(each, handler)
+
+
+def _heeded() -> dict[int, Handler]:
+    """Return what handles `ENDING`, but for what is ignored, as `nohup` wants it."""
+    handlers = {each: signal.getsignal(each) for each in ENDING}
+    return {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import signal
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -84,20 +82,5 @@ async def _stoppable(work: Coroutine[object, object, list[Row]]) -> list[Row]:
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
-    handlers = {number: signal.getsignal(number) for number in interrupt.ENDING}
-    # What is ignored stays so, as `nohup` wants it.
-    before = {number: each for number, each in handlers.items() if each != signal.SIG_IGN}
-    for number in before:
-        with suppress(NotImplementedError):  # On Windows, where nothing can be counted either.
-            loop.add_signal_handler(number, task.cancel)
-    try:
+    with interrupt.calling(loop, task.cancel):
         return await task
-    except asyncio.CancelledError:
-        # The program is about to end, which one more must not cut short.
-        before = dict.fromkeys(before, signal.SIG_IGN)
-        raise
-    finally:
-        for number, handler in before.items():
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
-            signal.signal(number, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -33,7 +32,6 @@ NO_LIMITS = LIMITS._replace(idle_seconds=_YEAR, write_seconds=_YEAR, stall_secon
 """Not even a limit ends what a version does not; but for dialling, headers and closing."""
 PATIENCE = 0.5
 """Seconds that connections which have just closed are given to end their tasks."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(
@@ -163,15 +161,12 @@ class Server:
                 address = Listen(*await inbound.listen(*self._listen, factory=factory))
             except OSError as error:
                 raise _cannot_listen("listen", self._listen, error) from None
-            _on_signals(loop, stop)
             if seconds is not None:
                 loop.call_later(seconds, stop.set)
-            with self._screen:
+            with interrupt.calling(loop, stop.set), self._screen:
                 self._screen.listening(self._version.subject, address, self._users, debug)
                 await self._watch(watch, stop)
             # From here on, an impatient Ctrl-C ends the program at once.
-            _on_signals(loop, None)
-            interrupt.install()
             await settle(limit=PATIENCE, until=lambda: not watch.leaked())
             status, report = watch.status(), LeakReport.of(watch.leaked())
             await inbound.shutdown()
@@ -207,15 +202,3 @@ def _cannot_listen(option: str, listen: Listen, error: OSError) -> click.BadPara
         f"cannot listen on {listen}: {reason}; choose another, or port 0 for any free one",
         param_hint=f"'--{option}'",
     )
-
-
-def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event | None) -> None:
-    """Let the signals that end a program set ``stop``; None gives them their meaning back."""
-    for each in SIGNALS:
-        try:
-            if stop is not None:
-                loop.add_signal_handler(each, stop.set)
-            else:
-                loop.remove_signal_handler(each)
-        except NotImplementedError:
-            return  # Not on Windows: there, Ctrl-C ends the program at once.

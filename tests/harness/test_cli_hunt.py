@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from scenarios.hunt import outcome
 from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES
 from scenarios.hunt.findings import Finding
 from scenarios.hunt.measure import Growth
+from scenarios.real.programs import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVER = "127.0.0.1:1"
@@ -33,15 +33,6 @@ SERVER = "127.0.0.1:1"
 def invoke(*words: str) -> Result:
     """Run ``hunt`` in this process."""
     return CliRunner().invoke(cli, ["hunt", *words], env={"COLUMNS": "80"})
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has; taken together, so that they differ."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.mark.parametrize(
@@ -100,7 +91,7 @@ def test_hunt_tells_what_is_no_leak() -> None:
 
 def our_server(version: str) -> list[str]:
     """Words that hunt our own server, in a process of its own."""
-    port, debug = free_ports(2)
+    port, debug = free_port(), free_port()
     program = str(ROOT / "tests/support/counted_server.py")
     command = shlex.join(
         ["env", f"PYTHONPATH={ROOT}", sys.executable, program, version, str(port), str(debug)]

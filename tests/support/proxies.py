@@ -14,7 +14,7 @@ from harness.cli.params import Listen
 from harness.cli.serve import USER
 from harness.cli.watch import clients
 from scenarios.real import programs
-from scenarios.real.programs import LOOPBACK, free_port
+from scenarios.real.programs import ATTEMPTS, LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from scenarios.real.programs import Config, Program
-
-ATTEMPTS = 3
-"""Another process may take a port between its choice and its use."""
 
 
 class Proxy(Process):

@@ -1,0 +1,81 @@
+"""What asks a program to end: whom it calls, for how long, and that what is ignored stays so."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from harness.cli import interrupt
+
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+every_signal = pytest.mark.parametrize("number", ENDING)
+
+
+def earlier(_number: int, _frame: FrameType | None) -> None:
+    """Handle a signal as a program did before."""
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Every test begins with handlers of its own, and leaves those that were there."""
+    before = {each: signal.signal(each, earlier) for each in ENDING}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+@every_signal
+@pytest.mark.asyncio
+async def test_signal_calls_as_often_as_it_comes(number: signal.Signals) -> None:
+    """Within the block; after it, what handled the signal before does so again."""
+    called = asyncio.Semaphore(0)
+    with interrupt.calling(asyncio.get_running_loop(), called.release):
+        for _ in range(2):
+            signal.raise_signal(number)
+            await called.acquire()
+    signal.raise_signal(number)
+
+    assert called.locked()
+    assert signal.getsignal(number) is earlier
+
+
+@every_signal
+@pytest.mark.asyncio
+async def test_signal_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    """As `nohup` wants it: neither form asks the program to end."""
+    signal.signal(number, signal.SIG_IGN)
+    with (
+        interrupt.caught() as stopped,
+        interrupt.calling(asyncio.get_running_loop(), lambda: pytest.fail("called")),
+    ):
+        signal.raise_signal(number)
+
+    assert not stopped()
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+@every_signal
+@pytest.mark.asyncio
+async def test_signal_is_ignored_once_the_program_is_cancelled(number: signal.Signals) -> None:
+    """It is about to end; any other error is the caller's, and changes nothing."""
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ValueError, match="other"), interrupt.calling(loop, bool):
+        raise ValueError("other")
+    assert signal.getsignal(number) is earlier
+
+    with pytest.raises(asyncio.CancelledError), interrupt.calling(loop, bool):
+        raise asyncio.CancelledError
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+@every_signal
+def test_signal_is_told_when_it_was_caught(number: signal.Signals) -> None:
+    """To who asks; what handled the signal before does so again."""
+    with interrupt.caught() as stopped:
+        assert not stopped()
+        signal.raise_signal(number)
+        assert stopped()
+
+    assert signal.getsignal(number) is earlier
