@@ -2,7 +2,8 @@
 
 What violates a property is put into a Hypothesis database as the bytes that Hypothesis itself would
 have drawn, and is found there: shrinking and remembering are one mechanism, and what an earlier
-campaign found is tried before anything else. What no longer violates anything is forgotten.
+campaign found is tried before anything else. What no longer violates anything is forgotten. The
+shortest is remembered as such beside those bytes, of which it need not be the first in their order.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from hypothesis.errors import Flaky, NoSuchExample
 
 from scenarios.runner import Outcome, run_sequence
 from scenarios.script import WIDTH, decode
-from scenarios.search import Found
+from scenarios.search import Found, shorten
 from scenarios.simulated import SimWorld
+from scenarios.steps import Sequence
 from scenarios.strategies import STEPS, sequences
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from hypothesis.database import ExampleDatabase
 
-    from scenarios.steps import Sequence
     from scenarios.worlds import World
     from vless import Lifecycle
 
@@ -110,12 +111,14 @@ class Campaign:
         self._world = world
         self._virtual = virtual
         self._budget = budget
+        self._seed = seed
         self._random = Random(seed)  # noqa: S311 - a reproducible search, no secret
         self._database = InMemoryExampleDatabase() if database is None else database
         self._key = f"muxleak {key}".encode()
         # Where Hypothesis keeps what is not shrunk yet; what is under the key itself, it believes
         # to be as small as it can get.
         self._raw = self._key + b".secondary"
+        self._shortest = self._key + b".shortest"
         self._progress = progress
         self._stopped = stopped
         self._clock = clock
@@ -129,8 +132,10 @@ class Campaign:
         """Try what is remembered, search, and shrink what is found, until the budget is spent."""
         ended = "shrunk"
         try:
-            if not self._shrink() and self._search():
-                self._shrink()
+            if not self._recall():
+                if not self._shrink() and self._search():
+                    self._shrink()
+                self._shorten()
         except _End as end:
             ended = str(end)
             for each in list(self._database.fetch(self._key)):
@@ -152,6 +157,27 @@ class Campaign:
             self._clock() - self._begun,
             None if self._best is None else self._best.steps,
         )
+
+    def _recall(self) -> bool:
+        """Try the shortest of an earlier campaign; whether it still violates something."""
+        for each in list(self._database.fetch(self._shortest)):
+            try:
+                sequence = Sequence.parse(each.decode())
+            except ValueError:
+                pass  # Of another release, which wrote sequences otherwise.
+            else:
+                if self._violates(sequence):
+                    return True
+            self._database.delete(self._shortest, each)
+        return False
+
+    def _shorten(self) -> None:
+        """Search among shorter ones, where that takes no real time; remember the shortest."""
+        if self._best is None:
+            return
+        if self._virtual:
+            shorten(self._best.sequence, self._violates, self._seed)
+        self._database.save(self._shortest, str(self._best.sequence).encode())
 
     def _search(self) -> bool:
         """Run random scripts until one violates something; remember that."""

@@ -73,7 +73,7 @@ def find_violation(
     sequence = _search(STEPS, violates, examples, seed)
     if sequence is None:
         return None
-    sequence = _shorten(sequence, violates, seed)
+    sequence = shorten(sequence, violates, seed)
     if first is None:
         raise AssertionError("found without a violation")
     shown = sequence.canonical()
@@ -84,9 +84,11 @@ def find_violation(
     return Found(shown, outcome, *first)
 
 
-def _shorten(sequence: Sequence, violates: Callable[[Sequence], bool], seed: int) -> Sequence:
-    # Shrinking changes a step at a time, and so may end where two would have to change at once:
-    # shorter ones are searched afresh until none is found.
+def shorten(sequence: Sequence, violates: Callable[[Sequence], bool], seed: int) -> Sequence:
+    """Search for shorter sequences than shrinking has come to, until none is found.
+
+    Shrinking changes a step at a time, and so may end where two would have to change at once.
+    """
     shorter: Sequence | None = sequence
     while shorter is not None:
         sequence = shorter

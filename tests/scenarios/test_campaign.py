@@ -8,7 +8,7 @@ import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase, InMemoryExampleDatabase
 from pairs import SOME_PAIRS, SOME_SLUGS
 
-from scenarios import TcpWorld, load_pairs, run_sequence
+from scenarios import TcpWorld, find_pair, load_pairs, run_sequence
 from scenarios.campaign import Budget, Campaign, Result, Status
 from scenarios.registry import FLAGSHIP, Pair
 from vless import Lifecycle
@@ -59,6 +59,33 @@ def test_campaign_remembers_what_it_found(pair: Pair, tmp_path: Path) -> None:
     assert second.found.examples == 1
     assert second.status.sequences <= 2
     assert second.found.sequence == first.found.sequence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 7])
+def test_campaign_goes_on_where_shrinking_ends_too_early(seed: int) -> None:
+    """Five steps, of which none can be left out, become two; and those are what is remembered."""
+    database = InMemoryExampleDatabase()
+    buggy = find_pair("refused_stays_open").buggy
+    first, second = (Campaign(buggy, seed=seed, database=database).run() for _ in range(2))
+
+    assert first.found is not None
+    assert second.found is not None
+    assert len(first.found.sequence) == 2
+    assert second.found.sequence == first.found.sequence
+    assert (second.remembered, second.status.sequences) == (True, 1)
+
+
+def test_campaign_forgets_what_it_cannot_read() -> None:
+    """What is remembered may be of a release that wrote sequences otherwise."""
+    database = InMemoryExampleDatabase()
+    key = b"muxleak .shortest"
+    for each in (b"a:open a:fly", b"\xff"):
+        database.save(key, each)
+    result = Campaign(PAIR.fixed, budget=Budget(2), database=database).run()
+
+    assert (result.ended, result.status.sequences) == ("examples", 2)
+    assert list(database.fetch(key)) == []
 
 
 def test_campaign_finds_nothing_in_fixed_halves() -> None:
