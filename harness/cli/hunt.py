@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from scenarios.hunt.target import StartError, Target
 from scenarios.steps import OPERATOR, Sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from scenarios.hunt.findings import Finding
@@ -215,21 +217,23 @@ def hunt_command(
                 steps.follow(status.seconds)
                 steps.say(hunt_report.progress_in_words(status))
 
-            async def hunt() -> Result:
-                async with Destinations(host) as destinations:
-                    await target.start()
-                    return await Hunt(
-                        target,
-                        user,
-                        destinations,
-                        limits=limits,
-                        seed=seed,
-                        known=known,
-                        progress=tell,
-                        stopped=stopped,
-                    ).run(replays)
-
-            result = asyncio.run(hunt())
+            hunt = partial(
+                Hunt,
+                target,
+                user,
+                limits=limits,
+                seed=seed,
+                known=known,
+                progress=tell,
+                stopped=stopped,
+            )
+            try:
+                result = asyncio.run(_run(target, Destinations(host), hunt, replays, stopped))
+            finally:
+                target.stop()
+    except asyncio.CancelledError:
+        click.echo("interrupted", err=True)
+        ctx.exit(interrupt.CODE)
     except (StartError, CounterError) as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
@@ -238,8 +242,6 @@ def hunt_command(
             "machine",
             param_hint="'--destinations'",
         ) from None
-    finally:
-        target.stop()
     path = None
     if result.findings or result.passing:
         content = files.write([*result.findings, *result.passing]).encode()
@@ -249,6 +251,24 @@ def hunt_command(
     else:
         hunt_report.show(render.stdout(), result, address, path, again)
     ctx.exit(_code(result))
+
+
+async def _run(
+    target: Target,
+    destinations: Destinations,
+    hunt: Callable[[Destinations], Hunt],
+    replays: list[Sequence] | None,
+    stopped: Callable[[], bool],
+) -> Result:
+    """Start the server and hunt it; cancelled if it is stopped before the hunt has begun."""
+
+    def check() -> None:
+        if stopped():
+            raise asyncio.CancelledError
+
+    async with destinations:
+        await target.start(check)
+        return await hunt(destinations).run(replays)
 
 
 def _code(result: Result) -> int:

@@ -1,4 +1,4 @@
-"""A row measured in a process of its own: ``python -m scenarios.bench.apart ROW PLAN``.
+"""A row measured in a process of its own: this module, as a program, with ``ROW PLAN``.
 
 The child writes a line for each tick and, last, what it has measured. It dies with its parent: its
 input ends then.
@@ -11,16 +11,14 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scenarios import elsewhere
 from scenarios.bench import measure
 from scenarios.bench.measure import Beside, Comparison, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_ROOT = Path(__file__).parents[2]
 
 
 def measure_apart(name: str, plan: Plan) -> list[Comparison]:
@@ -29,13 +27,10 @@ def measure_apart(name: str, plan: Plan) -> list[Comparison]:
     Raises:
         RuntimeError: the process failed; it has said why on stderr.
     """
-    command = [sys.executable, "-m", "scenarios.bench.apart", name, json.dumps(plan[:3])]
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [*elsewhere.module("scenarios.bench.apart"), name, json.dumps(plan[:3])]
     # In a session of its own, Ctrl-C does not reach it: it would end with a traceback.
     with subprocess.Popen(  # noqa: S603 - our own module
         command,
-        env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

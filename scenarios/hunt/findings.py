@@ -58,7 +58,10 @@ class Finding:
                 "the end of its destination, which is a peer that others control; nothing else "
                 f"within {self.seconds:g} s"
             )
-        nothing = f"nothing within {self.seconds:g} s, with client and destination gone"
+        gone = "client and destination gone"
+        if any(step.what == "@hang" for step in self.sequence):
+            gone = "the client gone; a destination that does not answer cannot go"
+        nothing = f"nothing within {self.seconds:g} s, with {gone}"
         if kept == held:
             return nothing
         return f"in part the end of its destination; the rest {nothing}"

@@ -265,7 +265,7 @@ class Hunt:
     async def _restart(self) -> None:
         self._clean_until = inf
         try:
-            await self._target.restart()
+            await self._target.restart(self._check)
         except (StartError, CounterError) as error:
             self.result.trouble = f"the server did not come up again: {error}"
             raise _End("trouble") from None

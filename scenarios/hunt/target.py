@@ -15,7 +15,7 @@ from scenarios.hunt.counters import CounterError, Pprof, Process, Snapshot, Toge
 from scenarios.hunt.v2ray import V2RayStats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 START_SECONDS = 15.0
 """How long a server that we start may take until it accepts and can be counted."""
@@ -79,8 +79,10 @@ class Target:
         """
         return await self._counter.read()
 
-    async def start(self) -> None:
+    async def start(self, check: Callable[[], object] = bool) -> None:
         """Start it if it is ours; wait until it accepts and can be counted.
+
+        ``check`` is called again and again while it does not, and ends that by an exception.
 
         Raises:
             StartError: if it does not come to that.
@@ -103,6 +105,7 @@ class Target:
                     f"expected a server at {self.address[0]}:{self.address[1]}, got: {trouble}; "
                     f"check the address{' and the command' if self.ours else ''}{log}"
                 )
+            check()
             await asyncio.sleep(_PAUSE)
         while True:
             try:
@@ -110,19 +113,20 @@ class Target:
             except CounterError:
                 if time.monotonic() >= until:
                     raise
+                check()
                 await asyncio.sleep(_PAUSE)
             else:
                 return
 
-    async def restart(self) -> None:
-        """End it and start it again.
+    async def restart(self, check: Callable[[], object] = bool) -> None:
+        """End it and start it again, as `start` does.
 
         Raises:
             StartError: if it does not come up.
             CounterError: if it accepts, but cannot be counted.
         """
         self.stop()
-        await self.start()
+        await self.start(check)
 
     async def died(self, tries: int = _TRIES) -> str:
         """Say how it is dead: "exited with status 2", "refuses connections"; "" if it lives."""
@@ -161,17 +165,16 @@ class Target:
         """
         for stats in self._v2ray:
             stats.close()
-        process, self._process = self._process, None
-        if process is not None:
-            if kill:
-                process.kill()
-            else:
+        if (process := self._process) is not None:
+            # No wait is without limit: a signal may come in it, whose handler does the same again.
+            if not kill:
                 process.terminate()
-            try:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            self._process = None
         output, self._output = self._output, None
         if output is not None:
             output.close()

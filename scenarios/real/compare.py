@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import tempfile
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from scenarios import elsewhere
 from scenarios.hunt.batch import Driver, Spending, UnreachableError
 from scenarios.hunt.counters import DESCRIPTORS, CounterError, tasks
 from scenarios.hunt.destinations import Destinations
@@ -192,7 +192,7 @@ class Servers:
             path.write_text(json.dumps(SERVERS[self._program.name](port, debug)), "utf-8")
             words, pprof = [*self._program.command, str(path)], f"http://{LOOPBACK}:{debug}"
         else:
-            words = [sys.executable, "-m", "harness", "serve", "--no-limits", "--json"]
+            words = [*elsewhere.module("harness"), "serve", "--no-limits", "--json"]
             words += ["--version", f"{pair}/{subject}", "--listen", f"{LOOPBACK}:{port}"]
             words += ["--debug", f"{LOOPBACK}:{debug}", "--user", str(USER)]
             pprof = f"http://{LOOPBACK}:{debug}/debug/tasks"

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
+from math import inf
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from harness.cli import cli, hunt_report
 from harness.cli.params import Listen
 from scenarios import Sequence, find_pair
-from scenarios.hunt import outcome
+from scenarios.hunt import outcome, target
 from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES
 from scenarios.hunt.findings import Finding
 from scenarios.hunt.measure import Growth
@@ -153,6 +154,15 @@ def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
     assert (result.exit_code, data["findings"]) == (0, [])
     assert data["looks"] > 20
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hunt_ends_while_it_waits_for_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that interrupts it before it comes up, and then never does."""
+    monkeypatch.setattr(target, "START_SECONDS", inf)
+    script = "import os, signal; os.kill(os.getppid(), signal.SIGINT); signal.pause()"
+    result = invoke(SERVER, "--command", shlex.join([sys.executable, "-c", script]))
+
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
 
 HELD_UP = """

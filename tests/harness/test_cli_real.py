@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ class Fake(Target):
         self.subject = subject
         self.stopped: list[bool] = []
 
-    async def start(self) -> None:
+    async def start(self, check: Callable[[], object] = bool) -> None:
         """Do nothing."""
+        del check
 
     async def read(self) -> Snapshot:
         """Have nothing."""
@@ -335,7 +337,7 @@ def test_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: Pat
         pid = int((tmp_path / "pid").read_text())
         process.send_signal(number)
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=10)
+        stdout, stderr = process.communicate(timeout=60)
 
     assert (process.returncode, stdout, stderr) == (130, "", "interrupted\n")
     with pytest.raises(ProcessLookupError):

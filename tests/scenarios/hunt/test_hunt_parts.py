@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -249,6 +250,22 @@ def test_drawn_steps_can_be_encoded() -> None:
 
     assert {"udp", "xudp", "new", "packet", "junk", "cut"} <= sent.keys()
     assert all(sent.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "held", "kept", "freed"),
+    [
+        ("a:open a:new:1:@echo", 1, 0, "the end of its destination, which is a peer that others"),
+        ("a:open a:new:1:@echo", 2, 1, "in part the end of its destination; the rest nothing"),
+        ("a:open a:new:1:@echo", 1, 1, "nothing within 5 s, with client and destination gone"),
+        ("a:open a:new:1:@hang", 1, 1, "nothing within 5 s, with the client gone; a destination"),
+    ],
+)
+def test_finding_says_what_frees_it(line: str, held: int, kept: int, freed: str) -> None:
+    """As far as that was tried: a destination that does not answer is still there."""
+    found = replace(leak(line, {PIPE: held}, {PIPE: kept}), seconds=5)
+
+    assert found.freed.startswith(freed)
 
 
 def looks(seen: str, patience: float) -> Looks:

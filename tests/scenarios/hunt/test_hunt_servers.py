@@ -335,6 +335,32 @@ def test_hunt_reports_a_server_that_dies() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.asyncio
+async def test_hunt_blames_no_sequence_for_a_death_between_two_looks() -> None:
+    """While it waits for what goes by itself, it sends nothing that the server could die of."""
+
+    class Dying(Counted):
+        looks = 0
+
+        async def read(self) -> Snapshot:
+            self.looks += 1
+            if self.looks > 60:
+                server.close()
+                raise CounterError("expected a profile, got none")
+            return await super().read()
+
+    async def leaks(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        target.looks = 0
+        target.held[POLL] += 1
+        await reader.read()
+
+    async with serving(leaks) as (server, counted):
+        target = Dying(counted.address)
+        result = await hunt(target, connections=500, patience=1)
+    assert (result.ended, result.findings) == ("trouble", [])
+    assert result.trouble == "the server died between two looks: it refuses connections"
+
+
 def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
     """It lives, but tells no counts any more: said, and not taken for anything else."""
 
