@@ -255,6 +255,7 @@ def test_verify_versions_marks_what_differs(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_verify_json_proves_every_pair() -> None:
     """For real: every pair is caught, its fixed half and the reference hold."""
     result = invoke("verify", "--json", "--sequences", "5")
@@ -275,6 +276,7 @@ def test_verify_json_proves_every_pair() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_verify_catches_a_bug_planted_into_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the buggy answer in the reference, the proof fails and gives a line that shows it."""
     monkeypatch.setattr(Lifecycle, "watched_context", WatchedContext.watched_context)
