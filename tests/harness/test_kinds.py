@@ -302,6 +302,26 @@ def test_hooks_put_back_what_was_on_the_loop() -> None:
     asyncio.run(main())
 
 
+def test_hooks_put_back_what_is_no_method_of_its_class() -> None:
+    """A loop may have what is called as a method from anywhere."""
+
+    class Maker:
+        def __call__(self) -> str:
+            return "made"
+
+    class Loop(asyncio.SelectorEventLoop):
+        create_server: Any = Maker()
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        with Ledger({"server"}).watching(loop):
+            assert loop.create_server is not Loop.create_server
+        assert loop.create_server is Loop.create_server
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(main())
+
+
 @LOOPS
 def test_hooks_of_the_loop_are_taken_down(new_loop: Loops) -> None:
     """An uninstalled ledger leaves no attribute on the loop, and two come apart in any order."""
