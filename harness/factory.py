@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from harness.direct import TASK, Note
 from harness.scope import CURRENT, Scope, charged, tidy
-from harness.sites import trace
+from harness.sites import Points, trace
 from harness.tally import YOUNG, Tally
 
 
 def counting(tally: Tally, root: Scope, previous: Any) -> Callable[..., Any]:
     """A task factory that counts; a closure, since its every lookup is paid per task."""
-    current, young, new_task = CURRENT.get, tally.young, asyncio.Task
+    current, young, new_task = CURRENT.get, tally.young, TASK
     note = young.append
 
     def factory(
@@ -39,9 +40,26 @@ def counting(tally: Tally, root: Scope, previous: Any) -> Callable[..., Any]:
             # A scope of another ledger says nothing to this one.
             if scope is None or scope.tally is not tally:
                 scope = charged(scope, tally) or root
+            # One that was made by `asyncio.Task` has been noted already, where that was called.
+            if previous is not None and young and young[-1][0] is task:
+                young.pop()
             note((task, trace(2), scope))
             if len(young) >= YOUNG:
                 tidy(root)
         return task
 
     return factory
+
+
+def noting(tally: Tally, root: Scope) -> Note:
+    """Take note, as `counting` does, of a task that is made without a factory."""
+
+    def note(task: Any, context: Any, points: Points) -> None:
+        if tally.active:
+            # Before, so that it stays the last until its maker returns.
+            if len(tally.young) >= YOUNG:
+                tidy(root)
+            scope = CURRENT.get() if context is None else context.get(CURRENT)
+            tally.young.append((task, points, charged(scope, tally) or root))
+
+    return note

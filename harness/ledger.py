@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from weakref import ref
 
-from harness import threads
-from harness.factory import counting
+from harness import direct, threads
+from harness.factory import counting, noting
 from harness.failures import charge, describe
 from harness.fence import AnyTask
 from harness.hooks import Hooks
@@ -62,6 +62,7 @@ class Ledger:
         self._threads = False
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self._factories: tuple[Any, Any] = (None, None)
+        self._note = noting(self._tally, self._root)
         self._handlers: tuple[Any, Any] = (None, None)
 
     @property
@@ -186,6 +187,7 @@ class Ledger:
         self._factories = (factory, previous)
         self._handlers = (self._on_error, loop.get_exception_handler())
         loop.set_task_factory(factory)
+        direct.install(loop, self._note)
         loop.set_exception_handler(self._on_error)
         if isinstance(loop, VirtualLoop):
             loop.task_source = self.tasks
@@ -207,7 +209,9 @@ class Ledger:
     def uninstall(self) -> None:
         """Stop counting what is new; what is counted stays in `count` and `live` until it ends."""
         loop = self._loop() if self._loop is not None else None
-        self._tally.loops -= self._loop is not None
+        if self._loop is not None:
+            self._tally.loops -= 1
+            direct.remove(loop, self._note)
         self._loop = None
         self._tally.sweep()
         self._tally.active = self._tally.loops > 0

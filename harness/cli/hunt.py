@@ -9,50 +9,26 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli import hunt_report, interrupt, kept, params, render
+from harness.cli import hunt_params, hunt_report, interrupt, kept, params, render
 from harness.cli.params import Listen
 from harness.cli.serve import USER
 from scenarios.hunt import findings as files
 from scenarios.hunt.counters import CounterError, Pprof
 from scenarios.hunt.destinations import HOST, Destinations
-from scenarios.hunt.drawing import hosted
 from scenarios.hunt.hunt import Hunt
 from scenarios.hunt.outcome import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, Limits
-from scenarios.hunt.target import StartError, Target
-from scenarios.steps import OPERATOR, Sequence
+from scenarios.hunt.target import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from scenarios.hunt.findings import Finding
     from scenarios.hunt.outcome import Result, Status
+    from scenarios.hunt.target import Target
+    from scenarios.steps import Sequence
 
 SUFFIX = ".hunt.json"
 _POSITIVE = click.FloatRange(min=0, min_open=True)
-
-
-def _known(path: Path | None) -> list[Finding]:
-    """Read the file of an earlier hunt."""
-    try:
-        return [] if path is None else files.read(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="'--known'") from None
-
-
-def _sequence(line: str) -> Sequence:
-    """Read steps; a destination stands in for what serves a stream in a server of ours only."""
-    try:
-        sequence = Sequence.parse(line)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    for step in sequence:
-        if step.verb in OPERATOR:
-            raise click.BadParameter(
-                f"step {str(step)!r}: expected steps of a client, got one of the operator, which "
-                "can be taken in Python only: muxleak replay"
-            )
-    return Sequence(hosted(step) for step in sequence)
 
 
 @click.command(
@@ -145,7 +121,7 @@ def _sequence(line: str) -> Sequence:
 )
 @click.option(
     "--replay",
-    type=_sequence,
+    type=hunt_params.sequence,
     metavar="STEPS",
     help="Measure these steps only: what a hunt has found, or what `muxleak replay` runs.",
 )
@@ -196,11 +172,11 @@ def hunt_command(
 
     Ctrl-C ends the hunt with what it has. Exits with 1 if a leak was found, or if the server died.
     """
-    target = _target(address, pprof, v2ray, pid, command)
+    target = hunt_params.target(address, pprof, v2ray, pid, command)
     if not owned:
-        _check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof), *v2ray)
+        hunt_params.check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof), *v2ray)
     kept.check_out(out)
-    known = _known(known_file)
+    known = hunt_params.known(known_file)
     limits = Limits(seconds, connections, bandwidth * 1e6, patience, enough, idle or 0)
     replays = None if replay is None else [replay]
     if replay is None and seconds < 2 * limits.wait:
@@ -277,35 +253,3 @@ def _code(result: Result) -> int:
     if result.trouble:
         return 2
     return interrupt.CODE if result.ended == "stopped" else 0
-
-
-def _target(
-    address: Listen,
-    pprof: tuple[str, ...],
-    v2ray: tuple[Listen, ...],
-    pid: int | None,
-    command: str | None,
-) -> Target:
-    if pid is not None and command is not None:
-        raise click.UsageError("--pid means nothing with --command, whose process is counted")
-    if not (pprof or v2ray or pid or command):
-        raise click.UsageError(
-            "expected a way to count the server: --pprof URL or --v2ray-stats HOST:PORT "
-            "(goroutines), --pid PID (descriptors, memory), --command COMMAND (starts it), or "
-            "several; got none"
-        )
-    at, stats = (address.host, address.port), [str(each) for each in v2ray]
-    try:
-        return Target(at, pprof=pprof, v2ray=stats, pid=pid, command=command)
-    except (ImportError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _check_loopback(*addresses: Listen) -> None:
-    for address in addresses:
-        if not address.loopback:
-            raise click.UsageError(
-                f"expected a loopback address, got {address.host!r}: what is found here leaks, so a"
-                " hunt uses up the memory and descriptors of the server until it fails for "
-                "everybody who uses it; add --i-own-this-server if it is yours to break"
-            )

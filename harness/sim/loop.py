@@ -10,6 +10,7 @@ import math
 from functools import partial
 from typing import Any
 
+from harness.direct import TASK
 from harness.fence import AnyTask, DeadlockError, LivelockError
 from harness.loop import VirtualLoop
 from harness.sim.calls import NetworkCalls
@@ -209,7 +210,8 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
 def make_task(loop: SimLoop, coro: Any, **settings: Any) -> AnyTask:
     """A task factory that numbers tasks and notes their ends."""
-    task: AnyTask = asyncio.Task(coro, loop=loop, **settings)
+    # What `asyncio.Task` makes is adopted by itself.
+    task: AnyTask = TASK(coro, loop=loop, **settings)
     loop.adopt(task)
     return task
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from asyncio import CancelledError, get_running_loop
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from harness import direct
 from harness.fence import SimulationError
 from harness.ledger import Ledger
 from harness.loop import bury
@@ -19,6 +21,7 @@ from harness.sim.trace import Event, Trace
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from harness.fence import AnyTask
     from harness.scope import Scope
     from harness.sim.choices import Choices
     from harness.sim.settings import Settings
@@ -164,6 +167,8 @@ def run(
     loop = kind(choices, settings, trace)
     ledger = Ledger(ledger_kinds(settings.counted))
     ledger.install(loop)
+    adopt = partial(_adopt, loop)
+    direct.install(loop, adopt)
     loop.simulation = simulation = Simulation(loop, ledger, settings)
     result: Run[_T] = Run(choices, steps=simulation.steps, errors=ledger.errors)
     try:
@@ -174,9 +179,14 @@ def run(
             result.trace_hash, result.events = trace.hash, trace.tail
             loop.stop_tracing()
         bury(loop.dispose())
+        direct.remove(loop, adopt)
         ledger.uninstall()
         simulation.__dict__.clear()
     return result
+
+
+def _adopt(loop: SimLoop, task: AnyTask, _context: object, _points: object) -> None:
+    loop.adopt(task)
 
 
 def _perform(

@@ -13,6 +13,8 @@ from harness.sim import current, find_leaks, replay, simulate
 from harness.sim.settings import Settings
 
 WHERE = ("127.0.0.1", 7000)
+TASK = asyncio.Task
+"""The class as whoever imports it early has it: what that makes is not seen being made."""
 
 Plant = Callable[[list[Any], bool], Coroutine[Any, Any, None]]
 
@@ -21,6 +23,14 @@ async def task(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a twin
     """A task that waits for what never comes."""
     del kept
     waiting = asyncio.get_running_loop().create_task(asyncio.Event().wait())
+    if fixed:
+        waiting.cancel()
+
+
+async def task_made_directly(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a twin
+    """The same, past the loop."""
+    del kept
+    waiting: asyncio.Task[Any] = asyncio.Task(asyncio.Event().wait())
     if fixed:
         waiting.cancel()
 
@@ -98,9 +108,9 @@ async def error_in_a_cycle(kept: list[Any], fixed: bool) -> None:  # noqa: FBT00
 
 
 async def destroyed(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a twin
-    """A task made past the loop, which only its own cycle holds."""
+    """A task made past the loop and unseen, which only its own cycle holds."""
     del kept
-    found: asyncio.Task[Any] = asyncio.Task(asyncio.Event().wait())
+    found: asyncio.Task[Any] = TASK(asyncio.Event().wait())
     await asyncio.sleep(0)
     if fixed:
         found.cancel()
@@ -111,6 +121,7 @@ async def destroyed(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a t
 
 PLANTS: dict[Plant, str] = {
     task: "task",
+    task_made_directly: "task",
     timer: "timer",
     timer_at: "timer",
     transport: "transport",
@@ -353,7 +364,7 @@ def test_tasks_of_another_factory_are_found() -> None:
 
     async def program() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_task_factory(lambda loop, coro, **_: asyncio.Task(coro, loop=loop))
+        loop.set_task_factory(lambda loop, coro, **_: TASK(coro, loop=loop))
         kept.append(asyncio.create_task(asyncio.Event().wait()))
 
     kept: list[Any] = []

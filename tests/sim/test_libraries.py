@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from harness import LeakError
-from harness.sim import Network, find_leaks, simulate
+from harness.sim import Network, current, find_leaks, simulate
 
 WHERE = ("127.0.0.1", 8000)
 SETTINGS: dict[str, Any] = {"network": Network(latency=(0.0, 0.05))}
@@ -105,3 +105,27 @@ def test_aiohttp_handler_that_leaks_is_found(web: Any) -> None:
         simulate(aiohttp_program(web, leak=True))
 
     assert caught.value.report.total == 2
+
+
+def test_aiohttp_connection_that_waits_for_ever_is_found(web: Any) -> None:
+    """Its task is made by ``asyncio.Task`` itself from 3.12 on, past every task factory."""
+
+    async def wait(_request: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def program() -> None:
+        app = web.Application()
+        app.router.add_get("/", wait)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, *WHERE)
+        await site.start()
+        _, writer = await asyncio.open_connection(*WHERE)
+        writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        await current().settle()
+        writer.close()
+        await writer.wait_closed()
+        await site.stop()
+
+    with pytest.raises(LeakError, match=r"RequestHandler\.start\n +made at \S*web_protocol\.py"):
+        simulate(program)

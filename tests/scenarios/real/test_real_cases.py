@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.cli import cli
-from harness.cli.hunt import _sequence as hunted
+from harness.cli.hunt_params import sequence as hunted
 from scenarios.real.cases import CASES, Case, Left, left
 from scenarios.replay import Replay
 from scenarios.script import SIZES

@@ -1,0 +1,197 @@
+"""Tasks made by ``asyncio.Task`` itself: counted as others are, by what nobody else notices."""
+
+import asyncio
+import contextlib
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
+from typing import Any
+from weakref import ref
+
+import pytest
+from loops import LOOPS
+
+from harness import LeakError, Ledger, no_leaks
+from harness.scope import CURRENT
+from harness.tally import YOUNG
+
+TASK = asyncio.Task
+Loops = Callable[[], asyncio.AbstractEventLoop]
+
+
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    """Whatever happens, the class is what it was."""
+    yield
+    assert asyncio.Task is asyncio.tasks.Task is TASK
+
+
+async def forever() -> None:
+    """Wait for what never comes."""
+    await asyncio.Event().wait()
+
+
+def made(**settings: Any) -> "asyncio.Task[Any]":
+    """A task past its loop's factory."""
+    return asyncio.Task(forever(), **settings)
+
+
+@LOOPS
+def test_direct_task_is_counted_where_it_was_made(new_loop: Loops) -> None:
+    """Charged to the scope, of the task that makes it or of the context it is given."""
+
+    async def main() -> None:
+        with scope:
+            first = made()
+            inside = copy_context()
+        second = made()
+        third = made(context=inside, name="third")
+        told = [
+            (each.task, each.scope, each.site.frames[0].function.rpartition(".")[2])
+            for each in ledger.live()
+        ]
+        assert told[-3:] == [(first, scope, "made"), (second, None, "made"), (third, scope, "made")]
+        assert (scope.live, third.get_name()) == (2, "third")
+        assert CURRENT.get() is None
+        for each in (first, second, third):
+            each.cancel()
+
+    with contextlib.closing(new_loop()) as loop, Ledger().watching(loop) as ledger:
+        scope = ledger.scope("one")
+        loop.run_until_complete(main())
+        loop.run_until_complete(asyncio.sleep(0))
+        assert ledger.count == 0
+
+
+def test_direct_task_is_seen_by_every_ledger_of_its_loop_alone() -> None:
+    """One over the other; not by that of another loop."""
+
+    async def main() -> None:
+        made().cancel()
+
+    outer, inner, other = Ledger(), Ledger(), Ledger()
+    with asyncio.Runner() as runner, asyncio.Runner() as elsewhere:
+        loop = runner.get_loop()
+        with outer.watching(loop), inner.watching(loop), other.watching(elsewhere.get_loop()):
+            runner.run(main())
+    assert (outer.created, inner.created, other.created) == (2, 2, 0)
+
+
+def test_task_of_a_factory_that_makes_it_so_is_counted_once() -> None:
+    """With the line that asked for it, not the factory's own; below the ledger's, or over it."""
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **settings: Any) -> Any:
+        return asyncio.Task(coro, loop=loop, **settings)
+
+    async def main() -> None:
+        asyncio.create_task(forever()).cancel()
+        told.append(ledger.live()[-1].site.frames[0].function.rpartition(".")[2])
+        asyncio.get_running_loop().set_task_factory(factory)
+        asyncio.create_task(forever()).cancel()
+        told.append(ledger.live()[-1].site.frames[0].function.rpartition(".")[2])
+
+    told: list[str] = []
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_task_factory(factory)
+        with Ledger().watching(runner.get_loop()) as ledger:
+            runner.run(main())
+    assert (ledger.created, told) == (3, ["main", "factory"])
+
+
+def test_many_direct_tasks_are_let_go_of_when_they_have_ended() -> None:
+    """Nobody looks, and no other task is made: the ledger keeps a bounded number."""
+
+    async def main() -> None:
+        for _ in range(3 * YOUNG):
+            task = made()
+            task.cancel()
+            await asyncio.sleep(0)
+            weak.append(ref(task))
+        del task
+        assert 0 < sum(each() is not None for each in weak) <= YOUNG + 1
+
+    weak: list[ref[asyncio.Task[Any]]] = []
+    with asyncio.Runner() as runner, Ledger().watching(runner.get_loop()) as ledger:
+        runner.run(main())
+    gc.collect()
+    assert ledger.created == 3 * YOUNG + 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@pytest.mark.asyncio
+async def test_direct_task_that_starts_at_once_is_counted() -> None:
+    """As aiohttp makes the task of each connection, from 3.12 on."""
+    with Ledger().watching(asyncio.get_running_loop()) as ledger:
+        task = made(loop=asyncio.get_running_loop(), eager_start=True)
+        assert ledger.tasks() == [task]
+        task.cancel()
+
+
+@pytest.mark.asyncio
+async def test_direct_task_that_stays_is_a_leak() -> None:
+    """And one that ends is none."""
+    left: list[Any] = []
+    with pytest.raises(LeakError, match=r"made at .*test_direct\.py:\d+ in made"):
+        async with no_leaks():
+            left.append(made())
+    async with no_leaks():
+        made().cancel()
+
+
+def test_class_that_stands_in_is_the_real_one_to_whoever_asks() -> None:
+    """What was made before and after is an instance; types, subclasses and annotations work."""
+
+    async def main() -> None:
+        before = asyncio.current_task()
+        with Ledger().watching(asyncio.get_running_loop()) as ledger:
+
+            class Named(asyncio.Task):  # type: ignore[type-arg]
+                """As a program may have one."""
+
+            mine, plain = Named(forever()), made()
+            assert ledger.tasks() == [mine, plain]
+            assert (type(plain), type(mine)) == (TASK, Named)
+            assert all(isinstance(each, asyncio.Task) for each in (before, mine, plain))
+            assert not isinstance(plain, Named)
+            assert not isinstance(asyncio.Future(), asyncio.Task)
+            assert issubclass(TASK, asyncio.Task)
+            assert issubclass(asyncio.Task, TASK)
+            assert not issubclass(TASK, Named)
+            assert not issubclass(asyncio.Future, asyncio.Task)
+            assert repr(asyncio.Task) == repr(TASK)
+            assert str(asyncio.Task[int] | None).endswith("Task[int] | None")
+            mine.cancel()
+            plain.cancel()
+        assert isinstance(mine, asyncio.Task)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_ledgers_come_apart_in_any_order(first: int) -> None:
+    """The last one puts the class back, unless somebody else has put theirs there."""
+    ledgers = [Ledger(), Ledger()]
+    with asyncio.Runner() as one, asyncio.Runner() as two:
+        for ledger, runner in zip(ledgers, (one, two), strict=True):
+            ledger.install(runner.get_loop())
+        ledgers[first].uninstall()
+        assert asyncio.Task is not TASK
+        ledgers[1 - first].uninstall()
+        ledgers[first].uninstall()
+        assert asyncio.Task is TASK
+
+
+def test_class_that_somebody_else_has_put_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the ledger, or over it."""
+
+    class Theirs(TASK):  # type: ignore[type-arg]
+        """Of another tool."""
+
+    with asyncio.Runner() as runner, monkeypatch.context() as patch:
+        patch.setattr(asyncio, "Task", Theirs)
+        patch.setattr(asyncio.tasks, "Task", TASK)
+        with Ledger().watching(runner.get_loop()):
+            assert asyncio.Task is Theirs
+            asyncio.tasks.Task = Theirs  # type: ignore[misc]
+        assert asyncio.Task is asyncio.tasks.Task is Theirs
