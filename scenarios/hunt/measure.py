@@ -12,7 +12,7 @@ from scenarios.hunt.batch import REST_SECONDS
 from scenarios.hunt.counters import DESCRIPTORS, tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from scenarios.hunt.batch import Driver
     from scenarios.hunt.counters import Counts, Snapshot
@@ -94,7 +94,8 @@ def slopes(points: list[tuple[int, Counter[Stack]]]) -> tuple[Counter[Stack], bo
         # Half a leak for each repetition is a race that is lost often enough to be repeated.
         if len(points) > 2 and slope >= 0.5:  # noqa: PLR2004 - two points always lie on a line
             exact = False
-        found[stack] = round(slope) if len(points) > 2 else int(slope)  # noqa: PLR2004 - the same
+        # Not `round`, which takes a half to the even number: to none.
+        found[stack] = int(slope + 0.5) if len(points) > 2 else int(slope)  # noqa: PLR2004 - the same
     return +found, exact
 
 
@@ -114,19 +115,24 @@ def _outlasted(
     Also say whether what is left came to whole numbers.
     """
     (_, first), (copies, last) = points[0], points[-1]
-    # What is still as it was has its slope; of the rest only the whole is known.
+    # What is still as it was has its slope; of the rest only the whole is known. If it grew with
+    # each batch, what is left of it is a race; if not, what a server keeps for later may be in it.
     moved = {stack for stack in {*last, *late} if late[stack] != last[stack]}
     left = Counter({stack: late[stack] - first[stack] for stack in moved})
-    held, exact = _shared(left, copies)
+    held, exact = _shared(left, copies, nearest=quick)
     held += Counter({stack: count for stack, count in quick.items() if stack not in moved})
     return held, quick - held, exact
 
 
 def _shared(
-    left: Counter[Stack], copies: int, *, nearest: bool = False
+    left: Counter[Stack], copies: int, *, nearest: Container[Stack]
 ) -> tuple[Counter[Stack], bool]:
-    """Return what is left for each repetition, and whether that comes to whole numbers."""
-    share = {stack: round(n / copies) if nearest else n // copies for stack, n in left.items()}
+    """Return what is left for each repetition, and whether that comes to whole numbers.
+
+    It is rounded to the ``nearest``, half of one to one, of these stacks; down of others.
+    """
+    half = {stack: copies // 2 if stack in nearest else 0 for stack in left}
+    share = {stack: (n + half[stack]) // copies for stack, n in left.items()}
     exact = all(left[stack] == n * copies for stack, n in share.items() if n > 0)
     return +Counter(share), exact
 
@@ -219,7 +225,8 @@ class Meter:
             each = (now.memory - first) // (copies - points[start][0])
         self._destinations.leave()
         self._last = after = await self.settle(before, patience)
-        kept, whole = _shared(after.counts - before.counts, copies, nearest=not exact)
+        left = after.counts - before.counts
+        kept, whole = _shared(left, copies, nearest=() if exact else left)
         return Growth(held, kept, exact and whole, each, passing, gone)
 
     async def left(

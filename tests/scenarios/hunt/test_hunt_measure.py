@@ -1,0 +1,185 @@
+"""What a meter makes of counts: how much is left, for how long, and how certain that is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from scenarios.hunt.batch import Spending
+from scenarios.hunt.counters import Snapshot
+from scenarios.hunt.measure import BATCHES, Growth, Meter
+from scenarios.steps import Sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from harness.loop import VirtualLoop
+    from scenarios.hunt.batch import Driver
+    from scenarios.hunt.destinations import Destinations
+    from scenarios.hunt.stacks import Stack
+
+POLL: Stack = ("io.Read",)
+PIPE: Stack = ("io.(*pipe).read",)
+LINE = Sequence.parse("a:open a:close")
+COPIES = sum(BATCHES)
+
+
+class Lab:
+    """Server, driver and destinations, on virtual time; the server has what ``total`` says.
+
+    That is asked whenever a batch ends, with the copies so far. ``alive`` says whether the
+    destinations are.
+    """
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.loop = loop
+        self.alive = True
+        self.copies = self.looks = self.traffic = 0
+        self.spending = Spending(1e9, self.check)
+        self.stopped = False
+        self.total: Callable[[int], Counter[Stack]] = lambda _: Counter()
+        self.gone: Counter[Stack] = Counter()
+        self.memory: Callable[[int], int | None] = lambda _: None
+        self.moves = 0
+        self.meter = Meter(self, cast("Driver", self), cast("Destinations", self), loop.time)
+
+    async def read(self) -> Snapshot:
+        """Look once."""
+        self.looks += 1
+        moving = Counter({("moves",): self.looks}) if self.looks <= self.moves else Counter()
+        counts = self.total(self.copies) + moving
+        return Snapshot(counts if self.alive else counts - self.gone, self.memory(self.copies))
+
+    async def run(
+        self, _sequence: Sequence, copies: int, rest: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Repeat so often."""
+        self.copies += copies
+        await rest()
+
+    def leave(self) -> None:
+        """Let the destinations go."""
+        self.alive = False
+
+    def check(self) -> None:
+        """End it if it is stopped."""
+        if self.stopped:
+            raise InterruptedError
+
+    def grow(self, batches: tuple[int, ...] = BATCHES, patience: float = 1.0) -> Growth:
+        """Measure."""
+        return self.loop.run_until_complete(self.meter.grow(LINE, batches, patience))
+
+
+@pytest.fixture
+def lab(loop: VirtualLoop) -> Lab:
+    """A server that leaves nothing so far."""
+    return Lab(loop)
+
+
+def test_growth_is_what_is_left_while_destinations_live_and_after(lab: Lab) -> None:
+    """They leave before the second count; what never goes by itself has no time at which it did."""
+    lab.total = lambda copies: Counter({POLL: 2 * copies, PIPE: copies})
+    lab.gone = Counter({POLL: COPIES})
+
+    assert lab.grow() == Growth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 1, PIPE: 1}))
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        pytest.param(lambda copies: copies * 7 // 4, 2, id="seven of four copies"),
+        pytest.param(lambda copies: copies * 5 // 4, 1, id="five of four copies"),
+        pytest.param(lambda copies: copies * 3 // 2, 2, id="three of two copies"),
+        pytest.param(lambda copies: copies // 2, 1, id="one of two copies"),
+    ],
+)
+def test_growth_of_a_race_is_rounded_to_the_nearest(
+    left: Callable[[int], int], kept: int, lab: Lab
+) -> None:
+    """Half a leak for each repetition is one already; and none of it is exact."""
+    lab.total = lambda copies: Counter({POLL: left(copies)})
+
+    assert lab.grow()[:3] == (Counter({POLL: kept}), Counter({POLL: kept}), False)
+
+
+def test_growth_that_does_not_come_to_whole_numbers_is_not_exact(lab: Lab) -> None:
+    """Of two that each copy left, some went by themselves, or with the destinations."""
+    lab.total = lambda copies: Counter({POLL: 2 * copies})
+    lab.gone = Counter({POLL: COPIES // 2})
+
+    assert lab.grow()[:3] == (Counter({POLL: 2}), Counter({POLL: 1}), False)
+
+
+@pytest.mark.parametrize(
+    ("ended", "stays", "passes"),
+    [(16, 1, 1), (12, 1, 1), (20, 1, 1), (24, 1, 1), (25, 0, 2), (4, 2, 0)],
+)
+def test_what_goes_by_itself_is_told_from_what_stays(
+    ended: int, stays: int, passes: int, lab: Lab
+) -> None:
+    """By the copy, to the nearest, and the same whether destinations live; and when it went."""
+    ends = 1.5
+
+    def total(copies: int) -> Counter[Stack]:
+        late = copies == COPIES and lab.loop.time() >= ends
+        return Counter({POLL: 2 * copies - late * ended})
+
+    lab.total = total
+    growth = lab.grow(patience=2.0)
+
+    assert growth.held == growth.kept == +Counter({POLL: stays})
+    assert growth.passing == +Counter({POLL: passes})
+    assert growth.exact is (ended in {16, 25})
+    assert (0 < growth.gone < ends) is bool(passes)
+
+
+def test_what_a_server_keeps_for_later_is_no_leak(lab: Lab) -> None:
+    """It did not come with each batch, and is less than one for each copy."""
+
+    def total(copies: int) -> Counter[Stack]:
+        late = copies == COPIES and lab.loop.time() >= 1
+        return Counter({POLL: copies // 16 * (9 + late)})
+
+    lab.total = total
+
+    assert not lab.grow(patience=2.0).leaks
+
+
+def test_memory_is_told_without_what_a_server_makes_once(lab: Lab) -> None:
+    """Its caches grow in the first batch; a quick look has that one only."""
+    lab.memory = lambda copies: 5000 * bool(copies) + 100 * copies
+
+    assert lab.grow().memory == 100
+    lab.copies = 0
+    assert lab.grow((4,), 0).memory == 5400 // 4
+    lab.memory = lambda _: None
+    assert lab.grow().memory is None
+
+
+def test_wait_for_counts_ends_when_it_is_stopped(lab: Lab) -> None:
+    """Also where they never stand still."""
+    lab.moves = 10**9
+    lab.loop.call_later(0.5, setattr, lab, "stopped", True)  # noqa: FBT003 - setattr's own signature
+
+    with pytest.raises(InterruptedError):
+        lab.grow()
+    assert lab.loop.time() < 0.6
+
+
+def test_server_is_at_rest_when_neither_counts_nor_traffic_move(lab: Lab) -> None:
+    """The next step is sent then, not before; but however long it moves, it is sent."""
+    at: list[int] = []
+
+    async def run(_sequence: Sequence, _copies: int, rest: Callable[[], Awaitable[object]]) -> None:
+        for moves in (10, 10**9):
+            lab.looks, lab.moves = 0, moves
+            await rest()
+            at.append(lab.looks)
+
+    lab.run = run  # type: ignore[method-assign]
+    lab.loop.run_until_complete(lab.meter.left(LINE, 1, 0.1))
+    assert at[0] == 12
+    assert 100 < at[1] < 1000
