@@ -10,9 +10,10 @@ import pytest
 from scenarios.hunt import findings, pattern
 from scenarios.hunt.batch import Spending
 from scenarios.hunt.destinations import KINDS
-from scenarios.hunt.drawing import draw
+from scenarios.hunt.drawing import draw, hosted
 from scenarios.hunt.findings import Finding, Known
 from scenarios.hunt.measure import Growth, Looks, slopes
+from scenarios.hunt.outcome import Limits
 from scenarios.hunt.peers import encode
 from scenarios.hunt.shrink import shrink
 from scenarios.hunt.stacks import Stack, parse_stacks, readable
@@ -61,6 +62,13 @@ def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None
 def test_stacks_are_counted_without_the_goroutines_that_count() -> None:
     """Offsets and labels go; whoever writes the profile, or has not begun to run, is left out."""
     assert parse_stacks(GROUPED) == {("internal/poll.(*pollDesc).wait", "main.run"): 3}
+
+
+def test_stacks_that_differ_in_offsets_only_are_one() -> None:
+    """Two lines of one function, which the profile counts apart, are counted together."""
+    blocks = "2 @ 0x1\n#\t0x1\tmain.run+0x1\tm.go:1\n\n3 @ 0x2\n#\t0x2\tmain.run+0x2\tm.go:2\n"
+
+    assert parse_stacks(f"goroutine profile: total 5\n{blocks}") == {("main.run",): 5}
 
 
 def test_stacks_of_single_goroutines_have_state_and_starter() -> None:
@@ -118,6 +126,7 @@ def test_readable_stack_keeps_something() -> None:
         ((5, 5, 5, 5), 0, True),
         ((5, 9, 9, 17), 0, True),
         ((5, 8, 12, 21), 1, False),
+        ((5, 7, 9, 13), 1, False),
         ((5, 6, 7, 8), 0, True),
     ],
 )
@@ -143,6 +152,17 @@ def test_pattern_is_found_on_one_connection_and_one_stream() -> None:
     assert pattern.find(twice, seq("a:open a:new:1:@echo a:new:2:@echo a:close")) is None
     assert pattern.find(twice, seq("a:open a:new:1:@echo a:open a:new:1:@echo a:close")) is None
     assert pattern.find(seq("a:open a:new:1:@deaf a:close"), twice) is None
+
+
+def test_pattern_of_two_is_not_found_in_one() -> None:
+    """Two streams of a pattern are two, and two connections are two."""
+    streams = seq("a:open a:new:1:@echo a:new:2:@echo a:close")
+    both = seq("a:open b:open a:new:1:@echo b:new:1:@echo a:close b:close")
+    one = seq("a:open a:new:1:@echo a:new:1:@echo a:open a:close")
+
+    assert pattern.find(streams, streams.canonical()) == (0, 1, 2, 3)
+    assert pattern.find(streams, one) is None
+    assert pattern.find(both, one) is None
 
 
 def test_mask_leaves_out_the_step_that_completes_a_pattern() -> None:
@@ -184,12 +204,25 @@ def test_known_takes_off_what_every_connection_leaves() -> None:
     assert known.unexplained(line, growth)[:2] == (Counter({PIPE: 1}), Counter())
 
 
-def test_findings_are_read_back() -> None:
-    """What a hunt has written tells the next one what is known."""
-    one = leak("a:open a:new:1:@echo a:new:1:@echo a:close", {POLL: 1, FD: 1}, {FD: 1})
-    (read,) = findings.read(findings.write([one]))
+def test_known_shows_where_it_is_and_could_be_left_out() -> None:
+    """Such a sequence is not looked at again; one without it is."""
+    known = Known([leak("a:open a:new:1:@echo a:close", {POLL: 1})])
 
-    assert (read.sequence, read.growth) == (one.sequence, one.growth)
+    assert known.shows(seq("a:open a:new:7:@deaf a:close"))
+    assert not known.shows(seq("a:open a:end:7 a:close"))
+
+
+def test_findings_are_read_back() -> None:
+    """What a hunt has written tells the next one what is known: what leaks, and what is died of."""
+    one = leak("a:open a:new:1:@echo a:new:1:@echo a:close", {POLL: 1, FD: 1}, {FD: 1})
+    fatal = replace(leak("a:open a:close", {}), died="exited with status 2")
+    read, died = findings.read(findings.write([one, fatal]))
+    known = Known([read, died])
+
+    assert (read.sequence, read.growth, read.died) == (one.sequence, one.growth, "")
+    assert (died.sequence, died.growth.leaks) == (fatal.sequence, False)
+    assert known.has_died("exited with status 2")
+    assert not known.has_died("killed by SIGSEGV")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"muxleak_hunt": 9}', '{"muxleak_hunt": 1}'])
@@ -212,6 +245,17 @@ def test_shrink_reaches_the_shortest() -> None:
 
     assert asyncio.run(shrink(start, leaks)) == twice
     assert len(looks) == len(set(looks)) < 100
+
+
+def test_shrink_makes_one_step_of_two_that_open() -> None:
+    """A connection whose header came later is one that is opened at once, if that does the same."""
+
+    async def leaks(sequence: Sequence) -> bool:
+        verbs = [step.verb for step in sequence]
+        return verbs in (["connect", "header", "close"], ["open", "close"])
+
+    found = asyncio.run(shrink(seq("a:connect a:header a:close"), leaks))
+    assert str(found) == "a:open a:close"
 
 
 def test_shrink_keeps_within_its_looks() -> None:
@@ -237,6 +281,35 @@ def test_drawn_sequences_name_hosted_destinations_only() -> None:
     assert {step.what for step in steps if step.verb == "xudp"} == set(DATAGRAM_DESTINATIONS)
     assert not {"cancel", "wait"} & {step.verb for step in steps}
     assert max(step.size for step in steps) == MAX_SIZE
+
+
+@pytest.mark.parametrize(
+    ("line", "there"),
+    [
+        ("a:new:1:echo", "a:new:1:@echo"),
+        ("a:new:1:sink", "a:new:1:@silent"),
+        ("a:new:1:linger", "a:new:1:@silent"),
+        ("a:new:1:stubborn", "a:new:1:@deaf"),
+        ("a:new:1:deaf", "a:new:1:@deaf"),
+        ("a:new:1:return", "a:new:1:@close"),
+        ("a:new:1:raise", "a:new:1:@reset"),
+        ("a:new:1:flood+5", "a:new:1:@flood+5"),
+        ("a:udp:1:echo+5", "a:udp:1:@echo+5"),
+        ("a:udp:1:flood", "a:udp:1:@silent"),
+        ("a:new:1:@refuse", "a:new:1:@refuse"),
+        ("a:data:1+5", "a:data:1+5"),
+    ],
+)
+def test_destination_stands_in_for_what_only_our_server_has(line: str, there: str) -> None:
+    """It does what that does to the session; a step that needs none is as it was."""
+    assert str(hosted(Sequence.parse(line)[0])) == there
+
+
+def test_what_is_idle_is_waited_for_twice_as_long_as_its_limit() -> None:
+    """Who looks once in each interval needs two; without a limit, patience is all."""
+    assert Limits(patience=6.0, idle=5.0).wait == 11.0
+    assert Limits(patience=6.0, idle=1.0).wait == 6.0
+    assert Limits(patience=6.0).wait == 6.0
 
 
 def test_drawn_steps_can_be_encoded() -> None:

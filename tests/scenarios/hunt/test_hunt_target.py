@@ -1,0 +1,242 @@
+"""The server under test: what is counted of it, what it said, and that it ends when it is to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from scenarios.hunt import target as targets
+from scenarios.hunt.counters import (
+    DESCRIPTORS,
+    GOROUTINES,
+    THREADS,
+    CounterError,
+    Pprof,
+    Process,
+    Snapshot,
+    Together,
+)
+from scenarios.hunt.target import LOG_LINES, Target
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from scenarios.hunt.counters import Counts
+
+HOST = "127.0.0.1"
+SLEEPS = "sleep 60"
+MAIN = ("main.run",)
+
+
+class Fixed:
+    """A counter that says what it is told to."""
+
+    def __init__(self, counts: dict[tuple[str, ...], int], memory: int | None = None) -> None:
+        self._snapshot = Snapshot(Counter(counts), memory)
+
+    async def read(self) -> Snapshot:
+        """Look once."""
+        return self._snapshot
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Process:
+    """One with 3 descriptors, 4 threads and 5 KiB."""
+    (tmp_path / "7/fd").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / f"7/fd/{number}").touch()
+    (tmp_path / "7/status").write_text("Name:\tserver\nVmRSS:\t       5 kB\nThreads:\t4\n")
+    return Process(7, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("others", "counts", "memory"),
+    [
+        pytest.param([], {DESCRIPTORS: 3, THREADS: 4}, 5120, id="nothing else"),
+        pytest.param([Fixed({MAIN: 2})], {DESCRIPTORS: 3, MAIN: 2}, 5120, id="stacks"),
+        pytest.param([Fixed({GOROUTINES: 9}, 1)], {DESCRIPTORS: 3, GOROUTINES: 9}, 5120, id="both"),
+        pytest.param(
+            [Fixed({GOROUTINES: 9}), Fixed({MAIN: 2})], {DESCRIPTORS: 3, MAIN: 2}, 5120, id="all"
+        ),
+    ],
+)
+def test_threads_count_where_nothing_else_tells_of_tasks(
+    process: Process, others: list[Counts], counts: dict[tuple[str, ...], int], memory: int
+) -> None:
+    """And a number of goroutines where no profile tells them apart; the process knows its memory."""
+    together = Together([*others, process])
+
+    assert asyncio.run(together.read()) == Snapshot(Counter(counts), memory)
+
+
+def test_descriptors_are_counted_before_the_rest() -> None:
+    """The connection on which the stacks come is no descriptor that the clients have left."""
+    asked: list[str] = []
+
+    class First(Process):
+        async def read(self) -> Snapshot:
+            asked.append("process")
+            return Snapshot(Counter())
+
+    class Second(Fixed):
+        async def read(self) -> Snapshot:
+            asked.append("stacks")
+            return await super().read()
+
+    asyncio.run(Together([Second({}), First(1)]).read())
+    assert asked == ["process", "stacks"]
+
+
+@contextmanager
+def endpoint(answer: bytes) -> Iterator[tuple[list[bytes], Callable[[str], Snapshot]]]:
+    """Serve one answer over HTTP; give what was asked, and a way to read a path of it."""
+    asked: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + answer)
+        await writer.drain()
+        writer.close()
+
+    async def look(path: str) -> Snapshot:
+        async with await asyncio.start_server(handle, HOST, 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await Pprof(f"http://{HOST}:{port}{path}").read()
+
+    yield asked, lambda path: asyncio.run(look(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("", "/debug/pprof/goroutine?debug=1"),
+        ("/", "/debug/pprof/goroutine?debug=1"),
+        ("?seconds=1", "/debug/pprof/goroutine?seconds=1&debug=1"),
+        ("/debug/pprof/goroutine?debug=2", "/debug/pprof/goroutine?debug=2"),
+        ("/debug/tasks", "/debug/tasks?debug=1"),
+    ],
+)
+def test_profile_is_asked_for_as_text(given: str, asked: str) -> None:
+    """The usual path, unless another is given; without the query, Go's answer is no text."""
+    with endpoint(b"goroutine profile: total 0\n") as (requests, read):
+        assert read(given).tasks == 0
+    assert [each.split(b"\r\n")[0] for each in requests] == [f"GET {asked} HTTP/1.0".encode()]
+
+
+def test_profile_may_be_long() -> None:
+    """It comes in many pieces, and is read to its end."""
+    count = 5000
+    blocks = "".join(f"1 @ 0x1\n#\t0x1\tmain.f{at}+0x1\tm.go:1\n\n" for at in range(count))
+    with endpoint(f"goroutine profile: total {count}\n{blocks}".encode()) as (_, read):
+        assert read("").tasks == count
+
+
+def test_profile_is_on_the_port_of_http_unless_another_is_named() -> None:
+    """As in any other address."""
+    assert (Pprof(f"http://{HOST}")._port, Pprof("http://[::1]:6060")._port) == (80, 6060)
+
+
+class Sleeper(Target):
+    """A server of ours that accepts, for all anybody knows, as long as it lives."""
+
+    def __init__(self, command: str = SLEEPS) -> None:
+        super().__init__((HOST, 1), command=command)
+        self.countable = True
+
+    async def died(self, tries: int = 1) -> str:
+        """Say whether it lives."""
+        del tries
+        return "" if self._process is not None else "refuses connections"
+
+    async def read(self) -> Snapshot:
+        """Count it, if it can be."""
+        if not self.countable:
+            raise CounterError("no profile")
+        return await super().read()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The one that runs."""
+        assert self._process is not None
+        return self._process
+
+
+@pytest.fixture
+def sleeper() -> Iterator[Sleeper]:
+    """One that is ended after the test."""
+    target = Sleeper()
+    yield target
+    target.stop(kill=True)
+
+
+@pytest.mark.asyncio
+async def test_server_of_ours_is_counted_and_starts_again_as_another(sleeper: Sleeper) -> None:
+    """In a session of its own, so that Ctrl-C is not for it; the one before it has ended."""
+    await sleeper.start()
+    first = sleeper.process
+    assert os.getsid(first.pid) == first.pid
+    assert (await sleeper.read()).counts[THREADS] == 1
+
+    await sleeper.restart()
+    second = sleeper.process
+    assert first.poll() is not None
+    assert second.pid != first.pid
+    assert (await sleeper.read()).counts[THREADS] == 1
+
+    sleeper.stop()
+    assert second.poll() is not None
+    with pytest.raises(CounterError, match=f"expected process {second.pid} "):
+        await sleeper.read()
+
+
+@pytest.mark.asyncio
+async def test_wait_for_a_server_that_cannot_be_counted_can_be_ended(
+    sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, and tells nothing yet: whoever waits is asked again and again."""
+    monkeypatch.setattr(targets, "_PAUSE", 0)
+    sleeper.countable = False
+    asked: list[int] = []
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await sleeper.start(check)
+
+
+@pytest.mark.asyncio
+async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that say why it ended; blank ones say nothing."""
+    monkeypatch.setattr(targets, "_LOG_BYTES", 200)
+    target = Sleeper("sh -c 'seq 1000; echo; echo'")
+    await target.start()
+    target.process.wait(10)
+
+    assert target.log() == tuple(map(str, range(1001 - LOG_LINES, 1001)))
+    target.stop()
+    assert target.log() == ()
+
+
+def test_end_of_a_server_ends_what_is_open_to_count_it() -> None:
+    """A channel to V2Ray would live as long as the program."""
+    closed: list[int] = []
+
+    class Channel:
+        def close(self) -> None:
+            closed.append(1)
+
+    target = Target((HOST, 1), pid=1)
+    target._v2ray = cast("Any", [Channel(), Channel()])
+    target.stop()
+
+    assert closed == [1, 1]
