@@ -169,17 +169,20 @@ def test_wait_for_counts_ends_when_it_is_stopped(lab: Lab) -> None:
     assert lab.loop.time() < 0.6
 
 
-def test_server_is_at_rest_when_neither_counts_nor_traffic_move(lab: Lab) -> None:
+def test_server_is_at_rest_when_its_counts_do_not_move(loop: VirtualLoop) -> None:
     """The next step is sent then, not before; but however long it moves, it is sent."""
     at: list[int] = []
 
-    async def run(_sequence: Sequence, _copies: int, rest: Callable[[], Awaitable[object]]) -> None:
-        for moves in (10, 10**9):
-            lab.looks, lab.moves = 0, moves
-            await rest()
-            at.append(lab.looks)
+    class Stepping(Lab):
+        async def run(
+            self, _sequence: Sequence, _copies: int, rest: Callable[[], Awaitable[object]]
+        ) -> None:
+            for moves in (10, 10**9):
+                self.looks, self.moves = 0, moves
+                await rest()
+                at.append(self.looks)
 
-    lab.run = run  # type: ignore[method-assign]
-    lab.loop.run_until_complete(lab.meter.left(LINE, 1, 0.1))
+    lab = Stepping(loop)
+    loop.run_until_complete(lab.meter.left(LINE, 1, 0.1))
     assert at[0] == 12
     assert 100 < at[1] < 1000

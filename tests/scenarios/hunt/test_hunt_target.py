@@ -70,7 +70,7 @@ def process(tmp_path: Path) -> Process:
 def test_threads_count_where_nothing_else_tells_of_tasks(
     process: Process, others: list[Counts], counts: dict[tuple[str, ...], int], memory: int
 ) -> None:
-    """And a number of goroutines where no profile tells them apart; the process knows its memory."""
+    """And a number of goroutines where no profile tells them apart; memory is the process's."""
     together = Together([*others, process])
 
     assert asyncio.run(together.read()) == Snapshot(Counter(counts), memory)

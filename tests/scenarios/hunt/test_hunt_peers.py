@@ -1,0 +1,218 @@
+"""The clients of a hunt: what a server gets of each step, and what is noted of its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, cast
+from uuid import UUID
+
+import pytest
+
+from scenarios.hunt.batch import Driver, Spending
+from scenarios.hunt.destinations import Destinations
+from scenarios.hunt.peers import HuntPeer, encode
+from scenarios.steps import DRIPS, Sequence, Step
+from vless import Address
+from vless.frames import ERROR, FrameDecoder, Status
+from vless.header import Command, Request, encode_request
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from harness.loop import VirtualLoop
+    from vless.frames import Frame
+
+HOST = "127.0.0.1"
+USER = UUID(int=1)
+HEADER = encode_request(Request(USER, Command.MUX, None))
+ECHO = Address.of(HOST, 7)
+
+
+class Connection:
+    """A peer, the server's end of its connection, and how often the peer has heard something."""
+
+    def __init__(self, peer: HuntPeer, sock: socket.socket) -> None:
+        self.peer = peer
+        self.socket = sock
+        self.heard = 0
+
+    def perform(self, line: str) -> int:
+        """Take steps; return how many bytes they send."""
+        return sum(self.peer.perform(step, lambda *_: ECHO) for step in Sequence.parse(line))
+
+    def receive(self, size: int = 1) -> bytes:
+        """Return what the server gets: so many bytes, if it gets so many."""
+        data = b""
+        while len(data) < size and (more := self.socket.recv(size - len(data))):
+            data += more
+        return data
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Connection]:
+    """Connect a peer; the server's end is a plain socket, which waits for what is said to come."""
+
+    def heard() -> None:
+        connection.heard += 1
+
+    with socket.create_server((HOST, 0)) as listener:
+        _, peer = await asyncio.get_running_loop().create_connection(
+            lambda: HuntPeer(USER, heard), *listener.getsockname()
+        )
+        accepted, _ = listener.accept()
+    with accepted:
+        accepted.settimeout(10)
+        connection = Connection(peer, accepted)
+        try:
+            yield connection
+        finally:
+            peer.close(reset=True)
+            await asyncio.sleep(0)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the loop run until something is so."""
+    for _ in range(100_000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("expected it in so many iterations")
+
+
+def frame(line: str) -> Frame:
+    """The frame of a step."""
+    (step,) = Sequence.parse(line)
+    decoder = FrameDecoder()
+    decoder.receive_data(encode(step, lambda *_: ECHO))
+    found = decoder.next_frame()
+    assert found is not None
+    return found
+
+
+@pytest.mark.asyncio
+async def test_header_comes_whole_or_in_pieces() -> None:
+    """Each byte of it once, whatever the steps that send it."""
+    async with connected() as connection:
+        assert connection.perform("a:connect a:header+3 a:header+4") == 7
+        assert connection.perform("a:header") == len(HEADER) - 7
+        assert connection.receive(len(HEADER)) == HEADER
+
+
+@pytest.mark.asyncio
+async def test_drip_sends_the_first_bytes_one_by_one() -> None:
+    """And all of them."""
+    async with connected() as connection:
+        writes: list[int] = []
+        transport = connection.peer._transport
+        assert transport is not None
+        write = transport.write
+
+        def noted(data: bytes) -> None:
+            writes.append(len(data))
+            write(data)
+
+        transport.write = noted  # type: ignore[method-assign]
+        data = encode(Step("data", "a", 1, size=99), lambda *_: ECHO)
+        assert connection.perform("a:drip a:open a:data:1+99") == len(HEADER) + len(data)
+        assert connection.receive(len(HEADER + data)) == HEADER + data
+    singles = [1] * len(HEADER), [1] * DRIPS
+    assert [each for each in writes if each] == [*singles[0], *singles[1], len(data) - DRIPS]
+
+
+@pytest.mark.asyncio
+async def test_peer_keeps_its_direction_when_the_server_closes_the_other() -> None:
+    """What a server does then with what still comes is what a hunt wants to know."""
+    async with connected() as connection:
+        connection.socket.shutdown(socket.SHUT_WR)
+        await until(lambda: connection.heard == 1)
+        assert connection.perform("a:open") == len(HEADER)
+        assert connection.receive(len(HEADER)) == HEADER
+        connection.perform("a:half")
+        assert connection.receive() == b""
+        assert connection.perform("a:data:1+5") == 0
+
+
+@pytest.mark.asyncio
+async def test_close_ends_in_good_order_and_abort_does_not() -> None:
+    """A FIN after all that was sent; or an RST."""
+    async with connected() as connection:
+        connection.perform("a:open a:close")
+        await asyncio.sleep(0)
+        assert connection.receive(len(HEADER) + 1) == HEADER
+    async with connected() as connection:
+        connection.perform("a:abort")
+        await asyncio.sleep(0)
+        with pytest.raises(ConnectionResetError):
+            connection.receive()
+
+
+@pytest.mark.asyncio
+async def test_close_does_not_wait_for_a_server_that_reads_nothing() -> None:
+    """Else its connections would pile up in the hunt, and at the server."""
+    async with connected() as connection:
+        transport = connection.peer._transport
+        assert transport is not None
+        while not transport.get_write_buffer_size():
+            connection.perform("a:data:1+65535")
+        connection.peer.close()
+        await asyncio.sleep(0)
+        assert connection.heard == 1
+        assert transport.get_write_buffer_size() == 0
+
+
+def test_frames_end_streams_with_and_without_an_error() -> None:
+    """And say where a packet goes that is not for its stream's target."""
+    end, reset = frame("a:end:5"), frame("a:reset:5+9")
+    assert (end.status, end.option & ERROR, end.data) == (Status.END, 0, None)
+    assert (reset.status, reset.option & ERROR, reset.data) == (Status.END, ERROR, bytes(9))
+
+    data, packet = frame("a:data:5+9"), frame("a:packet:5+9")
+    assert (data.status, data.target) == (Status.KEEP, None)
+    assert (packet.status, packet.target) == (Status.KEEP, Address.of(HOST, 9))
+
+
+@pytest.mark.asyncio
+async def test_traffic_is_whatever_happens_at_a_destination() -> None:
+    """A connection, data, its end in either direction: the server is not at rest."""
+    async with Destinations() as hosted:
+        address = hosted.address("@echo")
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        await until(lambda: hosted.traffic == 1)
+        writer.write(b"x")
+        assert await reader.read(1) == b"x"
+        assert hosted.traffic == 2
+        writer.write_eof()
+        assert await reader.read() == b""
+        await until(lambda: hosted.traffic == 4)
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_deaf_destination_takes_little() -> None:
+    """So that the server under test feels it after a few frames, and not after megabytes."""
+    taken = 0
+    async with Destinations() as hosted:
+        address = hosted.address("@deaf")
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            sock.connect((address.host, address.port))
+            sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+            with suppress(BlockingIOError):
+                while taken < 1 << 20:
+                    taken += sock.send(bytes(4096))
+        hosted.leave()
+        await asyncio.sleep(0)
+    assert taken < 1 << 16
+
+
+def test_bandwidth_is_waited_for_as_long_as_it_takes(loop: VirtualLoop) -> None:
+    """And whether the hunt goes on is asked meanwhile."""
+    asked: list[float] = []
+    spending = Spending(100, lambda: asked.append(loop.time()), loop.time)
+    driver = Driver((HOST, 1), USER, cast("Destinations", None), spending)
+    loop.run_until_complete(driver._spend(100))
+
+    assert 0.9 <= loop.time() <= 1.0
+    assert len(asked) > 5
