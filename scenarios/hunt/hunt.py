@@ -98,11 +98,11 @@ class Hunt:
                     await self._follow(each.canonical(), shrunk=True)
                 result.ended = "replayed"
         except _End as end:
-            result.ended = str(end)
-            if self._best is not None and self._best.died:
-                result.findings.append(self._best)
-            else:
-                result.suspicion = self._best
+            result.ended, best = str(end), self._best
+            if best is None or not best.died:
+                result.suspicion = best
+            elif result.ended == "died" or not self._known.has_died(best.died):
+                result.findings.append(best)
         result.connections = self._spending.connections
         result.sent = self._spending.sent
         result.seconds = self._clock() - self._begun
@@ -177,7 +177,7 @@ class Hunt:
                 await self._refresh(self._limits.wait)
             growth = await self._grow(sequence, BATCHES, self._limits.wait)
         except _DeadError as error:
-            return self._dead(sequence, error, shrunk=self._target.ours)
+            return self._dead(sequence, error, shrunk=shrunk and self._target.ours)
         return Finding(
             sequence,
             growth,

@@ -109,7 +109,7 @@ async def test_drip_sends_the_first_bytes_one_by_one() -> None:
         assert transport is not None
         write = transport.write
 
-        def noted(data: bytes) -> None:
+        def noted(data: bytes | bytearray | memoryview) -> None:
             writes.append(len(data))
             write(data)
 
