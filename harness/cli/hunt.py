@@ -248,7 +248,8 @@ async def _run(
 
 
 def _code(result: Result) -> int:
-    if result.findings:
+    # Also of what is known, which is no finding.
+    if result.findings or result.ended == "died":
         return 1
     if result.trouble:
         return 2

@@ -54,7 +54,8 @@ class Again(NamedTuple):
         for parameter in ctx.command.params:
             name = parameter.opts[0].removeprefix("--")
             value = ctx.params.get(parameter.name or "")
-            if name not in _TARGET or value is None or value == parameter.default:
+            # As text: a default is given as such, also where the value is none.
+            if name not in _TARGET or value is None or str(value) == str(parameter.default):
                 continue
             for each in value if isinstance(value, tuple) else (value,):
                 words += [f"--{name}", str(each)]

@@ -9,10 +9,11 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from math import inf
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -21,9 +22,11 @@ from rich.console import Console
 from harness.cli import cli, hunt_report
 from harness.cli.params import Listen
 from scenarios import Sequence, find_pair
-from scenarios.hunt import outcome, target
-from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES
+from scenarios.hunt import outcome, target, v2ray
+from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, CounterError
+from scenarios.hunt.destinations import Destinations
 from scenarios.hunt.findings import Finding
+from scenarios.hunt.hunt import Hunt
 from scenarios.hunt.measure import Growth
 from scenarios.real.programs import free_port
 
@@ -62,6 +65,15 @@ def test_hunt_refuses_what_it_cannot_do(words: tuple[str, ...], says: str) -> No
     assert says in " ".join(result.stderr.split())
 
 
+def test_hunt_asks_no_v2ray_beyond_this_machine() -> None:
+    """Where its counts come from is part of the server."""
+    pytest.importorskip("grpc", reason=f"needs: {v2ray.HOW}")
+    result = invoke(SERVER, "--v2ray-stats", "192.0.2.1:1")
+
+    assert result.exit_code == 2
+    assert "expected a loopback address, got '192.0.2.1'" in " ".join(result.stderr.split())
+
+
 def test_hunt_tells_what_is_no_leak() -> None:
     """What went by itself and what was not measured to the end: each with its line, no finding."""
     growth = Growth(Counter({GOROUTINES: 8, DESCRIPTORS: 2}), Counter())
@@ -88,6 +100,144 @@ def test_hunt_tells_what_is_no_leak() -> None:
         f"{unmeasured}: {left}; 0 and 0 after the destinations have gone",
         "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:close'",
     ]
+
+
+FOUND = Finding(
+    Sequence.parse("a:open a:new:1:@echo a:close"),
+    Growth(
+        Counter({("io.Read", "x/main.run"): 2, DESCRIPTORS: 1}),
+        Counter({("io.Read", "x/main.run"): 1}),
+        exact=False,
+        memory=3 << 10,
+    ),
+    seconds=6,
+    log=("starting", "goodbye"),
+    after=12.3,
+)
+
+
+class Hunted:
+    """What the command hunts with, in place of a server."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.result: outcome.Result | Exception = outcome.Result(ended="time")
+        self.settings: dict[str, Any] = {}
+
+        async def run(_target: object, hosts: Destinations, hunt: partial[Hunt], *_: object) -> Any:
+            self.settings = hunt.keywords
+            async with hosts:
+                if isinstance(self.result, Exception):
+                    raise self.result
+                return self.result
+
+        monkeypatch.setattr(sys.modules["harness.cli.hunt"], "_run", run)
+
+
+@pytest.fixture
+def hunted(monkeypatch: pytest.MonkeyPatch) -> Hunted:
+    """A hunt that finds nothing so far."""
+    return Hunted(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (outcome.Result(ended="time"), 0),
+        (outcome.Result(ended="time", suspicion=FOUND, passing=[FOUND]), 0),
+        (outcome.Result(ended="replayed", findings=[FOUND]), 1),
+        (outcome.Result(ended="stopped", findings=[FOUND]), 1),
+        (outcome.Result(ended="trouble", trouble="no profile", findings=[FOUND]), 1),
+        (outcome.Result(ended="died"), 1),
+        (outcome.Result(ended="trouble", trouble="no profile"), 2),
+        (outcome.Result(ended="stopped"), 130),
+        (CounterError("no profile"), 2),
+    ],
+)
+def test_hunt_exits_with_what_it_came_to(
+    result: outcome.Result | Exception, code: int, hunted: Hunted, tmp_path: Path
+) -> None:
+    """A leak or a death comes before trouble, and that before an interruption; it is said, too."""
+    hunted.result = result
+    told = invoke(SERVER, "--pid", "1", "--out", str(tmp_path))
+
+    assert told.exit_code == code
+    if isinstance(result, Exception) or result.trouble:
+        assert "no profile" in told.output
+
+
+def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Path) -> None:
+    """What leaks and what goes by itself, in a file that --known reads."""
+    passing = replace(FOUND, sequence=Sequence.parse("a:open a:close"), gone=15.0)
+    words = [SERVER, "--pid", "1", "--out", str(tmp_path)]
+    for result, known in (
+        (outcome.Result(ended="time", passing=[passing]), [passing]),
+        (outcome.Result(ended="enough", findings=[FOUND], passing=[passing]), [FOUND, passing]),
+    ):
+        hunted.result = result
+        told = invoke(*words, "--json")
+        kept = json.loads(told.stdout)["file"]
+        again = invoke(*words, "--known", kept, "--seed", "7", "--bandwidth", "2", "--idle", "3")
+        assert again.exit_code == told.exit_code
+        read = hunted.settings["known"]
+        assert [(each.sequence, each.gone) for each in read] == [
+            (each.sequence, each.gone) for each in known
+        ]
+    limits = hunted.settings["limits"]
+    assert (hunted.settings["seed"], limits.bandwidth, limits.idle) == (7, 2e6, 3.0)
+    hunted.result = outcome.Result(ended="time", suspicion=FOUND)
+    before = set(tmp_path.iterdir())
+    invoke(*words)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_hunt_tells_the_line_that_measures_again(hunted: Hunted, tmp_path: Path) -> None:
+    """With what says which server it is and how long it is waited for, as far as it was given."""
+    hunted.result = outcome.Result(
+        ended="enough", findings=[FOUND], passing=[FOUND], suspicion=FOUND, unsure=3, explained=4
+    )
+    server = ["--pprof", "http://192.0.2.1:6060", "--pprof", "http://192.0.2.1:6061", "--pid", "1"]
+    server += ["--user", "00000000-0000-0000-0000-000000000001"]
+    words = ["192.0.2.1:443", *server, "--patience", "2.0", "--i-own-this-server"]
+    data = json.loads(invoke(*words, "--time", "99", "--out", str(tmp_path), "--json").stdout)
+
+    for found in (*data["findings"], *data["passing"], data["suspicion"]):
+        said = shlex.split(found["replay"])
+        assert said[:2] == ["muxleak", "hunt"]
+        assert said[-2:] == ["--replay", str(FOUND.sequence)]
+        assert sorted(said[2:-2]) == sorted(words)
+    assert (data["found"], len(data["passing"])) == (1, 1)
+    data = json.loads(invoke(SERVER, "--pid", "1", "--out", str(tmp_path), "--json").stdout)
+    assert shlex.split(data["suspicion"]["replay"])[2:6] == [SERVER, "--pid", "1", "--replay"]
+    assert (data["gone_when_waited_for"], data["looks_that_left_the_same"]) == (3, 4)
+
+
+def test_hunt_shows_what_it_found() -> None:
+    """How much of what is left where, what frees it, and what there is to know beside that."""
+    console = Console(width=100, file=StringIO(), color_system=None, emoji=False)
+    result = outcome.Result(
+        findings=[FOUND, replace(FOUND, shrunk=False, log=())],
+        ended="trouble",
+        trouble="no profile",
+    )
+    again = hunt_report.Again(("hunt", SERVER), "goroutine")
+    hunt_report.show(console, result, Listen("127.0.0.1", 1), None, again)
+    first, _, second = cast("StringIO", console.file).getvalue().partition("\n2  ")
+    told = [" ".join(line.split()) for line in first.splitlines()]
+
+    left = "about 2 goroutines and 1 descriptor per repetition"
+    assert told[0] == f"1 {left}; 1 and 0 after the destinations have gone"
+    at = told.index("each after blocked in")
+    assert [line for line in told[at + 1 :] if line[:1].isdigit()][:2] == [
+        "2 1 io.Read < main.run",
+        "1 0 (descriptors)",
+    ]
+    assert "memory about 3 KiB per repetition" in told
+    assert "found shrunk and measured after 12 s" in told
+    assert any("starting" in line for line in told)
+    assert any("goodbye" in line for line in told)
+    assert "perhaps not the shortest" in second
+    assert "shrunk and measured" not in second
+    assert "the hunt could not go on\nno profile\n" in second
 
 
 def our_server(version: str) -> list[str]:
