@@ -129,6 +129,7 @@ class Monitor:
             self._timer.cancel()
         if self._endpoint is not None:
             self._endpoint.close()
+            self._endpoint = None
         self._ledger.root.tally.sweep()
         self._ledger.root.tally.census = None
         if self._installed_ledger:

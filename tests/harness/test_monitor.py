@@ -13,6 +13,7 @@ import pytest
 from loops import REAL
 
 from harness import Ledger, Monitor
+from harness.loop import VirtualLoop
 from harness.monitor import KINDS, Alarm, service
 from harness.monitor.census import OTHER
 from harness.sim import simulate
@@ -305,6 +306,32 @@ def test_monitor_takes_a_ledger_and_leaves_it_installed() -> None:
             assert ledger.created == 2
 
     asyncio.run(main())
+
+
+def test_monitor_begins_anew_when_it_is_installed_again(loop: VirtualLoop) -> None:
+    """Of what was there before it counts every kind; no look of before is in its window."""
+
+    async def main() -> None:
+        ledger = Ledger(KINDS)
+        with ledger.watching(loop):
+            timer = loop.call_later(60, print)
+            monitor = Monitor(ledger)
+            for _ in range(2):
+                with monitor:
+                    assert monitor.status().timers == 1
+                    assert (len(monitor._times), len(monitor._ended)) == (1, 1)
+                    await asyncio.sleep(2 * INTERVAL + 1)
+                    assert len(monitor._times) == 3
+            timer.cancel()
+
+    loop.run_until_complete(main())
+    assert loop.pending_timers == 0
+
+
+def test_monitor_is_silent_below_its_threshold() -> None:
+    """V1 leaves 18 tasks per minute."""
+    assert simulated(lambda _: serve("V1", 40), threshold=19.0) == []
+    assert len(simulated(lambda _: serve("V1", 40), threshold=17.0)) == 1
 
 
 def test_monitor_must_be_installed_to_look() -> None:

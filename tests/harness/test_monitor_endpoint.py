@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from typing import NamedTuple
 
@@ -212,10 +212,46 @@ def test_endpoint_listens_anywhere_if_told_so() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.asyncio
+async def test_endpoint_ends_with_its_monitor_and_begins_again_with_it() -> None:
+    """Connections that are open end, too; a monitor that is installed again may listen again."""
+    monitor = Monitor(interval=None)
+    for _ in range(2):
+        with monitor:
+            address = await monitor.listen()
+            answer = await asyncio.to_thread(ask, address, "/debug/tasks")
+            reader, writer = await asyncio.open_connection(*address)
+            # Accepted, for the other one that came later has been answered.
+            assert (await asyncio.to_thread(ask, address, "/debug/tasks")).text == answer.text
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+
+
+@pytest.mark.asyncio
+async def test_endpoint_tells_that_a_page_failed() -> None:
+    """To who asks; it goes on."""
+
+    def fails() -> endpoint.Page:
+        raise ValueError("no figures")
+
+    loop = asyncio.get_running_loop()
+    served = endpoint.Endpoint(loop, {"/": fails, "/well": lambda: endpoint.Page(b"well")})
+    address = await served.listen("127.0.0.1", 0)
+    failed = await raw(address, b"GET / HTTP/1.1\r\n\r\n")
+    well = await raw(address, b"GET /well?now HTTP/1.1\r\n\r\n")
+    served.close()
+
+    assert failed.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert b"ValueError('no figures')" in failed
+    assert well.endswith(b"\r\n\r\nwell")
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
         (b"POST /debug/tasks HTTP/1.1\r\n\r\n", b"405 Method Not Allowed\r\n"),
+        (b"HEAD /debug/tasks HTTP/1.1\r\n\r\n", b"405 Method Not Allowed\r\n"),
         (b"GET / HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
         (b"GET http://[ HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
         (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request\r\n"),

@@ -27,6 +27,16 @@ def test_trend_of_too_little_is_flat(times: list[float], values: list[float]) ->
     assert trend_of(times, values) == FLAT
 
 
+def test_trend_is_the_middle_slope_and_its_bound_the_one_so_far_below() -> None:
+    """Of an even number the mean of two; with Sen's ranks, of ten samples the ninth of 45."""
+    squares = [float(index**2) for index in range(10)]
+    minutes = [60.0 * index for index in range(10)]
+
+    # Between the minutes i and j a square climbs by i + j: 1, 2, 3, 3, 4, 4, 5, 5, 5, 6 ...
+    assert trend_of(minutes, squares) == pytest.approx(Trend(9.0, 5.0))
+    assert trend_of(minutes[:4], [0.0, 1.0, 3.0, 10.0]).slope == pytest.approx(8 / 3)
+
+
 def test_trend_is_not_moved_by_outliers() -> None:
     """A fifth of the samples is far off; least squares would be off by as much."""
     random = Random(7)
