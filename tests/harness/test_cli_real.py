@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from scenarios.hunt.batch import Driver
 from scenarios.hunt.counters import DESCRIPTORS, CounterError, Snapshot
 from scenarios.hunt.destinations import Destinations
 from scenarios.hunt.stacks import Stack
-from scenarios.hunt.target import Target
+from scenarios.hunt.target import StartError, Target
 from scenarios.real import compare, programs
 from scenarios.real.cases import CASES, Left, left
 from scenarios.real.compare import Row, Servers
 from scenarios.real.programs import INSTALL, Program
 from scenarios.steps import Sequence
+from scenarios.worlds import USER
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Program("sing-box", "1.14.4", ("sing-box",))
@@ -80,6 +82,7 @@ class World:
         self.wrong: dict[tuple[str, str], Left] = {}
         self.dies: tuple[str, str] | None = None
         self.made: list[Fake] = []
+        self.sent: list[tuple[str, str]] = []
 
     def make(self, subject: str, _pair: str) -> Target:
         """Make a server."""
@@ -90,6 +93,7 @@ class World:
         self, subject: str, sequence: Sequence, copies: int
     ) -> tuple[Counter[Stack], Counter[Stack]]:
         """What a meter sees."""
+        self.sent.append((subject, str(sequence)))
         case = next((each for each in CASES if each.sequence == sequence), None)
         if case is None:
             return Counter(), Counter()
@@ -196,6 +200,10 @@ def test_real_of_one_pair_runs_its_cases_only(world: World) -> None:
 
     assert result.stdout.endswith(f"All {len(ENDED)} cases as claimed.\n")
     assert [fake.subject for fake in world.made] == ["real", "buggy", "fixed"]
+    # What a server makes once is made by another sequence, before any is counted.
+    first = str(compare._WARMING)
+    lines = [first, *(str(case.sequence) for case in ENDED)]
+    assert world.sent == [(each.subject, line) for each in world.made for line in lines]
     refused = invoke("cleanup_runs_twice", "--real", "sing-box")
     assert refused.exit_code == 2
     assert "expected a pair with cases for --real: live_id_reused" in refused.stderr
@@ -250,6 +258,62 @@ def test_real_refuses_what_it_cannot_do(words: tuple[str, ...], says: str) -> No
     assert says in " ".join(result.stderr.split())
 
 
+def test_servers_are_told_where_to_listen_and_never_to_give_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A limit of its own would end what the buggy twin leaves; and all can be counted."""
+    made: list[tuple[tuple[str, int], str, list[str]]] = []
+
+    def target(address: tuple[str, int], *, pprof: list[str], command: str) -> None:
+        made.append((address, pprof[0], shlex.split(command)))
+
+    monkeypatch.setattr(compare, "Target", target)
+    with Servers(PROGRAM) as servers:
+        for subject in ("real", "buggy"):
+            servers(subject, "live_id_reused")
+        (address, pprof, words), (twin, tasks, serve) = made
+        path = Path(words[-1])
+        config = json.loads(path.read_text())
+    assert not path.exists()
+    assert words[:-1] == ["sing-box"]
+    assert config["inbounds"][0]["listen_port"] == address[1]
+    assert f"http://{config['experimental']['debug']['listen']}" == pprof
+
+    options = serve[serve.index("serve") :]
+    assert {"--no-limits", "--json"} < set(options)
+    for option, value in (
+        ("--version", "live_id_reused/buggy"),
+        ("--listen", "{}:{}".format(*twin)),
+        ("--debug", tasks.removeprefix("http://").removesuffix("/debug/tasks")),
+        ("--user", str(USER)),
+    ):
+        assert options[options.index(option) + 1] == value
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
+@pytest.mark.asyncio
+async def test_server_that_cannot_have_its_port_is_started_on_another(
+    world: World, monkeypatch: pytest.MonkeyPatch, failures: int, starts: int
+) -> None:
+    """A few times; and each that was tried is ended."""
+
+    async def start(_fake: Fake, check: Callable[[], object] = bool) -> None:
+        del check
+        if len(world.made) <= failures:
+            raise StartError("the port is taken")
+
+    monkeypatch.setattr(Fake, "start", start)
+    run = compare._serving("real", "live_id_reused", world.make)
+    if failures < 3:
+        async with run as target:
+            assert target is world.made[-1]
+            assert world.made[-1].stopped == []
+    else:
+        with pytest.raises(StartError, match="the port is taken"):
+            await run.__aenter__()
+    assert [fake.stopped for fake in world.made] == [[True]] * starts
+
+
 def test_missing_program_is_told_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -293,10 +357,11 @@ def test_program_in_path_is_asked_for_its_version(
 
     program = programs.find(name)
     assert (program.name, program.version, program.command[0]) == (name, version, str(path))
-    path.write_text("#!/bin/sh\necho ours\n")
-    programs._said.cache_clear()
-    with pytest.raises(programs.MissingError, match="got 'ours"):
-        programs.find(name)
+    for other in ("ours", "V2Ray 5.2.1"):
+        path.write_text(f"#!/bin/sh\necho {other}\n")
+        programs._said.cache_clear()
+        with pytest.raises(programs.MissingError, match=f"got '{other}"):
+            programs.find(name)
 
 
 @pytest.mark.slow

@@ -10,18 +10,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
-from harness.cli import cli, serve
+from harness import LeakReport, Ledger, Monitor
+from harness.cli import cli, render, serve
 from harness.cli.params import Listen
 from harness.cli.serve import USER
-from harness.cli.watch import Status, clients
+from harness.cli.watch import Status, TextScreen, Watch, clients
+from harness.monitor import KINDS
 from vless import Client, Inbound, Limits, Outbound
 
 ROOT = Path(__file__).parents[2]
@@ -254,6 +258,84 @@ def test_status_names_the_sites_that_climb() -> None:
 
     assert str(quiet).endswith("left by closed 1 (1.00 each)")
     assert str(quiet._replace(climbing=("a.py:1 in f",))).endswith("  climbing: a.py:1 in f")
+
+
+class Connection:
+    """A link that stands, or not."""
+
+    def __init__(self) -> None:
+        self.transport: object = None
+
+
+class Accepting:
+    """An inbound whose connections a test makes."""
+
+    accepted = active = 0
+
+    def __init__(self) -> None:
+        self.links: list[Connection] = []
+
+    def protocol(self) -> Connection:
+        """Make one, as for a connection that has been accepted."""
+        self.links.append(Connection())
+        self.accepted += 1
+        return self.links[-1]
+
+
+@pytest.mark.asyncio
+async def test_watch_counts_the_tasks_of_connections_that_have_closed() -> None:
+    """Not those that were there before; one that is about to open is neither open nor closed."""
+    never = asyncio.Event()
+    before = asyncio.create_task(never.wait())
+    ledger, inbound = Ledger(KINDS), Accepting()
+    with ledger.watching(asyncio.get_running_loop()), Monitor(ledger, interval=None) as monitor:
+        kept = asyncio.create_task(never.wait())
+        watch = Watch(ledger, cast("Inbound", inbound), monitor)
+        make = ledger.scoped_factory(watch.protocol)
+        tasks = []
+        for _ in range(3):
+            scope = ledger.scope("connection")
+            with scope:
+                make()
+        assert watch.status()[:5] == (0, 3, 0, 0, 0)
+
+        for scope, link in zip(list(watch._links), inbound.links, strict=True):
+            link.transport = link
+            with scope:
+                tasks.append(asyncio.create_task(never.wait()))
+        assert watch.status()[:5] == (3, 3, 0, 3, 0)
+        inbound.links[0].transport = inbound.links[1].transport = None
+        tasks[0].cancel()
+        await asyncio.wait(tasks[:1])
+        assert watch.status()[:5] == (1, 3, 0, 2, 1)
+        assert len(watch.leaked()) == 1
+        assert len(watch._links) == 2
+        for each in (before, kept, *tasks):
+            each.cancel()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_screen_for_people_tells_what_changes(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    """A line for each change; on a terminal one that is renewed, and given back at the end."""
+    console = Console(file=StringIO(), width=200, force_terminal=terminal, color_system=None)
+    monkeypatch.setattr(render, "stdout", lambda: console)
+    none = Status(open=0, accepted=2, sessions=0, tasks=0, left=0)
+    with TextScreen() as screen:
+        screen.listening("V1", Listen("127.0.0.1", 1), (UUID(USER),), None)
+        for status in (none, none, none._replace(tasks=1, left=1)):
+            screen.show(status)
+        assert (screen._live is not None) is terminal
+    assert screen._live is None or not screen._live.is_started
+    screen.stopped(none, LeakReport.of([]), 0)
+    told = cast("StringIO", console.file).getvalue()
+
+    assert "user 00112233-4455-6677-8899-aabbccddeeff" in told
+    assert told.endswith("\nclean: 2 closed connections, no task left\n")
+    if not terminal:
+        assert told.count("left by closed 0 (0.00 each)") == 1
+        assert told.count("left by closed 1 (0.50 each)") == 1
 
 
 @pytest.mark.slow

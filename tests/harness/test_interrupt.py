@@ -79,3 +79,18 @@ def test_signal_is_told_when_it_was_caught(number: signal.Signals) -> None:
         assert stopped()
 
     assert signal.getsignal(number) is earlier
+
+
+@every_signal
+def test_second_signal_ends_the_program(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and after what has to be done in any case."""
+    done: list[str] = []
+    monkeypatch.setattr(interrupt, "_end", lambda *_: done.append("end"))
+    with interrupt.caught(lambda: done.append("last")) as stopped:
+        signal.raise_signal(number)
+        assert (stopped(), done) == (True, [])
+        signal.raise_signal(number)
+
+    assert done == ["last", "end"]
