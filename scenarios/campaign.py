@@ -249,6 +249,6 @@ class Campaign:
             return None
         sequence = self._best.sequence.canonical()
         outcome = run_sequence(sequence, self._lifecycle(), self._world)
-        if not outcome.violations:
+        if not set(outcome.violated) & set(self._first.outcome.violated):
             sequence, outcome = self._best.sequence, self._best.outcome
         return Found(sequence, outcome, self._first.examples, self._first.connections)

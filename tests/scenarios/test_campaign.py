@@ -8,8 +8,9 @@ import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase, InMemoryExampleDatabase
 from pairs import SOME_PAIRS, SOME_SLUGS
 
-from scenarios import TcpWorld, find_pair, load_pairs, run_sequence
+from scenarios import Sequence, TcpWorld, campaign, find_pair, load_pairs, run_sequence
 from scenarios.campaign import Budget, Campaign, Result, Status
+from scenarios.outcome import Outcome, Violation
 from scenarios.registry import FLAGSHIP, Pair
 from vless import Lifecycle
 
@@ -172,9 +173,28 @@ def test_campaign_tells_how_far_it_is() -> None:
 
     assert [status.sequences for status in told] == [*range(1, 16)]
     assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] < lengths[0]
     assert {status.doing for status in told} == {"searches", "shrinks"} or told[0].shortest
     assert Status("searches", 1, 1, 30, 2.0, None).rate == 15
     assert Status("searches", 0, 0, 0, 0.0, None).rate == 0
+
+
+@pytest.mark.parametrize("canonical", [False, True])
+def test_campaign_shrinks_to_what_violates_the_same(
+    monkeypatch: pytest.MonkeyPatch, *, canonical: bool
+) -> None:
+    """Not to what is shorter and violates something else; nor is that what it tells in the end."""
+
+    def run(sequence: Sequence, *_: object) -> Outcome:
+        same = len(sequence) > 3 and (canonical or sequence != sequence.canonical())
+        return Outcome([Violation("tasks" if same else "timers", "", "")])
+
+    monkeypatch.setattr(campaign, "run_sequence", run)
+    result = Campaign(PAIR.buggy, stopped=after(20)).run()
+
+    assert result.found is not None
+    assert result.found.outcome.violated == ("tasks",)
+    assert len(result.found.sequence) > 3
 
 
 @pytest.mark.slow
