@@ -4,7 +4,7 @@ import gc
 
 from scenarios import SimWorld, find_pair, run_sequence
 from scenarios.registry import FLAGSHIP
-from scenarios.soak import BLOCKS, SLACK, TENTHS, soak
+from scenarios.soak import BLOCKS, SLACK, TENTHS, Soaked, Tenth, soak
 from vless import Lifecycle
 
 PAIR = find_pair(FLAGSHIP)
@@ -41,7 +41,36 @@ def test_soak_of_the_fixed_half_is_flat() -> None:
     assert counts[-1] == found.connections
     assert len(counts) == TENTHS
     assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
     assert found.to_json()["flat"] is True
+
+
+def test_soak_does_without_the_collector() -> None:
+    """Else what only it could free would not show."""
+    enabled: list[bool] = []
+
+    def note(_connections: int) -> bool:
+        enabled.append(gc.isenabled())
+        return False
+
+    soak(PAIR.fixed, 20, progress=note)
+
+    assert enabled
+    assert not any(enabled)
+
+
+def test_soak_is_flat_if_neither_memory_nor_blocks_grow() -> None:
+    """From the second tenth on: the first fills caches. Where memory cannot be asked, by blocks."""
+
+    def soaked(*sizes: tuple[int, int | None]) -> Soaked:
+        return Soaked([Tenth(1, 0.0, 0.0, *each) for each in sizes])
+
+    flat = soaked((0, 0), (7, 10), (7 + BLOCKS, 10 + SLACK))
+    assert (flat.blocks, flat.grown, flat.flat) == (BLOCKS, SLACK, True)
+    assert not soaked((0, 0), (7, 10), (7, 11 + SLACK)).flat
+    assert not soaked((0, 0), (7, 10), (8 + BLOCKS, 10)).flat
+    assert soaked((0, None), (0, None), (BLOCKS, None)).grown == 0
+    assert not Soaked(violation="tasks").flat
 
 
 def test_soak_of_the_buggy_half_ends_with_the_first_violation() -> None:
