@@ -190,6 +190,26 @@ async def test_traffic_is_whatever_happens_at_a_destination() -> None:
 
 
 @pytest.mark.asyncio
+async def test_traffic_is_what_comes_to_clients_and_to_destinations() -> None:
+    """Either says that the server is not at rest."""
+    with socket.create_server((HOST, 0)) as listener:
+        async with Destinations() as hosted:
+            driver = Driver(listener.getsockname(), USER, hosted, Spending(1e9))
+            address = hosted.address("@silent")
+
+            async def rest() -> None:
+                accepted, _ = listener.accept()
+                with accepted:
+                    assert driver.traffic == 0
+                    accepted.send(b"x")
+                    await until(lambda: driver.traffic == 1)
+                    with socket.create_connection((address.host, address.port)):
+                        await until(lambda: driver.traffic == 2)
+
+            await driver.run(Sequence.parse("a:open"), 1, rest)
+
+
+@pytest.mark.asyncio
 async def test_deaf_destination_takes_little() -> None:
     """So that the server under test feels it after a few frames, and not after megabytes."""
     taken = 0

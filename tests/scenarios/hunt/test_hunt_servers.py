@@ -460,6 +460,7 @@ def test_process_is_counted_from_proc() -> None:
     ("command", "says"),
     [
         ("false", "exited with status 1"),
+        ("sh -c 'kill -9 $$'", "killed by SIGKILL"),
         ("/no/such/program", "cannot start '/no/such/program'"),
         ("sh -c 'echo it is broken; kill -9 $$'", "it is broken"),
     ],
