@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from harness.cli import hunt_params, hunt_report, interrupt, kept, params, rende
 from harness.cli.params import Listen
 from harness.cli.serve import USER
 from scenarios.hunt import findings as files
+from scenarios.hunt.batch import REACH_SECONDS, Driver, Spending, UnreachableError
 from scenarios.hunt.counters import CounterError, Pprof
 from scenarios.hunt.destinations import HOST, Destinations
 from scenarios.hunt.hunt import Hunt
@@ -204,13 +206,13 @@ def hunt_command(
                 stopped=stopped,
             )
             try:
-                result = asyncio.run(_run(target, Destinations(host), hunt, replays, stopped))
+                result = asyncio.run(_run(target, user, Destinations(host), hunt, replays, stopped))
             finally:
                 target.stop()
     except asyncio.CancelledError:
         click.echo("interrupted", err=True)
         ctx.exit(interrupt.CODE)
-    except (StartError, CounterError) as error:
+    except (StartError, CounterError, UnreachableError) as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.BadParameter(
@@ -231,12 +233,17 @@ def hunt_command(
 
 async def _run(
     target: Target,
+    user: UUID,
     destinations: Destinations,
     hunt: Callable[[Destinations], Hunt],
     replays: list[Sequence] | None,
     stopped: Callable[[], bool],
 ) -> Result:
-    """Start the server and hunt it; cancelled if it is stopped before the hunt has begun."""
+    """Start the server and hunt it; cancelled if it is stopped before the hunt has begun.
+
+    Raises:
+        StartError: if it does not come up, or dials nothing of ours.
+    """
 
     def check() -> None:
         if stopped():
@@ -244,6 +251,14 @@ async def _run(
 
     async with destinations:
         await target.start(check)
+        driver = Driver(target.address, user, destinations, Spending(inf, check))
+        if not await driver.reaches() and not await target.died():
+            host, port = target.address
+            raise StartError(
+                f"expected {host}:{port} to dial {destinations.host} for a mux.cool stream of user "
+                f"{user}, got nothing within {REACH_SECONDS:g} s; check the address, --user, and "
+                "that the server may dial that host, else name another of ours: --destinations"
+            )
         return await hunt(destinations).run(replays)
 
 

@@ -40,6 +40,8 @@ def sequence(line: str) -> Sequence:
         sequence = Sequence.parse(line)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    if not sequence:
+        raise click.BadParameter("expected steps, such as 'a:open a:close'; got none")
     for step in sequence:
         if step.verb in OPERATOR:
             raise click.BadParameter(

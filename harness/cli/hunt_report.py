@@ -178,7 +178,8 @@ def _show_finding(console: Console, finding: Finding) -> None:
     facts: dict[str, str | list[str]] = {}
     if not finding.died:
         facts["freed by"] = finding.freed
-    if growth.memory is not None:
+    # Less than nothing is garbage that was collected meanwhile.
+    if growth.memory is not None and growth.memory > 0:
         facts["memory"] = f"about {growth.memory / _KIB:,.0f} KiB per repetition"
     if finding.after and finding.shrunk:
         facts["found"] = f"shrunk and measured after {finding.after:.0f} s"

@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING
 
 from scenarios.hunt.counters import why
 from scenarios.hunt.peers import HuntPeer
-from scenarios.steps import OPERATOR
+from scenarios.steps import OPERATOR, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from uuid import UUID
 
     from scenarios.hunt.destinations import Destinations
-    from scenarios.steps import Sequence, Step
+    from scenarios.steps import Step
 
 CONNECT_SECONDS = 2.0
 REST_SECONDS = 0.5
 """At most, for the server to come to rest between two steps."""
 _BURST_SECONDS = 0.1
 """How far ahead of its bandwidth a hunt may be."""
+REACH_SECONDS = 5.0
+"""How long a server may take to dial a destination."""
+_POLL = 0.01
+_REACHING = Sequence.parse("a:open~0 a:new:1:@echo+5 a:close~0")
 _OPENING = {"open", "connect", "bad"}
 
 
@@ -107,6 +111,26 @@ class Driver:
                     peer.close()
             # The transports close in the next iteration.
             await asyncio.sleep(0)
+
+    async def reaches(self) -> bool:
+        """Whether the server dials a destination hosted here for a stream of our user.
+
+        Raises:
+            UnreachableError: if the server takes no connection.
+        """
+        begun = self._destinations.traffic
+
+        async def dialled() -> None:
+            while self._destinations.traffic == begun:
+                self.spending.check()
+                await asyncio.sleep(_POLL)
+
+        try:
+            async with asyncio.timeout(REACH_SECONDS):
+                await self.run(_REACHING, 1, dialled)
+        except TimeoutError:
+            return False
+        return True
 
     async def _spend(self, sent: int) -> None:
         delay = self.spending.delay(sent)

@@ -29,14 +29,15 @@ test keeps little, too, and feels it after a few frames. By default it takes 8 M
 class Destinations:
     """Listeners for each kind, on free ports of one address; use as an async context manager.
 
-    ``traffic`` counts what happens at them, so that one can see that nothing does.
+    ``host`` is that address; ``traffic`` counts what happens at them, so that one can see that
+    nothing does.
 
     Raises:
         OSError: on entering, if the address is none of this machine.
     """
 
     def __init__(self, host: str = HOST) -> None:
-        self._host = host
+        self.host = host
         self._addresses: dict[str, Address] = {"@nowhere": Address.of("", 7)}
         self._datagram_addresses: dict[str, Address] = {}
         self._datagrams: list[asyncio.DatagramTransport] = []
@@ -49,7 +50,7 @@ class Destinations:
     async def __aenter__(self) -> Self:
         # Bound and not listening: it refuses, and nobody else can take the port.
         try:
-            self._refusing.bind((self._host, 0))
+            self._refusing.bind((self.host, 0))
         except OSError:
             self._refusing.close()
             raise
@@ -60,13 +61,13 @@ class Destinations:
             if name == "deaf":
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WINDOW)
-            sock.bind((self._host, 0))
+            sock.bind((self.host, 0))
             server = await loop.create_server(partial(self._accept, name), sock=sock, backlog=1024)
             self._servers.append(server)
             self._addresses[f"@{name}"] = _address(sock)
         for name, factory in DATAGRAM_DESTINATIONS.items():
             transport, _ = await loop.create_datagram_endpoint(
-                partial(_Counted, self, factory), local_addr=(self._host, 0)
+                partial(_Counted, self, factory), local_addr=(self.host, 0)
             )
             self._datagrams.append(transport)
             sock = transport.get_extra_info("socket")
@@ -79,7 +80,7 @@ class Destinations:
         # there; and one that has asked for no room has room for one.
         listener = socket.socket(self._refusing.family)
         self._hanging.append(listener)
-        listener.bind((self._host, 0))
+        listener.bind((self.host, 0))
         listener.listen(0)
         for _ in range(_ROOM):
             waiting = socket.socket(self._refusing.family)
@@ -130,38 +131,38 @@ class _Watched(asyncio.Protocol):
     """Passes everything on to a destination, and tells the host of it."""
 
     def __init__(self, host: Destinations, destination: Destination) -> None:
-        self._host = host
+        self.host = host
         self._destination = destination
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._destination.connection_made(transport)
-        self._host.begun(self._destination)
+        self.host.begun(self._destination)
 
     def data_received(self, data: bytes) -> None:
-        self._host.traffic += 1
+        self.host.traffic += 1
         self._destination.data_received(data)
 
     def eof_received(self) -> bool | None:
-        self._host.traffic += 1
+        self.host.traffic += 1
         return self._destination.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._destination.connection_lost(exc)
-        self._host.ended(self._destination)
+        self.host.ended(self._destination)
 
 
 class _Counted(asyncio.DatagramProtocol):
     """Passes every datagram on to a destination, and tells the host of it."""
 
     def __init__(self, host: Destinations, factory: Callable[[], Datagrams]) -> None:
-        self._host = host
+        self.host = host
         self._destination = factory()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._destination.connection_made(transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        self._host.traffic += 1
+        self.host.traffic += 1
         self._destination.datagram_received(data, addr)
 
 

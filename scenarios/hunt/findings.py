@@ -125,6 +125,8 @@ def read(text: str) -> list[Finding]:
         if data["muxleak_hunt"] != VERSION:
             raise ValueError(f"{expected}; got version {data['muxleak_hunt']!r}")
         return [Finding.from_json(each) for each in data["findings"]]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}; got no JSON ({error})") from None
     except (KeyError, TypeError) as error:
         raise ValueError(f"{expected}; got something else ({error!r})") from None
 

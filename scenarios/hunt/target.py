@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -25,6 +27,8 @@ _LOG_BYTES = 16 << 10
 _TRIES = 3
 _PAUSE = 0.1
 _ANSWER_SECONDS = 2.0
+_STYLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+"""What a terminal takes for colours and the like (ECMA-48, section 5.4)."""
 
 
 class StartError(Exception):
@@ -61,7 +65,7 @@ class Target:
         self._pprof = [Pprof(url) for url in pprof]
         self._v2ray = [V2RayStats(each) for each in v2ray]
         self._pid = pid
-        self._words = shlex.split(command) if command is not None else None
+        self._words = _words(command) if command is not None else None
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
         self._counter = self._counters()
@@ -155,7 +159,7 @@ class Target:
         with open(self._output.name, "rb") as file:  # noqa: PTH123 - a second view of an open file
             size = file.seek(0, 2)
             file.seek(max(0, size - _LOG_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            lines = _STYLE.sub("", file.read().decode("utf-8", "replace")).splitlines()
         return tuple(line for line in lines if line.strip())[-LOG_LINES:]
 
     def stop(self, *, kill: bool = False) -> None:
@@ -171,7 +175,9 @@ class Target:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_SECONDS)
-            process.kill()
+            # With what it has started, such as the server that a shell runs.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
             self._process = None
@@ -208,3 +214,15 @@ class Target:
         with suppress(ValueError):
             return f"killed by {signal.Signals(-code).name}"
         return f"killed by signal {-code}"
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ValueError(
+            f"expected a command as a shell takes it, got {command!r}: {error}"
+        ) from None
+    if not words:
+        raise ValueError("expected a command that starts the server, got none")
+    return words

@@ -10,10 +10,12 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from io import StringIO
 from math import inf
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,7 +24,7 @@ from rich.console import Console
 from harness.cli import cli, hunt_report
 from harness.cli.params import Listen
 from scenarios import Sequence, find_pair
-from scenarios.hunt import outcome, target, v2ray
+from scenarios.hunt import batch, outcome, target, v2ray
 from scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, CounterError
 from scenarios.hunt.destinations import Destinations
 from scenarios.hunt.findings import Finding
@@ -49,8 +51,11 @@ def invoke(*words: str) -> Result:
         ((SERVER, "--pid", "1", "--command", "x"), "--pid means nothing with --command"),
         ((SERVER, "--pid", "1", "--time", "11"), "expected --time to be twice as long"),
         ((SERVER, "--pid", "1", "--replay", "a:fly"), "expected one of"),
+        ((SERVER, "--pid", "1", "--replay", ""), "expected steps, such as 'a:open a:close'"),
+        ((SERVER, "--command", "'x"), 'a command as a shell takes it, got "\'x"'),
+        ((SERVER, "--command", " "), "expected a command that starts the server"),
         ((SERVER, "--pid", "1", "--replay", "a:open cancel"), "step 'cancel': expected steps of a"),
-        ((SERVER, "--pid", "1", "--known", "/dev/null"), "/dev/null: "),
+        ((SERVER, "--pid", "1", "--known", "/dev/null"), "/dev/null: expected a file"),
         ((SERVER, "--pid", "1", "--destinations", "192.0.2.1"), "name an address of this machine"),
         ((SERVER, "--pid", "1", "--out", "/no/such/folder"), "expected a folder that exists"),
         ((SERVER, "--pid", str(os.getpid())), "got: refuses connections; check the address"),
@@ -123,14 +128,16 @@ class Hunted:
         self.result: outcome.Result | Exception = outcome.Result(ended="time")
         self.settings: dict[str, Any] = {}
 
-        async def run(_target: object, hosts: Destinations, hunt: partial[Hunt], *_: object) -> Any:
+        async def run(
+            _target: object, _user: object, hosts: Destinations, hunt: partial[Hunt], *_: object
+        ) -> Any:
             self.settings = hunt.keywords
             async with hosts:
                 if isinstance(self.result, Exception):
                     raise self.result
                 return self.result
 
-        monkeypatch.setattr(sys.modules["harness.cli.hunt"], "_run", run)
+        monkeypatch.setattr(import_module("harness.cli.hunt"), "_run", run)
 
 
 @pytest.fixture
@@ -213,9 +220,10 @@ def test_hunt_tells_the_line_that_measures_again(hunted: Hunted, tmp_path: Path)
 
 def test_hunt_shows_what_it_found() -> None:
     """How much of what is left where, what frees it, and what there is to know beside that."""
+    shrinking = FOUND.growth._replace(memory=-(3 << 10))
     console = Console(width=100, file=StringIO(), color_system=None, emoji=False)
     result = outcome.Result(
-        findings=[FOUND, replace(FOUND, shrunk=False, log=())],
+        findings=[FOUND, replace(FOUND, shrunk=False, log=(), growth=shrinking)],
         ended="trouble",
         trouble="no profile",
     )
@@ -236,6 +244,7 @@ def test_hunt_shows_what_it_found() -> None:
     assert any("starting" in line for line in told)
     assert any("goodbye" in line for line in told)
     assert "perhaps not the shortest" in second
+    assert "memory" not in second
     assert "shrunk and measured" not in second
     assert "the hunt could not go on\nno profile\n" in second
 
@@ -312,6 +321,20 @@ def test_hunt_ends_while_it_waits_for_its_server(monkeypatch: pytest.MonkeyPatch
     result = invoke(SERVER, "--command", shlex.join([sys.executable, "-c", script]))
 
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.slow
+def test_hunt_refuses_a_server_that_dials_nothing_for_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be told as one in which nothing was found."""
+    monkeypatch.setattr(batch, "REACH_SECONDS", 1)
+    words = [*our_server("REF"), "--user", str(UUID(int=7)), "--out", str(tmp_path)]
+    result = invoke(*words)
+
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert f"to dial 127.0.0.1 for a mux.cool stream of user {UUID(int=7)}, got nothing" in said
 
 
 HELD_UP = """

@@ -25,7 +25,7 @@ from scenarios.hunt.outcome import Limits, Result
 from scenarios.hunt.peers import HuntPeer, encode
 from scenarios.hunt.target import StartError, Target
 from scenarios.steps import Sequence, Step
-from vless import Address, Network
+from vless import Address, Inbound, Network, Outbound, User
 from vless.frames import FrameDecoder
 
 USER = UUID(int=1)
@@ -167,6 +167,23 @@ def test_hunt_survives_counts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch)
         assert not any(each.growth.exact for each in result.findings)
 
     asyncio.run(main())
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("user", "reached"), [(USER, True), (UUID(int=2), False)])
+async def test_server_is_reached_by_a_user_that_it_knows(
+    user: UUID,
+    reached: bool,  # noqa: FBT001 - a parameter
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a hunt's streams are: it dials a destination hosted here."""
+    monkeypatch.setattr(batch, "REACH_SECONDS", 60 if reached else 0.05)
+    inbound = Inbound([User(USER)], Outbound())
+    address = await inbound.listen(HOST, 0)
+    async with Destinations() as destinations:
+        driver = Driver(address, user, destinations, Spending(1e6))
+        assert await driver.reaches() == reached
+    await inbound.shutdown()
 
 
 def test_hunt_says_that_a_server_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

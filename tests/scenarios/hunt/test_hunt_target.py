@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from contextlib import contextmanager
+from select import select
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -225,6 +226,30 @@ async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatc
     assert target.log() == tuple(map(str, range(1001 - LOG_LINES, 1001)))
     target.stop()
     assert target.log() == ()
+
+
+@pytest.mark.asyncio
+async def test_log_is_plain_text() -> None:
+    """What was meant for a terminal of the server's is none of its words."""
+    target = Sleeper(r"printf '\033[1;31mFATAL\033[0m no \033[38;5;7mmore\033[K\n'")
+    await target.start()
+    target.process.wait(10)
+
+    assert target.log() == ("FATAL no more",)
+    target.stop()
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_end_of_a_server_ends_what_it_has_started(kill: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """Such as the server itself, behind a shell; else the next one finds the port taken."""
+    os.mkfifo(tmp_path / "pid")
+    target = Sleeper(f"sh -c 'sleep 60 & echo $! > {tmp_path / 'pid'}; wait'")
+    asyncio.run(target.start())
+    child = os.pidfd_open(int((tmp_path / "pid").read_text()))
+    target.stop(kill=kill)
+
+    assert select([child], [], [], 10)[0] == [child]
+    os.close(child)
 
 
 def test_end_of_a_server_ends_what_is_open_to_count_it() -> None:
