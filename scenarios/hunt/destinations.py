@@ -41,23 +41,25 @@ class Destinations:
         self._addresses: dict[str, Address] = {"@nowhere": Address.of("", 7)}
         self._datagram_addresses: dict[str, Address] = {}
         self._datagrams: list[asyncio.DatagramTransport] = []
-        self._hanging: list[socket.socket] = []
+        self._idle: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._hosted: set[Destination] = set()
-        self._refusing = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.traffic = 0
 
     async def __aenter__(self) -> Self:
         # Bound and not listening: it refuses, and nobody else can take the port.
+        refusing = socket.socket(self._family)
         try:
-            self._refusing.bind((self.host, 0))
+            refusing.bind((self.host, 0))
         except OSError:
-            self._refusing.close()
+            refusing.close()
             raise
-        self._addresses["@refuse"] = _address(self._refusing)
+        self._idle.append(refusing)
+        self._addresses["@refuse"] = _address(refusing)
         loop = asyncio.get_running_loop()
         for name in DESTINATIONS:
-            sock = socket.socket(self._refusing.family)
+            sock = socket.socket(self._family)
             if name == "deaf":
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WINDOW)
@@ -78,13 +80,13 @@ class Destinations:
     def _black_hole(self) -> Address:
         # What comes when as many wait to be accepted as may is dropped, as by a host that is not
         # there; and one that has asked for no room has room for one.
-        listener = socket.socket(self._refusing.family)
-        self._hanging.append(listener)
+        listener = socket.socket(self._family)
+        self._idle.append(listener)
         listener.bind((self.host, 0))
         listener.listen(0)
         for _ in range(_ROOM):
-            waiting = socket.socket(self._refusing.family)
-            self._hanging.append(waiting)
+            waiting = socket.socket(self._family)
+            self._idle.append(waiting)
             waiting.setblocking(False)  # noqa: FBT003 - the standard library's own signature
             waiting.connect_ex(listener.getsockname())
         return _address(listener)
@@ -100,7 +102,7 @@ class Destinations:
             server.close()
         for transport in self._datagrams:
             transport.close()
-        for sock in (self._refusing, *self._hanging):
+        for sock in self._idle:
             sock.close()
 
     def address(self, kind: str, network: Network = Network.TCP) -> Address:
