@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -214,12 +215,6 @@ def hunt_command(
         ctx.exit(interrupt.CODE)
     except (StartError, CounterError, UnreachableError) as error:
         raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.BadParameter(
-            f"cannot host destinations on {host!r}: {error.strerror}; name an address of this "
-            "machine",
-            param_hint="'--destinations'",
-        ) from None
     path = None
     if result.findings or result.passing:
         content = files.write([*result.findings, *result.passing]).encode()
@@ -243,13 +238,22 @@ async def _run(
 
     Raises:
         StartError: if it does not come up, or dials nothing of ours.
+        click.BadParameter: if no destinations can be hosted.
     """
 
     def check() -> None:
         if stopped():
             raise asyncio.CancelledError
 
-    async with destinations:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(destinations)
+        except OSError as error:
+            raise click.BadParameter(
+                f"cannot host destinations on {destinations.host!r}: {error.strerror}; name an "
+                "address of this machine",
+                param_hint="'--destinations'",
+            ) from None
         await target.start(check)
         driver = Driver(target.address, user, destinations, Spending(inf, check))
         if not await driver.reaches() and not await target.died():

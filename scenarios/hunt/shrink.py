@@ -71,7 +71,7 @@ def _plainer(sequence: Sequence) -> Iterator[Sequence]:
             plainer.append(step._replace(gap=None))
         if step.verb in {"half", "abort"}:
             plainer.append(step._replace(verb="close"))
-        if step.size and step.verb in {"new", "data", "end", "reset", "keepalive"}:
+        if step.size:
             plainer += [step._replace(size=size) for size in _SIZES if size < step.size]
         for each in plainer:
             yield Sequence((*sequence[:at], each, *sequence[at + 1 :])).canonical()

@@ -258,6 +258,18 @@ def test_shrink_makes_one_step_of_two_that_open() -> None:
     assert str(found) == "a:open a:close"
 
 
+def test_shrink_takes_data_away_wherever_there_is_some() -> None:
+    """Of every step that can have a size, but for the one that has to be so large."""
+    start = seq("a:open a:udp:1:@echo+65535 a:xudp:2:@echo+9 a:packet:1+9 a:data:2+9 a:close")
+
+    async def leaks(sequence: Sequence) -> bool:
+        return len(sequence) == len(start) and sequence[1].size > 100
+
+    found = asyncio.run(shrink(start, leaks))
+    assert [step.size > 0 for step in found] == [False, True, False, False, False, False]
+    assert 100 < found[1].size < 65535
+
+
 def test_shrink_keeps_within_its_looks() -> None:
     """What never shrinks ends, too."""
     looks = 0
