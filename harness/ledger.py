@@ -203,18 +203,16 @@ class Ledger:
                 if self._threads:
                     threads.install(loop, self._root)
         self._loop = ref(loop)
-        self._tally.loops += 1
-        self._tally.active = True
+        self._tally.install(loop)
 
     def uninstall(self) -> None:
         """Stop counting what is new; what is counted stays in `count` and `live` until it ends."""
         loop = self._loop() if self._loop is not None else None
         if self._loop is not None:
-            self._tally.loops -= 1
+            self._tally.uninstall(loop)
             direct.remove(loop, self._note)
         self._loop = None
         self._tally.sweep()
-        self._tally.active = self._tally.loops > 0
         (factory, old_factory), (handler, old_handler) = self._factories, self._handlers
         hooks, self._hooks = self._hooks, None
         self._factories = self._handlers = (None, None)

@@ -9,11 +9,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from harness.scope import Scope
 from harness.sites import Site
 from harness.waiting import Waiting, callable_name, name_of
 
 if TYPE_CHECKING:
-    from harness.scope import Scope
     from harness.tally import Tally
 
 _users: WeakKeyDictionary["Tally", int] = WeakKeyDictionary()
@@ -67,7 +67,7 @@ def unfollow_finished(tally: "Tally") -> None:
         tally.finished = None
 
 
-def retained(scope: "Scope") -> Counter[Pile]:
+def retained(scope: Scope) -> Counter[Pile]:
     """The finished tasks that somebody keeps: those of `scope`, of those inside it, of no scope."""
     finished = scope.tally.finished or []
     finished[:] = alive = [each for each in finished if each[0]() is not None]
@@ -79,7 +79,7 @@ def retained(scope: "Scope") -> Counter[Pile]:
 
 
 def callbacks(loop: asyncio.AbstractEventLoop) -> Counter[Pile]:
-    """The callbacks on each pending future of `loop` but the wake-ups of tasks.
+    """The callbacks on each pending future of `loop` but tasks' wake-ups and the ledgers' own.
 
     Goes through everything that the garbage collector knows: asyncio has no list of futures.
     """
@@ -88,7 +88,7 @@ def callbacks(loop: asyncio.AbstractEventLoop) -> Counter[Pile]:
         if isinstance(future, asyncio.Future) and not future.done() and future.get_loop() is loop:
             for pair in getattr(future, "_callbacks", None) or ():
                 callback: Any = pair[0]
-                if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
+                if not isinstance(getattr(callback, "__self__", None), asyncio.Task | Scope):
                     found[_callback(callback, future)] += 1
     return found
 

@@ -14,6 +14,7 @@ from harness.piles import Pile, callbacks, retained
 from harness.report import LeakReport, Record
 from harness.settle import settle
 from harness.sites import Site
+from harness.tally import sweep_all
 
 if TYPE_CHECKING:
     from harness.ledger import Ledger
@@ -123,11 +124,13 @@ class Probe:
         return Counter(map(key_of, self.alive()))
 
     def _sample(self, *, collect: bool) -> Counter[Key]:
+        # Another ledger, such as the plugin's, keeps a finished task until its own next look.
+        sweep_all(self.loop)
         sample = self._count()
         if collect and self.kinds & {"retained", "callback"}:
             # Garbage is no leak; what grows is judged by these two moments.
             gc.collect()
-            self.scope.tally.sweep()
+            sweep_all(self.loop)
             sample = self._count()
         if "retained" in self.kinds:
             for pile, count in retained(self.scope).items():

@@ -5,6 +5,7 @@ when the list is full) is charged to its scope, and only a task that got so far 
 callback. Most are gone by then and have cost one list entry.
 """
 
+import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 YOUNG = 256  # creations after which a look is taken even if nobody asks
 FEW = 256  # resources below which pruning is not worth it
 _NONE: dict[Any, Any] = {}  # stands for a dictionary of weak keys until there is one
+
+_installed: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple["Tally", ...]] = WeakKeyDictionary()
 
 
 class TaskRecord(NamedTuple):
@@ -102,6 +105,22 @@ class Tally:
         self.census: Census | None = None
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
 
+    def install(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note that a ledger counts what `loop` makes."""
+        _installed[loop] = (*_installed.get(loop, ()), self)
+        self.loops += 1
+        self.active = True
+
+    def uninstall(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Undo one `install`; of a loop that is gone, only the count."""
+        if loop is not None:
+            left = list(_installed.pop(loop))
+            left.remove(self)
+            if left:
+                _installed[loop] = tuple(left)
+        self.loops -= 1
+        self.active = self.loops > 0
+
     @property
     def created(self) -> int:
         """How many tasks were made."""
@@ -149,3 +168,9 @@ class Tally:
                 scope.hold(task, intern(points), number)
             elif attentive and (self.finished is not None or task._log_traceback):  # noqa: SLF001
                 self.ended(task, points, scope)
+
+
+def sweep_all(loop: asyncio.AbstractEventLoop) -> None:
+    """Have every ledger of `loop` let go of what has ended, lest one keep it in another's eyes."""
+    for tally in _installed.get(loop, ()):
+        tally.sweep()

@@ -101,10 +101,26 @@ def leak_of(group: LeakGroup, places: dict[str, str]) -> str:
     return f"{group.kind} {places.get(group.site) or _LINE.sub(' in ', group.site, count=1)}"
 
 
-def evidence(blamed: str, group: LeakGroup, places: dict[str, str], *, new: bool) -> dict[str, Any]:
-    """A group in plain values, for the process that sums up."""
+def evidence(
+    blamed: str, group: LeakGroup, places: dict[str, str], *, new: bool, explicit: bool = False
+) -> dict[str, Any]:
+    """A group in plain values, for the process that sums up.
+
+    Args:
+        blamed: the test or fixture.
+        group: what was found.
+        places: for each site, its place without line numbers.
+        new: whether it fails for not being known.
+        explicit: whether it failed by an explicit `no_leaks`, and so cannot be known.
+    """
     what = {"kind": group.kind, "site": group.site, "count": group.count}
-    return {"blamed": blamed, "leak": leak_of(group, places), "new": new, **what}
+    return {
+        "blamed": blamed,
+        "leak": leak_of(group, places),
+        "new": new,
+        "explicit": explicit,
+        **what,
+    }
 
 
 def add_properties(item: "pytest.Item", report: LeakReport) -> None:

@@ -21,7 +21,8 @@ file of the leaks that a suite has already: those pass, new ones fail, and those
 have to be removed. Example: pytest --leaks=strict --leaks-known=known-leaks.toml\
 """
 UPDATE = """\
-write what this run finds to the file of known leaks; entries of tests that did not run stay. \
+write what this run finds to the file of known leaks, except what fails a test by an explicit \
+no_leaks, which no entry excuses; entries of tests that did not run stay. \
 Example: pytest --leaks=strict --leaks-known=known-leaks.toml --leaks-update\
 """
 KINDS_HELP = """\

@@ -39,6 +39,7 @@ class Summary:
         self._sites: Counter[tuple[str, str]] = Counter()
         self._tests: dict[tuple[str, str], set[str]] = {}
         self._new: dict[str, None] = {}
+        self._explicit: dict[str, None] = {}
         self._done: dict[str, None] = {}
         self._vanished: dict[str, None] = {}
         self._homeless: list[str] = []
@@ -109,9 +110,13 @@ class Summary:
         found: dict[str, Counter[str]] = {}
         for each in brought["leaks"]:
             blamed, site = each["blamed"], (each["kind"], each["site"])
-            found.setdefault(blamed, Counter())[each["leak"]] += each["count"]
             self._sites[site] += each["count"]
             self._tests.setdefault(site, set()).add(blamed)
+            if each["explicit"]:
+                # It fails its test whatever the file says, and so is none of the file's.
+                self._explicit[blamed] = None
+                continue
+            found.setdefault(blamed, Counter())[each["leak"]] += each["count"]
             if each["new"]:
                 self._new[blamed] = None
             if "text" in each:
@@ -154,13 +159,16 @@ class Summary:
                 terminalreporter.write_line(line)
 
     def _leaked(self) -> list[str]:
-        if not self._found:
+        leaky = self._found.keys() | self._explicit
+        if not leaky:
             return []
         from harness.kinds import NOUNS  # noqa: PLC0415 - only runs that find something pay for it
 
-        known = len(self._found) - len(self._new)
-        head = f"{_who(self._found)} left something behind"
-        lines = [f"{head}: {len(self._new)} new, {known} known" if self.known is not None else head]
+        lines = [f"{_who(leaky)} left something behind"]
+        if self.known is not None:
+            explicit, new = len(self._explicit), len(self._new.keys() - self._explicit)
+            lines[0] += f": {new} new, {len(leaky) - new - explicit} known"
+            lines[0] += f", {explicit} failed by an explicit no_leaks" if explicit else ""
         # The most common first; else in the order of their first appearance.
         for (kind, site), count in self._sites.most_common(_SHOWN):
             who = _who(self._tests[kind, site])
@@ -199,6 +207,9 @@ class Summary:
         write(settings.known, new)
         count = sum(sum(leaks.values()) for leaks in new.values())
         self._wrote = f"wrote {settings.known}: {count} leaks of {_who(new)}"
+        if self._explicit:
+            who = _who(self._explicit)
+            self._wrote += f"; what failed {who} by an explicit no_leaks is not in it"
 
 
 def _who(blamed: Collection[str]) -> str:

@@ -206,7 +206,9 @@ class Court:
 
         found = excinfo.value.report
         add_properties(item, found)
-        self._evidence += [evidence(item.nodeid, each, {}, new=True) for each in found.groups]
+        self._evidence += [
+            evidence(item.nodeid, each, {}, new=False, explicit=True) for each in found.groups
+        ]
         plan = item.stash.get(PLAN, None)
         if plan is not None and plan.repeat is not None:
             report.longrepr = excinfo.getrepr(style="value")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -12,12 +13,22 @@ from loops import LOOPS
 from harness import (
     GrowthReport,
     LeakError,
+    Ledger,
+    Monitor,
     ignore_name,
     measure_growth,
     no_leaks,
 )
+from harness.kinds import KINDS
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
+Outer = Callable[[], AbstractContextManager[object]]
+
+OUTER = [
+    pytest.param(lambda: Ledger().watching(asyncio.get_running_loop()), id="tasks"),
+    pytest.param(lambda: Ledger(KINDS).watching(asyncio.get_running_loop()), id="all kinds"),
+    pytest.param(lambda: Monitor(interval=None), id="monitor"),
+]
 
 
 def grown(
@@ -206,6 +217,60 @@ def test_growth_of_finished_tasks_that_are_kept() -> None:
     assert [(each.kind, each.slope) for each in report.growing] == [("retained", 1)]
     assert not grown(drop)
     assert not grown(keep, kinds=["task"])
+
+
+@LOOPS
+@pytest.mark.parametrize("outer", OUTER)
+def test_growth_of_finished_tasks_beside_another_ledger(new_loop: Loops, outer: Outer) -> None:
+    """What only another ledger of the loop still holds is not kept; what a list holds is."""
+
+    async def drop() -> None:
+        cycle: list[Any] = [asyncio.create_task(asyncio.sleep(0))]
+        cycle.append(cycle)
+        await cycle[0]
+
+    async def keep() -> None:
+        kept.append(asyncio.create_task(asyncio.sleep(0)))
+        await kept[-1]
+
+    async def main() -> None:
+        with outer():
+            assert not await measure_growth(drop, budget=0.05)
+            assert kinds(await measure_growth(keep, budget=0.05)) == ["retained"]
+
+    kept: list[asyncio.Task[None]] = []
+    with contextlib.closing(new_loop()) as loop:
+        loop.run_until_complete(main())
+
+
+def test_growth_of_finished_tasks_in_a_function_under_check() -> None:
+    """A check of the whole function, which runs the loop, is another ledger too."""
+
+    async def drop() -> None:
+        await asyncio.create_task(asyncio.sleep(0))
+
+    @no_leaks
+    def program() -> GrowthReport:
+        return grown(drop)
+
+    assert not program()
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_growth_of_callbacks_leaves_out_those_of_ledgers(outer: Outer) -> None:
+    """Two ledgers have a callback each on a task that is made anew in every repetition."""
+
+    async def replace() -> None:
+        for task in tasks:
+            task.cancel()
+        tasks[:] = [asyncio.create_task(forever())]
+
+    async def main() -> None:
+        with outer():
+            assert not await measure_growth(replace, repetitions=4, budget=0.05)
+
+    tasks: list[asyncio.Task[None]] = []
+    asyncio.run(main())
 
 
 def test_growth_of_callbacks_on_one_future() -> None:

@@ -1,7 +1,9 @@
 """Projects of strangers: a test file, a pytest that has the plugin, and what it says."""
 
+import gc
 import os
 import textwrap
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -62,6 +64,15 @@ class Project:
     def run_apart(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, where the plugin is found by its entry point."""
         return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=60)
+
+
+@pytest.fixture
+def small_heap() -> Iterator[None]:
+    """Spare the collector, which every measurement of growth runs twice, the heap of all tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -251,6 +251,40 @@ def test_repeat_needs_an_async_test(project: Project) -> None:
     result.stderr.fnmatch_lines(["*test_it: mark no_leaks: repeat needs a plain async test, got *"])
 
 
+@pytest.mark.usefixtures("small_heap")
+@pytest.mark.parametrize("mode", ["off", "warn", "strict"])
+def test_repeated_tests_see_past_the_plugin(project: Project, mode: str) -> None:
+    """What the plugin alone still holds is not kept, and what a list holds is, in any mode."""
+    project.write(
+        suite("""
+        from harness import no_leaks
+
+        async def drop():
+            await asyncio.create_task(asyncio.sleep(0))
+
+        async def keep():
+            KEPT.append(asyncio.create_task(asyncio.sleep(0)))
+            await KEPT[-1]
+
+        def repeated(function):
+            return no_leaks(repeat=6, budget=0.05)(function)
+
+        test_drop = pytest.mark.asyncio(repeated(drop))
+        test_keep = pytest.mark.asyncio(repeated(keep))
+
+        def test_drop_in_a_loop_of_its_own():
+            asyncio.run(repeated(drop)())
+
+        def test_keep_in_a_loop_of_its_own():
+            asyncio.run(repeated(keep)())
+        """)
+    )
+
+    result = project.run(f"--leaks={mode}", "-p", "no:randomly")
+    result.assert_outcomes(passed=2, failed=2)
+    assert failed(result) == ["test_keep", "test_keep_in_a_loop_of_its_own"]
+
+
 def test_markers_are_registered(project: Project) -> None:
     """They pass under --strict-markers."""
     project.write(

@@ -44,6 +44,26 @@ LEAKING = """
     async def test_clean():
         await asyncio.sleep(0)
     """
+EXPLICIT = """
+    from harness import no_leaks
+
+    async def test_one():
+        start()
+
+    async def test_block():
+        async with no_leaks(budget=0.05):
+            start()
+
+    @pytest.mark.no_leaks(repeat=4, budget=0.05)
+    async def test_repeated():
+        start()
+
+    async def test_two():
+        start()
+        start()
+        async with no_leaks(budget=0.05):
+            start()
+    """
 KNOWN = """\
 ["test_it.py::test_one"]
 "task test_it.py in start" = 1
@@ -240,6 +260,40 @@ def test_a_failed_test_says_nothing_of_its_leaks(project: Project) -> None:
     result = project.run(*RATCHET)
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.no_fnmatch_line("*known leaks that are gone*")
+
+
+@pytest.mark.usefixtures("small_heap")
+def test_update_leaves_out_what_an_explicit_check_fails(project: Project) -> None:
+    """Such a test fails again, whatever the file says."""
+    write_suite(project, EXPLICIT)
+
+    result = project.run(*RATCHET, "--leaks-update")
+    result.assert_outcomes(passed=1, failed=3)
+    assert entries(project) == KNOWN
+    result.stdout.fnmatch_lines(
+        [
+            "4 tests left something behind: 0 new, 1 known, 3 failed by an explicit no_leaks",
+            "wrote *: 3 leaks of 2 tests; what failed 3 tests by an explicit no_leaks is not in it",
+        ]
+    )
+
+
+@pytest.mark.usefixtures("small_heap")
+@pytest.mark.parametrize(
+    ("known", "counts"), [(KNOWN, "0 new, 1 known"), ("", "1 new, 0 known")], ids=["known", "new"]
+)
+def test_what_an_explicit_check_fails_is_neither_new_nor_known(
+    project: Project, known: str, counts: str
+) -> None:
+    """It is counted by itself, so that the sum agrees with who failed and why."""
+    write_suite(project, EXPLICIT)
+    (project.path / "known.toml").write_text(known)
+
+    result = project.run(*RATCHET)
+    result.assert_outcomes(passed=int(bool(known)), failed=3 + (not known))
+    result.stdout.fnmatch_lines(
+        [f"4 tests left something behind: {counts}, 3 failed by an explicit no_leaks"]
+    )
 
 
 def test_a_wide_fixture_has_an_entry_of_its_own(project: Project) -> None:
