@@ -8,7 +8,7 @@ import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase, InMemoryExampleDatabase
 from pairs import SOME_PAIRS, SOME_SLUGS
 
-from scenarios import TcpWorld, find_pair, load_pairs, run_sequence
+from scenarios import SimWorld, TcpWorld, find_pair, load_pairs, run_sequence
 from scenarios.campaign import Budget, Campaign, Result, Status
 from scenarios.registry import FLAGSHIP, Pair
 from vless import Lifecycle
@@ -175,6 +175,34 @@ def test_campaign_tells_how_far_it_is() -> None:
     assert {status.doing for status in told} == {"searches", "shrinks"} or told[0].shortest
     assert Status("searches", 1, 1, 30, 2.0, None).rate == 15
     assert Status("searches", 0, 0, 0, 0.0, None).rate == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agrees", [True, False])
+def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
+    """Real time is spent on the search and on what came of it, which counts if it is seen there."""
+    runs = 0
+    found = False
+
+    def world(lifecycle: Lifecycle) -> SimWorld:
+        nonlocal runs
+        runs += 1
+        return SimWorld(PAIR.fixed() if found and not agrees else lifecycle)
+
+    def tell(status: Status) -> None:
+        nonlocal found
+        found = status.doing == "shrinks"
+
+    result = Campaign(PAIR.buggy, world=world, virtual=False, progress=tell).run()
+
+    assert result.found is not None
+    assert set(result.found.outcome.violated) & set(PAIR.facts.fails)
+    if agrees:
+        assert result.ended == "shrunk"
+        assert len(result.found.sequence) <= len(PAIR.witness)
+        assert runs == result.found.examples + 2
+    else:
+        assert len(result.found.sequence) > len(PAIR.witness)
 
 
 @pytest.mark.slow
