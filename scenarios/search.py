@@ -84,24 +84,32 @@ def find_violation(
     return Found(shown, outcome, *first)
 
 
-def shorten(sequence: Sequence, violates: Callable[[Sequence], bool], seed: int) -> Sequence:
+def shorten(
+    sequence: Sequence, violates: Callable[[Sequence], bool], seed: int, *, virtual: bool = True
+) -> Sequence:
     """Search for shorter sequences than shrinking has come to, until none is found.
 
     Shrinking changes a step at a time, and so may end where two would have to change at once.
+    ``virtual`` is that of `sequences`.
     """
     shorter: Sequence | None = sequence
     while shorter is not None:
         sequence = shorter
-        shorter = _search(len(sequence) - 1, violates, SHORTER, seed)
+        shorter = _search(len(sequence) - 1, violates, SHORTER, seed, virtual=virtual)
     return sequence
 
 
 def _search(
-    steps: int, violates: Callable[[Sequence], bool], examples: int, seed: int
+    steps: int,
+    violates: Callable[[Sequence], bool],
+    examples: int,
+    seed: int,
+    *,
+    virtual: bool = True,
 ) -> Sequence | None:
     try:
         return find(
-            sequences(steps),
+            sequences(steps, virtual=virtual),
             violates,
             random=Random(seed),  # noqa: S311 - a reproducible search, no secret
             settings=settings(

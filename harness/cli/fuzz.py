@@ -87,7 +87,11 @@ def subject(word: str) -> str:
     metavar="DIR|FILE",
     help="Where the replay file goes, if something is found.  [default: here]",
 )
-@click.option("--fresh", is_flag=True, help="Neither try nor keep what is remembered.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Of a pair or version: neither try nor keep what is remembered.",
+)
 @click.option(
     "--wakeups",
     is_flag=True,
@@ -112,12 +116,13 @@ def fuzz_command(
 ) -> None:
     """Search for a sequence that violates a property; shrink it.
 
-    What is found is remembered under .hypothesis and tried first the next time. Ctrl-C ends the
-    search with what it has. Exits with 1 if something was found, with 0 if nothing was within the
-    budget.
+    What is found in a pair or version is remembered under .hypothesis and tried first the next
+    time. Ctrl-C ends the search with what it has. Exits with 1 if something was found, with 0 if
+    nothing was within the budget.
 
     MODULE:CALLABLE is an async function without arguments. It is run on virtual time and a network
-    in memory, in many orders of arrival, until a run leaks a task, cannot end, or raises.
+    in memory, in many orders of arrival, until a run leaks a task, cannot end, or raises. A run
+    that has not ended 10 s after the --time ends all: with 1, and a line that says where it is.
     """
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
     if _PROGRAM in subject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -19,6 +20,7 @@ from harness.sim.replay import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from harness.cli.programs import Program
     from harness.cli.render import Steps
@@ -82,7 +84,8 @@ def fuzz_program(
 class _Gauge:
     """Watches a search: shows how far it is, and ends it when its time is up or it is stopped.
 
-    ``ended`` says why it was ended: "time", "stopped", or nothing.
+    ``ended`` says why it was ended: "time", "stopped", or nothing. A run that does not return is
+    ended with the program, a grace after the time.
     """
 
     def __init__(
@@ -94,12 +97,22 @@ class _Gauge:
         self._budget = budget
         self._steps = steps
         self._stopped = stopped
-        self._begun = self._told = time.monotonic()
+        self._begun = self._told = self._returned = time.monotonic()
+
+    def late(self, _number: int, frame: FrameType | None) -> None:
+        """End the program: the run under way does not return, which no exception would end."""
+        seconds = time.monotonic() - self._returned
+        number = self.last.examples + self.last.shrinks + 1
+        interrupt.leave(
+            f"{self._name}: run {number:,} has not ended for {seconds:.0f} s; it is at "
+            f"{programs.place(frame)}",
+            1,
+        )
 
     def __call__(self, now: Progress) -> bool:
         """Take note of a run; whether it was the last."""
         self.last = now
-        clock = time.monotonic()
+        self._returned = clock = time.monotonic()
         seconds = clock - self._begun
         if clock - self._told >= _TOLD:
             self._told = clock
@@ -138,14 +151,16 @@ def _search(
     ):
         gauge = _Gauge(name, budget, steps, stopped)
         steps.say(f"searches {name}")
+        limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
         try:
-            found = find_leaks(
-                program,
-                examples=budget.examples or sys.maxsize,
-                seed=seed,
-                progress=gauge,
-                **options,
-            )
+            with interrupt.alarm(limit, gauge.late):
+                found = find_leaks(
+                    program,
+                    examples=budget.examples or sys.maxsize,
+                    seed=seed,
+                    progress=gauge,
+                    **options,
+                )
         except RuntimeError as error:
             raise click.UsageError(f"{name}: {error}") from None
     return gauge, found

@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 from asyncio import CancelledError
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -27,9 +27,13 @@ ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """What asks a program to end."""
+GRACE = 10.0
+"""Seconds for a command to heed that it was told to end, or that its time is up."""
 # Ctrl-C may fall into a simulation, which guards the name in the module.
 _signal = signal.signal
 _STDERR = 2
+_LONGEST = 1e9
+"""Seconds that a timer can be set to everywhere."""
 # Erase the line of progress, or the ^C, and show the cursor that progress had hidden.
 _CLEAR = "\r\x1b[K\x1b[?25h"
 
@@ -43,25 +47,63 @@ def install() -> None:
 def caught(last: Callable[[], object] = bool) -> Iterator[Callable[[], bool]]:
     """For the length of a block, let `ENDING` be asked for; a second one ends the program at once.
 
-    ``last`` is called before that. A signal that is ignored stays so.
+    So does the first, if nobody has asked for it within `GRACE`. ``last`` is called before that. A
+    signal that is ignored stays so.
     """
     seen = False
+    unheeded = ExitStack()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        last()
+        _end(number, frame)
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal seen
         if seen:
-            last()
-            _end(number, frame)
+            end(number, frame)
         seen = True
+        unheeded.enter_context(alarm(GRACE, end))
+
+    def asked() -> bool:
+        if seen:
+            unheeded.close()
+        return seen
 
     before = _heeded()
     for each in before:
         _signal(each, note)
     try:
-        yield lambda: seen
+        yield asked
     finally:
         for each, handler in before.items():
             _signal(each, handler)
+        unheeded.close()
+
+
+@contextmanager
+def alarm(seconds: float, ring: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Call something, wherever the program is then, if a block takes longer than ``seconds``.
+
+    A timer that was set before goes on after the block; one that is due sooner stays, and ``ring``
+    is then not called. Nor is it where there are no such timers, as on Windows.
+    """
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    seconds = min(_LONGEST, seconds)
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
+    if 0 < left <= seconds:
+        yield
+        return
+    before = _signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        unspent, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        _signal(signal.SIGALRM, before)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, left - seconds + unspent, interval)
 
 
 @contextmanager
@@ -93,8 +135,13 @@ def _heeded() -> dict[int, Handler]:
     return {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
+def leave(text: str, code: int) -> NoReturn:
+    """End the program at once with a line on stderr; from a signal handler, too."""
     clear = _CLEAR if sys.stderr is not None and sys.stderr.isatty() else ""
     # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
-    os.write(_STDERR, f"{clear}interrupted\n".encode())
-    os._exit(CODE)
+    os.write(_STDERR, f"{clear}{text}\n".encode())
+    os._exit(code)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    leave("interrupted", CODE)

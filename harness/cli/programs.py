@@ -12,11 +12,12 @@ from rich.text import Text
 
 from harness.cli import render
 from harness.report import LeakError
-from harness.sim import ProgramError, SimulationError, find_program
-from harness.sites import short_path
+from harness.sim import ProgramError, SimulationError, find_leaks, find_program
+from harness.sites import is_internal, short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from types import FrameType
 
     from rich.console import Console
 
@@ -110,11 +111,23 @@ def show(console: Console, failed: Failure) -> None:
     console.print()
 
 
+def place(frame: FrameType | None) -> str:
+    """Where a program is: the innermost line that is neither asyncio's nor ours."""
+    while frame is not None and is_internal(frame.f_code.co_filename):
+        # Beyond the search that runs it stands what has started us.
+        frame = None if frame.f_code is find_leaks.__code__ else frame.f_back
+    return "no line of its own" if frame is None else _line(frame, frame.f_lineno)
+
+
+def _line(frame: FrameType, line: int) -> str:
+    code = frame.f_code
+    return f"{short_path(code.co_filename)}:{line} in {code.co_qualname}"
+
+
 def _raised_at(error: BaseException) -> str:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     if last is None:
         return ""
-    code = last.tb_frame.f_code
-    return f"{short_path(code.co_filename)}:{last.tb_lineno} in {code.co_qualname}"
+    return _line(last.tb_frame, last.tb_lineno)

@@ -11,8 +11,8 @@ from rich.text import Text
 from harness.cli import params, render
 from harness.cli.replay_program import is_of_program, replay_program
 from scenarios import PROPERTIES
-from scenarios.registry import HALVES
-from scenarios.replay import Replay, read_lines
+from scenarios.registry import HALVES, load_pairs
+from scenarios.replay import Replay, find_version, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from harness.cli.params import Target
     from scenarios import Outcome
+
+_SUFFIXES = {".seq", ".json", ".txt"}
 
 
 class Line(NamedTuple):
@@ -85,6 +87,7 @@ def replay_command(
 def _lines(words: tuple[str, ...]) -> Iterator[Line]:
     """Yield the lines of the file that is named, or the one that the words make."""
     if len(words) > 1 or not Path(words[0]).is_file():
+        _check_no_path(words)
         yield Line("", " ".join(words))
         return
     path, found = Path(words[0]), False
@@ -93,6 +96,18 @@ def _lines(words: tuple[str, ...]) -> Iterator[Line]:
         yield Line(f"{path}:{number}: ", text)
     if not found:
         raise click.UsageError(f"{path}: expected lines to replay, got none")
+
+
+def _check_no_path(words: tuple[str, ...]) -> None:
+    """Refuse what is meant to be a file: a line has no such ending, and a slash after a pair."""
+    word, path = words[0], Path(words[0])
+    name = word.partition("/")[0]
+    if name in load_pairs() or find_version(name):
+        return
+    single = len(words) == 1 and not any(map(str.isspace, word))
+    if path.suffix in _SUFFIXES or (single and (path.is_dir() or "/" in word)):
+        found = "which is a folder" if path.is_dir() else "and there is none"
+        raise click.UsageError(f"expected a file, got {word!r}, {found}")
 
 
 def _parse(line: Line, half: str | None) -> Replay:

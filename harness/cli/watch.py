@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import click
@@ -226,6 +228,8 @@ class TextScreen(Screen):
         render.leaks(console, report)
 
 
+HERE = "<an address of this machine>"
+"""What a client is to be given instead, where a server listens on all of them."""
 CLIENTS = {
     "v2ray": ("V2Ray, Xray", "an outbound: every stream rides in a mux.cool connection"),
     "sing-box": ("sing-box", "an outbound: UDP rides in mux.cool connections, TCP does not"),
@@ -233,8 +237,10 @@ CLIENTS = {
 
 
 def clients(address: Listen, user: UUID) -> dict[str, dict[str, Any]]:
-    """Return a client's configuration for each of `CLIENTS`."""
+    """Return a client's configuration for each of `CLIENTS`; all addresses are no address."""
     host, port, uuid = address.host, address.port, str(user)
+    with suppress(ValueError):
+        host = HERE if ip_address(host).is_unspecified else host
     account = {"id": uuid, "encryption": "none"}
     v2ray = {
         "protocol": "vless",

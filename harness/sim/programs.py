@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _OPTIONAL = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
+_SHOWN = 60  # characters of an object that is none
+
 
 class ProgramError(ValueError):
     """A name that leads to no program; the message says what was expected and found."""
@@ -30,8 +32,10 @@ def find_program(name: str) -> Callable[[], Coroutine[Any, Any, object]]:
     """
     program = locate(name)
     if not callable(program):
+        got = repr(program)
+        got = got if len(got) <= _SHOWN else f"{got[: _SHOWN - 1]}…"
         raise ProgramError(
-            f"{name!r}: expected an async function, got {program!r:.60}, which is not callable"
+            f"{name!r}: expected an async function, got {got}, which is not callable"
         )
     if not _is_async(program):
         raise ProgramError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from harness.sim.choices import Choices
 from harness.sim.guard import guarded
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.sim.trace import Event
 
 _T = TypeVar("_T")
+_Function = TypeVar("_Function", bound="Callable[..., object]")
 _SETTINGS = "simulation_settings"
 
 
@@ -64,14 +65,25 @@ class Outcome(Generic[_T]):
     replay: Replay
 
 
-def simulated(**options: Unpack[Options]) -> Callable[[_T], _T]:
-    """Give a program the settings it is always run with, so that a replay file needs none."""
+@overload
+def simulated(program: _Function, /) -> _Function: ...
+
+
+@overload
+def simulated(**options: Unpack[Options]) -> Callable[[_T], _T]: ...
+
+
+def simulated(program: Any = None, /, **options: Unpack[Options]) -> Any:
+    """Give a program the settings it is always run with, so that a replay file needs none.
+
+    As ``@simulated(network=...)``, or as ``@simulated`` for those that are the default.
+    """
 
     def remember(program: _T) -> _T:
         setattr(program, _SETTINGS, Settings(**options))
         return program
 
-    return remember
+    return remember if program is None else remember(program)
 
 
 def simulate(

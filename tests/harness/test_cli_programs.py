@@ -1,5 +1,6 @@
 """``muxleak fuzz module:callable`` and ``muxleak replay`` of what it found."""
 
+import inspect
 import json
 import os
 import re
@@ -9,13 +10,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import cli, fuzz_program
-from harness.sim import Progress, Replay
+from harness.cli import cli, fuzz_program, interrupt, programs
+from harness.sim import Progress, Replay, find_leaks
 from harness.sim.shrink import Bytes
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,11 @@ async def many_steps():
 
 async def waits():
     await forever()
+
+async def blocks():
+    await asyncio.sleep(0)
+    while True:
+        pass
 
 def plain():
     """No program."""
@@ -199,6 +205,45 @@ def test_fuzz_program_keeps_to_its_time() -> None:
     assert len(shown) == 31
 
 
+def test_fuzz_program_ends_a_run_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grace after its time, it says where the program is, and ends all with exit code 1."""
+    told: list[tuple[str, int]] = []
+
+    def leave(text: str, code: int) -> NoReturn:
+        told.append((text, code))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupt, "GRACE", 0.01)
+    monkeypatch.setattr(interrupt, "leave", leave)
+    timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    invoke("fuzz", "victim:blocks", "--time", "0.01")
+
+    loop = line_of("while True:"), line_of("        pass")
+    at = [f"victim:blocks: run 1 has not ended for 0 s; it is at {each} in blocks" for each in loop]
+    assert told in ([(at[0], 1)], [(at[1], 1)])
+    now = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert now == timer
+
+
+def test_place_that_is_no_line_of_the_program_is_said_to_be_none() -> None:
+    """Neither a line of ours nor one of who has started us."""
+    seen: list[str] = []
+
+    def look(_now: Progress) -> bool:
+        frame = inspect.currentframe()
+        seen.append(programs.place(frame))
+        seen.append(programs.place(frame and frame.f_back))
+        return True
+
+    async def program() -> None:
+        pass
+
+    find_leaks(program, progress=look)
+
+    assert seen[0].endswith(" in " + look.__qualname__)
+    assert seen[1] == "no line of its own"
+
+
 def test_fuzz_program_finds_what_stock_asyncio_never_does_only_if_asked() -> None:
     """Permuted wake-ups are an option, and what needs them is labelled, also when replayed."""
     assert invoke("fuzz", "victim:order", "--examples", "300").exit_code == 0
@@ -279,6 +324,7 @@ def test_fuzz_program_overwrites_nothing(folder: Path) -> None:
         (("victim",), "a program of yours is named as module:callable"),
         (("victim:plain",), "expected an async function, got a plain function"),
         (("victim:FIXED",), "got False, which is not callable"),
+        (("victim:asyncio",), "…, which is not callable"),
         (("victim:takes",), "without arguments, got one that takes host"),
         (("victim:main", "--half", "fixed"), "--half means nothing for a program; leave it out"),
         (("victim:main", "--target", "simulated"), "--target means nothing for a program"),
@@ -371,6 +417,9 @@ def test_fuzz_program_from_the_shell(folder: Path) -> None:
     assert run("fuzz", "victim:main").returncode == 1
     runs = [json.loads(run("replay", FILE, "--json", seed=seed).stdout) for seed in "123"]
     assert {each["runs"][0]["trace"] for each in runs} == {Replay.load(FILE).trace}
+    late = run("fuzz", "victim:blocks", "--time", "0.1")
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "victim:blocks: run 1 has not ended for 10 s; it is at victim.py:" in late.stderr
     stopped = run("fuzz", "victim:interrupted")
     assert (stopped.returncode, stopped.stderr) == (130, "")
     assert stopped.stdout.startswith("nothing found: 3 schedules, stopped before the budget")

@@ -98,6 +98,13 @@ def test_replay_runs_a_file_of_lines(tmp_path: Path) -> None:
         (("V1 a:opn",), "step 'a:opn': expected one of"),
         (("V1 a:open a:new:1:ecko",), "got 'ecko'"),
         (("V1 b:close",), "connection 'b' was not opened before"),
+        (("no.sim.json",), "expected a file, got 'no.sim.json', and there is none"),
+        (("no.sim.json", "a:b"), "expected a file, got 'no.sim.json', and there is none"),
+        (("my no.seq",), "expected a file, got 'my no.seq', and there is none"),
+        (("no/such",), "expected a file, got 'no/such', and there is none"),
+        (("/",), "expected a file, got '/', which is a folder"),
+        (("live_id_reused/buggy",), "expected steps after 'live_id_reused/buggy'"),
+        (("live_id_reusd/buggy a:open",), "did you mean 'live_id_reused'?"),
     ],
 )
 def test_replay_tells_what_is_wrong_with_a_line(words: tuple[str, ...], message: str) -> None:

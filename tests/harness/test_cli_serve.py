@@ -246,6 +246,15 @@ def test_clients_are_given_the_address_as_they_write_it() -> None:
     assert found["v2ray"]["settings"]["vnext"][0]["address"] == "::1"
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104 - nothing listens
+def test_clients_are_not_given_all_addresses(host: str) -> None:
+    """They are no address of this machine's."""
+    found = clients(Listen(host, 8443), UUID(USER))
+
+    assert found["sing-box"]["server"] == "<an address of this machine>"
+    assert found["v2ray"]["settings"]["vnext"][0]["address"] == found["sing-box"]["server"]
+
+
 def test_status_tells_growth_per_closed_connection() -> None:
     """What is open does not count as closed; without a closed connection there is no growth."""
     assert Status(open=2, accepted=6, sessions=2, tasks=8, left=4).growth == 1.0

@@ -94,3 +94,72 @@ def test_second_signal_ends_the_program(
         signal.raise_signal(number)
 
     assert done == ["last", "end"]
+
+
+class Ended(BaseException):
+    """Instead of the end of the program."""
+
+
+def end(*_signal: object) -> None:
+    """End a test as the program would be ended."""
+    raise Ended
+
+
+@pytest.fixture
+def timer(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A short grace, an end that can be seen, and a timer of somebody else's: that goes on."""
+    monkeypatch.setattr(interrupt, "GRACE", 0.001)
+    monkeypatch.setattr(interrupt, "_end", end)
+    handler = signal.signal(signal.SIGALRM, earlier)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 100, 7)
+    yield
+    after = signal.getsignal(signal.SIGALRM)
+    rest, interval = signal.setitimer(signal.ITIMER_REAL, left)
+    signal.signal(signal.SIGALRM, handler)
+    assert after is earlier
+    assert (0 < rest <= 100, interval) == (True, 7)
+
+
+@every_signal
+@pytest.mark.usefixtures("timer")
+def test_signal_that_nobody_heeds_ends_the_program(number: signal.Signals) -> None:
+    """As a second one does, after the same last words; however busy the program is."""
+    last: list[str] = []
+
+    def work() -> None:
+        with interrupt.caught(lambda: last.append("words")):
+            signal.raise_signal(number)
+            while not last:
+                pass
+
+    with pytest.raises(Ended):
+        work()
+
+    assert last == ["words"]
+    assert signal.getsignal(number) is earlier
+
+
+@pytest.mark.usefixtures("timer")
+def test_signal_that_was_asked_for_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has asked takes the time that it takes; a second one still ends the program."""
+    monkeypatch.setattr(interrupt, "GRACE", 50)
+    with interrupt.caught() as stopped:
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == 7
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] <= 50
+        assert stopped()
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 50
+        assert signal.getsignal(signal.SIGALRM) is earlier
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("timer")
+def test_alarm_leaves_a_timer_that_is_due_sooner() -> None:
+    """It rings for a block that takes longer than it may; no limit is one, too."""
+    with interrupt.alarm(float("inf"), end), interrupt.alarm(1000, end):
+        assert signal.getsignal(signal.SIGALRM) is earlier
+    with interrupt.alarm(50, end):
+        assert signal.getsignal(signal.SIGALRM) is end
+        with pytest.raises(Ended), interrupt.alarm(0.001, end):
+            signal.pause()

@@ -8,7 +8,15 @@ import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase, InMemoryExampleDatabase
 from pairs import SOME_PAIRS, SOME_SLUGS
 
-from scenarios import Sequence, TcpWorld, campaign, find_pair, load_pairs, run_sequence
+from scenarios import (
+    Sequence,
+    SimWorld,
+    TcpWorld,
+    campaign,
+    find_pair,
+    load_pairs,
+    run_sequence,
+)
 from scenarios.campaign import Budget, Campaign, Result, Status
 from scenarios.outcome import Outcome, Violation
 from scenarios.registry import FLAGSHIP, Pair
@@ -195,6 +203,34 @@ def test_campaign_shrinks_to_what_violates_the_same(
     assert result.found is not None
     assert result.found.outcome.violated == ("tasks",)
     assert len(result.found.sequence) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agrees", [True, False])
+def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
+    """Real time is spent on the search and on what came of it, which counts if it is seen there."""
+    runs = 0
+    found = False
+
+    def world(lifecycle: Lifecycle) -> SimWorld:
+        nonlocal runs
+        runs += 1
+        return SimWorld(PAIR.fixed() if found and not agrees else lifecycle)
+
+    def tell(status: Status) -> None:
+        nonlocal found
+        found = status.doing == "shrinks"
+
+    result = Campaign(PAIR.buggy, world=world, virtual=False, progress=tell).run()
+
+    assert result.found is not None
+    assert set(result.found.outcome.violated) & set(PAIR.facts.fails)
+    if agrees:
+        assert result.ended == "shrunk"
+        assert len(result.found.sequence) <= len(PAIR.witness)
+        assert runs == result.found.examples + 2
+    else:
+        assert len(result.found.sequence) > len(PAIR.witness)
 
 
 @pytest.mark.slow

@@ -389,6 +389,19 @@ def test_program_may_carry_its_settings() -> None:
     assert Settings().leaks
 
 
+def test_simulated_without_settings_changes_nothing() -> None:
+    """Bare or called, it gives back the program that it was given."""
+
+    async def program() -> int:
+        return 7
+
+    bare: Callable[[], Coroutine[Any, Any, int]] = simulated(program)
+    called: Callable[[], Coroutine[Any, Any, int]] = simulated()(program)
+
+    assert bare is called is program
+    assert simulate(bare).value == 7
+
+
 @pytest.mark.parametrize("program", [noop, nap, leaky])
 def test_simulate_leaves_no_garbage(program: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """A run leaves nothing for the garbage collector, so that long campaigns can do without it."""
