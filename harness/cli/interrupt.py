@@ -96,5 +96,6 @@ def _heeded() -> dict[int, Handler]:
 def _end(_number: int, _frame: FrameType | None) -> None:
     clear = _CLEAR if sys.stderr is not None and sys.stderr.isatty() else ""
     # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
-    os.write(_STDERR, f"{clear}interrupted\n".encode())
+    with suppress(OSError):
+        os.write(_STDERR, f"{clear}interrupted\n".encode())
     os._exit(CODE)
