@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib import import_module, metadata
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli import interrupt
+from harness.cli import interrupt, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +55,8 @@ class Commands(click.Group):
 
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
     if wanted and not ctx.resilient_parsing:
+        from importlib import metadata  # noqa: PLC0415 - a sixth of the time of this import
+
         try:
             version = metadata.version("muxleak")
         except metadata.PackageNotFoundError:
@@ -73,7 +77,9 @@ Examples:
   muxleak reproduce --json | jq .growth
 
 \b
-Exit codes: 0 clean, 1 leak found or claim failed, 2 bad usage.""",
+Exit codes: 0 clean, 1 leak found or claim failed, 2 bad usage;
+  74 its output cannot be written, 130 interrupted with nothing found,
+  141 the reader of its output has gone.""",
 )
 @click.option(
     "--version",
@@ -88,14 +94,19 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code."""
+    """Run the program and return its exit code, which tells of output that cannot be written."""
     # Its servers are hostile on purpose; what is logged of them is asked for where it helps.
     for name in ("vless", "muxleak"):
         logging.getLogger(name).addHandler(logging.NullHandler())
+    return output.guarded(partial(_run, arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(cli.main(arguments, standalone_mode=False) or 0)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return error.exit_code
 
 

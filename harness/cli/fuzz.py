@@ -75,14 +75,14 @@ def subject(word: str) -> str:
 @click.option(
     "--time",
     "seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=params.POSITIVE,
     help="Seconds at most, with shrinking.",
 )
 @click.option("--half", type=click.Choice(HALVES), help="Of a PAIR.  [default: buggy]")
 @params.target_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=kept.OUT,
     default=".",
     metavar="DIR|FILE",
     help="Where the replay file goes, if something is found.  [default: here]",
@@ -144,7 +144,7 @@ def fuzz_command(
         path = kept.keep(out, _name(replay), SUFFIX, content)
     if as_json:
         render.emit_json(_data(replay, result, budget, seed, target, path))
-    elif found is None or path is None:
+    elif found is None:
         _show_nothing(render.stdout(), result, budget)
     else:
         _show_found(render.stdout(), result, found, replay, path)
@@ -245,7 +245,9 @@ def _show_nothing(console: Console, result: Result, budget: Budget) -> None:
     )
 
 
-def _show_found(console: Console, result: Result, found: Found, replay: Replay, path: Path) -> None:
+def _show_found(
+    console: Console, result: Result, found: Found, replay: Replay, path: Path | None
+) -> None:
     at = f"after {render.plural(found.connections, 'connection')}"
     note = "remembered from an earlier run" if result.remembered else at
     if result.ended in _WHY:
@@ -256,6 +258,7 @@ def _show_found(console: Console, result: Result, found: Found, replay: Replay, 
     console.print()
     show(console, found.outcome)
     console.print()
-    console.print(f"again, also from {path}:")
+    console.print(f"again, also from {path}:" if path else "again:")
     render.copyable(console, render.command("replay", str(replay)))
-    render.copyable(console, render.command("replay", str(path)))
+    if path:
+        render.copyable(console, render.command("replay", str(path)))

@@ -58,7 +58,7 @@ def fuzz_program(
     replay = replace(found.replay, name=name)
     line = render.command("replay", replay.line, name)
     failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
-    path = _keep(out, name, replay)
+    path, where = _keep(out, name, replay)
     if as_json:
         more = {
             "shrunk": ended == "shrunk",
@@ -73,7 +73,6 @@ def fuzz_program(
     head = f" in {name}, in run {found.examples:,}{note}"
     console.print(Text.assemble(("found", render.BAD), head), soft_wrap=True)
     programs.show(console, failed)
-    where = f", also from {path}" if path else "; it is too long for a file"
     console.print(f"again{where}:")
     render.copyable(console, line)
     if path:
@@ -166,11 +165,13 @@ def _search(
     return gauge, found
 
 
-def _keep(out: Path, name: str, replay: Replay) -> Path | None:
+def _keep(out: Path, name: str, replay: Replay) -> tuple[Path | None, str]:
     try:
-        return kept.keep(out, name, SUFFIX, replay.to_bytes())
+        content = replay.to_bytes()
     except ReplayError:
-        return None
+        return None, "; it is too long for a file"
+    path = kept.keep(out, name, SUFFIX, content)
+    return path, f", also from {path}" if path else ""
 
 
 def _show_nothing(data: dict[str, Any]) -> None:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from scenarios.steps import Sequence
 
 SUFFIX = ".hunt.json"
-_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command(
@@ -76,7 +75,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--time",
     "seconds",
-    type=_POSITIVE,
+    type=params.POSITIVE,
     default=SECONDS,
     show_default=True,
     help="Seconds at most, for a search; a replay takes what it takes.",
@@ -90,21 +89,21 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 )
 @click.option(
     "--bandwidth",
-    type=_POSITIVE,
+    type=params.POSITIVE,
     default=BANDWIDTH / 1e6,
     show_default=True,
     help="Megabytes a second at most, sent by the clients.",
 )
 @click.option(
     "--patience",
-    type=_POSITIVE,
+    type=params.POSITIVE,
     default=PATIENCE,
     show_default=True,
     help="Seconds that what is left must stay to be called a leak; longer than the server dials.",
 )
 @click.option(
     "--idle",
-    type=_POSITIVE,
+    type=params.POSITIVE,
     metavar="SECONDS",
     help="The server's own limit for what is idle: what has gone after twice as long is no leak.",
 )
@@ -130,7 +129,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=kept.OUT,
     default=".",
     metavar="DIR|FILE",
     help="Where the file goes, if something is found.  [default: here]",

@@ -139,7 +139,8 @@ def leave(text: str, code: int) -> NoReturn:
     """End the program at once with a line on stderr; from a signal handler, too."""
     clear = _CLEAR if sys.stderr is not None and sys.stderr.isatty() else ""
     # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
-    os.write(_STDERR, f"{clear}{text}\n".encode())
+    with suppress(OSError):
+        os.write(_STDERR, f"{clear}{text}\n".encode())
     os._exit(code)
 
 

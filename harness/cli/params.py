@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -39,6 +40,21 @@ class Listen(NamedTuple):
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)
+
+
+class Finite(click.FloatRange):
+    """A number within a range; no NaN, which is within every range, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, such as 60 or 0.5; got {value!r}", param, ctx)
+        return number
+
+
+POSITIVE = Finite(min=0, min_open=True)
+"""Of seconds, megabytes and such: above 0, and finite."""
 
 
 class Target(NamedTuple):

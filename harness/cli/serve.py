@@ -84,7 +84,7 @@ PATIENCE = 0.5
     is_flag=True,
     help="Wait for ever for peers and destinations that are idle or do not read.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
+@click.option("--seconds", type=params.Finite(min=0), help="Stop after so long.")
 @click.option("--public", is_flag=True, help="Allow an address that other machines can reach.")
 @click.option("--verbose", "-v", is_flag=True, help="Log to stderr why connections end.")
 @params.json_option

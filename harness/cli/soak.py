@@ -72,16 +72,17 @@ def soak_command(
             virtual=target.virtual,
             progress=tell,
         )
+    unfinished = not found.violation and found.connections < connections
     if as_json:
-        data = {"subject": subject, "target": target.name, "seed": seed, **found.to_json()}
-        render.emit_json(data)
+        head = {"subject": subject, "target": target.name, "seed": seed, "stopped": unfinished}
+        render.emit_json({**head, **found.to_json()})
     else:
-        _show(render.stdout(), found, replay)
-    unfinished = found.flat and found.connections < connections
-    ctx.exit(interrupt.CODE if unfinished else int(not found.flat))
+        _show(render.stdout(), found, replay, connections if unfinished else None)
+    ctx.exit(interrupt.CODE if unfinished and found.flat else int(not found.flat))
 
 
-def _show(console: Console, found: Soaked, replay: Replay) -> None:
+def _show(console: Console, found: Soaked, replay: Replay, wanted: int | None) -> None:
+    """Print the rows and the verdict; ``wanted`` is how many connections it was stopped before."""
     heads = "connections", "each", "in cycles, each", "blocks", "memory"
     grid = render.table(*heads, fixed=("connections",))
     for tenth in found.tenths:
@@ -96,7 +97,13 @@ def _show(console: Console, found: Soaked, replay: Replay) -> None:
         again = str(replay._replace(sequence=found.sequence))
         render.copyable(console, render.command("replay", again))
         return
-    told = f"  {found.connections:,} connections, every property held; memory "
+    ran = f"{found.connections:,}"
+    mark = Text.assemble(render.MARKS[found.flat], "  ")
+    if wanted is not None:
+        ran = f"stopped after {ran} of {wanted:,}"
+        # Part of a soak proves nothing, but may show what grows.
+        mark = Text() if found.flat else mark
+    told = f"{ran} connections, every property held; memory "
     grown = f"grew by {found.grown / 1e6:.1f} MB, {found.blocks:,} blocks"
     end = "flat" if found.flat else grown
-    console.print(Text.assemble(render.MARKS[found.flat], told + end))
+    console.print(Text.assemble(mark, told + end))

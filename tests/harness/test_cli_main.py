@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.cli import MODULES, cli, run
+from harness.cli import MODULES, cli, params, run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = re.compile(r"^ +muxleak (?P<words>.+?)(?:  .*| \| .*)?$", re.MULTILINE)
@@ -64,6 +64,53 @@ def test_help_names_every_command_on_a_line_of_its_own() -> None:
 
     assert re.findall(r"^  (\w+)  +\S.*\.$", text, re.MULTILINE) == list(MODULES)
     assert "..." not in text.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fuzz", "REF", "--time"),
+        ("serve", "--seconds"),
+        *(
+            ("hunt", "127.0.0.1:1", "--pid", "1", option)
+            for option in ("--time", "--bandwidth", "--patience", "--idle")
+        ),
+    ],
+    ids=" ".join,
+)
+def test_numbers_that_are_not_finite_are_refused(words: tuple[str, ...], number: str) -> None:
+    """NaN is above and below nothing: a search for that long would never end."""
+    result = invoke(*words, number)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "is not in the range" in result.stderr or "expected a finite number" in result.stderr
+
+
+def test_every_option_that_takes_a_fraction_takes_finite_ones_only() -> None:
+    """Those to come, too."""
+    options = {
+        f"{name} {option.opts[0]}": option.type
+        for name in MODULES
+        if (command := cli.get_command(click.Context(cli), name))
+        for option in command.params
+        if isinstance(option.type, type(click.FLOAT))
+    }
+
+    assert len(options) >= 6
+    assert [name for name, kind in options.items() if not isinstance(kind, params.Finite)] == []
+
+
+def test_help_tells_every_exit_code() -> None:
+    """And so does the README."""
+    told = invoke("--help").stdout.partition("Exit codes:")[2]
+    readme = (
+        (ROOT / "README.md").read_text("utf-8").partition("Exit codes:")[2].partition("\n\n")[0]
+    )
+
+    for text in (told, readme):
+        assert re.findall(r"\b\d+\b", text) == ["0", "1", "2", "74", "130", "141"]
 
 
 def test_version_is_printed() -> None:

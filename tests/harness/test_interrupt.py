@@ -1,8 +1,10 @@
 """What asks a program to end: whom it calls, for how long, and that what is ignored stays so."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
+from errno import EBADF
 from types import FrameType
 
 import pytest
@@ -68,6 +70,24 @@ async def test_signal_is_ignored_once_the_program_is_cancelled(number: signal.Si
     with pytest.raises(asyncio.CancelledError), interrupt.calling(loop, bool):
         raise asyncio.CancelledError
     assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_interrupt_ends_the_program_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own exit code, though it can say nothing."""
+
+    def write(_file: int, _data: bytes) -> None:
+        raise OSError(EBADF, "Bad file descriptor")
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    interrupt.install()
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit) as raised:
+        signal.raise_signal(signal.SIGINT)
+
+    assert raised.value.code == interrupt.CODE
 
 
 @every_signal
