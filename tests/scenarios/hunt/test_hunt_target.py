@@ -169,6 +169,14 @@ class Sleeper(Target):
         return self._process
 
 
+class Speaker(Sleeper):
+    """One that has its say and ends, and so may be counted too late."""
+
+    async def read(self) -> Snapshot:
+        """Count nothing."""
+        return Snapshot(Counter())
+
+
 @pytest.fixture
 def sleeper() -> Iterator[Sleeper]:
     """One that is ended after the test."""
@@ -219,7 +227,7 @@ async def test_wait_for_a_server_that_cannot_be_counted_can_be_ended(
 async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that say why it ended; blank ones say nothing."""
     monkeypatch.setattr(targets, "_LOG_BYTES", 200)
-    target = Sleeper("sh -c 'seq 1000; echo; echo'")
+    target = Speaker("sh -c 'seq 1000; echo; echo'")
     await target.start()
     target.process.wait(10)
 
@@ -231,7 +239,7 @@ async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.asyncio
 async def test_log_is_plain_text() -> None:
     """What was meant for a terminal of the server's is none of its words."""
-    target = Sleeper(r"printf '\033[1;31mFATAL\033[0m no \033[38;5;7mmore\033[K\n'")
+    target = Speaker(r"printf '\033[1;31mFATAL\033[0m no \033[38;5;7mmore\033[K\n'")
     await target.start()
     target.process.wait(10)
 
