@@ -184,9 +184,11 @@ def no_leaks(
         async def test_connection() -> None: ...
 
     Charged to it is whatever is made inside, in its tasks and theirs, and nothing else, so that
-    checks may run at the same time and what was there before is never accused. Where nothing is
-    left it costs a few turns of the loop. A leak is ended after it was reported, within the budget;
-    it never replaces the block's own exception, which carries the report as a note instead.
+    checks may run at the same time and what was there before is never accused: also not of what a
+    server that was started before makes for its connections, which `repeat` and the pytest plugin
+    see. Where nothing is left it costs a few turns of the loop. A leak is ended after it was
+    reported, within the budget; it never replaces the block's own exception, which carries the
+    report as a note instead.
 
     With `repeat` the function runs so often, and only what still grows over the second half is a
     leak: the form for whatever is made once and kept, and the only one that judges kinds like
