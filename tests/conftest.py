@@ -1,11 +1,33 @@
 """Fixtures of all tests."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from harness.ledger import Ledger
 from harness.loop import VirtualLoop
+
+_DEFAULTS = {
+    getattr(signal, name): handler
+    for name, handler in (
+        ("SIGINT", signal.default_int_handler),
+        ("SIGTERM", signal.SIG_DFL),
+        ("SIGHUP", signal.SIG_DFL),
+    )
+    if hasattr(signal, name)
+}
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """A test heeds signals, as in the foreground; shells have those behind an ``&`` ignore some."""
+    ignored = [each for each in _DEFAULTS if signal.getsignal(each) == signal.SIG_IGN]
+    for each in ignored:
+        signal.signal(each, _DEFAULTS[each])
+    yield
+    for each in ignored:
+        signal.signal(each, signal.SIG_IGN)
 
 
 @pytest.fixture
