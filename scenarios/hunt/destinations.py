@@ -133,38 +133,38 @@ class _Watched(asyncio.Protocol):
     """Passes everything on to a destination, and tells the host of it."""
 
     def __init__(self, host: Destinations, destination: Destination) -> None:
-        self.host = host
+        self._host = host
         self._destination = destination
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._destination.connection_made(transport)
-        self.host.begun(self._destination)
+        self._host.begun(self._destination)
 
     def data_received(self, data: bytes) -> None:
-        self.host.traffic += 1
+        self._host.traffic += 1
         self._destination.data_received(data)
 
     def eof_received(self) -> bool | None:
-        self.host.traffic += 1
+        self._host.traffic += 1
         return self._destination.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._destination.connection_lost(exc)
-        self.host.ended(self._destination)
+        self._host.ended(self._destination)
 
 
 class _Counted(asyncio.DatagramProtocol):
     """Passes every datagram on to a destination, and tells the host of it."""
 
     def __init__(self, host: Destinations, factory: Callable[[], Datagrams]) -> None:
-        self.host = host
+        self._host = host
         self._destination = factory()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._destination.connection_made(transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        self.host.traffic += 1
+        self._host.traffic += 1
         self._destination.datagram_received(data, addr)
 
 
