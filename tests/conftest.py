@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.ledger import Ledger
-from harness.loop import VirtualLoop
+from muxleak.ledger.ledger import Ledger
+from muxleak.sim.virtual_loop import VirtualLoop
 
 _DEFAULTS = {
     getattr(signal, name): handler

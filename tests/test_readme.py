@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import proxies
 import pytest
 from click.testing import CliRunner
 
-from harness import LeakError
-from harness.cli import cli
-from harness.sim import simulate
-from scenarios import PROPERTIES, load_pairs
-from scenarios.bench import ROWS
-from scenarios.controls import CONTROLS
+import proxies
+from muxleak import LeakError
+from muxleak.sim import simulate
+from muxleak_scenarios import PROPERTIES, load_pairs
+from muxleak_scenarios.bench import ROWS
+from muxleak_scenarios.cli import cli
+from muxleak_scenarios.pairs.negative_controls import CONTROLS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -38,7 +38,7 @@ def run(command: str) -> str:
     arguments = command.split()[1:]
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
     done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "harness", *arguments],
+        [sys.executable, "-m", "muxleak", *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -108,7 +108,10 @@ def test_readme_lists_every_row_of_the_benchmark() -> None:
     """The table of costs has the command's rows and baselines, under the names it prints."""
     table = README.partition("| row | ours | beside it |")[2].partition("\n\n")[0]
     cells = [[cell.strip() for cell in line.split("|")[1:]] for line in table.splitlines()[2:]]
-    sources = "".join(path.read_text("utf-8") for path in (ROOT / "scenarios/bench").glob("*.py"))
+    sources = "".join(
+        path.read_text("utf-8")
+        for path in (ROOT / "scenarios/muxleak_scenarios/bench").glob("*.py")
+    )
 
     assert [row for row, *_ in cells if row] == list(ROWS)
     assert [beside for _, _, beside, *_ in cells if beside not in sources] == []

@@ -10,10 +10,10 @@ import sys
 from functools import partial
 from statistics import median
 
-from scenarios.bench.ledger import DEBUG, PREPARE, checks, create, in_batches, one_by_one
-from scenarios.bench.measure import Plan, in_turns
+from muxleak_scenarios.bench.ledger import DEBUG, PREPARE, checks, create, in_batches, one_by_one
+from muxleak_scenarios.bench.measure import BenchPlan, in_turns
 
-PLAN = Plan(rounds=15)
+PLAN = BenchPlan(rounds=15)
 CREATED = 3_000
 
 
@@ -39,7 +39,7 @@ def check() -> None:
     """Print what one clean check costs, beside one call of `asyncio.all_tasks`."""
     print("one clean check, every kind: live tasks, check, all_tasks(), ratio")
     for live in (0, 100, 10_000, 100_000):
-        found = checks(Plan(rounds=5), live)
+        found = checks(BenchPlan(rounds=5), live)
         theirs = median(found.beside[0].rounds)
         ratio = theirs / found.value
         print(f"  {live:7,} {found.value * 1e6:9.3f} us {theirs * 1e6:12.2f} us {ratio:12,.0f}x")

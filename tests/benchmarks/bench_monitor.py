@@ -18,10 +18,10 @@ from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
-from harness import Monitor
-from scenarios.bench.measure import Plan, in_turns
+from muxleak import Monitor
+from muxleak_scenarios.bench.measure import BenchPlan, in_turns
 
-PLAN = Plan(rounds=15)
+PLAN = BenchPlan(rounds=15)
 REQUESTS = 10_000
 CONNECTIONS = 1_000
 OPEN = 10

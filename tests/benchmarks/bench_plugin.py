@@ -18,11 +18,14 @@ from pathlib import Path
 
 TESTS = 500
 ROUNDS = 9
+PYTHONPATH = os.pathsep.join(
+    str(Path(__file__).resolve().parents[2] / each) for each in ("harness", "vless", "scenarios")
+)
 ROOT = Path(__file__).resolve().parent.parent.parent
 VARIANTS = {
     "without": ["-p", "no:muxleak"],
-    "off": ["-p", "harness.plugin"],
-    "strict": ["-p", "harness.plugin", "--leaks=strict"],
+    "off": ["-p", "muxleak.plugin"],
+    "strict": ["-p", "muxleak.plugin", "--leaks=strict"],
 }
 SUITE = "import asyncio\n" + "".join(
     f"\nasync def test_{number}():\n    await asyncio.sleep(0)\n" for number in range(TESTS)
@@ -33,7 +36,7 @@ def _run(folder: Path, arguments: list[str]) -> tuple[float, float]:
     """One run of the suite: seconds of wall clock and of CPU."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_asyncio.plugin", *arguments]
     # Only the plugins that are named, so that both sides have the same and nothing else.
-    environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+    environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": PYTHONPATH}
     # Compiled modules are kept, as they are where the plugin is installed.
     environ["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
     environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -27,12 +27,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+PYTHONPATH = os.pathsep.join(
+    str(Path(__file__).resolve().parents[2] / each) for each in ("harness", "vless", "scenarios")
+)
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # Nothing need be installed to run it.
 
+from muxleak_scenarios.bench.schedules import OTHERS, PEERS, detangle, ours, toy  # noqa: E402 - see above
 from racing import Program, deep_mux, watcher  # noqa: E402 - see above
-
-from scenarios.bench.schedules import OTHERS, PEERS, detangle, ours, toy  # noqa: E402 - see above
 
 NEWER = sys.hexversion >= 0x030C0000  # as simloom and simloop need it
 FITTING = PEERS if NEWER else {"detangle": PEERS["detangle"]}
@@ -142,7 +144,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         python = install(Path(folder))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
         for title in ("lean", "loaded"):
             done = subprocess.run(  # noqa: S603 - this file
                 [python, __file__, "--measure", title],

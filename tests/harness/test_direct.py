@@ -10,11 +10,10 @@ from typing import Any
 from weakref import ref
 
 import pytest
-from loops import LOOPS
 
-from harness import LeakError, Ledger, no_leaks
-from harness.scope import CURRENT
-from harness.tally import YOUNG
+from loops import LOOPS
+from muxleak import LeakError, Ledger, no_leaks
+from muxleak.ledger.counters import CURRENT, YOUNG
 
 TASK = asyncio.Task
 Loops = Callable[[], asyncio.AbstractEventLoop]

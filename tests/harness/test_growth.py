@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
-from loops import LOOPS
 
-from harness import (
+from loops import LOOPS
+from muxleak import (
     GrowthReport,
     LeakError,
     Ledger,
@@ -19,7 +19,7 @@ from harness import (
     measure_growth,
     no_leaks,
 )
-from harness.kinds import KINDS
+from muxleak.ledger.kinds import KINDS
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 Outer = Callable[[], AbstractContextManager[object]]

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from loops import LOOPS, REAL
 
-from harness.kinds import KINDS, valid_kinds
-from harness.ledger import Ledger
-from harness.loop import VirtualLoop
-from harness.scope import Scope
+from loops import LOOPS, REAL
+from muxleak.ledger.counters import Scope
+from muxleak.ledger.kinds import KINDS, valid_kinds
+from muxleak.ledger.ledger import Ledger
+from muxleak.sim.virtual_loop import VirtualLoop
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 Body = Callable[[Ledger, Scope], Awaitable[None]]
@@ -417,8 +417,8 @@ def test_many_resources_that_ended_are_let_go() -> None:
             with ledger.scope(f"connection {number}"):
                 loop.call_later(60, print).cancel()
             await asyncio.sleep(0)
-        assert len(ledger._tally.fresh) < 300
-        assert ledger._tally.held < 600
+        assert len(ledger._counters.fresh) < 300
+        assert ledger._counters.held < 600
 
     run(VirtualLoop, body)
 

@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from loops import LOOPS, REAL
+from muxleak.ledger.counters import TaskRecord
+from muxleak.ledger.ledger import Ledger
+from muxleak.sim.virtual_loop import VirtualLoop
 from tasks import forever, spawn
 
-from harness.ledger import Ledger
-from harness.loop import VirtualLoop
-from harness.tally import TaskRecord
-
 if TYPE_CHECKING:
-    from harness.scope import Scope
+    from muxleak.ledger.counters import Scope
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 

@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from tasks import forever, spawn
 
-from harness.fence import DeadlockError, LivelockError, SimulationError
-from harness.ledger import Ledger
-from harness.loop import Timer, VirtualLoop, bury
+from muxleak.checks.teardown import close_coroutines
+from muxleak.ledger.ledger import Ledger
+from muxleak.sim.errors import DeadlockError, LivelockError, SimulationError
+from muxleak.sim.virtual_loop import Timer, VirtualLoop
+from tasks import forever, spawn
 
 
 async def stubborn() -> None:
@@ -364,7 +365,7 @@ def test_dispose_gives_back_what_would_not_end(recwarn: pytest.WarningsRecorder)
 
     (left,) = loop.dispose()
     assert "stubborn" in repr(left)
-    bury([left])
+    close_coroutines([left])
     del left, loop, coroutine
     gc.collect()
     assert (errors, list(recwarn)) == ([], [])
@@ -387,10 +388,10 @@ def test_dispose_cannot_hang_on_spinning_tasks() -> None:
 
     assert len(left) == 4
     assert loop.is_closed()
-    bury(left)
+    close_coroutines(left)
 
 
-def test_bury_asks_more_than_once() -> None:
+def test_close_coroutines_asks_more_than_once() -> None:
     """A coroutine that awaits again in its clean-up is closed without a complaint."""
 
     async def untidy() -> None:
@@ -405,7 +406,7 @@ def test_bury_asks_more_than_once() -> None:
         spawn(loop, untidy())
         loop.run_until_quiescent()
         left = loop.dispose()
-        bury(left)
+        close_coroutines(left)
         assert inspect.getcoroutinestate(left[0].get_coro()) == inspect.CORO_CLOSED  # type: ignore[arg-type]
         del left
         gc.collect()
@@ -473,8 +474,8 @@ def test_cancelled_tasks_leave_no_cycle() -> None:
 
 SCRIPT = """
 import asyncio
-from harness import VirtualLoop
-from harness.fence import DeadlockError, LivelockError
+from muxleak import VirtualLoop
+from muxleak.sim.errors import DeadlockError, LivelockError
 
 async def work(name, queue):
     for _ in range(3):

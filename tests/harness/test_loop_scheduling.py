@@ -6,9 +6,9 @@ from contextvars import ContextVar, copy_context
 
 import pytest
 
-from harness.fence import SimulationError
-from harness.loop import VirtualLoop
-from harness.scheduling import WAKES_SLEEPER, LoopHandle
+from muxleak.sim.errors import SimulationError
+from muxleak.sim.scheduling import WAKES_SLEEPER, LoopHandle
+from muxleak.sim.virtual_loop import VirtualLoop
 
 VARIABLE: ContextVar[int] = ContextVar("variable", default=0)
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from loops import LOOPS
 
-from harness.loop import VirtualLoop
-from harness.memory import MemoryTransport, Registry, memory_pair
-from harness.settle import settle
+from loops import LOOPS
+from muxleak.checks.settle import settle
+from muxleak.sim.memory_transport import MemoryTransport, Registry, memory_pair
+from muxleak.sim.virtual_loop import VirtualLoop
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 

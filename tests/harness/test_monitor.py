@@ -10,18 +10,19 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from loops import REAL
 
-from harness import Ledger, Monitor
-from harness.loop import VirtualLoop
-from harness.monitor import KINDS, Alarm, service
-from harness.monitor.census import OTHER
-from harness.sim import simulate
-from vless import Client, Inbound, Limits, Outbound, User
-from vless.versions import VERSIONS
+from creation_sites import site
+from loops import REAL
+from muxleak import Ledger, Monitor
+from muxleak.monitor import KINDS, Alarm, service
+from muxleak.monitor.census import OTHER
+from muxleak.sim import simulate
+from muxleak.sim.virtual_loop import VirtualLoop
+from muxleak_vless import Client, Inbound, Limits, MuxSession, Outbound, User
+from muxleak_vless.versions import VERSIONS
 
 USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
-WATCHER = "vless/session.py:83 in MuxSession.run"
+WATCHER = site(MuxSession.run, "self._watch(")
 LIMITS = Limits(close_seconds=1.0)
 INTERVAL = 10.0
 
@@ -100,7 +101,9 @@ def test_monitor_is_silent_while_open_connections_explain_the_count() -> None:
         await inbound.shutdown()
 
     # The clients' own tasks are as many, and belong to no accepted connection.
-    assert [alarm.site for alarm in simulated(main)] == ["vless/client.py:53 in Client.__init__"]
+    assert [alarm.site for alarm in simulated(main)] == [
+        "vless/muxleak_vless/client.py:53 in Client.__init__"
+    ]
 
 
 def test_monitor_is_silent_about_jobs_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:

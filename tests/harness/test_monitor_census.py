@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
 
-from harness import Ledger, Monitor
-from harness.monitor import KINDS
-from harness.monitor.census import Census
-from harness.scope import Scope
-from harness.tally import FEW
+from muxleak import Ledger, Monitor
+from muxleak.ledger.counters import FEW, Scope
+from muxleak.monitor import KINDS
+from muxleak.monitor.census import Census
 
 if TYPE_CHECKING:
-    from harness.kinds import Resource
+    from muxleak.ledger.counters import Resource
 
 
 class Transport:

@@ -11,10 +11,10 @@ from http.client import HTTPConnection
 from typing import NamedTuple
 
 import pytest
-from loops import REAL
 
-from harness import Monitor
-from harness.monitor import endpoint, profile
+from loops import REAL
+from muxleak import Monitor
+from muxleak.monitor import endpoint, profile
 
 BLOCK = re.compile(r"(\d+) @((?: 0x[0-9a-f]+)*)\n# labels: (\{.*\})\n((?:#\t.*\n)*)\n")
 FRAME = re.compile(r"#\t(0x[0-9a-f]+)\t(\S+)\+0x[0-9a-f]+\t(\S+):(\d+)\n")
@@ -157,7 +157,7 @@ def test_profile_reads_no_more_stacks_than_it_may() -> None:
 def test_profile_is_the_same_in_another_process() -> None:
     """Addresses are made of text."""
     code = (
-        "import asyncio\nfrom harness import Monitor\n"
+        "import asyncio\nfrom muxleak import Monitor\n"
         "async def wait(): await asyncio.Event().wait()\n"
         "async def main():\n"
         "    with Monitor(interval=None) as m:\n"

@@ -9,12 +9,12 @@ from urllib.request import urlopen
 
 import pytest
 
-import harness.monitor
-from harness import Monitor
-from harness.monitor import metrics
+import muxleak.monitor
+from muxleak import Monitor
+from muxleak.monitor import metrics
 
 NEEDS = "needs: pip install 'muxleak[prometheus]'"
-RULES = Path(harness.monitor.__file__).with_name("alerts.yml")
+RULES = Path(muxleak.monitor.__file__).with_name("alerts.yml")
 FAMILIES = {
     *("muxleak_climbing", "muxleak_growth_per_minute", "muxleak_growth_per_minute_lower"),
     *("muxleak_tasks", "muxleak_tasks_created", "muxleak_tasks_finished", "muxleak_tasks_left"),
@@ -108,7 +108,7 @@ def test_metrics_without_the_client_say_how_to_get_it(monkeypatch: pytest.Monkey
 
 def test_metrics_are_imported_when_asked_for() -> None:
     """The monitor alone needs no more than the package does."""
-    code = "import sys, harness.monitor; print('prometheus_client' in sys.modules)"
+    code = "import sys, muxleak.monitor; print('prometheus_client' in sys.modules)"
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -21,19 +21,20 @@ from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
+
+import muxleak.monitor
+from creation_sites import site
+from muxleak_scenarios.cli.serve import USER
+from muxleak_scenarios.real.programs import LOOPBACK, free_port
+from muxleak_vless import Client, MuxSession
+from muxleak_vless.address import Address
 from processes import REQUIRE, Process, unavailable
 from servers import Destination, echo
 
-import harness.monitor
-from harness.cli.serve import USER
-from scenarios.real.programs import LOOPBACK, free_port
-from vless import Client
-from vless.address import Address
-
-RULES = Path(harness.monitor.__file__).with_name("alerts.yml")
+RULES = Path(muxleak.monitor.__file__).with_name("alerts.yml")
 RULES_TEST = Path(__file__).with_name("alerts_test.yml")
 INSTALL = "apt-get install -y --no-install-recommends prometheus"
-WATCHER = "vless/session.py:83 in MuxSession.run"
+WATCHER = site(MuxSession.run, "self._watch(")
 FIRES_WITHIN = 120.0  # seconds of load
 SILENT = float(os.environ.get("MUXLEAK_SILENT_SECONDS", "0"))  # seconds of load, at least
 VISITS = 9  # at most so many in a second

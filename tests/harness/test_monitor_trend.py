@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from harness.monitor.trend import FLAT, Trend, drift_of, floors_rise, trend_of
+from muxleak.monitor.trend import FLAT, Trend, drift_of, floors_rise, trend_of
 
 TIMES = [10.0 * index for index in range(30)]
 

@@ -5,35 +5,35 @@ import sys
 
 import pytest
 
-import harness
-from harness import sim
+import muxleak
+from muxleak import search, sim
 
 
-@pytest.mark.parametrize("name", harness.__all__)
+@pytest.mark.parametrize("name", muxleak.__all__)
 def test_names_are_there(name: str) -> None:
     """Each leads to what its home defines, and is kept."""
-    found = getattr(harness, name)
+    found = getattr(muxleak, name)
 
-    assert found is vars(harness)[name]
-    assert name in dir(harness)
+    assert found is vars(muxleak)[name]
+    assert name in dir(muxleak)
 
 
 def test_names_of_the_simulation_are_its_own() -> None:
     """`simulate` and `find_leaks` are about programs; a scope is looked at by `check_scope`."""
-    assert harness.simulate is sim.simulate
-    assert harness.find_leaks is sim.find_leaks
-    assert harness.check_scope.__module__ == "harness.check"
+    assert muxleak.simulate is sim.simulate
+    assert muxleak.find_leaks is search.find_leaks
+    assert muxleak.check_scope.__module__ == "muxleak.checks.scope_check"
 
 
 def test_names_that_are_not_there_are_refused() -> None:
     """As any module does."""
     with pytest.raises(AttributeError, match="no attribute 'find_leak'"):
-        harness.find_leak  # noqa: B018 - asking is the test
+        muxleak.find_leak  # noqa: B018 - asking is the test
 
 
 def test_names_are_imported_when_asked_for() -> None:
     """Whoever imports the package does not wait for the simulation."""
-    code = "import sys, harness; print([each for each in sys.modules if 'harness.sim' in each])"
+    code = "import sys, muxleak; print([each for each in sys.modules if 'muxleak.sim' in each])"
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

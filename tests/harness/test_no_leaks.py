@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from loops import LOOPS, REAL, new_uvloop
-from tasks import forever
 
-from harness import (
+from loops import LOOPS, REAL, new_uvloop
+from muxleak import (
     LeakError,
     Ledger,
     check_scope,
@@ -25,6 +24,7 @@ from harness import (
     ignore_waiting_in,
     no_leaks,
 )
+from tasks import forever
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 

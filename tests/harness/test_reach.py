@@ -10,11 +10,10 @@ from typing import Any
 from loops import LOOPS as ALL
 from loops import REAL as LOOPS
 from loops import new_uvloop
-
-from harness.loop import VirtualLoop
-from harness.memory import memory_pair
-from harness.reach import held_by_slot, who_can_wake
-from harness.settle import settle
+from muxleak.checks.settle import settle
+from muxleak.introspect.referrers import held_by_slot, who_can_wake
+from muxleak.sim.memory_transport import memory_pair
+from muxleak.sim.virtual_loop import VirtualLoop
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 

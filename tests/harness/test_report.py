@@ -7,11 +7,10 @@ import pickle
 import subprocess
 import sys
 
+from muxleak.checks.report import MAX_LINES, LeakError, LeakGroup, LeakReport
+from muxleak.ledger.ledger import Ledger
+from muxleak.sim.virtual_loop import VirtualLoop
 from tasks import spawn
-
-from harness.ledger import Ledger
-from harness.loop import VirtualLoop
-from harness.report import MAX_LINES, LeakError, LeakGroup, LeakReport
 
 
 class Done:
@@ -115,7 +114,7 @@ def test_leak_error_is_an_assertion_that_travels(loop: VirtualLoop, ledger: Ledg
 
 SCRIPT = """
 import asyncio
-from harness import LeakReport, Ledger, VirtualLoop
+from muxleak import LeakReport, Ledger, VirtualLoop
 
 async def hold(*wanted):
     await asyncio.wait([asyncio.ensure_future(each.wait()) for each in wanted])

@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from loops import LOOPS, REAL, new_uvloop
 
-from harness.ledger import Ledger
-from harness.loop import VirtualLoop
-from harness.memory import memory_pair
-from harness.settle import settle
+from loops import LOOPS, REAL, new_uvloop
+from muxleak.checks.settle import settle
+from muxleak.ledger.ledger import Ledger
+from muxleak.sim.memory_transport import memory_pair
+from muxleak.sim.virtual_loop import VirtualLoop
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 

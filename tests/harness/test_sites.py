@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from harness.sites import MAX_FRAMES, Site, capture, short_path
+from muxleak.introspect.sites import MAX_FRAMES, Site, capture, short_path
 
 
 def here() -> Site:

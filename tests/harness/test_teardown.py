@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from loops import LOOPS
 
-from harness import LeakError, no_leaks
-from harness.kinds import KINDS
-from harness.ledger import Ledger
-from harness.teardown import release
+from loops import LOOPS
+from muxleak import LeakError, no_leaks
+from muxleak.checks.teardown import release
+from muxleak.ledger.kinds import KINDS
+from muxleak.ledger.ledger import Ledger
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
@@ -144,7 +144,7 @@ def test_release_keeps_to_its_budget() -> None:
 
 SCRIPT = """
 import asyncio
-from harness import no_leaks
+from muxleak import no_leaks
 
 async def stubborn():
     while True:

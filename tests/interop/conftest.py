@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 import pytest_asyncio
+
+from muxleak import Ledger, settle
+from muxleak_scenarios.cli.serve import USER
+from muxleak_vless import Client, Inbound, Limits, Outbound, User
+from muxleak_vless.versions import VERSIONS
 from proxies import Proxies, Proxy
 from servers import Datagrams, Destination, refusing
-
-from harness import Ledger, settle
-from harness.cli.serve import USER
-from vless import Client, Inbound, Limits, Outbound, User
-from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator

@@ -9,11 +9,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from muxleak import settle
+from muxleak_vless.versions import VERSIONS
 from servers import DIGEST, GREETING, PIECE, count, echo, flood, give, greet, payload, reset, take
 from socks import SocksConnection, SocksDatagrams
-
-from harness import settle
-from vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,23 +10,23 @@ from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
-from proxies import find
 
-from harness.cli import cli
-from harness.cli.serve import USER
-from scenarios.hunt.destinations import Destinations
-from scenarios.hunt.hunt import Hunt
-from scenarios.hunt.outcome import Limits
-from scenarios.hunt.target import Target
-from scenarios.real.programs import LOOPBACK, free_port, sing_box_server, v2ray_server
+from muxleak_scenarios.cli import cli
+from muxleak_scenarios.cli.serve import USER
+from muxleak_scenarios.hunt.destinations import Destinations
+from muxleak_scenarios.hunt.hunt import Hunt
+from muxleak_scenarios.hunt.outcome import HuntBudget
+from muxleak_scenarios.hunt.target import RemoteServer
+from muxleak_scenarios.real.programs import LOOPBACK, free_port, sing_box_server, v2ray_server
+from proxies import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from scenarios.hunt.findings import Finding
-    from scenarios.hunt.outcome import Status
-    from scenarios.real.programs import Config
+    from muxleak_scenarios.hunt.findings import HuntFinding
+    from muxleak_scenarios.hunt.outcome import HuntProgress
+    from muxleak_scenarios.real.programs import Config
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.timeout(60)]
 
@@ -85,7 +85,7 @@ def v2ray(folder: Path, idle: int) -> Server:
     return Server("v2ray", folder, config)
 
 
-def counted(finding: Finding) -> tuple[int, ...]:
+def counted(finding: HuntFinding) -> tuple[int, ...]:
     """Goroutines and descriptors per repetition; then what stays without destinations."""
     (held, kept), (held_fds, kept_fds) = finding.growth.tasks, finding.growth.descriptors
     return (held, held_fds, kept, kept_fds)
@@ -97,7 +97,7 @@ def told(finding: dict[str, Any]) -> tuple[int, ...]:
     return (tasks["held"], descriptors["held"], tasks["kept"], descriptors["kept"])
 
 
-def blocked(finding: Finding, *names: str) -> bool:
+def blocked(finding: HuntFinding, *names: str) -> bool:
     """Whether a stack has all these functions, from the inside outwards."""
     return any(
         [name for name in names if any(name in function for function in stack)] == list(names)
@@ -154,25 +154,25 @@ def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
     """Knowing nothing: its three leaks over TCP, with their stacks; it ends when it has them."""
     wanted = {figures: line for figures, line in LEAKS.items() if ":udp:" not in line}
     server = sing_box(tmp_path)
-    target = Target(
+    target = RemoteServer(
         (LOOPBACK, server.port),
         pprof=[f"http://{LOOPBACK}:{server.counts}"],
         command=server.command,
     )
 
-    async def main() -> dict[tuple[int, ...], Finding]:
+    async def main() -> dict[tuple[int, ...], HuntFinding]:
         async with Destinations() as destinations:
             await target.start()
-            found: dict[tuple[int, ...], Finding] = {}
+            found: dict[tuple[int, ...], HuntFinding] = {}
 
-            def look(_status: Status) -> None:
+            def look(_status: HuntProgress) -> None:
                 found.update((counted(each), each) for each in one.result.findings)
 
             one = Hunt(
                 target,
                 UUID(USER),
                 destinations,
-                limits=Limits(seconds=600),
+                limits=HuntBudget(seconds=600),
                 progress=look,
                 stopped=lambda: wanted.keys() <= found.keys(),
             )

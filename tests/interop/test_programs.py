@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import proxies as support
 import pytest
+
+import proxies as support
+from muxleak_scenarios.real.programs import FINDERS, INSTALL, Program
 from processes import REQUIRE
 from servers import echo
 from socks import SocksConnection
-
-from scenarios.real.programs import FINDERS, INSTALL, Program
+from source_roots import PYTHONPATH
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -91,7 +92,7 @@ def test_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", "test_interrupted.py"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}"},
+        env=os.environ | {"PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{ROOT / 'tests' / 'support'}"},
         capture_output=True,
         text=True,
         check=False,
@@ -132,7 +133,7 @@ async def test_serve_counts_the_connections_of_v2ray(
 ) -> None:
     """`muxleak serve` with a real client: V1 leaks a task, says so, and exits with 1."""
     _, address = await destination(echo)
-    words = ("-m", "harness", "serve", "--json", "--version", version)
+    words = ("-m", "muxleak", "serve", "--json", "--version", version)
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, cwd=ROOT, stdout=subprocess.PIPE
     )

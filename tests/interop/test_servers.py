@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from servers import DIGEST, GREETING, count, echo, flood, give, greet, payload, reset, take
 
-from harness import settle
-from harness.cli.serve import USER
-from vless.address import Address, Network
-from vless.causes import StreamClosed, StreamReset
-from vless.frames import DATA, Frame, Status, encode_frame
-from vless.header import Command, Request, encode_request
+from muxleak import settle
+from muxleak_scenarios.cli.serve import USER
+from muxleak_vless.address import Address, NetworkType
+from muxleak_vless.causes import StreamClosed, StreamReset
+from muxleak_vless.frames import DATA, Frame, FrameStatus, encode_frame
+from muxleak_vless.header import Command, Request, encode_request
+from servers import DIGEST, GREETING, count, echo, flood, give, greet, payload, reset, take
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from muxleak_vless import Client, Stream
     from proxies import Proxy
     from servers import Endpoint
-
-    from vless import Client, Stream
 
     Start = Callable[..., Awaitable[Any]]
 
@@ -63,7 +62,7 @@ async def write(stream: Stream, data: bytes) -> None:
         await stream.write(data[start : start + 100_000])
 
 
-def answers(client: Client, stream_id: int) -> list[tuple[Status, int]]:
+def answers(client: Client, stream_id: int) -> list[tuple[FrameStatus, int]]:
     """The frames without data that the server has sent for an id: status and option."""
     frames = client.frames or []
     return [(f.status, f.option) for f in frames if f.stream_id == stream_id and not f.data]
@@ -153,7 +152,7 @@ async def test_server_reads_what_comes_byte_by_byte(
     """Header and frames may be cut anywhere."""
     _, address = await destination(echo)
     client = await connect(server, header=b"", record=True)
-    opening = Frame.new(1, Network.TCP, Address.of(*address), b"hel")
+    opening = Frame.new(1, NetworkType.TCP, Address.of(*address), b"hel")
     whole = encode_request(Request(UUID(USER), Command.MUX)) + b"".join(
         map(encode_frame, (opening, Frame.keep(1, b"lo"), Frame.keep(1, b""), Frame.keep(1, b"!")))
     )
@@ -176,11 +175,11 @@ async def test_server_ignores_keep_alive(server: Proxy, connect: Start, destinat
     assert await read(stream, 6) == b"before"
 
     for stream_id in (0, 1, 9):
-        client.send_frame(Frame(stream_id, Status.KEEP_ALIVE))
-        client.send_frame(Frame(stream_id, Status.KEEP_ALIVE, DATA, data=b"lost"))
+        client.send_frame(Frame(stream_id, FrameStatus.KEEP_ALIVE))
+        client.send_frame(Frame(stream_id, FrameStatus.KEEP_ALIVE, DATA, data=b"lost"))
 
     assert await exchange(stream, b"after") == b"after"
-    assert {frame.status for frame in client.frames} == {Status.KEEP}
+    assert {frame.status for frame in client.frames} == {FrameStatus.KEEP}
 
 
 async def test_server_tells_of_a_refused_destination(
@@ -278,11 +277,11 @@ async def test_server_answers_a_keep_of_an_unknown_stream(
     client = await connect(server, record=True)
     stream = await client.open(Address.of(*address), b"before")
     assert await read(stream, 6) == b"before"
-    expected = [(Status.END, 2)]
+    expected = [(FrameStatus.END, 2)]
     if "v2ray" in server.title:
-        expected = [(Status.END, 0)] if data else []
+        expected = [(FrameStatus.END, 0)] if data else []
 
-    client.send_frame(Frame.keep(9, data) if data else Frame(9, Status.KEEP))
+    client.send_frame(Frame.keep(9, data) if data else Frame(9, FrameStatus.KEEP))
     assert await exchange(stream, b"after") == b"after"
 
     assert await settle(limit=PATIENCE, until=lambda: answers(client, 9) == expected)
@@ -295,7 +294,7 @@ async def test_server_exchanges_datagrams_in_a_stream(
     """They keep their bounds; sing-box says where each came from, V2Ray need not."""
     client = await connect(server)
     target, data = Address.of(*datagrams[0]), payload(size)
-    stream = await client.open(target, data, network=Network.UDP)
+    stream = await client.open(target, data, network=NetworkType.UDP)
 
     for _ in range(3):
         packet = await stream.read_packet()
@@ -312,7 +311,7 @@ async def test_sing_box_serves_xudp(
     client = await connect(servers("sing-box"))
     first, second = (Address.of(*each) for each in datagrams)
     stream = await client.open(
-        first, b"one", network=Network.UDP, stream_id=0, global_id=bytes(range(8))
+        first, b"one", network=NetworkType.UDP, stream_id=0, global_id=bytes(range(8))
     )
 
     assert await stream.read_packet() == (b"one", first)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import LeakError, no_leaks
+from muxleak import LeakError, no_leaks
 
 
 async def main(program: dict[str, Any], mode: str) -> dict[str, Any]:

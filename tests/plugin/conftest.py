@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 # Loaded here, because pytester forgets what the projects load.
-import harness.plugin.findings
-import harness.plugin.session
-import harness.plugin.verdicts  # noqa: F401
+import muxleak.plugin.findings
+import muxleak.plugin.session
+import muxleak.plugin.verdicts  # noqa: F401
+from source_roots import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PLUGINS = ("pytest_asyncio.plugin", "harness.plugin", "no:cacheprovider")
+PLUGINS = ("pytest_asyncio.plugin", "muxleak.plugin", "no:cacheprovider")
 INI = """
 [pytest]
 asyncio_default_fixture_loop_scope = function
@@ -83,13 +84,13 @@ def project(
 ) -> Project:
     """A project with the plugin installed, or as good as that."""
     installed = bool(entry_points(group="pytest11", name="muxleak"))
-    path = [str(ROOT)]
+    path = [PYTHONPATH]
     if not installed:
         folder = tmp_path_factory.mktemp("installed")
         metadata = folder / "muxleak-0.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: muxleak\nVersion: 0\n")
-        (metadata / "entry_points.txt").write_text("[pytest11]\nmuxleak = harness.plugin\n")
+        (metadata / "entry_points.txt").write_text("[pytest11]\nmuxleak = muxleak.plugin\n")
         path.insert(0, str(folder))
     inherited = [each for each in [os.environ.get("PYTHONPATH")] if each]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*path, *inherited]))

@@ -463,7 +463,7 @@ def test_blame_leaves_an_inner_check_its_finding(project: Project) -> None:
     """What a `no_leaks` inside the test reported and ended is not reported again."""
     project.write(
         suite("""
-        from harness import no_leaks
+        from muxleak import no_leaks
 
         @pytest.mark.asyncio
         async def test_it():

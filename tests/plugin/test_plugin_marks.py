@@ -14,7 +14,7 @@ HEAD = """
 
     import pytest
 
-    from harness import ignore_created_by, ignore_name
+    from muxleak import ignore_created_by, ignore_name
 
     KEPT = []
 
@@ -70,7 +70,7 @@ def test_no_leaks_puts_asyncio_back_after_a_marked_test(project: Project) -> Non
         def watched():
             loop = asyncio.get_running_loop()
             base = asyncio.BaseEventLoop.run_forever.__code__.co_filename
-            return loop.get_task_factory() is not None, "close" in vars(loop), "harness" in base
+            return loop.get_task_factory() is not None, "close" in vars(loop), "muxleak" in base
 
         async def test_before():
             assert watched() == (False, False, False)
@@ -257,7 +257,7 @@ def test_repeated_tests_see_past_the_plugin(project: Project, mode: str) -> None
     """What the plugin alone still holds is not kept, and what a list holds is, in any mode."""
     project.write(
         suite("""
-        from harness import no_leaks
+        from muxleak import no_leaks
 
         async def drop():
             await asyncio.create_task(asyncio.sleep(0))

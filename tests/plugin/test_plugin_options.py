@@ -80,8 +80,8 @@ def test_warn_warns_with_the_report(leaking: Project) -> None:
 
 def test_warn_obeys_the_filters_of_warnings(leaking: Project) -> None:
     """As an error the warning fails the test; it can be ignored by its name."""
-    failed = leaking.run("--leaks=warn", "-Werror::harness.plugin.LeakWarning")
-    ignored = leaking.run("--leaks=warn", "-Wignore::harness.plugin.LeakWarning")
+    failed = leaking.run("--leaks=warn", "-Werror::muxleak.plugin.LeakWarning")
+    ignored = leaking.run("--leaks=warn", "-Wignore::muxleak.plugin.LeakWarning")
 
     failed.assert_outcomes(failed=2)
     ignored.assert_outcomes(passed=2, warnings=0)
@@ -250,10 +250,10 @@ def test_off_leaves_the_loop_untouched(project: Project, mode: str) -> None:
             touched = [
                 loop.get_task_factory() is not None,
                 "call_at" in vars(loop),
-                "harness" in asyncio.BaseEventLoop.run_forever.__code__.co_filename,
-                "harness" in asyncio.runners._cancel_all_tasks.__code__.co_filename,
-                "harness" in type(loop).create_connection.__code__.co_filename,
-                "harness" in threading.Thread.start.__code__.co_filename,
+                "muxleak" in asyncio.BaseEventLoop.run_forever.__code__.co_filename,
+                "muxleak" in asyncio.runners._cancel_all_tasks.__code__.co_filename,
+                "muxleak" in type(loop).create_connection.__code__.co_filename,
+                "muxleak" in threading.Thread.start.__code__.co_filename,
             ]
             assert touched == [%s] * 6
         """
@@ -305,7 +305,7 @@ def test_properties_tell_kind_site_and_count(project: Project) -> None:
         f'<property name="muxleak.1.site" value="{project.line("create_task")} in test_leaks"',
         '<property name="muxleak.1.count" value="2"',
         '<property name="muxleak.2.kind" value="timer"',
-        '<failure message="harness.report.LeakError: 2 tasks, 1 timer left behind',
+        '<failure message="muxleak.LeakError: 2 tasks, 1 timer left behind',
     ):
         assert text in leaking
     assert "property" not in clean
@@ -313,7 +313,7 @@ def test_properties_tell_kind_site_and_count(project: Project) -> None:
 
 def test_only_the_plugin_imports_pytest() -> None:
     """The rest of the harness can be used where pytest is not installed."""
-    harness = Path(__file__).resolve().parent.parent.parent / "harness"
+    harness = Path(__file__).resolve().parent.parent.parent / "harness" / "muxleak"
     found = {
         path.relative_to(harness).parts[0]
         for path in harness.rglob("*.py")

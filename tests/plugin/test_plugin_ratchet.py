@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.plugin.ratchet import Gone, gone, read, text, updated, write
+from muxleak.plugin.baseline import Gone, gone, read, text, updated, write
 
 pytest_plugins = ["pytester"]
 
@@ -45,7 +45,7 @@ LEAKING = """
         await asyncio.sleep(0)
     """
 EXPLICIT = """
-    from harness import no_leaks
+    from muxleak import no_leaks
 
     async def test_one():
         start()

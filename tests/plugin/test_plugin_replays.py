@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 # Loaded here, because pytester forgets what the projects load.
-import harness.plugin.replays  # noqa: F401
-from harness.plugin.options import REPLAY_SUFFIX
-from harness.sim import Replay, find_leaks
-from harness.sim.replay import SUFFIX
+import muxleak.plugin.replays  # noqa: F401
+from muxleak.plugin.options import REPLAY_SUFFIX
+from muxleak.search import find_leaks
+from muxleak.sim import Replay
+from muxleak.sim.replay import SUFFIX
 
 pytest_plugins = ["pytester"]
 
@@ -22,7 +23,7 @@ FILE = "tests/third_connection.sim.json"
 BUGGY = '''
 import asyncio
 
-from harness.sim import current, simulated
+from muxleak.sim import current, simulated
 
 async def forever():
     await asyncio.get_running_loop().create_future()
@@ -80,7 +81,7 @@ def test_replay_fails_while_the_program_does(chat: Project) -> None:
         [
             f"{FILE} F*",
             f"*{FILE}: chat:main*",
-            "E   harness.report.LeakError: 1 task leaked (expected 0 alive after close, got 1)",
+            "E   muxleak.LeakError: 1 task leaked (expected 0 alive after close, got 1)",
             "E     1 x forever",
             f"E       made at {chat.line('create_task', 'chat.py')} in main",
             "E   steps: open 1 | open 2 | open 3",
@@ -239,8 +240,8 @@ def test_replays_that_are_off_load_nothing(project: Project) -> None:
         import sys
 
         def test_it():
-            assert "harness.plugin" in sys.modules
-            assert not [name for name in sys.modules if name.startswith("harness.sim")]
+            assert "muxleak.plugin" in sys.modules
+            assert not [name for name in sys.modules if name.startswith("muxleak.sim")]
         """)
 
     project.run_apart().assert_outcomes(passed=1)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scenarios import load_pairs
-from scenarios.replay import Line, Replay, expectation, read_lines
+from muxleak_scenarios import load_pairs
+from muxleak_scenarios.pairs.replay import ReplayLine, SequenceReplay, expectation, read_lines
 
 FILES = sorted(Path(__file__).parent.glob("*.seq"))
 LINES = [
@@ -16,9 +16,9 @@ LINES = [
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_replay_does_what_its_line_expects(line: Line) -> None:
+def test_replay_does_what_its_line_expects(line: ReplayLine) -> None:
     """The run violates the properties that the line names, and no others."""
-    assert expectation(Replay.parse(line.text).run()) == line.expected
+    assert expectation(SequenceReplay.parse(line.text).run()) == line.expected
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -30,7 +30,9 @@ def test_replay_file_is_small(path: Path) -> None:
 def test_replays_hold_every_pair() -> None:
     """Each pair has a file with both of its halves, and its wrong fixes."""
     halves = {
-        path.stem: {Replay.parse(line.text).half for line in read_lines(path.read_text("utf-8"))}
+        path.stem: {
+            SequenceReplay.parse(line.text).half for line in read_lines(path.read_text("utf-8"))
+        }
         for path in FILES
     }
 

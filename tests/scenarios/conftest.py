@@ -7,12 +7,12 @@ from importlib.util import find_spec
 
 import pytest
 
-from scenarios import Outcome, Sequence, SimWorld, TcpWorld, World, run_sequence
-from vless import Lifecycle
+from muxleak_scenarios import Sequence, SequenceOutcome, SimTarget, Target, TcpTarget, run_sequence
+from muxleak_vless import Lifecycle
 
-WORLDS: dict[str, Callable[[Lifecycle], World]] = {"simulated": SimWorld, "tcp": TcpWorld}
+WORLDS: dict[str, Callable[[Lifecycle], Target]] = {"simulated": SimTarget, "tcp": TcpTarget}
 if find_spec("uvloop") is not None:
-    WORLDS["uvloop"] = partial(TcpWorld, new_loop=import_module("uvloop").new_event_loop)
+    WORLDS["uvloop"] = partial(TcpTarget, new_loop=import_module("uvloop").new_event_loop)
 
 
 # A loop that cannot be seen into takes its time to settle.
@@ -22,20 +22,20 @@ _PARAMS = [
 
 
 @pytest.fixture(params=_PARAMS)
-def world(request: pytest.FixtureRequest) -> Callable[[Lifecycle], World]:
+def world(request: pytest.FixtureRequest) -> Callable[[Lifecycle], Target]:
     """Each world in turn; uvloop's where it is installed."""
     return WORLDS[request.param]
 
 
 @pytest.fixture
-def run() -> Callable[..., Outcome]:
+def run() -> Callable[..., SequenceOutcome]:
     """Run a line of notation: by default against the reference, simulated."""
 
     def run_line(
         line: str,
         lifecycle: Callable[[], Lifecycle] = Lifecycle,
-        world: Callable[[Lifecycle], World] = SimWorld,
-    ) -> Outcome:
+        world: Callable[[Lifecycle], Target] = SimTarget,
+    ) -> SequenceOutcome:
         return run_sequence(Sequence.parse(line), lifecycle(), world)
 
     return run_line

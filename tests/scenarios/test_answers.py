@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scenarios import PROPERTIES, Sequence, load_pairs, run_sequence
-from scenarios.answers import (
+from muxleak_scenarios import PROPERTIES, Sequence, load_pairs, run_sequence
+from muxleak_scenarios.pairs.mutants import (
     EQUIVALENT,
     NOTHING,
     OPPOSITE,
@@ -21,10 +21,10 @@ from scenarios.answers import (
     sequences,
     witnesses,
 )
-from vless import Lifecycle
+from muxleak_vless import Lifecycle
 
 if TYPE_CHECKING:
-    from vless import MuxSession
+    from muxleak_vless import MuxSession
 
 ANSWERS = other_answers()
 LABELS = {(each.question, each.label) for each in ANSWERS}
@@ -135,7 +135,7 @@ def test_a_hole_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     subjects = [pair.witness for pair in load_pairs().values()]
     assert notice(answer, subjects).holds
 
-    monkeypatch.setattr("scenarios.model.ConnectionModel.unanswered", "")
+    monkeypatch.setattr("muxleak_scenarios.sequence.model.ConnectionModel.unanswered", "")
     assert not notice(answer, subjects).holds
 
 

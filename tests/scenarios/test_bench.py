@@ -16,22 +16,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import Ledger
-from harness.scope import CURRENT
-from scenarios import SimWorld, TcpWorld
-from scenarios.bench import ROWS, apart, examples, leaked, ledger, parts, schedules, sequence, ticks
-from scenarios.bench.bare import BareServer
-from scenarios.bench.measure import Beside, Comparison, Plan, each, in_turns
-from scenarios.bench.plain import PlainEcho, PlainStream
-from scenarios.runner import Run
-from scenarios.steps import Sequence
-from scenarios.strategies import sequences
-from scenarios.worlds import USER
-from vless import Lifecycle, ProtocolError
-from vless.bugs.watcher_outlives_connection.buggy import WatchedContext
-from vless.header import Command, Request, encode_request
+from muxleak import Ledger
+from muxleak.ledger.counters import CURRENT
+from muxleak_scenarios import SimTarget, TcpTarget
+from muxleak_scenarios.bench import (
+    ROWS,
+    apart,
+    examples,
+    leaked,
+    ledger,
+    parts,
+    schedules,
+    sequence,
+    ticks,
+)
+from muxleak_scenarios.bench.bare import BareServer
+from muxleak_scenarios.bench.measure import BenchPlan, Beside, Comparison, each, in_turns
+from muxleak_scenarios.bench.plain import PlainEcho, PlainStream
+from muxleak_scenarios.sequence.steps import Sequence
+from muxleak_scenarios.sequence.strategies import sequences
+from muxleak_scenarios.targets.run import SequenceRun
+from muxleak_scenarios.targets.target import USER
+from muxleak_vless import Lifecycle, ProtocolError
+from muxleak_vless.bugs.watcher_outlives_connection.buggy import WatchedContext
+from muxleak_vless.header import Command, Request, encode_request
 
-QUICK = Plan(1, quick=True, leaks=100)
+QUICK = BenchPlan(1, quick=True, leaks=100)
 ECHOES = [
     str(sequence.SEQUENCE),
     "a:open a:close",
@@ -48,7 +58,7 @@ def buggy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lifecycle, "watched_context", WatchedContext.watched_context)
 
 
-def echoed(script: sequence.Recording, cuts: Iterable[int] = ()) -> bytes:
+def echoed(script: sequence.RecordedSequence, cuts: Iterable[int] = ()) -> bytes:
     """What plain callbacks answer to recorded bytes, sent in their pieces or cut in others."""
     written: list[bytes] = []
     plain = PlainEcho({USER}, written.append)
@@ -75,7 +85,7 @@ def test_in_turns_interleaves_and_forgets_the_first_round() -> None:
         return len(done)
 
     works = {name: partial(work, name) for name in "ab"}
-    found = in_turns(works, Plan(2, tick=lambda: ticked.append(None)))
+    found = in_turns(works, BenchPlan(2, tick=lambda: ticked.append(None)))
 
     assert done == ["a", "b"] * 3
     assert found == {"a": (3, 5), "b": (4, 6)}
@@ -90,7 +100,7 @@ def test_each_does_the_work_as_often_as_it_divides_by(monkeypatch: pytest.Monkey
         nonlocal now
         now += 3.0
 
-    monkeypatch.setattr("scenarios.bench.measure.time.process_time", lambda: now)
+    monkeypatch.setattr("muxleak_scenarios.bench.measure.time.process_time", lambda: now)
 
     assert each(work, 5)() == 3.0
     assert now == 15.0
@@ -158,7 +168,7 @@ def test_plain_echo_refuses_malformed_frames() -> None:
 
 def test_sequence_exchanges_the_same_bytes_over_tcp() -> None:
     """Both worlds of the comparison do the same work: the peer sends and receives the same."""
-    assert sequence.record(sequence.SEQUENCE, TcpWorld) == sequence.record(sequence.SEQUENCE)
+    assert sequence.record(sequence.SEQUENCE, TcpTarget) == sequence.record(sequence.SEQUENCE)
 
 
 def test_sequence_recording_has_every_step_that_sends() -> None:
@@ -218,13 +228,13 @@ def test_sequence_unchecked_leaves_out_the_check_alone(buggy: None) -> None:
     """It overrides what a run has, runs the same, and is silent about the leak."""
     del buggy
     outcomes = []
-    for kind in (Run, sequence.Unchecked):
-        world = SimWorld(Lifecycle())
+    for kind in (SequenceRun, sequence.Unchecked):
+        world = SimTarget(Lifecycle())
         outcomes.append(kind(world).run(sequence.SEQUENCE))
         world.dispose()
     checked, unchecked = outcomes
 
-    assert {"check", "check_server"} <= vars(Run).keys() & vars(sequence.Unchecked).keys()
+    assert {"check", "check_server"} <= vars(SequenceRun).keys() & vars(sequence.Unchecked).keys()
     assert (checked.violated, unchecked.violated) == (("tasks",), ())
     assert (checked.connections, checked.left) == (unchecked.connections, unchecked.left) == (1, 1)
 
@@ -375,7 +385,7 @@ def test_leaked_sessions_are_as_many_as_asked() -> None:
     """Each leaves one task; the tenths are timed one by one."""
     ticked: list[None] = []
     server = BareServer(WatchedContext(), counted=True)
-    found = leaked.leak(server, 100, Plan(1, tick=lambda: ticked.append(None)))
+    found = leaked.leak(server, 100, BenchPlan(1, tick=lambda: ticked.append(None)))
     server.dispose()
 
     assert found.sessions == 100
@@ -406,7 +416,7 @@ def test_decoders_read_the_same_frames() -> None:
 
 
 @pytest.mark.parametrize("make", [parts.on_context, parts.on_event])
-def test_waiters_are_cancelled_one_by_one(make: Callable[[], parts.Waiting]) -> None:
+def test_waiters_are_cancelled_one_by_one(make: Callable[[], parts.ContextWaiter]) -> None:
     """All of them wait, all of them end, and what they waited on knows it."""
     assert parts.cancel(make, 50) > 0
 
@@ -414,8 +424,8 @@ def test_waiters_are_cancelled_one_by_one(make: Callable[[], parts.Waiting]) -> 
 def test_waiters_that_stay_registered_are_noticed() -> None:
     """A context that forgot to remove its waiters would not be timed as if it had."""
 
-    def careless() -> parts.Waiting:
-        return parts.Waiting(asyncio.Event().wait, lambda: 50)
+    def careless() -> parts.ContextWaiter:
+        return parts.ContextWaiter(asyncio.Event().wait, lambda: 50)
 
     with pytest.raises(AssertionError, match="expected no waiter, got 50"):
         parts.cancel(careless, 50)
@@ -429,7 +439,7 @@ def test_rows_name_functions_that_exist(name: str) -> None:
     """What the table imports when it is wanted is there."""
     row = ROWS[name]
 
-    assert callable(getattr(import_module(f"scenarios.bench.{row.module}"), row.function))
+    assert callable(getattr(import_module(f"muxleak_scenarios.bench.{row.module}"), row.function))
 
 
 @pytest.mark.slow
@@ -438,7 +448,7 @@ def test_rows_tick_as_often_as_they_say(name: str) -> None:
     """Progress comes to its end, and not beyond."""
     ticked: list[None] = []
     row = ROWS[name]
-    measure = getattr(import_module(f"scenarios.bench.{row.module}"), row.function)
+    measure = getattr(import_module(f"muxleak_scenarios.bench.{row.module}"), row.function)
     found = measure(QUICK._replace(tick=lambda: ticked.append(None)))
 
     assert len(ticked) == ticks(name, QUICK)

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase, InMemoryExampleDatabase
-from pairs import SOME_PAIRS, SOME_SLUGS
 
-from scenarios import (
+from muxleak_scenarios import (
     Sequence,
-    SimWorld,
-    TcpWorld,
-    campaign,
+    SimTarget,
+    TcpTarget,
     find_pair,
     load_pairs,
     run_sequence,
 )
-from scenarios.campaign import Budget, Campaign, Result, Status
-from scenarios.outcome import Outcome, Violation
-from scenarios.registry import FLAGSHIP, Pair
-from vless import Lifecycle
+from muxleak_scenarios.pairs import campaign
+from muxleak_scenarios.pairs.campaign import Budget, Campaign, CampaignProgress, CampaignResult
+from muxleak_scenarios.pairs.registry import FLAGSHIP, Pair
+from muxleak_scenarios.sequence.properties import SequenceOutcome, Violation
+from muxleak_vless import Lifecycle
+from pairs import SOME_PAIRS, SOME_SLUGS
 
 PAIR = load_pairs()[FLAGSHIP]
 
@@ -35,7 +35,7 @@ def brief(
     lifecycle: type[Lifecycle] = PAIR.buggy,
     database: InMemoryExampleDatabase | None = None,
     calls: int = 6,
-) -> Result:
+) -> CampaignResult:
     """Run a campaign of so many sequences, shrinking included."""
     return Campaign(lifecycle, database=database, stopped=after(calls)).run()
 
@@ -175,7 +175,7 @@ def test_campaign_is_the_same_for_the_same_seed() -> None:
 
 def test_campaign_tells_how_far_it_is() -> None:
     """Once for every sequence, with the length of the shortest found, which never grows."""
-    told: list[Status] = []
+    told: list[CampaignProgress] = []
     Campaign(PAIR.buggy, progress=told.append, stopped=after(15)).run()
     lengths = [status.shortest for status in told if status.shortest is not None]
 
@@ -183,8 +183,8 @@ def test_campaign_tells_how_far_it_is() -> None:
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] < lengths[0]
     assert {status.doing for status in told} == {"searches", "shrinks"} or told[0].shortest
-    assert Status("searches", 1, 1, 30, 2.0, None).rate == 15
-    assert Status("searches", 0, 0, 0, 0.0, None).rate == 0
+    assert CampaignProgress("searches", 1, 1, 30, 2.0, None).rate == 15
+    assert CampaignProgress("searches", 0, 0, 0, 0.0, None).rate == 0
 
 
 @pytest.mark.parametrize("canonical", [False, True])
@@ -193,9 +193,9 @@ def test_campaign_shrinks_to_what_violates_the_same(
 ) -> None:
     """Not to what is shorter and violates something else; nor is that what it tells in the end."""
 
-    def run(sequence: Sequence, *_: object) -> Outcome:
+    def run(sequence: Sequence, *_: object) -> SequenceOutcome:
         same = len(sequence) > 3 and (canonical or sequence != sequence.canonical())
-        return Outcome([Violation("tasks" if same else "timers", "", "")])
+        return SequenceOutcome([Violation("tasks" if same else "timers", "", "")])
 
     monkeypatch.setattr(campaign, "run_sequence", run)
     result = Campaign(PAIR.buggy, stopped=after(20)).run()
@@ -212,12 +212,12 @@ def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
     runs = 0
     found = False
 
-    def world(lifecycle: Lifecycle) -> SimWorld:
+    def world(lifecycle: Lifecycle) -> SimTarget:
         nonlocal runs
         runs += 1
-        return SimWorld(PAIR.fixed() if found and not agrees else lifecycle)
+        return SimTarget(PAIR.fixed() if found and not agrees else lifecycle)
 
-    def tell(status: Status) -> None:
+    def tell(status: CampaignProgress) -> None:
         nonlocal found
         found = status.doing == "shrinks"
 
@@ -237,8 +237,8 @@ def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
 def test_campaign_runs_over_tcp() -> None:
     """On real sockets it finds the same and lets no idle intervals pass."""
     budget = Budget(5, 3.0)
-    buggy = Campaign(PAIR.buggy, budget=budget, world=TcpWorld, virtual=False).run()
-    fixed = Campaign(PAIR.fixed, budget=Budget(2), world=TcpWorld, virtual=False).run()
+    buggy = Campaign(PAIR.buggy, budget=budget, world=TcpTarget, virtual=False).run()
+    fixed = Campaign(PAIR.fixed, budget=Budget(2), world=TcpTarget, virtual=False).run()
 
     assert buggy.found is not None
     assert fixed.found is None

@@ -8,23 +8,23 @@ from functools import partial
 import pytest
 from click.testing import CliRunner
 from hypothesis import Phase, given, settings
-from pairs import SOME_SLUGS
 
-from harness.cli import cli
-from scenarios import (
+from muxleak_scenarios import (
     Sequence,
-    SimWorld,
-    TcpWorld,
+    SimTarget,
+    Target,
+    TcpTarget,
     ViolationError,
-    World,
     check_sequence,
     find_pair,
     sequences,
 )
-from scenarios.check import how_to_replay
-from scenarios.registry import FLAGSHIP
-from vless import Lifecycle
-from vless.versions import VERSIONS
+from muxleak_scenarios.cli import cli
+from muxleak_scenarios.pairs.check import how_to_replay
+from muxleak_scenarios.pairs.registry import FLAGSHIP
+from muxleak_vless import Lifecycle
+from muxleak_vless.versions import VERSIONS
+from pairs import SOME_SLUGS
 
 CLOSE = Sequence.parse("a:open a:close")
 
@@ -54,29 +54,33 @@ def test_check_raises_what_was_violated() -> None:
 @pytest.mark.parametrize(
     ("lifecycle", "world", "command"),
     [
-        (VERSIONS["P-C"], SimWorld, "muxleak replay 'P-C a:open a:close'"),
-        (VERSIONS["V2"], TcpWorld, "muxleak replay --target tcp 'V2 a:open a:close'"),
+        (VERSIONS["P-C"], SimTarget, "muxleak replay 'P-C a:open a:close'"),
+        (VERSIONS["V2"], TcpTarget, "muxleak replay --target tcp 'V2 a:open a:close'"),
         (
             find_pair(FLAGSHIP).buggy,
-            SimWorld,
+            SimTarget,
             f"muxleak replay '{FLAGSHIP}/buggy a:open a:close'",
         ),
         (
             find_pair(FLAGSHIP).fixed,
-            SimWorld,
+            SimTarget,
             f"muxleak replay '{FLAGSHIP}/fixed a:open a:close'",
         ),
-        (Lifecycle, SimWorld, "muxleak replay 'REF a:open a:close'"),
-        (Another, SimWorld, "scenarios.check_sequence(Sequence.parse('a:open a:close'), ...)"),
+        (Lifecycle, SimTarget, "muxleak replay 'REF a:open a:close'"),
+        (
+            Another,
+            SimTarget,
+            "muxleak_scenarios.check_sequence(Sequence.parse('a:open a:close'), ...)",
+        ),
         (
             Lifecycle,
-            partial(SimWorld),
-            "scenarios.check_sequence(Sequence.parse('a:open a:close'), ...)",
+            partial(SimTarget),
+            "muxleak_scenarios.check_sequence(Sequence.parse('a:open a:close'), ...)",
         ),
     ],
 )
 def test_check_names_server_and_world(
-    lifecycle: type[Lifecycle], world: Callable[[Lifecycle], World], command: str
+    lifecycle: type[Lifecycle], world: Callable[[Lifecycle], Target], command: str
 ) -> None:
     """A command where there is one that does the same; else the call."""
     assert how_to_replay(CLOSE, lifecycle, world) == command

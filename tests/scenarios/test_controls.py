@@ -9,31 +9,33 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import settle
-from scenarios import Sequence, SimWorld, TcpWorld, run_sequence
-from scenarios.check import check_sequence
-from scenarios.controls import CONTROLS, Control, Twin, try_control
-from scenarios.runner import Run
-from scenarios.script import WIDTH, decode
-from scenarios.standing import POOLED, AccessLog, Pool
-from scenarios.worlds import LIMITS, Stock
-from vless import Address, Context, Lifecycle
-from vless.link import Link
+from muxleak import settle
+from muxleak_scenarios import Sequence, SimTarget, TcpTarget, run_sequence
+from muxleak_scenarios.pairs.check import check_sequence
+from muxleak_scenarios.pairs.negative_controls import CONTROLS, Control, Twin, try_control
+from muxleak_scenarios.pairs.standing import POOLED, AccessLog, Pool
+from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.targets.run import SequenceRun
+from muxleak_scenarios.targets.target import LIMITS, Stock
+from muxleak_vless import Address, Context, Lifecycle
+from muxleak_vless.link import Link
 
 if TYPE_CHECKING:
-    from vless import Limits
+    from muxleak_vless import Limits
 
 EACH = pytest.mark.parametrize("name", CONTROLS)
 TWINS = [(control, label) for control in CONTROLS.values() for label in control.twins]
-BASES: tuple[type[SimWorld | TcpWorld], ...] = (SimWorld, TcpWorld)
+BASES: tuple[type[SimTarget | TcpTarget], ...] = (SimTarget, TcpTarget)
 
 
-def seen_after(name: str, line: str, base: type[SimWorld | TcpWorld] = SimWorld) -> tuple[int, int]:
+def seen_after(
+    name: str, line: str, base: type[SimTarget | TcpTarget] = SimTarget
+) -> tuple[int, int]:
     """How many tasks and outgoing connections of a control there are after a line, and at rest."""
     control = CONTROLS[name]
     place = control.world(base)(control.lifecycle())
     try:
-        run = Run(place)
+        run = SequenceRun(place)
         run.steps(Sequence.parse(line))
         at_once = place.ledger.count + place.open_links(None)
         place.settle()
@@ -44,7 +46,7 @@ def seen_after(name: str, line: str, base: type[SimWorld | TcpWorld] = SimWorld)
 
 @EACH
 @pytest.mark.parametrize("base", BASES)
-def test_control_is_not_flagged(name: str, base: type[SimWorld | TcpWorld]) -> None:
+def test_control_is_not_flagged(name: str, base: type[SimTarget | TcpTarget]) -> None:
     """Nothing is held against it on its witnesses, and it ends with its server."""
     control = CONTROLS[name]
     for line in control.witnesses:
@@ -61,7 +63,7 @@ def test_control_is_not_flagged_on_random_sequences(name: str) -> None:
     for _ in range(5):
         sequence = decode(random.randbytes(WIDTH * 60))
 
-        check_sequence(sequence, control.lifecycle, control.world(SimWorld))
+        check_sequence(sequence, control.lifecycle, control.world(SimTarget))
 
 
 @pytest.mark.slow
@@ -80,7 +82,7 @@ def test_try_control_holds(name: str) -> None:
 @pytest.mark.parametrize(("control", "label"), TWINS, ids=[label for _, label in TWINS])
 @pytest.mark.parametrize("base", BASES)
 def test_control_without_its_bound_is_flagged(
-    control: Control, label: str, base: type[SimWorld | TcpWorld]
+    control: Control, label: str, base: type[SimTarget | TcpTarget]
 ) -> None:
     """For what it is said to be, and for nothing else."""
     twin = control.twins[label]
@@ -99,7 +101,7 @@ def test_control_without_its_bound_is_flagged(
     ],
 )
 def test_control_keeps_what_it_is_about(
-    name: str, line: str, base: type[SimWorld | TcpWorld]
+    name: str, line: str, base: type[SimTarget | TcpTarget]
 ) -> None:
     """A control that kept nothing would show nothing."""
     assert seen_after(name, line, base)[1] == 1
@@ -127,13 +129,13 @@ def test_try_control_finds_what_is_flagged(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert not trial.holds
     assert trial.flagged == ("tasks",)
-    assert "in SimWorld: a:open a:new:1:echo a:close" in trial.broken[0]
+    assert "in SimTarget: a:open a:new:1:echo a:close" in trial.broken[0]
     assert trial.to_json()["flagged"] == ["tasks"]
 
 
 def test_try_control_finds_what_outlives_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept by right while the server lives must end with it."""
-    monkeypatch.setattr("scenarios.standing._cancel", lambda *_: None)
+    monkeypatch.setattr("muxleak_scenarios.pairs.standing._cancel", lambda *_: None)
     trial = try_control("service_task", sequences=1)
 
     assert trial.broken[0].startswith("expected 0 tasks when the server has ended, got 1")
@@ -143,7 +145,7 @@ def test_try_control_finds_a_twin_that_is_not_flagged(monkeypatch: pytest.Monkey
     """A twin that is as clean as its control makes that worthless."""
     vacuous = {"the same": Twin(witness="a:open a:close", fails=("tasks",))}
     changed = {**CONTROLS, "slow_close": replace(CONTROLS["slow_close"], twins=vacuous)}
-    monkeypatch.setattr("scenarios.controls.CONTROLS", changed)
+    monkeypatch.setattr("muxleak_scenarios.pairs.negative_controls.CONTROLS", changed)
     trial = try_control("slow_close", sequences=1)
 
     assert [line.partition(",")[0] for line in trial.broken] == ["the same: expected ('tasks'"] * 2
@@ -252,5 +254,5 @@ async def test_access_log_writes_what_it_is_given() -> None:
 
 def test_world_of_the_reference_keeps_nothing() -> None:
     """What a control may keep is no other server's right."""
-    assert SimWorld.stock == TcpWorld.stock == Stock(0, 0, 0)
+    assert SimTarget.stock == TcpTarget.stock == Stock(0, 0, 0)
     assert Control.__dataclass_fields__["lifecycle"].default is Lifecycle

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import scenarios
-from scenarios import Sequence, run_sequence
-from vless.versions import VERSIONS
+import muxleak_scenarios
+from muxleak_scenarios import Sequence, run_sequence
+from muxleak_vless.versions import VERSIONS
+from source_roots import PYTHONPATH
 
 LINE = (
     "a:open b:open~1 a:new:1:@echo+60~0 b:new:1:stubborn~0 a:new:2:flood~2 c:connect"
@@ -21,10 +22,10 @@ LINE = (
 # Every callback that the loop is given, in order, and what came of it all.
 PROGRAM = """
 import asyncio, hashlib, json, sys
-from harness import VirtualLoop
-from harness.waiting import called_by
-from scenarios import Sequence, find_violation, load_pairs, run_sequence
-from vless.versions import VERSIONS
+from muxleak import VirtualLoop
+from muxleak.introspect.waiting import called_by
+from muxleak_scenarios import Sequence, find_violation, load_pairs, run_sequence
+from muxleak_vless.versions import VERSIONS
 
 order = []
 def recorded(schedule):
@@ -49,8 +50,8 @@ print(json.dumps([
 
 def in_a_fresh_process(version: str, hash_seed: str) -> str:
     """Run the program in a new interpreter."""
-    root = str(Path(scenarios.__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": hash_seed}
+    root = str(Path(muxleak_scenarios.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-c", PROGRAM, LINE, version],
         env=environment,
@@ -89,4 +90,4 @@ def test_reports_name_no_address_and_no_absolute_path() -> None:
 
     assert "tasks leaked" in report
     assert "0x" not in report
-    assert str(Path(scenarios.__file__).parent.parent) not in report
+    assert str(Path(muxleak_scenarios.__file__).parent.parent) not in report

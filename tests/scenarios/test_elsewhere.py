@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scenarios import elsewhere
+from muxleak_scenarios import child_process
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_module_is_ours_whatever_the_current_folder_has(tmp_path: Path) -> None:
         (tmp_path / each).mkdir()
         (tmp_path / each / "__init__.py").write_text("raise SystemExit(f'not {__name__}')")
     (tmp_path / "json.py").write_text("raise SystemExit('not json')")
-    words = [*elsewhere.module("harness"), "replay", "V1 a:open a:close"]
+    words = [*child_process.module("harness"), "replay", "V1 a:open a:close"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(  # noqa: S603 - our own program
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -5,8 +5,8 @@ import gc
 
 import pytest
 
-from harness import Ledger, VirtualLoop
-from scenarios.failures import Failures
+from muxleak import Ledger, VirtualLoop
+from muxleak_scenarios.targets.unretrieved import Failures
 
 
 async def fail() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from scenarios import Pair, load_pairs
-from scenarios.growth import grow, measure
-from scenarios.registry import FLAGSHIP
+from muxleak_scenarios import Pair, load_pairs
+from muxleak_scenarios.pairs.growth import grow, measure
+from muxleak_scenarios.pairs.registry import FLAGSHIP
 
 
 def params(pairs: Iterable[Pair]) -> pytest.MarkDecorator:

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from scenarios import Outcome, Sequence, SimWorld
-from scenarios.destinations import DESTINATIONS
-from scenarios.handlers import BULK, FLOOD, FLOOD_TIMES, HANDLERS
-from scenarios.model import MONOLOGUES, ConnectionModel
-from scenarios.runner import Run
-from scenarios.steps import DESTINATIONS as DESTINATION_NAMES
-from scenarios.steps import HANDLERS as HANDLER_NAMES
-from scenarios.worlds import LIMITS
-from vless import Lifecycle
+from muxleak_scenarios import Sequence, SequenceOutcome, SimTarget
+from muxleak_scenarios.sequence.destinations import DESTINATIONS
+from muxleak_scenarios.sequence.handlers import BULK, FLOOD, FLOOD_TIMES, HANDLERS
+from muxleak_scenarios.sequence.model import MONOLOGUES, ConnectionModel
+from muxleak_scenarios.sequence.steps import DESTINATIONS as DESTINATION_NAMES
+from muxleak_scenarios.sequence.steps import HANDLERS as HANDLER_NAMES
+from muxleak_scenarios.targets.run import SequenceRun
+from muxleak_scenarios.targets.target import LIMITS
+from muxleak_vless import Lifecycle
 
-RunLine = Callable[..., Outcome]
+RunLine = Callable[..., SequenceOutcome]
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def seen() -> Callable[[str], tuple[ConnectionModel, list[str]]]:
     """Perform a line; return the model of connection a and the server's living streams."""
 
     def perform(line: str) -> tuple[ConnectionModel, list[str]]:
-        place = SimWorld(Lifecycle())
+        place = SimTarget(Lifecycle())
         try:
-            run = Run(place)
+            run = SequenceRun(place)
             run.steps(Sequence.parse(line))
             model = run.connections["a"]
             session = place.sessions[model.peer.scope]
@@ -110,9 +110,9 @@ def test_handler_that_does_not_read_stalls(seen: Seen, what: str, *, stalls: boo
 @pytest.mark.parametrize(("what", "seconds"), [("linger", 0), ("stubborn", LIMITS.close_seconds)])
 def test_handler_ends_by_the_first_cancellation_or_the_second(what: str, seconds: float) -> None:
     """The stubborn one takes the time that a closing connection waits for its handlers."""
-    place = SimWorld(Lifecycle())
+    place = SimTarget(Lifecycle())
     try:
-        run = Run(place)
+        run = SequenceRun(place)
         run.steps(Sequence.parse(f"a:open a:new:1:{what} a:close"))
         took = place.loop.time()
     finally:

@@ -4,18 +4,18 @@ from itertools import pairwise
 
 import pytest
 
-from scenarios.history import ENDINGS, Row, compare
-from scenarios.steps import Sequence
-from vless.versions import VERSIONS
+from muxleak_scenarios.pairs.go_comparison import ENDINGS, VersionRow, compare
+from muxleak_scenarios.sequence.steps import Sequence
+from muxleak_vless.versions import VERSIONS
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
+def rows() -> list[VersionRow]:
     """The whole table."""
     return compare()
 
 
-def test_history_is_equal_wherever_go_was_measured(rows: list[Row]) -> None:
+def test_history_is_equal_wherever_go_was_measured(rows: list[VersionRow]) -> None:
     """No cell contradicts its measurement."""
     measured = [row for row in rows if row.go is not None]
 
@@ -24,12 +24,12 @@ def test_history_is_equal_wherever_go_was_measured(rows: list[Row]) -> None:
     assert all(row.holds for row in rows)
 
 
-def test_history_reference_leaves_nothing(rows: list[Row]) -> None:
+def test_history_reference_leaves_nothing(rows: list[VersionRow]) -> None:
     """On every ending, whenever the tasks of a closed connection are counted."""
     assert [row for row in rows if row.version == "REF" and row.python] == []
 
 
-def test_history_has_every_version_on_every_ending(rows: list[Row]) -> None:
+def test_history_has_every_version_on_every_ending(rows: list[VersionRow]) -> None:
     """One row for each, in the order of the story."""
     cells = [(row.ending, row.version) for row in rows]
 
@@ -49,7 +49,9 @@ def test_history_has_every_version_on_every_ending(rows: list[Row]) -> None:
         ("V1", "peer EOF, parent that cannot be cancelled", 0),
     ],
 )
-def test_history_tells_the_story(rows: list[Row], version: str, ending: str, expected: int) -> None:
+def test_history_tells_the_story(
+    rows: list[VersionRow], version: str, ending: str, expected: int
+) -> None:
     """The cells that the story rests on."""
     (row,) = (row for row in rows if (row.version, row.ending) == (version, ending))
 
@@ -59,10 +61,10 @@ def test_history_tells_the_story(rows: list[Row], version: str, ending: str, exp
 def test_history_rows_can_fail() -> None:
     """A cell that differs from Go, or a reference that leaves something, does not hold."""
     cells = [
-        Row("V1", "peer EOF", "a:open a:close", "close", 2, 1),
-        Row("REF", "peer EOF", "a:open a:close", "close", 1, None),
-        Row("V1", "peer EOF", "a:open a:close", "close", 1, 1),
-        Row("V0", "peer EOF", "a:open a:close", "close", 5, None),
+        VersionRow("V1", "peer EOF", "a:open a:close", "close", 2, 1),
+        VersionRow("REF", "peer EOF", "a:open a:close", "close", 1, None),
+        VersionRow("V1", "peer EOF", "a:open a:close", "close", 1, 1),
+        VersionRow("V0", "peer EOF", "a:open a:close", "close", 5, None),
     ]
 
     assert [cell.holds for cell in cells] == [False, False, True, True]

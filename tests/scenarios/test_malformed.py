@@ -4,13 +4,13 @@ from uuid import UUID
 
 import pytest
 
-from scenarios.malformed import bad_header, junk, partial
-from scenarios.steps import BAD_HEADERS, JUNK
-from scenarios.worlds import USER
-from vless import ProtocolError
-from vless.errors import TruncatedError
-from vless.frames import FrameDecoder
-from vless.header import RequestDecoder
+from muxleak_scenarios.sequence.malformed import bad_header, junk, partial
+from muxleak_scenarios.sequence.steps import BAD_HEADERS, JUNK
+from muxleak_scenarios.targets.target import USER
+from muxleak_vless import ProtocolError
+from muxleak_vless.errors import TruncatedError
+from muxleak_vless.frames import FrameDecoder
+from muxleak_vless.header import RequestDecoder
 
 
 @pytest.mark.parametrize("what", JUNK)

@@ -5,14 +5,14 @@ from uuid import UUID
 
 import pytest
 
-from harness import Ledger
-from scenarios import Step
-from scenarios.model import ConnectionModel
-from scenarios.peers import Peer
-from scenarios.worlds import LIMITS
-from vless import ProtocolError
-from vless.frames import Frame, FrameDecoder, encode_frame
-from vless.header import Response, encode_response
+from muxleak import Ledger
+from muxleak_scenarios import Step
+from muxleak_scenarios.sequence.model import ConnectionModel
+from muxleak_scenarios.sequence.peers import Peer
+from muxleak_scenarios.targets.target import LIMITS
+from muxleak_vless import ProtocolError
+from muxleak_vless.frames import Frame, FrameDecoder, encode_frame
+from muxleak_vless.header import Response, encode_response
 
 HEADER = encode_response(Response())
 

@@ -8,24 +8,24 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 
-from scenarios import (
+from muxleak_scenarios import (
     PROPERTIES,
     Pair,
     Sequence,
-    SimWorld,
-    TcpWorld,
-    World,
+    SimTarget,
+    Target,
+    TcpTarget,
     find_violation,
     load_pairs,
     run_sequence,
 )
-from scenarios import sequences as some_sequences
-from scenarios.check import check_sequence
-from scenarios.script import WIDTH, decode
-from scenarios.verify import SEARCH_EXAMPLES
-from vless import Lifecycle
+from muxleak_scenarios import sequences as some_sequences
+from muxleak_scenarios.pairs.check import check_sequence
+from muxleak_scenarios.pairs.verify import SEARCH_EXAMPLES
+from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_vless import Lifecycle
 
-NewWorld = Callable[[Lifecycle], World]
+NewWorld = Callable[[Lifecycle], Target]
 MAX_DIFF = 15
 STORY_WIDTH, DRAWING_WIDTH = 100, 78
 """A drawing must fit a terminal of 80 columns with the margin of ``muxleak show``."""
@@ -161,8 +161,8 @@ def test_pair_witness_is_canonical(pair: Pair) -> None:
 @PAIRS
 def test_pair_witness_tells_the_halves_apart(pair: Pair, world: NewWorld) -> None:
     """In every world, the buggy half breaks exactly what is claimed, and the fixed one nothing."""
-    blind = set() if world is SimWorld else set(TcpWorld.blind)
-    if world not in {SimWorld, TcpWorld}:
+    blind = set() if world is SimTarget else set(TcpTarget.blind)
+    if world not in {SimTarget, TcpTarget}:
         # What lasts one iteration of asyncio's loop does not on uvloop's.
         blind.add("bounds")
     seen = [name for name in pair.facts.fails if name not in blind]

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from harness import Ledger, VirtualLoop, memory_pair
-from scenarios.peers import Peer, SocketPeer, StreamPeer
+from muxleak import Ledger, VirtualLoop, memory_pair
+from muxleak_scenarios.sequence.peers import Peer, SocketPeer, StreamPeer
 
 
 class Far(asyncio.Protocol):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import vless.bugs
-from scenarios import find_pair, load_pairs
-from scenarios.registry import FLAGSHIP, UnknownPairError
-from vless import Lifecycle
+import muxleak_vless.bugs
+from muxleak_scenarios import find_pair, load_pairs
+from muxleak_scenarios.pairs.registry import FLAGSHIP, UnknownPairError
+from muxleak_vless import Lifecycle
 
-FOLDER = Path(vless.bugs.__path__[0])
+FOLDER = Path(muxleak_vless.bugs.__path__[0])
 
 
 def test_registry_loads_every_folder_and_nothing_else() -> None:

@@ -8,20 +8,28 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 
-from scenarios import PROPERTIES, Outcome, Sequence, SimWorld, TcpWorld, World, run_sequence
-from scenarios import sequences as some_sequences
-from scenarios.check import check_sequence
-from scenarios.handlers import HANDLERS, Switchboard, echo, sink
-from scenarios.registry import FLAGSHIP, load_pairs
-from scenarios.runner import Run
-from scenarios.script import WIDTH, decode
-from vless import Address, Context, Lifecycle, Limits, MuxSession, Stream
-from vless.link import Link
-from vless.stream import Handler
-from vless.versions import VERSIONS
+from muxleak_scenarios import (
+    PROPERTIES,
+    Sequence,
+    SequenceOutcome,
+    SimTarget,
+    Target,
+    TcpTarget,
+    run_sequence,
+)
+from muxleak_scenarios import sequences as some_sequences
+from muxleak_scenarios.pairs.check import check_sequence
+from muxleak_scenarios.pairs.registry import FLAGSHIP, load_pairs
+from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.handlers import HANDLERS, Switchboard, echo, sink
+from muxleak_scenarios.targets.run import SequenceRun
+from muxleak_vless import Address, Context, Lifecycle, Limits, MuxSession, Stream
+from muxleak_vless.link import Link
+from muxleak_vless.stream import Handler
+from muxleak_vless.versions import VERSIONS
 
-RunLine = Callable[..., Outcome]
-NewWorld = Callable[[Lifecycle], World]
+RunLine = Callable[..., SequenceOutcome]
+NewWorld = Callable[[Lifecycle], Target]
 
 FLAGSHIP_BUGGY = load_pairs()[FLAGSHIP].buggy
 
@@ -198,7 +206,7 @@ def test_oracle_sees_a_handler_fault_over_tcp(
     """The same on sockets, where timers cannot be seen and a busy machine excuses resets."""
     monkeypatch.setitem(HANDLERS, "echo", fault)
 
-    assert run("a:open a:new:1:echo+5 a:close", world=TcpWorld).violated == violated
+    assert run("a:open a:new:1:echo+5 a:close", world=TcpTarget).violated == violated
 
 
 @pytest.mark.parametrize(("fault", "first"), LIFECYCLE_FAULTS.items())
@@ -365,7 +373,7 @@ def test_leak_is_told_while_others_are_open(world: NewWorld) -> None:
     """What `a` leaves is told of after its close, with b and c open, and charged to `a` alone."""
     place = world(FLAGSHIP_BUGGY())
     try:
-        run = Run(place)
+        run = SequenceRun(place)
         run.steps(Sequence.parse("a:open b:open c:open b:new:1:echo+5 c:new:1:linger a:close"))
         told = [str(violation) for violation in run.outcome.violations]
         open_ = [connection.peer.scope.live for connection in run.connections.values()]
@@ -383,7 +391,7 @@ def test_leak_is_told_when_the_server_ends_the_connection(
     monkeypatch.setitem(HANDLERS, "echo", leaves_a_task)
     place = world(Lifecycle())
     try:
-        run = Run(place)
+        run = SequenceRun(place)
         run.steps(Sequence.parse("a:open a:new:1:echo+5 cancel"))
         told = [str(violation) for violation in run.outcome.violations]
     finally:
@@ -565,7 +573,7 @@ def test_reference_holds_in_long_campaigns(seed: int) -> None:
     random = Random(seed)
     for _ in range(600):
         sequence = decode(random.randbytes(WIDTH * 60))
-        outcome = run_sequence(sequence, Lifecycle(), SimWorld)
+        outcome = run_sequence(sequence, Lifecycle(), SimTarget)
         assert outcome.violations == [], str(sequence)
         assert outcome.left_after_end == 0
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenarios import Sequence, Step, sequences
-from scenarios.script import CONNECTIONS, UNKNOWN, WIDTH, decode
-from scenarios.steps import (
+from muxleak_scenarios import Sequence, Step, sequences
+from muxleak_scenarios.sequence.decoder import CONNECTIONS, UNKNOWN, WIDTH, decode
+from muxleak_scenarios.sequence.steps import (
     BAD_HEADERS,
     DESTINATIONS,
     ENDINGS,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from scenarios import Found, Sequence, find_pair, find_violation, load_pairs, run_sequence
-from scenarios.registry import FLAGSHIP
-from vless import Lifecycle
-from vless.versions import VERSIONS
+from muxleak_scenarios import Found, Sequence, find_pair, find_violation, load_pairs, run_sequence
+from muxleak_scenarios.pairs.registry import FLAGSHIP
+from muxleak_vless import Lifecycle
+from muxleak_vless.versions import VERSIONS
 
 BUGGY = load_pairs()[FLAGSHIP].buggy
 

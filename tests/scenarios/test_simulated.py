@@ -2,11 +2,11 @@
 
 import pytest
 
-from scenarios import Sequence, SimWorld, find_pair, run_sequence
-from scenarios.runner import Run
-from scenarios.simulated import Dealt
-from vless import Lifecycle
-from vless.link import Link
+from muxleak_scenarios import Sequence, SimTarget, find_pair, run_sequence
+from muxleak_scenarios.targets.run import SequenceRun
+from muxleak_scenarios.targets.simulated import Dealt
+from muxleak_vless import Lifecycle
+from muxleak_vless.link import Link
 
 Arrival = tuple[int, bytes]
 
@@ -27,9 +27,9 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Arrival]:
 
 def perform(line: str) -> None:
     """Perform a line's steps, and drop what is left of them."""
-    place = SimWorld(Lifecycle())
+    place = SimTarget(Lifecycle())
     try:
-        Run(place).steps(Sequence.parse(line))
+        SequenceRun(place).steps(Sequence.parse(line))
     finally:
         place.dispose()
 

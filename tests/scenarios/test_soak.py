@@ -2,16 +2,16 @@
 
 import gc
 
-from scenarios import SimWorld, find_pair, run_sequence
-from scenarios.registry import FLAGSHIP
-from scenarios.soak import BLOCKS, SLACK, TENTHS, Soaked, Tenth, soak
-from vless import Lifecycle
+from muxleak_scenarios import SimTarget, find_pair, run_sequence
+from muxleak_scenarios.bench.soak import BLOCKS, SLACK, TENTHS, Soaked, Tenth, soak
+from muxleak_scenarios.pairs.registry import FLAGSHIP
+from muxleak_vless import Lifecycle
 
 PAIR = find_pair(FLAGSHIP)
 kept: list[object] = []
 
 
-class Growing(SimWorld):
+class Growing(SimTarget):
     """A world that keeps much of every run."""
 
     def dispose(self) -> None:
@@ -20,7 +20,7 @@ class Growing(SimWorld):
         kept.append(bytearray(b"x" * SLACK))
 
 
-class Hoarding(SimWorld):
+class Hoarding(SimTarget):
     """A world that keeps very many small things of every run."""
 
     def dispose(self) -> None:

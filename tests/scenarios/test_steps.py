@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scenarios import Sequence, Step, run_sequence, sequences
-from scenarios.steps import (
+from muxleak_scenarios import Sequence, Step, run_sequence, sequences
+from muxleak_scenarios.sequence.steps import (
     BAD_HEADERS,
     DESTINATIONS,
     ENDINGS,
@@ -21,8 +21,8 @@ from scenarios.steps import (
     OPERATOR,
     PLAIN,
 )
-from vless import Lifecycle
-from vless.versions import VERSIONS
+from muxleak_vless import Lifecycle
+from muxleak_vless.versions import VERSIONS
 
 STEPS = [
     *(f"a:{verb}" for verb in sorted({*PLAIN, *ENDINGS})),

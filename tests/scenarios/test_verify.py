@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from pairs import SOME_PAIRS, SOME_SLUGS
 
-from scenarios import Pair, load_pairs
-from scenarios.registry import FLAGSHIP
-from scenarios.verify import Verdict, reference_holds, verify
-from vless import Lifecycle, MuxSession
+from muxleak_scenarios import Pair, load_pairs
+from muxleak_scenarios.pairs.registry import FLAGSHIP
+from muxleak_scenarios.pairs.verify import Verdict, reference_holds, verify
+from muxleak_vless import Lifecycle, MuxSession
+from pairs import SOME_PAIRS, SOME_SLUGS
 
 PAIR = load_pairs()[FLAGSHIP]
 GAP = load_pairs()["new_after_cleanup"]
@@ -81,7 +81,7 @@ def test_verify_finds_a_wrong_claim(pair: Pair, expected: list[str]) -> None:
 @pytest.mark.slow
 def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPatch) -> None:
     """A buggy half without the bug is found out by the witness, and by the search."""
-    monkeypatch.setattr("scenarios.verify.SEARCH_EXAMPLES", 100)
+    monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 100)
     pair = replace(PAIR, buggy=PAIR.fixed, facts=replace(PAIR.facts, fails=("tasks",)))
 
     assert broken(pair) == ["witness in SimWorld", "witness in TcpWorld", "search"]

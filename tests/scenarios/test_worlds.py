@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from scenarios import Sequence, SimWorld, TcpWorld, World, run_sequence
-from scenarios.handlers import HANDLERS
-from scenarios.model import ConnectionModel
-from scenarios.runner import Run
-from scenarios.tcp import SCALED
-from scenarios.worlds import LIMITS, USER
-from vless import Context, Lifecycle, Stream
-from vless.stream import Handler
-from vless.versions import VERSIONS
+from muxleak_scenarios import Sequence, SimTarget, Target, TcpTarget, run_sequence
+from muxleak_scenarios.sequence.handlers import HANDLERS
+from muxleak_scenarios.sequence.model import ConnectionModel
+from muxleak_scenarios.targets.run import SequenceRun
+from muxleak_scenarios.targets.target import LIMITS, USER
+from muxleak_scenarios.targets.tcp import SCALED
+from muxleak_vless import Context, Lifecycle, Stream
+from muxleak_vless.stream import Handler
+from muxleak_vless.versions import VERSIONS
 
-NewWorld = Callable[[Lifecycle], World]
+NewWorld = Callable[[Lifecycle], Target]
 
 
 def starting(work: Callable[[], Coroutine[None, None, None]]) -> Handler:
@@ -43,9 +43,9 @@ async def endless() -> None:
         await asyncio.sleep(0)
 
 
-def steps(place: World, line: str) -> Run:
+def steps(place: Target, line: str) -> SequenceRun:
     """Perform a line's steps, and leave everything as it is then."""
-    run = Run(place)
+    run = SequenceRun(place)
     run.steps(Sequence.parse(line))
     return run
 
@@ -76,7 +76,7 @@ def test_world_is_idle_when_no_connection_has_a_task(world: NewWorld) -> None:
     """Connections make it busy; their close makes it idle again."""
     place = world(Lifecycle())
     try:
-        run = Run(place)
+        run = SequenceRun(place)
         seen = [place.idle()]
         run.steps(Sequence.parse("a:open"))
         seen.append(place.idle())
@@ -106,7 +106,7 @@ def test_world_cancel_is_an_event_of_the_loop(world: NewWorld) -> None:
 
 def test_world_with_the_background_context_cannot_be_cancelled() -> None:
     """A server whose context nobody can end goes on."""
-    place = SimWorld(Lifecycle(), context=Context.background())
+    place = SimTarget(Lifecycle(), context=Context.background())
     place.cancel()
     place.settle()
     place.dispose()
@@ -133,7 +133,7 @@ def test_memory_world_rests_only_when_every_limit_has_expired() -> None:
     """Streams that stall one after the other take longer than the horizon, and are waited for."""
     streams = range(1, 9)
     line = "a:open " + " ".join(f"a:new:{n}:deaf+60~0 a:data:{n}+300~0" for n in streams)
-    place = SimWorld(Lifecycle())
+    place = SimTarget(Lifecycle())
     try:
         run = steps(place, line + " a:new:9:echo+5")
         seconds, missing = place.loop.time(), run.connections["a"].missing
@@ -163,7 +163,7 @@ def test_memory_world_rests_although_something_never_does(
 
 def test_memory_world_wait_ends_what_is_idle() -> None:
     """After the idle intervals no connection is left, although no peer did anything."""
-    place = SimWorld(Lifecycle())
+    place = SimTarget(Lifecycle())
     try:
         run = steps(place, "a:open a:new:1:@echo+5 b:connect c:open c:stall c:new:1:sink+5")
         busy = place.idle()
@@ -182,7 +182,7 @@ def test_memory_world_wait_ends_what_is_idle() -> None:
 def test_tcp_world_wait_ends_what_is_idle() -> None:
     """The same in real time, no longer than needed."""
     line = "a:open a:new:1:@echo+5 b:connect wait c:open"
-    assert run_sequence(Sequence.parse(line), Lifecycle(), TcpWorld).violations == []
+    assert run_sequence(Sequence.parse(line), Lifecycle(), TcpTarget).violations == []
 
 
 def test_world_that_is_not_exact_excuses_a_busy_machine(world: NewWorld) -> None:
@@ -200,7 +200,7 @@ def test_world_that_is_not_exact_excuses_a_busy_machine(world: NewWorld) -> None
 
 def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
     """Limits of time are shorter on real time, those of size the same."""
-    assert SCALED.close_seconds < TcpWorld.horizon
+    assert SCALED.close_seconds < TcpTarget.horizon
     assert SCALED.inbox_bytes == LIMITS.inbox_bytes
 
 
@@ -209,7 +209,7 @@ def test_dispose_ends_everything(world: NewWorld, version: str) -> None:
     """Living connections, leaks, handlers that never end: no descriptor and no warning is left."""
     before = descriptors()
     place = world(VERSIONS[version]())
-    run = Run(place)
+    run = SequenceRun(place)
     for step in Sequence.parse(
         "a:open a:new:1:@silent+5 a:new:2:linger a:new:1:echo b:open a:close"
     ):
@@ -274,7 +274,7 @@ def test_dispose_cleans_up_after_a_line_that_is_refused(world: NewWorld) -> None
 def test_dispose_ends_what_is_being_accepted(turns: int, version: str) -> None:
     """Connections that the kernel has and nobody has seen yet are closed, too."""
     before = descriptors()
-    place = TcpWorld(VERSIONS[version]())
+    place = TcpTarget(VERSIONS[version]())
     run = steps(place, "a:open a:new:1:@echo+5~0 a:new:2:@silent+5~0")
     place.turn(turns)
     place.dispose()
@@ -343,9 +343,9 @@ def test_tcp_world_leaves_no_descriptor_in_many_runs() -> None:
     before = descriptors()
     for _ in range(100):
         for sequence in sequences:
-            run_sequence(sequence, Lifecycle(), TcpWorld)
+            run_sequence(sequence, Lifecycle(), TcpTarget)
     for sequence in sequences:
-        run_sequence(sequence, VERSIONS["V0"](), TcpWorld)
+        run_sequence(sequence, VERSIONS["V0"](), TcpTarget)
     gc.collect()
 
     assert descriptors() == before

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from scenarios import PROPERTIES, Pair, Sequence, TcpWorld, load_pairs, run_sequence
-from scenarios.check import how_to_replay
-from scenarios.registry import FLAGSHIP, WrongHalf
-from scenarios.replay import Replay
-from scenarios.verify import verify_wrong
-from vless.versions import VERSIONS
+from muxleak_scenarios import PROPERTIES, Pair, Sequence, TcpTarget, load_pairs, run_sequence
+from muxleak_scenarios.pairs.check import how_to_replay
+from muxleak_scenarios.pairs.registry import FLAGSHIP, WrongHalf
+from muxleak_scenarios.pairs.replay import SequenceReplay
+from muxleak_scenarios.pairs.verify import verify_wrong
+from muxleak_vless.versions import VERSIONS
 
 PAIR = load_pairs()[FLAGSHIP]
 CASES = [(pair, wrong) for pair in load_pairs().values() for wrong in pair.wrong]
@@ -40,7 +40,7 @@ def test_wrong_fix_is_caught_by_its_own_witness(pair: Pair, wrong: WrongHalf) ->
     """It breaks what it is said to, simulated and over TCP, and the fixed half nothing."""
     outcome = run_sequence(wrong.witness, wrong.lifecycle())
 
-    assert outcome.violated == run_sequence(wrong.witness, wrong.lifecycle(), TcpWorld).violated
+    assert outcome.violated == run_sequence(wrong.witness, wrong.lifecycle(), TcpTarget).violated
     assert outcome.violated == wrong.facts.fails
     assert run_sequence(wrong.witness, pair.fixed()).violated == ()
     assert set(wrong.facts.fails) <= set(PROPERTIES)
@@ -73,7 +73,7 @@ def test_wrong_fix_gives_the_answers_of_its_version(pair: Pair, wrong: WrongHalf
 def test_wrong_fix_is_named_by_replay_lines(pair: Pair, wrong: WrongHalf) -> None:
     """The line that names it runs it, and errors of `check_sequence` give that line."""
     line = f"{pair.slug}/{wrong.name} {wrong.witness}"
-    replay = Replay.parse(line)
+    replay = SequenceReplay.parse(line)
 
     assert str(replay) == line
     assert replay.lifecycle is wrong.lifecycle
@@ -122,7 +122,7 @@ def test_verify_wrong_finds_a_wrong_claim(
     monkeypatch: pytest.MonkeyPatch, wrong: WrongHalf, expected: list[str]
 ) -> None:
     """The facts are not believed."""
-    monkeypatch.setattr("scenarios.verify.SEARCH_EXAMPLES", 50)
+    monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 50)
     broken = verify_wrong(PAIR, wrong).broken
 
     assert [line.partition(":")[0] for line in broken] == expected

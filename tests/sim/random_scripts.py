@@ -10,7 +10,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from harness.sim import Network, current, simulate
+from muxleak.sim import Network, current, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

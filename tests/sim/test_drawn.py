@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import Phase, given, settings
-from tasks import forever
 
-from harness import LeakError
-from harness.sim import Choices, current, find_program, replay, simulate
-from harness.sim.drawn import any_choices
+from muxleak import LeakError
+from muxleak.search.strategies import any_choices
+from muxleak.sim import Choices, current, find_program, replay, simulate
+from source_roots import PYTHONPATH
+from tasks import forever
 
 ROOT = Path(__file__).parents[2]
 TEST = '''
@@ -22,8 +23,8 @@ import asyncio
 
 from hypothesis import given, settings
 
-from harness.sim import current, simulate
-from harness.sim.drawn import any_choices
+from muxleak.sim import current, simulate
+from muxleak.search.strategies import any_choices
 
 async def forever():
     await asyncio.get_running_loop().create_future()
@@ -45,7 +46,7 @@ def test_program(choices):
         simulate(program, choices=choices)
     except AssertionError as error:
         print("trace of", error.__notes__[0], "is", end=" ")
-        from harness.sim import Replay, rerun
+        from muxleak.sim import Replay, rerun
         line = error.__notes__[0].split()[-2]
         print(rerun(Replay.parse(line), program).trace_hash)
         raise
@@ -90,7 +91,7 @@ def test_drawn_failure_is_replayed_from_what_pytest_prints(tmp_path: Path, mode:
     """The command that is printed gives the same trace in new processes, whatever the hash seed."""
 
     def run(*words: str, seed: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "PYTHONHASHSEED": seed}
         environment.pop("COLUMNS", None)
         done = subprocess.run(  # noqa: S603 - our own program
             [sys.executable, *words],
@@ -113,7 +114,7 @@ def test_drawn_failure_is_replayed_from_what_pytest_prints(tmp_path: Path, mode:
     line, name = found[0]
     assert name == "tests.test_it:program"
     trace = re.findall(rf"replay {line} \S+ is (\w+)$", printed, re.MULTILINE)[-1]
-    code = "import sys; del sys.path[0]; from harness.cli import main; main()"
+    code = "import sys; del sys.path[0]; from muxleak_scenarios.cli import main; main()"
     for seed in "23":
         data = json.loads(run("-c", code, "replay", line, name, "--json", seed=seed))
         assert data["runs"][0]["trace"] == trace

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness import LeakError
-from harness.report import LeakGroup
-from harness.sim import current, find_leaks, replay, simulate
-from harness.sim.settings import Settings
+from muxleak import LeakError
+from muxleak.checks.report import LeakGroup
+from muxleak.search import find_leaks
+from muxleak.sim import current, replay, simulate
+from muxleak.sim.settings import Settings
 
 WHERE = ("127.0.0.1", 7000)
 TASK = asyncio.Task

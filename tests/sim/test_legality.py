@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from harness.sim import Choices, Network, current, find_leaks, simulate
-from harness.sim.choosing import ChoosingLoop
-from harness.sim.loop import SimLoop
-from harness.sim.settings import Settings
+from muxleak.search import find_leaks
+from muxleak.sim import Choices, Network, current, simulate
+from muxleak.sim.choosing import ChoosingLoop
+from muxleak.sim.loop import SimLoop
+from muxleak.sim.settings import Settings
 
 WHERE = ("127.0.0.1", 7000)
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from harness import LeakError
-from harness.sim import Network, current, find_leaks, simulate
+from muxleak import LeakError
+from muxleak.search import find_leaks
+from muxleak.sim import Network, current, simulate
 
 WHERE = ("127.0.0.1", 8000)
 SETTINGS: dict[str, Any] = {"network": Network(latency=(0.0, 0.05))}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.sim import Choices, Network, SimulationError, current, simulate
+from muxleak.sim import Choices, Network, SimulationError, current, simulate
 
 Log = list[tuple[str, object]]
 WHERE = ("127.0.0.1", 7000)

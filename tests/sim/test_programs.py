@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.sim import ProgramError, find_program
-from harness.sim.programs import name_from_here
+from muxleak.sim import ProgramError, find_program
+from muxleak.sim.programs import name_from_here
 
 MODULE = '''
 import functools

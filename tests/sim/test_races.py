@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness.sim import Choices, current, find_leaks, replay, simulate
+from muxleak.search import find_leaks
+from muxleak.sim import Choices, current, replay, simulate
 
 STEPS = 12
 BUDGET = 20_000  # runs; five seeds took 173 to 2,888 for slots, 1 to 51 for the pulse

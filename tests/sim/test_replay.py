@@ -9,24 +9,25 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tasks import forever
 
-from harness import LeakError
-from harness.sim import (
+from muxleak import LeakError
+from muxleak.search import find_leaks
+from muxleak.sim import (
     Network,
     Replay,
     ReplayError,
     current,
-    find_leaks,
     replay,
     simulate,
     simulated,
 )
+from source_roots import PYTHONPATH
+from tasks import forever
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio
-from harness.sim import Network, current, simulated
+from muxleak.sim import Network, current, simulated
 
 async def forever():
     await asyncio.get_running_loop().create_future()
@@ -179,14 +180,14 @@ def test_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 def test_file_repeats_the_run_in_a_new_process(tmp_path: Path) -> None:
     """A file of at most 4 KB gives the same trace in fresh interpreters, whatever the hash seed."""
     (tmp_path / "victim.py").write_text(PROGRAM)
-    find = "from victim import main; from harness.sim import *; f = find_leaks(main); "
+    find = "from victim import main; from muxleak.sim import *; f = find_leaks(main); "
     save = "f.replay.save('found.json'); print(f.replay.trace)"
-    again = "from harness.sim import replay; print(replay('found.json').trace_hash)"
+    again = "from muxleak.sim import replay; print(replay('found.json').trace_hash)"
     seen = []
     for number, code in enumerate([find + save, again, again]):
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]),
+            "PYTHONPATH": os.pathsep.join([PYTHONPATH, str(tmp_path)]),
             "PYTHONHASHSEED": str(number),
         }
         done = subprocess.run(  # noqa: S603 - our own code

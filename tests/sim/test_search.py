@@ -7,13 +7,14 @@ from statistics import median
 
 import pytest
 from hypothesis import given, settings
+
+from muxleak import LeakError
+from muxleak.search import Progress, find_leaks
+from muxleak.search.shrink import Bytes, shrink
+from muxleak.search.strategies import any_choices
+from muxleak.sim import Choices, Network, current, simulate
 from racing import Program, deep_mux, pause, watcher
 from tasks import forever
-
-from harness import LeakError
-from harness.sim import Choices, Network, Progress, current, find_leaks, simulate
-from harness.sim.drawn import any_choices
-from harness.sim.shrink import Bytes, shrink
 
 SEEDS = range(20)
 WHERE = ("127.0.0.1", 7000)

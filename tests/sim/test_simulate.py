@@ -13,10 +13,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from tasks import forever
 
-from harness import LeakError
-from harness.sim import (
+from muxleak import LeakError
+from muxleak.sim import (
     Choices,
     DeadlockError,
     LivelockError,
@@ -27,6 +26,7 @@ from harness.sim import (
     simulate,
     simulated,
 )
+from tasks import forever
 
 WHERE = ("127.0.0.1", 7000)
 

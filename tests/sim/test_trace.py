@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.sim.trace import Trace
+from muxleak.sim.trace import Trace
+from source_roots import PYTHONPATH
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).with_name("random_scripts.py")
@@ -37,7 +38,7 @@ def pythons() -> list[str]:
 
 def hashes(python: str, hash_seed: int, count: int) -> list[str]:
     """What a fresh interpreter says of the first `count` scripts."""
-    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(  # noqa: S603 - our own script
         [python, str(SCRIPTS), str(count)],
         env=environment,

@@ -8,9 +8,9 @@ import asyncio
 import sys
 from uuid import UUID
 
-from harness import Monitor
-from vless import Inbound, Limits, Outbound, User
-from vless.versions import VERSIONS
+from muxleak import Monitor
+from muxleak_vless import Inbound, Limits, Outbound, User
+from muxleak_vless.versions import VERSIONS
 
 USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
 LIMITS = Limits(write_seconds=0.05, stall_seconds=0.05, close_seconds=0.05, dial_seconds=0.05)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from harness.loop import VirtualLoop
+from muxleak.sim.virtual_loop import VirtualLoop
 
 needs_uvloop = pytest.mark.skipif(find_spec("uvloop") is None, reason="needs: pip install uvloop")
 

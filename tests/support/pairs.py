@@ -1,6 +1,6 @@
 """Pairs for tests whose outcome does not depend on which: `muxleak verify` proves them all."""
 
-from scenarios import find_pair
+from muxleak_scenarios import find_pair
 
 SOME_SLUGS = (
     "watcher_outlives_connection",  # the flagship

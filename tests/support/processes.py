@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 
 import pytest
 
-from scenarios.real.programs import LOOPBACK
+from muxleak_scenarios.real.programs import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,20 +8,19 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
+from muxleak_scenarios.cli.params import Listen
+from muxleak_scenarios.cli.serve import USER
+from muxleak_scenarios.cli.watch import clients
+from muxleak_scenarios.real import programs
+from muxleak_scenarios.real.programs import ATTEMPTS, LOOPBACK, free_port
 from processes import Process, unavailable
-
-from harness.cli.params import Listen
-from harness.cli.serve import USER
-from harness.cli.watch import clients
-from scenarios.real import programs
-from scenarios.real.programs import ATTEMPTS, LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
-    from scenarios.real.programs import Config, Program
+    from muxleak_scenarios.real.programs import Config, Program
 
 
 class Proxy(Process):

@@ -15,13 +15,13 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from harness import settle
-from vless import Inbound, Limits, User
+from muxleak import settle
+from muxleak_vless import Inbound, Limits, User
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from vless import Context, Handler, Stream
+    from muxleak_vless import Context, Handler, Stream
 
 Server = tuple[Inbound, tuple[str, int]]
 LIMITS = Limits(

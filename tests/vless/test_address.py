@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vless.address import Address, AddressType, Network, decode_address, encode_address
-from vless.errors import FrameError, HeaderError, ProtocolError, TruncatedError, VlessError
+from muxleak_vless.address import Address, AddressType, NetworkType, decode_address, encode_address
+from muxleak_vless.errors import FrameError, HeaderError, ProtocolError, TruncatedError, VlessError
 
 IPV4, DOMAIN, IPV6 = AddressType.IPV4, AddressType.DOMAIN, AddressType.IPV6
 
@@ -47,7 +47,7 @@ def test_address_incomplete(text: str, address: Address) -> None:
 def test_address_type_numbers() -> None:
     """Domain is 2 and IPv6 is 3, unlike SOCKS; TCP is 1 and UDP is 2."""
     assert (int(IPV4), int(DOMAIN), int(IPV6)) == (1, 2, 3)
-    assert (int(Network.TCP), int(Network.UDP)) == (1, 2)
+    assert (int(NetworkType.TCP), int(NetworkType.UDP)) == (1, 2)
 
 
 @pytest.mark.parametrize("kind", [0, 4, 255])

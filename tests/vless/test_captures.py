@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vless.frames import Frame, FrameDecoder, Status, encode_frame
-from vless.header import (
+from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_frame
+from muxleak_vless.header import (
     Request,
     RequestDecoder,
     Response,
@@ -25,10 +25,10 @@ from vless.header import (
 FOLDER = Path(__file__).parents[1] / "captures"
 INDEX: dict[str, dict[str, Any]] = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
 STATUSES = {
-    Status.NEW: "New",
-    Status.KEEP: "Keep",
-    Status.END: "End",
-    Status.KEEP_ALIVE: "KeepAlive",
+    FrameStatus.NEW: "New",
+    FrameStatus.KEEP: "Keep",
+    FrameStatus.END: "End",
+    FrameStatus.KEEP_ALIVE: "KeepAlive",
 }
 
 

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from harness import settle
-from vless.address import Address, Network
-from vless.causes import LinkLost, PeerClosed, StreamClosed, StreamReplaced, StreamReset
-from vless.client import MAX_ID, Client
-from vless.errors import FrameError, HeaderError, TruncatedError
-from vless.frames import Frame, FrameDecoder, encode_frame
-from vless.header import Command, Request, RequestDecoder, encode_request
-from vless.packets import encode_packet
+from muxleak import settle
+from muxleak_vless.address import Address, NetworkType
+from muxleak_vless.causes import LinkLost, PeerClosed, StreamClosed, StreamReplaced, StreamReset
+from muxleak_vless.client import MAX_ID, Client
+from muxleak_vless.errors import FrameError, HeaderError, TruncatedError
+from muxleak_vless.frames import Frame, FrameDecoder, encode_frame
+from muxleak_vless.header import Command, Request, RequestDecoder, encode_request
+from muxleak_vless.packets import encode_packet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from uuid import UUID
 
-    from vless import Handler, Inbound
-    from vless.errors import ProtocolError
+    from muxleak_vless import Handler, Inbound
+    from muxleak_vless.errors import ProtocolError
 
     Server = tuple[Inbound, tuple[str, int]]
     Serve = Callable[..., Awaitable[Server]]
@@ -174,7 +174,7 @@ async def test_client_mux_reads_its_streams(script: Script, uuid: UUID) -> None:
     """Data goes to the stream of its id, with its address; the rest is ignored."""
     async with await mux(script, uuid) as client:
         one = await client.open(TARGET, b"first")
-        two = await client.open(TARGET, network=Network.UDP)
+        two = await client.open(TARGET, network=NetworkType.UDP)
         await script.say(
             RESPONSE,
             Frame.keep(2, b"b", TARGET),
@@ -188,8 +188,8 @@ async def test_client_mux_reads_its_streams(script: Script, uuid: UUID) -> None:
         assert await read(one.read()) == b"a"
         assert await read(one.read()) == b""
         assert script.frames() == [
-            Frame.new(1, Network.TCP, TARGET, b"first"),
-            Frame.new(2, Network.UDP, TARGET),
+            Frame.new(1, NetworkType.TCP, TARGET, b"first"),
+            Frame.new(2, NetworkType.UDP, TARGET),
         ]
 
 
@@ -300,7 +300,7 @@ async def test_client_may_reuse_a_live_id(script: Script, uuid: UUID) -> None:
 @pytest.mark.parametrize(
     ("wire", "error"),
     [
-        (RESPONSE + encode_frame(Frame.new(1, Network.TCP, TARGET)), FrameError),
+        (RESPONSE + encode_frame(Frame.new(1, NetworkType.TCP, TARGET)), FrameError),
         (RESPONSE + bytes.fromhex("0004 0001 0500"), FrameError),
         (b"\x01\x00", HeaderError),
         (RESPONSE + b"\x00\x04\x00", TruncatedError),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import VirtualLoop
-from vless.causes import Cancelled, ServerStopped
-from vless.context import Context
+from muxleak import VirtualLoop
+from muxleak_vless.causes import Cancelled, ServerStopped
+from muxleak_vless.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import Ledger, VirtualLoop, memory_pair
-from vless.address import Address, Network
-from vless.causes import (
+from muxleak import Ledger, VirtualLoop, memory_pair
+from muxleak_vless.address import Address, NetworkType
+from muxleak_vless.causes import (
     IdleTimeout,
     LinkLost,
     ServerStopped,
@@ -19,16 +19,16 @@ from vless.causes import (
     StreamStalled,
     WriteStalled,
 )
-from vless.context import Context
-from vless.direct import PIECE, DirectSession
-from vless.errors import TruncatedError
-from vless.limits import Limits
-from vless.link import Link
+from muxleak_vless.context import Context
+from muxleak_vless.direct import PIECE, DirectSession
+from muxleak_vless.errors import TruncatedError
+from muxleak_vless.limits import Limits
+from muxleak_vless.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vless import Handler, Stream
+    from muxleak_vless import Handler, Stream
 
     Connect = Callable[..., "Connection"]
 
@@ -65,7 +65,7 @@ class Connection:
     """A session on a link, a script on the other side, and the time they share."""
 
     def __init__(
-        self, handler: Handler, network: Network = Network.TCP, *, received: bytes = b""
+        self, handler: Handler, network: NetworkType = NetworkType.TCP, *, received: bytes = b""
     ) -> None:
         self.loop = VirtualLoop()
         self.ledger = Ledger()
@@ -141,7 +141,7 @@ def test_direct_bytes_both_ways(connect: Connect, echo: Handler) -> None:
 
 def test_direct_packets_both_ways(connect: Connect, echo: Handler) -> None:
     """Packets keep their boundaries however they are cut, and empty ones are dropped."""
-    connection = connect(echo, Network.UDP, received=b"\x00")
+    connection = connect(echo, NetworkType.UDP, received=b"\x00")
     for byte in b"\x02hi\x00\x00\x00\x05hello":
         connection.send(bytes([byte]))
 
@@ -235,7 +235,7 @@ def test_direct_peers_end_may_come_with_the_header() -> None:
         far.write_eof()
         loop.run_until_quiescent()
         assert link.ended
-        session = DirectSession(link, Network.TCP, TARGET, limits=LIMITS)
+        session = DirectSession(link, NetworkType.TCP, TARGET, limits=LIMITS)
 
         context = Context.background().child("server")
         task = loop.create_task(session.run(bytes(5000), handler, context))
@@ -297,8 +297,8 @@ def test_direct_peer_that_stops_reading_is_given_up(connect: Connect) -> None:
     assert isinstance(connection.stream.cause, WriteStalled)
 
 
-@pytest.mark.parametrize("network", Network)
-def test_direct_handler_that_returns_closes(network: Network, connect: Connect) -> None:
+@pytest.mark.parametrize("network", NetworkType)
+def test_direct_handler_that_returns_closes(network: NetworkType, connect: Connect) -> None:
     """A handler that returns ends our direction, and the connection once the peer has ended."""
     connection = connect(closes, network)
     assert connection.script.ended
@@ -326,7 +326,7 @@ def test_direct_handler_that_raises_resets(
 
     assert connection.task.done()
     assert isinstance(connection.script.error, ConnectionResetError)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "vless"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "muxleak_vless"]
     assert line.endswith("RuntimeError: on purpose")
 
 
@@ -368,7 +368,7 @@ def test_direct_server_that_has_ended_serves_nothing(echo: Handler) -> None:
         link, script = Link(limits=LIMITS), Script()
         memory_pair(loop, script, link)
         loop.run_until_quiescent()
-        session = DirectSession(link, Network.TCP, TARGET, limits=LIMITS)
+        session = DirectSession(link, NetworkType.TCP, TARGET, limits=LIMITS)
 
         task = loop.create_task(session.run(b"data", echo, context))
         loop.run_until_quiescent()
@@ -380,7 +380,7 @@ def test_direct_server_that_has_ended_serves_nothing(echo: Handler) -> None:
 
 def test_direct_truncated_packet_is_an_error(connect: Connect) -> None:
     """A connection that ends inside a packet ends its stream with that cause."""
-    connection = connect(deaf, Network.UDP)
+    connection = connect(deaf, NetworkType.UDP)
     connection.send(b"\x00\x05he")
 
     connection.far.write_eof()

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vless.address import Address, AddressType, Network
-from vless.errors import FrameError, ProtocolError, TruncatedError
-from vless.frames import (
+from muxleak_vless.address import Address, AddressType, NetworkType
+from muxleak_vless.errors import FrameError, ProtocolError, TruncatedError
+from muxleak_vless.frames import (
     DATA,
     MAX_DATA,
     Frame,
     FrameDecoder,
-    Status,
+    FrameStatus,
     data_frames,
     encode_frame,
 )
@@ -32,7 +32,7 @@ BAD = {
     name: bytes.fromhex(vector["hex"]) + bytes(vector.get("fill", 0))
     for name, vector in VECTORS["bad_frames"].items()
 }
-HELLO = Frame(1, Status.KEEP, DATA, data=b"hello")
+HELLO = Frame(1, FrameStatus.KEEP, DATA, data=b"hello")
 LOCAL = Address("127.0.0.1", 80, AddressType.IPV4)
 
 
@@ -60,9 +60,9 @@ def expected_frame(vector: dict[str, Any]) -> Frame:
     """Build what a vector says; a field it does not name has no value."""
     return Frame(
         vector["id"],
-        Status[vector["status"]],
+        FrameStatus[vector["status"]],
         vector.get("option", 0),
-        Network[vector["network"]] if "network" in vector else None,
+        NetworkType[vector["network"]] if "network" in vector else None,
         address(vector.get("target")),
         bytes.fromhex(vector["global_id"]) if "global_id" in vector else None,
         bytes.fromhex(vector["data"]) if "data" in vector else None,
@@ -114,10 +114,14 @@ def test_frame_members_are_enums() -> None:
     """Status and network of a decoded frame are the members themselves, on both ways through."""
     kept, opened = decode(WIRE["M5"] + WIRE["M3"])
 
-    assert (kept.status, opened.status, opened.network) == (Status.KEEP, Status.NEW, Network.UDP)
+    assert (kept.status, opened.status, opened.network) == (
+        FrameStatus.KEEP,
+        FrameStatus.NEW,
+        NetworkType.UDP,
+    )
     assert type(kept) is type(opened) is Frame
-    assert type(kept.status) is type(opened.status) is Status
-    assert type(opened.network) is Network
+    assert type(kept.status) is type(opened.status) is FrameStatus
+    assert type(opened.network) is NetworkType
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -178,7 +182,7 @@ def test_frame_malformed_is_refused_early(name: str) -> None:
 
 def test_frame_metadata_longest() -> None:
     """512 bytes of metadata pass, both ways; the encoder refuses to write 513."""
-    frame = Frame(1, Status.END, padding=bytes(508))
+    frame = Frame(1, FrameStatus.END, padding=bytes(508))
 
     assert decode(encode_frame(frame)) == [frame]
     with pytest.raises(ValueError, match="metadata: expected at most 512 bytes, got 513"):
@@ -245,9 +249,9 @@ def test_frame_clean_end() -> None:
 @pytest.mark.parametrize(
     ("frame", "expected"),
     [
-        (Frame.new(1, Network.TCP, LOCAL), FRAMES["M1"]),
+        (Frame.new(1, NetworkType.TCP, LOCAL), FRAMES["M1"]),
         (
-            Frame.new(0, Network.UDP, Address.of("8.8.8.8", 53), b"x", bytes(range(1, 9))),
+            Frame.new(0, NetworkType.UDP, Address.of("8.8.8.8", 53), b"x", bytes(range(1, 9))),
             FRAMES["M4"],
         ),
         (Frame.keep(1, b"hello"), FRAMES["M5"]),
@@ -262,30 +266,39 @@ def test_frame_constructors(frame: Frame, expected: Frame) -> None:
     assert frame == expected
 
 
-TARGET = {"target": LOCAL, "network": Network.UDP}
+TARGET = {"target": LOCAL, "network": NetworkType.UDP}
 
 
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
-        (Frame(-1, Status.END), "16-bit id"),
-        (Frame(65_536, Status.END), "16-bit id"),
-        (Frame(1, Status.END, 256), "8-bit option"),
-        (Frame(1, Status.KEEP, data=b"x"), "data exactly with bit 1, got 0x00 and data"),
-        (Frame(1, Status.KEEP, DATA), "data exactly with bit 1, got 0x01 and no data"),
+        (Frame(-1, FrameStatus.END), "16-bit id"),
+        (Frame(65_536, FrameStatus.END), "16-bit id"),
+        (Frame(1, FrameStatus.END, 256), "8-bit option"),
+        (Frame(1, FrameStatus.KEEP, data=b"x"), "data exactly with bit 1, got 0x00 and data"),
+        (Frame(1, FrameStatus.KEEP, DATA), "data exactly with bit 1, got 0x01 and no data"),
         (Frame.keep(1, b"x" * 65_536), "at most 65535 bytes .data_frames splits it., got 65536"),
-        (Frame(1, Status.NEW), "what the status allows, got <Status.NEW"),
-        (Frame(1, Status.NEW, target=LOCAL), "what the status allows"),
-        (Frame(1, Status.NEW, network=Network.TCP), "what the status allows"),
-        (Frame(1, Status.END, network=Network.TCP, target=LOCAL), "what the status allows"),
-        (Frame(1, Status.KEEP, network=Network.TCP, target=LOCAL), "what the status allows"),
-        (Frame(1, Status.KEEP, padding=b"\x02"), "what the status allows"),
-        (Frame(1, Status.KEEP, global_id=bytes(8)), "what the status allows"),
-        (Frame.new(1, Network.UDP, LOCAL, b"", bytes(7)), "what the status allows"),
-        (Frame.new(1, Network.UDP, LOCAL, None, bytes(8)), "what the status allows"),
-        (Frame.new(1, Network.TCP, LOCAL, b"", bytes(8)), "what the status allows"),
-        (Frame.new(1, Network.UDP, LOCAL, b"")._replace(padding=bytes(8)), "what the status"),
-        (Frame.new(1, Network.TCP, LOCAL._replace(port=-1)), "port: expected 0 to 65535, got -1"),
+        (Frame(1, FrameStatus.NEW), "what the status allows, got <FrameStatus.NEW"),
+        (Frame(1, FrameStatus.NEW, target=LOCAL), "what the status allows"),
+        (Frame(1, FrameStatus.NEW, network=NetworkType.TCP), "what the status allows"),
+        (
+            Frame(1, FrameStatus.END, network=NetworkType.TCP, target=LOCAL),
+            "what the status allows",
+        ),
+        (
+            Frame(1, FrameStatus.KEEP, network=NetworkType.TCP, target=LOCAL),
+            "what the status allows",
+        ),
+        (Frame(1, FrameStatus.KEEP, padding=b"\x02"), "what the status allows"),
+        (Frame(1, FrameStatus.KEEP, global_id=bytes(8)), "what the status allows"),
+        (Frame.new(1, NetworkType.UDP, LOCAL, b"", bytes(7)), "what the status allows"),
+        (Frame.new(1, NetworkType.UDP, LOCAL, None, bytes(8)), "what the status allows"),
+        (Frame.new(1, NetworkType.TCP, LOCAL, b"", bytes(8)), "what the status allows"),
+        (Frame.new(1, NetworkType.UDP, LOCAL, b"")._replace(padding=bytes(8)), "what the status"),
+        (
+            Frame.new(1, NetworkType.TCP, LOCAL._replace(port=-1)),
+            "port: expected 0 to 65535, got -1",
+        ),
     ],
 )
 def test_frame_not_encodable(frame: Frame, message: str) -> None:
@@ -337,7 +350,7 @@ def test_data_frames_bad_id(stream_id: int) -> None:
 
 def test_frame_largest_byte_by_byte() -> None:
     """The longest data arrives whole in single bytes."""
-    frame = Frame.new(1, Network.TCP, LOCAL, bytes(range(256)) * 255 + bytes(255))
+    frame = Frame.new(1, NetworkType.TCP, LOCAL, bytes(range(256)) * 255 + bytes(255))
     stream = encode_frame(frame)
 
     assert frame.data is not None
@@ -348,7 +361,7 @@ def test_frame_largest_byte_by_byte() -> None:
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_frame_pieces_are_joined_seldom(size: int) -> None:
     """A long frame's pieces are joined once per field, after the first one: time is linear."""
-    stream = encode_frame(Frame.new(1, Network.TCP, LOCAL, bytes(MAX_DATA)))
+    stream = encode_frame(Frame.new(1, NetworkType.TCP, LOCAL, bytes(MAX_DATA)))
     decoder = FrameDecoder()
     buffers = [decoder._buffer]
     for start in range(0, len(stream), size):
@@ -423,18 +436,18 @@ payloads = st.one_of(st.none(), st.binary(max_size=40))
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
     """Any frame the encoder takes."""
-    status = draw(st.sampled_from(Status))
+    status = draw(st.sampled_from(FrameStatus))
     data = draw(payloads)
     option = draw(st.integers(0, 127)) << 1 | (data is not None)
     frame = Frame(draw(ids), status, option, data=data, padding=draw(st.binary(max_size=7)))
-    if status is Status.NEW:
-        network = draw(st.sampled_from(Network))
+    if status is FrameStatus.NEW:
+        network = draw(st.sampled_from(NetworkType))
         frame = frame._replace(network=network, target=draw(addresses))
-        if network is Network.UDP and data is not None and draw(st.booleans()):
+        if network is NetworkType.UDP and data is not None and draw(st.booleans()):
             frame = frame._replace(global_id=draw(st.binary(min_size=8, max_size=8)))
-    elif status is Status.KEEP and draw(st.booleans()):
-        frame = frame._replace(network=Network.UDP, target=draw(addresses))
-    elif status is Status.KEEP and frame.padding[:1] == b"\x02":
+    elif status is FrameStatus.KEEP and draw(st.booleans()):
+        frame = frame._replace(network=NetworkType.UDP, target=draw(addresses))
+    elif status is FrameStatus.KEEP and frame.padding[:1] == b"\x02":
         frame = frame._replace(padding=b"")
     return frame
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vless.address import Address, AddressType
-from vless.errors import HeaderError, ProtocolError, TruncatedError
-from vless.header import (
+from muxleak_vless.address import Address, AddressType
+from muxleak_vless.errors import HeaderError, ProtocolError, TruncatedError
+from muxleak_vless.header import (
     MAX_REQUEST,
     Addons,
     Command,

@@ -12,21 +12,21 @@ from uuid import UUID
 
 import pytest
 
-from harness import VirtualLoop, memory_pair, settle
-from vless.address import Address, AddressType, Network
-from vless.causes import ServerStopped
-from vless.client import Client
-from vless.context import Context
-from vless.frames import Frame, encode_frame
-from vless.header import Addons, Command, Request, encode_request
-from vless.inbound import Inbound, User
-from vless.limits import Limits
-from vless.link import Link
+from muxleak import VirtualLoop, memory_pair, settle
+from muxleak_vless.address import Address, AddressType, NetworkType
+from muxleak_vless.causes import ServerStopped
+from muxleak_vless.client import Client
+from muxleak_vless.context import Context
+from muxleak_vless.frames import Frame, encode_frame
+from muxleak_vless.header import Addons, Command, Request, encode_request
+from muxleak_vless.inbound import Inbound, User
+from muxleak_vless.limits import Limits
+from muxleak_vless.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from vless import Handler, MuxSession, Stream
+    from muxleak_vless import Handler, MuxSession, Stream
 
     Server = tuple[Inbound, tuple[str, int]]
     Serve = Callable[..., Awaitable[Server]]
@@ -49,7 +49,7 @@ def header(uuid: UUID, command: int = Command.MUX, target: Address | None = None
 
 def new(data: bytes | None = None) -> bytes:
     """Open stream 1."""
-    return encode_frame(Frame.new(1, Network.TCP, TARGET, data))
+    return encode_frame(Frame.new(1, NetworkType.TCP, TARGET, data))
 
 
 async def talk(address: tuple[str, int], *pieces: bytes, eof: bool = False) -> bytes:
@@ -99,7 +99,7 @@ async def test_inbound_header_cut_then_fin(
 
     assert await gone(inbound)
     assert not sessions
-    lines = [each.getMessage() for each in caplog.records if each.name == "vless"]
+    lines = [each.getMessage() for each in caplog.records if each.name == "muxleak_vless"]
     assert len(lines) == 1
     assert lines[0].startswith("connection closed: ")
 
@@ -528,7 +528,7 @@ async def test_inbound_logs_nothing_above_info_for_bad_peers(
     await talk(address, header(uuid) + bytes.fromhex("0004 0001 05 00"))
     assert await gone(inbound)
 
-    assert {each.levelno for each in caplog.records if each.name == "vless"} <= {
+    assert {each.levelno for each in caplog.records if each.name == "muxleak_vless"} <= {
         logging.DEBUG,
         logging.INFO,
     }

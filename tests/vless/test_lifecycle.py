@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import vless.bugs
-from vless.bugs import Facts
-from vless.lifecycle import Lifecycle
+import muxleak_vless.bugs
+from muxleak_vless.bugs import Facts
+from muxleak_vless.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-FOLDER = Path(vless.bugs.__file__).parent
+FOLDER = Path(muxleak_vless.bugs.__file__).parent
 PAIRS = sorted(path.parent.name for path in FOLDER.glob("*/buggy.py"))
 QUESTIONS = sorted(name for name in vars(Lifecycle) if not name.startswith("_"))
 MOST_LINES = 15
@@ -28,7 +28,7 @@ HALVES = ("buggy", "fixed")
 
 def half(pair: str, name: str) -> ModuleType:
     """Import one half of a pair."""
-    return importlib.import_module(f"vless.bugs.{pair}.{name}")
+    return importlib.import_module(f"muxleak_vless.bugs.{pair}.{name}")
 
 
 def answer(module: ModuleType) -> tuple[type[Lifecycle], str]:
@@ -107,7 +107,7 @@ def test_pairs_are_found_by_listing_the_folder() -> None:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair_overrides_the_question_of_its_facts(pair: str) -> None:
     """Both halves have the same class and method, and the facts name that question."""
-    facts = importlib.import_module(f"vless.bugs.{pair}").FACTS
+    facts = importlib.import_module(f"muxleak_vless.bugs.{pair}").FACTS
     (buggy, asked), (fixed, same) = (answer(half(pair, name)) for name in HALVES)
 
     assert isinstance(facts, Facts)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import VirtualLoop, memory_pair, settle
-from vless.causes import (
+from muxleak import VirtualLoop, memory_pair, settle
+from muxleak_vless.causes import (
     Cause,
     IdleTimeout,
     LinkLost,
@@ -18,13 +18,13 @@ from vless.causes import (
     StreamClosed,
     WriteStalled,
 )
-from vless.limits import Limits
-from vless.link import READ_LIMIT, Link
+from muxleak_vless.limits import Limits
+from muxleak_vless.link import READ_LIMIT, Link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from harness.memory import MemoryTransport
+    from muxleak.sim.memory_transport import MemoryTransport
 
 LIMITS = Limits(write_seconds=30, close_seconds=5, idle_seconds=300)
 BIG = bytes(1024 * 1024)

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from harness import VirtualLoop, settle
-from vless.address import Address, AddressType, Network
-from vless.causes import IdleTimeout, LinkLost, StreamClosed, StreamReset
-from vless.client import Client
-from vless.context import Context
-from vless.frames import Frame
-from vless.header import Command
-from vless.limits import Limits
-from vless.outbound import NAMES, Outbound, _DatagramPort, _packets_down
-from vless.stream import Stream
+from muxleak import VirtualLoop, settle
+from muxleak_vless.address import Address, AddressType, NetworkType
+from muxleak_vless.causes import IdleTimeout, LinkLost, StreamClosed, StreamReset
+from muxleak_vless.client import Client
+from muxleak_vless.context import Context
+from muxleak_vless.frames import Frame
+from muxleak_vless.header import Command
+from muxleak_vless.limits import Limits
+from muxleak_vless.outbound import NAMES, Outbound, _DatagramPort, _packets_down
+from muxleak_vless.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from uuid import UUID
 
-    from vless import Inbound
-    from vless.link import Link
+    from muxleak_vless import Inbound
+    from muxleak_vless.link import Link
 
     Server = tuple[Inbound, tuple[str, int]]
     Serve = Callable[..., Awaitable[Server]]
@@ -335,7 +335,7 @@ async def test_outbound_name(kind: AddressType, proxy: Server, uuid: UUID, targe
 @pytest.mark.parametrize("host", ["a" * 70, "nul\x00.test", "\xff\xfe", "no such name.invalid"])
 async def test_outbound_impossible_name(host: str, proxy: Server, uuid: UUID) -> None:
     """A name that cannot be looked up, for whatever reason, costs its stream only."""
-    for network in Network:
+    for network in NetworkType:
         async with await Client.connect(proxy[1], uuid) as client:
             target = Address(host, 80, AddressType.DOMAIN)
             stream = await client.open(target, b"x", network=network)
@@ -398,7 +398,7 @@ async def test_outbound_real_dial_cancelled(all_gone: Callable[[], Awaitable[Non
     with socket.create_server(("127.0.0.1", 0)) as server:
         target = Address.of(*server.getsockname())
         for turns in range(6):
-            stream = Stream(_Nobody(), 1, Network.TCP, target, inbox=100)
+            stream = Stream(_Nobody(), 1, NetworkType.TCP, target, inbox=100)
             task = loop.create_task(_call(Outbound(), stream))
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -450,7 +450,7 @@ async def test_outbound_udp_other_address_per_packet(
     (first, one), (second, two) = await datagrams(b"1:"), await datagrams(b"2:")
     named = Address("localhost", second.port, AddressType.DOMAIN)
     async with await Client.connect(proxy[1], uuid) as client:
-        stream = await client.open(first, b"a", network=Network.UDP, global_id=bytes(range(8)))
+        stream = await client.open(first, b"a", network=NetworkType.UDP, global_id=bytes(range(8)))
         replies = [await asyncio.wait_for(stream.read_packet(), 5)]
         for address, data in ((second, b"b"), (None, b"c"), (first, b"d"), (named, b"e")):
             await stream.write(data, address)
@@ -472,7 +472,7 @@ async def test_outbound_udp_ends_with_its_stream(
     """The End of a UDP stream is the end of both directions: an End comes back, the port goes."""
     address, _ = await datagrams()
     async with await Client.connect(proxy[1], uuid, record=True) as client:
-        stream = await client.open(address, b"a", network=Network.UDP)
+        stream = await client.open(address, b"a", network=NetworkType.UDP)
         assert await asyncio.wait_for(stream.read(), 5) == b"a"
         client.end(1)
 
@@ -489,7 +489,7 @@ async def test_outbound_udp_ipv6(proxy: Server, uuid: UUID, datagrams: Datagram)
         pytest.skip("no IPv6 on this machine")
 
     async with await Client.connect(proxy[1], uuid) as client:
-        stream = await client.open(address, b"six", network=Network.UDP)
+        stream = await client.open(address, b"six", network=NetworkType.UDP)
         assert await asyncio.wait_for(stream.read_packet(), 5) == (b"six", address)
 
 
@@ -499,7 +499,7 @@ async def test_outbound_udp_idle(serve: Serve, uuid: UUID, datagrams: Datagram) 
     _, server = await serve(Outbound(limits=Limits(idle_seconds=0.1)))
     loop = asyncio.get_running_loop()
     async with await Client.connect(server, uuid) as client:
-        stream = await client.open(address, b"a", network=Network.UDP)
+        stream = await client.open(address, b"a", network=NetworkType.UDP)
         started = loop.time()
         assert await asyncio.wait_for(stream.read(), 5) == b"a"
 
@@ -518,7 +518,7 @@ async def test_outbound_udp_sending_is_not_idle() -> None:
 def _send_only() -> float:
     """Send for a while in virtual time, then stop; return when the relay gave up."""
     with VirtualLoop() as loop:
-        stream = Stream(_Nobody(), 1, Network.UDP, Address.of("1.2.3.4", 53), inbox=100)
+        stream = Stream(_Nobody(), 1, NetworkType.UDP, Address.of("1.2.3.4", 53), inbox=100)
         port = _DatagramPort()
         task = loop.create_task(_packets_down(stream, port, 100))
         for _ in range(3):
@@ -544,7 +544,7 @@ async def test_outbound_udp_names_are_bounded(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
     async with await Client.connect(proxy[1], uuid) as client:
-        stream = await client.open(address, network=Network.UDP)
+        stream = await client.open(address, network=NetworkType.UDP)
         for number in (*range(NAMES + 1), 0, 0):
             name = Address(f"{number}.test", 53, AddressType.DOMAIN)
             await stream.write(b"%d" % number, name)
@@ -568,7 +568,7 @@ async def test_outbound_udp_resolves_as_it_is_told(
     _, server = await serve(Outbound(resolve=resolve))
     async with await Client.connect(server, uuid) as client:
         target = Address.of("one.invalid", 7)
-        stream = await client.open(target, b"a", network=Network.UDP)
+        stream = await client.open(target, b"a", network=NetworkType.UDP)
         assert await asyncio.wait_for(stream.read(), 5) == b"a"
         await stream.write(b"b", Address.of("two.invalid", 7))
         assert await asyncio.wait_for(stream.read(), 5) == b"b"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vless.errors import TruncatedError
-from vless.packets import PacketDecoder, encode_packet
+from muxleak_vless.errors import TruncatedError
+from muxleak_vless.packets import PacketDecoder, encode_packet
 
 
 def drain(decoder: PacketDecoder) -> list[bytes]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness import Ledger, VirtualLoop, memory_pair
-from vless.address import Address, AddressType, Network
-from vless.causes import (
+from muxleak import Ledger, VirtualLoop, memory_pair
+from muxleak_vless.address import Address, AddressType, NetworkType
+from muxleak_vless.causes import (
     IdleTimeout,
     LinkLost,
     PeerClosed,
@@ -27,18 +27,18 @@ from vless.causes import (
     StreamStalled,
     WriteStalled,
 )
-from vless.context import Context
-from vless.errors import FrameError, TruncatedError
-from vless.frames import DATA, ERROR, Frame, FrameDecoder, Status, encode_frame
-from vless.header import ResponseDecoder
-from vless.limits import Limits
-from vless.link import Link
-from vless.session import MuxSession
+from muxleak_vless.context import Context
+from muxleak_vless.errors import FrameError, TruncatedError
+from muxleak_vless.frames import DATA, ERROR, Frame, FrameDecoder, FrameStatus, encode_frame
+from muxleak_vless.header import ResponseDecoder
+from muxleak_vless.limits import Limits
+from muxleak_vless.link import Link
+from muxleak_vless.session import MuxSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vless import Handler, Lifecycle, Stream
+    from muxleak_vless import Handler, Lifecycle, Stream
 
     Connect = Callable[..., "Connection"]
 
@@ -230,7 +230,7 @@ async def deaf(_stream: Stream, _context: Context) -> None:
 
 def new(stream_id: int = 1, data: bytes | None = None, target: Address = TARGET) -> Frame:
     """Open a TCP stream."""
-    return Frame.new(stream_id, Network.TCP, target, data)
+    return Frame.new(stream_id, NetworkType.TCP, target, data)
 
 
 def keep(stream_id: int, data: bytes) -> Frame:
@@ -253,7 +253,7 @@ def test_session_new_starts_handler_with_target(connect: Connect, log: Log) -> N
     connection.send(new(7))
 
     (stream,) = log.streams
-    assert (stream.stream_id, stream.target, stream.network) == (7, TARGET, Network.TCP)
+    assert (stream.stream_id, stream.target, stream.network) == (7, TARGET, NetworkType.TCP)
     assert connection.session.streams == {7: stream}
     assert connection.script.received == b""
 
@@ -282,10 +282,10 @@ def test_session_udp_keeps_packets_and_addresses(connect: Connect, log: Log) -> 
     connection = connect(log)
 
     connection.send(
-        Frame.new(3, Network.UDP, TARGET, b"a", bytes(range(8))),
+        Frame.new(3, NetworkType.UDP, TARGET, b"a", bytes(range(8))),
         Frame.keep(3, b"bc", OTHER),
         keep(3, b"d"),
-        Frame.new(4, Network.UDP, TARGET),
+        Frame.new(4, NetworkType.UDP, TARGET),
     )
 
     packets = [(b"a", TARGET), (b"bc", OTHER), (b"d", None)]
@@ -316,7 +316,7 @@ def test_session_keep_without_payload_has_no_effect(
     connection = connect(log)
     option = 0 if data is None else DATA
 
-    connection.send(new(), Frame(1, Status.KEEP, option, data=data), keep(1, b"after"))
+    connection.send(new(), Frame(1, FrameStatus.KEEP, option, data=data), keep(1, b"after"))
 
     assert [data for data, _ in log.seen] == [b"after"]
 
@@ -325,7 +325,7 @@ def test_session_keep_for_unknown_id(connect: Connect, log: Log) -> None:
     """Data for nobody is dropped and answered with End; without data there is no answer."""
     connection = connect(log)
 
-    connection.send(Frame(9, Status.KEEP), keep(9, b"lost"), new(1, b"found"))
+    connection.send(Frame(9, FrameStatus.KEEP), keep(9, b"lost"), new(1, b"found"))
 
     assert connection.frames() == [end(9, error=True), keep(1, b"found")]
 
@@ -356,7 +356,7 @@ def test_session_end_with_data_delivers_it(connect: Connect, log: Log) -> None:
     """The data of an End is delivered, then the end."""
     connection = connect(log)
 
-    connection.send(new(), Frame(1, Status.END, DATA, data=b"last"))
+    connection.send(new(), Frame(1, FrameStatus.END, DATA, data=b"last"))
 
     assert connection.data(1) == b"last"
     assert log.ended == [0]
@@ -368,7 +368,7 @@ def test_session_end_with_error_ends_both_directions(connect: Connect, log: Log)
     connection = connect(log)
 
     connection.send(new(1, b"x"))
-    connection.send(Frame(1, Status.END, ERRORS, data=b"dropped"))
+    connection.send(Frame(1, FrameStatus.END, ERRORS, data=b"dropped"))
 
     (error,) = log.errors
     assert isinstance(error.__cause__, StreamReset)
@@ -380,7 +380,7 @@ def test_session_end_for_unknown_id_is_ignored(connect: Connect, log: Log) -> No
     """An End, plain or with error or data, for an id that nobody has, draws no answer."""
     connection = connect(log)
 
-    connection.send(end(9), end(9, error=True), Frame(9, Status.END, DATA, data=b"x"))
+    connection.send(end(9), end(9, error=True), Frame(9, FrameStatus.END, DATA, data=b"x"))
 
     assert connection.frames() == []
     assert not connection.task.done()
@@ -412,8 +412,8 @@ def test_session_keep_alive_is_dropped(stream_id: int, connect: Connect, log: Lo
 
     connection.send(
         new(),
-        Frame(stream_id, Status.KEEP_ALIVE),
-        Frame(stream_id, Status.KEEP_ALIVE, DATA, data=b"dropped", padding=b"pad"),
+        Frame(stream_id, FrameStatus.KEEP_ALIVE),
+        Frame(stream_id, FrameStatus.KEEP_ALIVE, DATA, data=b"dropped", padding=b"pad"),
         keep(1, b"x"),
     )
 
@@ -426,7 +426,7 @@ def test_session_keep_alive_prolongs_idle_connection(connect: Connect, log: Log)
     connection = connect(log)
     for _ in range(3):
         connection.run(LIMITS.idle_seconds - 1)
-        connection.send(Frame(0, Status.KEEP_ALIVE))
+        connection.send(Frame(0, FrameStatus.KEEP_ALIVE))
         assert not connection.task.done()
 
     connection.run(2 * LIMITS.idle_seconds)
@@ -439,7 +439,7 @@ def test_session_padding_is_ignored(connect: Connect, log: Log) -> None:
     connection = connect(log)
 
     connection.send(
-        new(1), new(2), Frame(1, Status.END, padding=b"\x02\x00"), keep(2, b"still there")
+        new(1), new(2), Frame(1, FrameStatus.END, padding=b"\x02\x00"), keep(2, b"still there")
     )
 
     assert connection.data(2) == b"still there"
@@ -762,7 +762,7 @@ def test_session_handler_that_raises_is_logged_once(
     connection.send(new(1, b"x"), new(2, b"y"))
 
     assert connection.frames() == [end(1, error=True), end(2, error=True)]
-    lines = [record.getMessage() for record in caplog.records if record.name == "vless"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "muxleak_vless"]
     assert [line for line in lines if "RuntimeError: on purpose" in line] == lines
     assert len(lines) == 2
     assert not connection.task.done()

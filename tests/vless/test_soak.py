@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import settle
-from scenarios import SimWorld
-from scenarios.worlds import USER
-from vless import Lifecycle
-from vless.address import Address, Network
-from vless.frames import Frame, encode_frame
-from vless.header import Command, Request, encode_request
+from muxleak import settle
+from muxleak_scenarios import SimTarget
+from muxleak_scenarios.targets.target import USER
+from muxleak_vless import Lifecycle
+from muxleak_vless.address import Address, NetworkType
+from muxleak_vless.frames import Frame, encode_frame
+from muxleak_vless.header import Command, Request, encode_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from uuid import UUID
 
-    from vless import Handler, Inbound
+    from muxleak_vless import Handler, Inbound
 
     Serve = Callable[..., Awaitable[tuple[Inbound, tuple[str, int]]]]
 
@@ -70,7 +70,7 @@ async def test_soak_ten_thousand_connections(
     caplog.set_level(logging.WARNING)  # What is logged is kept, which would look like a leak.
     inbound, address = await serve(echo)
     request_bytes = encode_request(Request(uuid, Command.MUX)) + encode_frame(
-        Frame.new(1, Network.TCP, Address.of("127.0.0.1", 80), PAYLOAD)
+        Frame.new(1, NetworkType.TCP, Address.of("127.0.0.1", 80), PAYLOAD)
     )
     answer = b"\x00\x00" + encode_frame(Frame.keep(1, PAYLOAD))
     tasks, descriptors = len(asyncio.all_tasks()), _descriptors()
@@ -110,7 +110,7 @@ async def test_soak_random_prefixes(
         encode_frame(frame)
         for stream_id in (1, 2, 1)
         for frame in (
-            Frame.new(stream_id, Network.TCP, target, PAYLOAD),
+            Frame.new(stream_id, NetworkType.TCP, target, PAYLOAD),
             Frame.keep(stream_id, PAYLOAD),
             Frame.end(stream_id, error=stream_id == 2),
         )
@@ -139,7 +139,7 @@ async def test_soak_random_prefixes(
 @pytest.mark.slow
 def test_soak_one_connection_of_very_many_streams(request: pytest.FixtureRequest) -> None:
     """A hundred thousand streams, one after the other, on one connection that stays open."""
-    world = SimWorld(Lifecycle())
+    world = SimTarget(Lifecycle())
     request.addfinalizer(world.dispose)
     peer = world.connect()
     peer.send(encode_request(Request(USER, Command.MUX)))
@@ -151,7 +151,7 @@ def test_soak_one_connection_of_very_many_streams(request: pytest.FixtureRequest
 
     for number in range(1, STREAMS + 1):
         stream_id = number & 0xFFFF
-        new = Frame.new(stream_id, Network.TCP, target, PAYLOAD)
+        new = Frame.new(stream_id, NetworkType.TCP, target, PAYLOAD)
         peer.send(encode_frame(new) + encode_frame(Frame.end(stream_id)))
         world.settle()
         answer = encode_frame(Frame.keep(stream_id, PAYLOAD)) + encode_frame(Frame.end(stream_id))

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from vless.address import Address, Network
-from vless.causes import LinkLost, StreamClosed, StreamReset
-from vless.stream import Stream
+from muxleak_vless.address import Address, NetworkType
+from muxleak_vless.causes import LinkLost, StreamClosed, StreamReset
+from muxleak_vless.stream import Stream
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-    from harness import VirtualLoop
+    from muxleak import VirtualLoop
 
     Start = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
@@ -49,7 +49,7 @@ def owner() -> Owner:
 @pytest.fixture
 def stream(owner: Owner) -> Stream:
     """A stream that lives, with an inbox of ten bytes."""
-    return Stream(owner, 1, Network.TCP, TARGET, inbox=INBOX)
+    return Stream(owner, 1, NetworkType.TCP, TARGET, inbox=INBOX)
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ def test_stream_drained_waits_for_the_last_piece(
 
 def test_stream_repr_is_one_line_without_address(owner: Owner) -> None:
     """The text names id, target and state, and a hostile domain cannot forge a line of a log."""
-    stream = Stream(owner, 7, Network.TCP, Address.of("a\nERROR b", 80), inbox=INBOX)
+    stream = Stream(owner, 7, NetworkType.TCP, Address.of("a\nERROR b", 80), inbox=INBOX)
     live = repr(stream)
     stream.fail(StreamReset("reset"))
 

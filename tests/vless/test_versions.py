@@ -9,27 +9,27 @@ import inspect
 
 import pytest
 
-from vless import versions
-from vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
-from vless.bugs.end_forgets_stream.buggy import PeerEnded
-from vless.bugs.handler_must_close.buggy import HandlerEnded
-from vless.bugs.handler_sees_wrong_context.buggy import HandlerContext
-from vless.bugs.id_taken_for_stream.buggy import Owns
-from vless.bugs.late_removal.buggy import Forget
-from vless.bugs.live_id_reused.buggy import IdReused
-from vless.bugs.long_write_breaks_framing.buggy import Split
-from vless.bugs.malformed_frame_orphans.buggy import Malformed
-from vless.bugs.new_after_cleanup.buggy import Admit
-from vless.bugs.no_limit_of_streams.buggy import Full
-from vless.bugs.padding_kills_connection.buggy import Tolerates
-from vless.bugs.reader_blocked_by_stream.buggy import Deliver
-from vless.bugs.server_end_unheard.buggy import EndLink
-from vless.bugs.silent_peer.buggy import Idle
-from vless.bugs.task_per_unknown_frame.buggy import Unknown
-from vless.bugs.watcher_outlives_connection.buggy import WatchedContext
-from vless.bugs.write_without_limit.buggy import Stalled
-from vless.lifecycle import Lifecycle
-from vless.versions import VERSIONS, CleansUpInWatcherOnly, NoWatcher, ReleasesTable
+from muxleak_vless import versions
+from muxleak_vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
+from muxleak_vless.bugs.end_forgets_stream.buggy import PeerEnded
+from muxleak_vless.bugs.handler_must_close.buggy import HandlerEnded
+from muxleak_vless.bugs.handler_sees_wrong_context.buggy import HandlerContext
+from muxleak_vless.bugs.id_taken_for_stream.buggy import Owns
+from muxleak_vless.bugs.late_removal.buggy import Forget
+from muxleak_vless.bugs.live_id_reused.buggy import IdReused
+from muxleak_vless.bugs.long_write_breaks_framing.buggy import Split
+from muxleak_vless.bugs.malformed_frame_orphans.buggy import Malformed
+from muxleak_vless.bugs.new_after_cleanup.buggy import Admit
+from muxleak_vless.bugs.no_limit_of_streams.buggy import Full
+from muxleak_vless.bugs.padding_kills_connection.buggy import Tolerates
+from muxleak_vless.bugs.reader_blocked_by_stream.buggy import Deliver
+from muxleak_vless.bugs.server_end_unheard.buggy import EndLink
+from muxleak_vless.bugs.silent_peer.buggy import Idle
+from muxleak_vless.bugs.task_per_unknown_frame.buggy import Unknown
+from muxleak_vless.bugs.watcher_outlives_connection.buggy import WatchedContext
+from muxleak_vless.bugs.write_without_limit.buggy import Stalled
+from muxleak_vless.lifecycle import Lifecycle
+from muxleak_vless.versions import VERSIONS, CleansUpInWatcherOnly, NoWatcher, ReleasesTable
 
 QUESTIONS = sorted(name for name in vars(Lifecycle) if not name.startswith("_"))
 COMMON: dict[str, type[Lifecycle]] = {

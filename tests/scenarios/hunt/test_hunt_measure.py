@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from scenarios.hunt.batch import Spending
-from scenarios.hunt.counters import Snapshot
-from scenarios.hunt.measure import BATCHES, Growth, Meter
-from scenarios.steps import Sequence
+from muxleak_scenarios.hunt.batch import Spending
+from muxleak_scenarios.hunt.counters import Snapshot
+from muxleak_scenarios.hunt.measure import BATCHES, Meter, RepetitionGrowth
+from muxleak_scenarios.sequence.steps import Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from harness.loop import VirtualLoop
-    from scenarios.hunt.batch import Driver
-    from scenarios.hunt.destinations import Destinations
-    from scenarios.hunt.stacks import Stack
+    from muxleak.sim.virtual_loop import VirtualLoop
+    from muxleak_scenarios.hunt.batch import Driver
+    from muxleak_scenarios.hunt.destinations import Destinations
+    from muxleak_scenarios.hunt.stacks import Stack
 
 POLL: Stack = ("io.Read",)
 PIPE: Stack = ("io.(*pipe).read",)
@@ -68,7 +68,7 @@ class Lab:
         if self.stopped:
             raise InterruptedError
 
-    def grow(self, batches: tuple[int, ...] = BATCHES, patience: float = 1.0) -> Growth:
+    def grow(self, batches: tuple[int, ...] = BATCHES, patience: float = 1.0) -> RepetitionGrowth:
         """Measure."""
         return self.loop.run_until_complete(self.meter.grow(LINE, batches, patience))
 
@@ -84,7 +84,7 @@ def test_growth_is_what_is_left_while_destinations_live_and_after(lab: Lab) -> N
     lab.total = lambda copies: Counter({POLL: 2 * copies, PIPE: copies})
     lab.gone = Counter({POLL: COPIES})
 
-    assert lab.grow() == Growth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 1, PIPE: 1}))
+    assert lab.grow() == RepetitionGrowth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 1, PIPE: 1}))
 
 
 @pytest.mark.parametrize(

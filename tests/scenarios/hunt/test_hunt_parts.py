@@ -7,18 +7,24 @@ from random import Random
 
 import pytest
 
-from scenarios.hunt import findings, pattern
-from scenarios.hunt.batch import Spending
-from scenarios.hunt.destinations import KINDS
-from scenarios.hunt.drawing import draw, hosted
-from scenarios.hunt.findings import Finding, Known
-from scenarios.hunt.measure import Growth, Looks, slopes
-from scenarios.hunt.outcome import Limits
-from scenarios.hunt.peers import encode
-from scenarios.hunt.shrink import shrink
-from scenarios.hunt.stacks import Stack, parse_stacks, readable
-from scenarios.steps import DATAGRAM_DESTINATIONS, MAX_SIZE, ON_STREAM, OPENING, Sequence
-from vless import Address
+from muxleak_scenarios.hunt import findings, pattern
+from muxleak_scenarios.hunt.batch import Spending
+from muxleak_scenarios.hunt.destinations import KINDS
+from muxleak_scenarios.hunt.drawing import draw, hosted
+from muxleak_scenarios.hunt.findings import HuntFinding, Known
+from muxleak_scenarios.hunt.measure import Looks, RepetitionGrowth, slopes
+from muxleak_scenarios.hunt.outcome import HuntBudget
+from muxleak_scenarios.hunt.peers import encode
+from muxleak_scenarios.hunt.shrink import shrink
+from muxleak_scenarios.hunt.stacks import Stack, parse_stacks, readable
+from muxleak_scenarios.sequence.steps import (
+    DATAGRAM_DESTINATIONS,
+    MAX_SIZE,
+    ON_STREAM,
+    OPENING,
+    Sequence,
+)
+from muxleak_vless import Address
 
 GROUPED = """goroutine profile: total 5
 3 @ 0x49384a 0x41c96e
@@ -54,9 +60,9 @@ def seq(line: str) -> Sequence:
     return Sequence.parse(line)
 
 
-def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None) -> Finding:
+def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None) -> HuntFinding:
     """A finding that leaves so much."""
-    return Finding(seq(line), Growth(Counter(held), Counter(kept or {})))
+    return HuntFinding(seq(line), RepetitionGrowth(Counter(held), Counter(kept or {})))
 
 
 def test_stacks_are_counted_without_the_goroutines_that_count() -> None:
@@ -184,7 +190,7 @@ def test_known_explains_sums_only() -> None:
     )
 
     def grows(held: dict[Stack, int], kept: dict[Stack, int]) -> bool:
-        return known.explains(Growth(Counter(held), Counter(kept)))
+        return known.explains(RepetitionGrowth(Counter(held), Counter(kept)))
 
     assert grows({}, {})
     assert grows({POLL: 3, PIPE: 2, FD: 3}, {PIPE: 2, FD: 2})
@@ -197,7 +203,7 @@ def test_known_takes_off_what_every_connection_leaves() -> None:
     """A leak of connections as such cannot be left out of sequences; what comes with it can."""
     known = Known([leak("a:open a:close", {POLL: 1}, {POLL: 1})])
     line = seq("a:open b:open a:new:1:@echo a:close b:close")
-    growth = Growth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 2}))
+    growth = RepetitionGrowth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 2}))
 
     assert known.mask(line) == line
     assert not known.shows(line)
@@ -319,9 +325,9 @@ def test_destination_stands_in_for_what_only_our_server_has(line: str, there: st
 
 def test_what_is_idle_is_waited_for_twice_as_long_as_its_limit() -> None:
     """Who looks once in each interval needs two; without a limit, patience is all."""
-    assert Limits(patience=6.0, idle=5.0).wait == 11.0
-    assert Limits(patience=6.0, idle=1.0).wait == 6.0
-    assert Limits(patience=6.0).wait == 6.0
+    assert HuntBudget(patience=6.0, idle=5.0).wait == 11.0
+    assert HuntBudget(patience=6.0, idle=1.0).wait == 6.0
+    assert HuntBudget(patience=6.0).wait == 6.0
 
 
 def test_drawn_steps_can_be_encoded() -> None:

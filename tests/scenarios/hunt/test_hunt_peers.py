@@ -10,19 +10,19 @@ from uuid import UUID
 
 import pytest
 
-from scenarios.hunt.batch import Driver, Spending
-from scenarios.hunt.destinations import Destinations
-from scenarios.hunt.peers import HuntPeer, encode
-from scenarios.steps import DRIPS, Sequence, Step
-from vless import Address
-from vless.frames import ERROR, FrameDecoder, Status
-from vless.header import Command, Request, encode_request
+from muxleak_scenarios.hunt.batch import Driver, Spending
+from muxleak_scenarios.hunt.destinations import Destinations
+from muxleak_scenarios.hunt.peers import HuntPeer, encode
+from muxleak_scenarios.sequence.steps import DRIPS, Sequence, Step
+from muxleak_vless import Address
+from muxleak_vless.frames import ERROR, FrameDecoder, FrameStatus
+from muxleak_vless.header import Command, Request, encode_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from harness.loop import VirtualLoop
-    from vless.frames import Frame
+    from muxleak.sim.virtual_loop import VirtualLoop
+    from muxleak_vless.frames import Frame
 
 HOST = "127.0.0.1"
 USER = UUID(int=1)
@@ -165,12 +165,12 @@ async def test_close_does_not_wait_for_a_server_that_reads_nothing() -> None:
 def test_frames_end_streams_with_and_without_an_error() -> None:
     """And say where a packet goes that is not for its stream's target."""
     end, reset = frame("a:end:5"), frame("a:reset:5+9")
-    assert (end.status, end.option & ERROR, end.data) == (Status.END, 0, None)
-    assert (reset.status, reset.option & ERROR, reset.data) == (Status.END, ERROR, bytes(9))
+    assert (end.status, end.option & ERROR, end.data) == (FrameStatus.END, 0, None)
+    assert (reset.status, reset.option & ERROR, reset.data) == (FrameStatus.END, ERROR, bytes(9))
 
     data, packet = frame("a:data:5+9"), frame("a:packet:5+9")
-    assert (data.status, data.target) == (Status.KEEP, None)
-    assert (packet.status, packet.target) == (Status.KEEP, Address.of(HOST, 9))
+    assert (data.status, data.target) == (FrameStatus.KEEP, None)
+    assert (packet.status, packet.target) == (FrameStatus.KEEP, Address.of(HOST, 9))
 
 
 @pytest.mark.asyncio

@@ -10,23 +10,23 @@ from uuid import UUID
 
 import pytest
 
-from scenarios.hunt import hunt as hunts
-from scenarios.hunt import pattern
-from scenarios.hunt.counters import CounterError
-from scenarios.hunt.findings import Finding
-from scenarios.hunt.hunt import Hunt
-from scenarios.hunt.measure import BATCHES, COPIES, Growth
-from scenarios.hunt.outcome import Limits, Result, Status
-from scenarios.steps import Sequence
+from muxleak_scenarios.hunt import hunt as hunts
+from muxleak_scenarios.hunt import pattern
+from muxleak_scenarios.hunt.counters import CounterError
+from muxleak_scenarios.hunt.findings import HuntFinding
+from muxleak_scenarios.hunt.hunt import Hunt
+from muxleak_scenarios.hunt.measure import BATCHES, COPIES, RepetitionGrowth
+from muxleak_scenarios.hunt.outcome import HuntBudget, HuntProgress, HuntResult
+from muxleak_scenarios.sequence.steps import Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from scenarios.hunt.batch import Driver
-    from scenarios.hunt.destinations import Destinations
-    from scenarios.hunt.stacks import Stack
-    from scenarios.hunt.target import Target
+    from muxleak_scenarios.hunt.batch import Driver
+    from muxleak_scenarios.hunt.destinations import Destinations
+    from muxleak_scenarios.hunt.stacks import Stack
+    from muxleak_scenarios.hunt.target import RemoteServer
 
 USER = UUID(int=1)
 POLL: Stack = ("io.Read",)
@@ -44,14 +44,14 @@ def seq(line: str) -> Sequence:
     return Sequence.parse(line)
 
 
-def leaves(stack: Stack, count: int = 1) -> Growth:
+def leaves(stack: Stack, count: int = 1) -> RepetitionGrowth:
     """What leaks for ever."""
-    return Growth(Counter({stack: count}), Counter({stack: count}))
+    return RepetitionGrowth(Counter({stack: count}), Counter({stack: count}))
 
 
-def goes(stack: Stack, seconds: float) -> Growth:
+def goes(stack: Stack, seconds: float) -> RepetitionGrowth:
     """What is gone by itself, when it is waited for."""
-    return Growth(Counter(), Counter(), passing=Counter({stack: 1}), gone=seconds)
+    return RepetitionGrowth(Counter(), Counter(), passing=Counter({stack: 1}), gone=seconds)
 
 
 class World:
@@ -66,8 +66,8 @@ class World:
         self.ours = False
         self.now = 0.0
         self.cost = 1.0
-        self.quick: dict[str, Growth] = {}
-        self.waited: dict[str, Growth] = {}
+        self.quick: dict[str, RepetitionGrowth] = {}
+        self.waited: dict[str, RepetitionGrowth] = {}
         self.fatal: dict[str, str] = {}
         self.fails: Callable[[int], bool] = lambda _: False
         self.dead = ""
@@ -77,7 +77,7 @@ class World:
         self.restarts = self.came_up = 0
         self.restarted: Callable[[], object] = bool
         self.stopped = False
-        self.statuses: list[Status] = []
+        self.statuses: list[HuntProgress] = []
         self.meter: Meter | None = None
 
     def log(self) -> tuple[str, ...]:
@@ -101,9 +101,9 @@ class World:
         monkeypatch: pytest.MonkeyPatch,
         *lines: str,
         replays: list[Sequence] | None = None,
-        known: list[Finding] | None = None,
+        known: list[HuntFinding] | None = None,
         **limits: Any,
-    ) -> Result:
+    ) -> HuntResult:
         """Hunt it with these sequences, again and again."""
         drawn = cycle(map(seq, lines or [""]))
 
@@ -117,10 +117,10 @@ class World:
         monkeypatch.setattr(hunts, "draw", draw)
         monkeypatch.setattr(hunts, "Meter", meter)
         one = Hunt(
-            cast("Target", self),
+            cast("RemoteServer", self),
             USER,
             cast("Destinations", None),
-            limits=Limits(**{"connections": 600, "seconds": 1e6, **limits}),
+            limits=HuntBudget(**{"connections": 600, "seconds": 1e6, **limits}),
             known=known,
             progress=self.statuses.append,
             stopped=lambda: self.stopped,
@@ -144,7 +144,7 @@ class Meter:
 
     async def grow(
         self, sequence: Sequence, batches: tuple[int, ...] = (COPIES,), patience: float = 0
-    ) -> Growth:
+    ) -> RepetitionGrowth:
         """Look."""
         world, copies = self._world, sum(batches)
         world.tries += 1
@@ -162,10 +162,10 @@ class Meter:
         for line in done(world.fatal):
             world.dead = world.fatal[line]
             raise CounterError("no profile")
-        growth = Growth(Counter(), Counter())
+        growth = RepetitionGrowth(Counter(), Counter())
         for line in done(world.quick):
             one = world.waited.get(line, world.quick[line]) if patience else world.quick[line]
-            growth = Growth(
+            growth = RepetitionGrowth(
                 growth.held + one.held,
                 growth.kept + one.kept,
                 passing=growth.passing + one.passing,
@@ -180,7 +180,7 @@ def world() -> World:
     return World()
 
 
-def told(found: list[Finding]) -> list[tuple[str, bool, bool]]:
+def told(found: list[HuntFinding]) -> list[tuple[str, bool, bool]]:
     """What is to be known of findings."""
     return [(str(each.sequence), each.shrunk, each.confirmed) for each in found]
 
@@ -220,7 +220,7 @@ def test_hunt_takes_off_what_every_connection_leaves(
 ) -> None:
     """It cannot be kept out of a sequence, and is no finding a second time."""
     world.quick = {"a:open a:close": leaves(POLL)}
-    known = [Finding(seq("a:open a:close"), leaves(POLL))]
+    known = [HuntFinding(seq("a:open a:close"), leaves(POLL))]
     result = world.hunt(monkeypatch, PLAIN, known=known)
 
     assert (result.ended, result.findings, result.explained) == ("connections", [], 0)
@@ -245,7 +245,7 @@ def test_shrinking_does_not_look_at_what_is_known(
     twice = "a:open a:new:1:@echo a:new:1:@echo a:close"
     apart = "a:open a:new:1:@echo a:open a:new:1:@echo a:close"
     world.quick = {apart: leaves(PIPE), twice: leaves(POLL)}
-    known = [Finding(seq(twice), leaves(POLL))]
+    known = [HuntFinding(seq(twice), leaves(POLL))]
     result = world.hunt(monkeypatch, apart, known=known, findings=1)
 
     assert told(result.findings) == [(apart, True, True)]
@@ -416,8 +416,8 @@ def test_death_that_is_known_is_not_told_again(
 ) -> None:
     """Also when the time is up while it is shrunk; unless it is the end of the hunt."""
     world.ours, world.cost, world.fatal = ours, 10.0, {SHORT: EXITED}
-    nothing = Growth(Counter(), Counter())
-    known = [Finding(seq(OTHER), nothing, died=EXITED)]
+    nothing = RepetitionGrowth(Counter(), Counter())
+    known = [HuntFinding(seq(OTHER), nothing, died=EXITED)]
     result = world.hunt(monkeypatch, LONG, seconds=40, patience=0.1, known=known)
 
     assert (result.ended, len(result.findings), result.suspicion) == (ended, found, None)

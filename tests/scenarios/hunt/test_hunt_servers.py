@@ -13,20 +13,20 @@ from uuid import UUID
 
 import pytest
 
-from scenarios.hunt import batch, counters, findings, measure
-from scenarios.hunt import hunt as hunts
-from scenarios.hunt import target as targets
-from scenarios.hunt.batch import Driver, Spending
-from scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
-from scenarios.hunt.destinations import Destinations
-from scenarios.hunt.hunt import Hunt
-from scenarios.hunt.measure import Meter
-from scenarios.hunt.outcome import Limits, Result
-from scenarios.hunt.peers import HuntPeer, encode
-from scenarios.hunt.target import StartError, Target
-from scenarios.steps import Sequence, Step
-from vless import Address, Inbound, Network, Outbound, User
-from vless.frames import FrameDecoder
+from muxleak_scenarios.hunt import batch, counters, findings, measure
+from muxleak_scenarios.hunt import hunt as hunts
+from muxleak_scenarios.hunt import target as targets
+from muxleak_scenarios.hunt.batch import Driver, Spending
+from muxleak_scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
+from muxleak_scenarios.hunt.destinations import Destinations
+from muxleak_scenarios.hunt.hunt import Hunt
+from muxleak_scenarios.hunt.measure import Meter
+from muxleak_scenarios.hunt.outcome import HuntBudget, HuntResult
+from muxleak_scenarios.hunt.peers import HuntPeer, encode
+from muxleak_scenarios.hunt.target import RemoteServer, StartError
+from muxleak_scenarios.sequence.steps import Sequence, Step
+from muxleak_vless import Address, Inbound, NetworkType, Outbound, User
+from muxleak_vless.frames import FrameDecoder
 
 USER = UUID(int=1)
 HOST = "127.0.0.1"
@@ -45,7 +45,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "_PAUSE", 0.001)
 
 
-class Counted(Target):
+class Counted(RemoteServer):
     """A server in this process: what it holds is what it says."""
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -81,10 +81,10 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[asyncio.Server, Count
 
 
 async def hunt(
-    target: Target, *lines: str, connections: int = 60, patience: float = 0.01
-) -> Result:
+    target: RemoteServer, *lines: str, connections: int = 60, patience: float = 0.01
+) -> HuntResult:
     """Hunt a server until something is found, or measure lines at it."""
-    limits = Limits(seconds=20, connections=connections, patience=patience, findings=1)
+    limits = HuntBudget(seconds=20, connections=connections, patience=patience, findings=1)
     replays = [Sequence.parse(line) for line in lines] or None
     async with Destinations() as destinations:
         return await Hunt(target, USER, destinations, limits=limits).run(replays)
@@ -230,7 +230,7 @@ async def test_replay_is_measured_however_little_time_a_search_would_have() -> N
         target.held[POLL] += 1
         await reader.read()
 
-    limits = Limits(seconds=1e-9, patience=0.01)
+    limits = HuntBudget(seconds=1e-9, patience=0.01)
     async with serving(leaks) as (_, target), Destinations() as destinations:
         one = Hunt(target, USER, destinations, limits=limits)
         result = await one.run([Sequence.parse("a:open a:close")])
@@ -488,7 +488,7 @@ def test_target_that_does_not_start_says_why(command: str, says: str) -> None:
     async def main() -> None:
         async with serving(nothing) as (server, free):
             server.close()
-            target = Target(free.address, command=command)
+            target = RemoteServer(free.address, command=command)
             try:
                 with pytest.raises(StartError) as caught:
                     await target.start()
@@ -505,7 +505,7 @@ def test_target_refuses_a_port_that_is_taken() -> None:
     async def main() -> None:
         async with serving(nothing) as (_, there):
             with pytest.raises(StartError, match="is taken already"):
-                await Target(there.address, command="false").start()
+                await RemoteServer(there.address, command="false").start()
 
     asyncio.run(main())
 
@@ -593,7 +593,7 @@ def test_destinations_speak_udp() -> None:
         async with Destinations() as hosted:
             client, _ = await loop.create_datagram_endpoint(Client, local_addr=(HOST, 0))
             for kind, data in (("@silent", b"still"), ("@echo", b"loud")):
-                address = hosted.address(kind, Network.UDP)
+                address = hosted.address(kind, NetworkType.UDP)
                 client.sendto(data, (address.host, address.port))
             await came.wait()
             assert hosted.traffic == 2
@@ -614,7 +614,7 @@ def test_peer_gives_each_xudp_stream_an_id_of_its_own() -> None:
     assert udp is not None
     assert one is not None
     assert two is not None
-    assert (udp.network, udp.global_id) == (Network.UDP, None)
+    assert (udp.network, udp.global_id) == (NetworkType.UDP, None)
     assert one.global_id != two.global_id
 
 

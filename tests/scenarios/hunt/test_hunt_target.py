@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from scenarios.hunt import target as targets
-from scenarios.hunt.counters import (
+from muxleak_scenarios.hunt import target as targets
+from muxleak_scenarios.hunt.counters import (
     DESCRIPTORS,
     GOROUTINES,
     THREADS,
@@ -22,14 +22,14 @@ from scenarios.hunt.counters import (
     Snapshot,
     Together,
 )
-from scenarios.hunt.target import LOG_LINES, Target
+from muxleak_scenarios.hunt.target import LOG_LINES, RemoteServer
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from scenarios.hunt.counters import Counts
+    from muxleak_scenarios.hunt.counters import Counts
 
 HOST = "127.0.0.1"
 SLEEPS = "sleep 60"
@@ -144,7 +144,7 @@ def test_profile_is_on_the_port_of_http_unless_another_is_named() -> None:
     assert (Pprof(f"http://{HOST}")._port, Pprof("http://[::1]:6060")._port) == (80, 6060)
 
 
-class Sleeper(Target):
+class Sleeper(RemoteServer):
     """A server of ours that accepts, for all anybody knows, as long as it lives."""
 
     def __init__(self, command: str = SLEEPS) -> None:
@@ -268,7 +268,7 @@ def test_end_of_a_server_ends_what_is_open_to_count_it() -> None:
         def close(self) -> None:
             closed.append(1)
 
-    target = Target((HOST, 1), pid=1)
+    target = RemoteServer((HOST, 1), pid=1)
     target._v2ray = cast("Any", [Channel(), Channel()])
     target.stop()
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from scenarios.hunt import v2ray
-from scenarios.hunt.counters import GOROUTINES, CounterError, Snapshot, Together
-from scenarios.hunt.target import Target
-from scenarios.hunt.v2ray import V2RayStats, read_stats
+from muxleak_scenarios.hunt import v2ray
+from muxleak_scenarios.hunt.counters import GOROUTINES, CounterError, Snapshot, Together
+from muxleak_scenarios.hunt.target import RemoteServer
+from muxleak_scenarios.hunt.v2ray import V2RayStats, read_stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,4 +159,4 @@ def test_v2ray_without_the_extra_says_how_to_install_it(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "grpc", None)
 
     with pytest.raises(ImportError, match=r"pip install 'muxleak\[v2ray\]'"):
-        Target((HOST, 1), v2ray=[f"{HOST}:2"])
+        RemoteServer((HOST, 1), v2ray=[f"{HOST}:2"])

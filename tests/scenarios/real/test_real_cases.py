@@ -7,12 +7,12 @@ from operator import attrgetter
 import pytest
 from click.testing import CliRunner
 
-from harness.cli import cli
-from harness.cli.hunt_params import sequence as hunted
-from scenarios.real.cases import CASES, Case, Left, left
-from scenarios.replay import Replay
-from scenarios.script import SIZES
-from scenarios.steps import Sequence
+from muxleak_scenarios.cli import cli
+from muxleak_scenarios.cli.hunt_params import sequence as hunted
+from muxleak_scenarios.pairs.replay import SequenceReplay
+from muxleak_scenarios.real.cases import CASES, Case, Left, left
+from muxleak_scenarios.sequence.decoder import SIZES
+from muxleak_scenarios.sequence.steps import Sequence
 
 every_case = pytest.mark.parametrize("case", CASES, ids=attrgetter("name"))
 
@@ -84,5 +84,7 @@ def test_blocked_destination_needs_no_more_than_is_sent() -> None:
     last = CASES[-1]
     assert last.control
 
-    outcome = Replay(last.pair, "buggy", Sequence.parse(last.line.replace("@deaf", "deaf"))).run()
+    outcome = SequenceReplay(
+        last.pair, "buggy", Sequence.parse(last.line.replace("@deaf", "deaf"))
+    ).run()
     assert "tasks" in outcome.violated

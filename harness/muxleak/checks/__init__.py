@@ -1,0 +1,1 @@
+"""The checks for leaks: `no_leaks`, growth, reports, settling and teardown."""

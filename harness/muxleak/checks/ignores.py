@@ -1,0 +1,164 @@
+"""What a check may overlook: values with a reason each, as in goleak.
+
+Patterns are those of the shell (`*`, `?`, `[...]`) and match the whole text.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from muxleak.introspect.sites import SiteFrame, short_path
+from muxleak.ledger.counters import CURRENT, Counters, TaskRecord
+
+if TYPE_CHECKING:
+    from muxleak.checks.report import Record
+
+FACTORIES = "ignore_created_by, ignore_name, ignore_waiting_in, ignore_current"
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """One thing to overlook; made by the functions below.
+
+    Attributes:
+        by: what the pattern is matched with.
+        pattern: the pattern; empty for what was alive when the value was made.
+        reason: why it is no leak.
+        seen: for each ledger the last numbers of its tasks and resources at that time.
+    """
+
+    by: str
+    pattern: str
+    reason: str
+    seen: tuple[tuple[Counters, int, int], ...] = ()
+
+    def covers(self, record: "Record") -> bool:
+        """Whether `record` is overlooked."""
+        if self.by == "current":
+            return self._was_there(record)
+        return any(fnmatchcase(text, self.pattern) for text in _texts(self.by, record))
+
+    def _was_there(self, record: Any) -> bool:
+        number = getattr(record, "number", None)
+        if number is None:
+            return False
+        task = isinstance(record, TaskRecord)
+        return any(
+            number <= (tasks if task else resources)
+            for counters, tasks, resources in self.seen
+            if record.scope is None or record.scope.counters is counters
+        )
+
+
+def ignore_created_by(pattern: str, *, reason: str) -> Ignore:
+    """Overlook what was made at a matching place.
+
+    Args:
+        pattern: for the qualified name of a function ("Client.connect"), a file ("*/pool.py") or a
+            line ("app/pool.py:12"), of any of the few frames of the creation site.
+        reason: why it is no leak; must not be empty.
+    """
+    return _made("created_by", pattern, reason)
+
+
+def ignore_name(pattern: str, *, reason: str) -> Ignore:
+    """Overlook what has a matching name.
+
+    Args:
+        pattern: for the qualified name of a task's coroutine, a task's own name, a generator's, a
+            timer's, job's or thread's function.
+        reason: why it is no leak; must not be empty.
+    """
+    return _made("name", pattern, reason)
+
+
+def ignore_waiting_in(pattern: str, *, reason: str) -> Ignore:
+    """Overlook tasks that wait in a matching function, at any depth.
+
+    Args:
+        pattern: as for `ignore_created_by`.
+        reason: why it is no leak; must not be empty.
+    """
+    return _made("waiting_in", pattern, reason)
+
+
+def ignore_current(*, reason: str) -> Ignore:
+    """Overlook what was made up to now, by whatever checks are under way.
+
+    What was made before a check began is never held against it, so this is for use inside one:
+    `check.ignore(ignore_current(reason="the fixture's client"))`.
+
+    Args:
+        reason: why it is no leak; must not be empty.
+    """
+    tallies = []
+    scope = CURRENT.get()
+    while scope is not None:
+        if scope.counters not in tallies:
+            tallies.append(scope.counters)
+        scope = scope.outer
+    for counters in tallies:
+        counters.sweep()
+    seen = tuple((counters, counters.created, counters.resources_made) for counters in tallies)
+    return Ignore("current", "", _reasoned(reason), seen)
+
+
+def valid_ignores(ignores: object) -> tuple[Ignore, ...]:
+    """One or several such values, as a tuple.
+
+    Raises:
+        TypeError: something else was given; the message says what makes them.
+    """
+    found = (ignores,) if not isinstance(ignores, Iterable) else tuple(ignores)
+    for each in found:
+        if not isinstance(each, Ignore):
+            raise TypeError(f"expected ignore values, got {each!r}; make them with {FACTORIES}")
+    return found
+
+
+def remaining(
+    records: Iterable[Any], kinds: frozenset[str], ignores: Sequence[Ignore]
+) -> list[Any]:
+    """The records of those kinds that nothing covers."""
+    return [
+        record
+        for record in records
+        if record.kind in kinds and not any(ignore.covers(record) for ignore in ignores)
+    ]
+
+
+def _made(by: str, pattern: str, reason: str) -> Ignore:
+    if not (pattern and _is_text(pattern)):
+        raise ValueError(f"expected a pattern, got {pattern!r}")
+    return Ignore(by, pattern, _reasoned(reason))
+
+
+def _reasoned(reason: str) -> str:
+    if not (_is_text(reason) and reason.strip()):
+        raise ValueError(f"expected a reason why it is no leak, got {reason!r}")
+    return reason
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(by: str, record: Any) -> list[str]:
+    if by == "created_by":
+        return [text for frame in record.site.frames for text in _frame_texts(frame)]
+    if by == "name":
+        own = [record.task.get_name()] if isinstance(record, TaskRecord) else []
+        return [record.name, *own]
+    chain = record.waiting_on().chain
+    return [text for line in chain for text in _chain_texts(line)]
+
+
+def _frame_texts(frame: SiteFrame) -> list[str]:
+    path = short_path(frame.filename)
+    return [frame.function, frame.filename, path, f"{path}:{frame.line}"]
+
+
+def _chain_texts(line: str) -> list[str]:
+    where, _, function = line.partition(" in ")
+    return [function, where, where.rpartition(":")[0]]

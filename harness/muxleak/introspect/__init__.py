@@ -1,0 +1,1 @@
+"""Creation sites, the stacks of tasks, and referrers."""

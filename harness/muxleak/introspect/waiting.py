@@ -1,0 +1,151 @@
+"""Where a task waits, and for what.
+
+The text is the same in every process: no memory addresses, no absolute paths, no numbers that a
+process-wide counter gave.
+"""
+
+import asyncio
+import gc
+import os
+import re
+from pathlib import Path
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any, NamedTuple
+
+from muxleak.introspect.sites import SiteFrame, short_path
+
+_STDLIB = str(Path(asyncio.__file__).parent.parent) + os.sep
+_ADDRESS = re.compile(r" (?:at|object at) 0x[0-9a-fA-F]+")
+_MAX_REPR = 80
+_PLAIN_REPR: Any = object.__repr__
+
+AnyFuture = asyncio.Future[Any]
+AnyTask = asyncio.Task[Any]
+_LINKS = (asyncio.Future, CoroutineType, AsyncGeneratorType, GeneratorType)
+
+
+class Waiting(NamedTuple):
+    """Where a task is suspended.
+
+    Attributes:
+        chain: the suspended frames as "file:line in function", outermost first.
+        place: the innermost frame of user code as "function (file:line)".
+        on: what is waited for.
+    """
+
+    chain: tuple[str, ...]
+    place: str
+    on: str
+
+    def __str__(self) -> str:
+        return f"waits in {self.place} on {self.on}"
+
+
+def waiting_of(task: AnyFuture) -> Waiting:
+    """Where `task` is suspended and on what. Never raises; runs no user code but `__repr__`."""
+    try:
+        return _waiting_of(task)
+    except Exception as exc:  # noqa: BLE001 - a report must not fail over what it reports on
+        return Waiting((), name_of(task), f"something unreadable ({type(exc).__name__})")
+
+
+def name_of(task: AnyFuture) -> str:
+    """The qualified name of a task's coroutine; the type's name of any other future."""
+    if not isinstance(task, asyncio.Task):
+        return type(task).__name__
+    coroutine = task.get_coro()
+    return str(getattr(coroutine, "__qualname__", None) or type(coroutine).__name__)
+
+
+def called_by(handle: asyncio.Handle) -> str:
+    """The name of what a handle calls: the coroutine of a task, else the function."""
+    return callable_name(handle._callback)  # type: ignore[attr-defined]  # noqa: SLF001 - a handle tells it no other way
+
+
+def callable_name(callback: Any) -> str:
+    """The qualified name of a function, of a task's coroutine for its wake-up, else of the type."""
+    owner = getattr(callback, "__self__", None)
+    if isinstance(owner, asyncio.Task):
+        return f"task {name_of(owner)}"
+    callback = getattr(callback, "func", callback)
+    return str(getattr(callback, "__qualname__", None) or type(callback).__name__)
+
+
+def is_stdlib(filename: str) -> bool:
+    """Whether a file belongs to Python's standard library."""
+    return filename.startswith(_STDLIB) and "site-packages" not in filename
+
+
+def code_place(code: CodeType, line: int) -> str:
+    """A line of a function as "function (file:line)"."""
+    return f"{code.co_qualname} ({short_path(code.co_filename)}:{line})"
+
+
+def scrub(text: str, length: int = _MAX_REPR) -> str:
+    """`text` on one line of at most `length` characters, without memory addresses."""
+    text = " ".join(_ADDRESS.sub("", text).split())
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _waiting_of(task: AnyFuture) -> Waiting:
+    frames = suspended(task)
+    own = [frame for frame in frames if not is_stdlib(frame.f_code.co_filename)]
+    chain = tuple(str(_frame(frame)) for frame in frames)
+    awaited = getattr(task, "_fut_waiter", None)
+    if not frames:
+        return Waiting(chain, name_of(task), _future(awaited, task))
+    where = (own or frames)[-1]
+    place = code_place(where.f_code, where.f_lineno)
+    # The user's own object says most; then a task by its name; then asyncio's object (a Queue).
+    on = _own_repr(own[-1]) if own and awaited is not None else None
+    if on is None and not isinstance(awaited, asyncio.Task) and awaited is not None:
+        on = _own_repr(frames[-1])
+    return Waiting(chain, place, on or _future(awaited, task))
+
+
+def suspended(task: AnyFuture) -> list[FrameType]:
+    """The frames in which `task` is suspended, outermost first."""
+    return [frame for frame, _ in links(task) if frame is not None]
+
+
+def links(task: AnyFuture) -> list[tuple[FrameType | None, Any]]:
+    """What a task is made of, outermost first: coroutines and the like, each with its frame."""
+    found: list[tuple[FrameType | None, Any]] = []
+    link: Any = task.get_coro() if isinstance(task, asyncio.Task) else None
+    while link is not None and not isinstance(link, asyncio.Future):
+        frame, following = _step(link)
+        found.append((frame, link))
+        link = following
+    return found
+
+
+def _frame(frame: FrameType) -> SiteFrame:
+    return SiteFrame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname)
+
+
+def _step(link: Any) -> tuple[FrameType | None, Any]:
+    """The frame of one awaitable and the awaitable that it waits for in turn."""
+    if isinstance(link, CoroutineType):
+        return link.cr_frame, link.cr_await
+    if isinstance(link, AsyncGeneratorType):
+        return link.ag_frame, link.ag_await
+    if isinstance(link, GeneratorType):
+        return link.gi_frame, link.gi_yieldfrom
+    # The C iterators between them (of a future, of `async for`) name what they hold nowhere else.
+    return None, next((ref for ref in gc.get_referents(link) if isinstance(ref, _LINKS)), None)
+
+
+def _own_repr(frame: FrameType) -> str | None:
+    owner: Any = frame.f_locals.get("self")
+    if owner is None or type(owner).__repr__ is _PLAIN_REPR:
+        return None
+    return scrub(repr(owner))
+
+
+def _future(awaited: AnyFuture | None, task: AnyFuture) -> str:
+    if awaited is None:
+        return "nothing, it has ended" if task.done() else "nothing, it is ready to run"
+    if isinstance(awaited, asyncio.Task):
+        return f"task {name_of(awaited)}"
+    state = "cancelled" if awaited.cancelled() else "done" if awaited.done() else "pending"
+    return f"<{type(awaited).__name__} {state}>"

@@ -1,0 +1,1 @@
+"""Counts live tasks and other resources by scope, with their creation sites."""

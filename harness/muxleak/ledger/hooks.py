@@ -1,0 +1,271 @@
+"""Hooks on one loop that see timers, transports, servers, descriptors and generators being made.
+
+They replace public methods on the loop object (and the hook that asyncio calls for generators), so
+that they work on any loop whose objects take attributes, uvloop's included.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any
+
+from muxleak.introspect.sites import Points, is_internal, trace
+from muxleak.introspect.waiting import callable_name
+from muxleak.ledger.counters import CURRENT, YOUNG, Resource, Scope, charged, tidy
+from muxleak.ledger.kinds import (
+    GeneratorRecord,
+    ReaderRecord,
+    ServerRecord,
+    TimerRecord,
+    TransportRecord,
+)
+
+_CLIENTS = {
+    "create_connection": "connection",
+    "create_unix_connection": "unix connection",
+    "create_datagram_endpoint": "datagram endpoint",
+    "connect_accepted_socket": "accepted socket",
+    "connect_read_pipe": "read pipe",
+    "connect_write_pipe": "write pipe",
+    "subprocess_exec": "subprocess",
+    "subprocess_shell": "subprocess",
+}
+_SERVERS = {"create_server": "server", "create_unix_server": "unix server"}
+_READERS = ("add_reader", "add_writer")
+RARE = (*_CLIENTS, *_SERVERS, *_READERS, "remove_reader", "remove_writer", "run_in_executor")
+_TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
+
+# Whether the pool being made is a loop's own, which the loop shuts down.
+DEFAULT_POOL: ContextVar[bool] = ContextVar("default_pool", default=False)
+
+
+class Hooks:
+    """What replaces methods of `loop` for a ledger, and puts them back.
+
+    Attributes:
+        blind: what cannot be seen on this loop, as sentences.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, root: Scope) -> None:
+        self.loop, self.root, self.counters = loop, root, root.counters
+        self.blind: dict[str, None] = {}
+        self._replaced: list[tuple[str, Any, Any]] = []
+        self._firstiter: tuple[Any, Any] = (None, None)
+        self._readers: dict[tuple[str, int], ReaderRecord] = {}
+
+    def install(self) -> None:
+        """Replace what the kinds of the ledger need, but for what `install_rest` does."""
+        kinds = self.counters.kinds
+        for name in _timer_makers(self.loop) if "timer" in kinds else ():
+            self._replace(name, self._timer)
+        if "generator" in kinds:
+            self._see_generators()
+
+    def install_rest(self) -> None:
+        """Replace `RARE`, which many a loop never comes to use."""
+        kinds = self.counters.kinds
+        for name in _CLIENTS if "transport" in kinds else ():
+            self._replace(name, self._client)
+        if kinds & {"server", "transport"}:
+            for name in _SERVERS:
+                self._replace(name, self._server)
+        if "reader" in kinds:
+            for name in _READERS:
+                self._replace(name, self._watch)
+                self._replace(name.replace("add", "remove"), self._unwatch)
+        if kinds & {"job", "thread"}:
+            self._replace("run_in_executor", self._run_in_executor)
+
+    def remove(self) -> None:
+        """Put back what is still ours; what was put over it only passes on from now on."""
+        for name, ours, previous in reversed(self._replaced):
+            if getattr(self.loop, name, None) is ours:
+                if previous is None:
+                    delattr(self.loop, name)
+                else:
+                    setattr(self.loop, name, previous)
+        self._replaced.clear()
+        ours, previous = self._firstiter
+        if ours is not None and sys.get_asyncgen_hooks().firstiter is ours:
+            sys.set_asyncgen_hooks(firstiter=previous)
+        self._readers.clear()
+
+    def charge(self, resource: Resource) -> None:
+        """Have a new resource charged at the next look."""
+        fresh = self.counters.fresh
+        fresh.append(resource)
+        if len(fresh) >= YOUNG:
+            tidy(self.root)
+
+    def scope(self) -> Scope:
+        """Who is charged for what is made now."""
+        scope = CURRENT.get()
+        if scope is None or scope.counters is not self.counters:
+            scope = charged(scope, self.counters) or self.root
+        return scope
+
+    def _replace(self, name: str, make: Callable[[str, Any], Any]) -> None:
+        original = getattr(self.loop, name, None)
+        if original is None:
+            return
+        ours = make(name, original)
+        # Not by `vars`: a loop whose dictionary was asked for is slower from then on, up to 3.12.
+        bind = getattr(getattr(type(self.loop), name, None), "__get__", None)
+        inherited = bind is not None and original == bind(self.loop)
+        previous = None if inherited else original
+        try:
+            setattr(self.loop, name, ours)
+        except AttributeError:
+            self.blind[f"{type(self.loop).__name__}.{name} cannot be watched"] = None
+        else:
+            self._replaced.append((name, ours, previous))
+
+    def _timer(self, _name: str, original: Any) -> Any:
+        loop, counters = self.loop, self.counters
+
+        def timer(when: float, callback: Any, *args: Any, **settings: Any) -> asyncio.TimerHandle:
+            handle: asyncio.TimerHandle = original(when, callback, *args, **settings)
+            if counters.active and not _is_asyncio(sys._getframe(1)):  # noqa: SLF001 - one look at the caller
+                called = callable_name(callback)
+                self.charge(TimerRecord(handle, called, trace(2), self.scope(), loop))
+            return handle
+
+        return timer
+
+    def _client(self, name: str, original: Any) -> Any:
+        async def connect(*args: Any, **settings: Any) -> Any:
+            points = trace(2)
+            pair = await original(*args, **settings)
+            if self.counters.active:
+                self.charge(TransportRecord(pair[0], _CLIENTS[name], points, self.scope()))
+            return pair
+
+        return connect
+
+    def _server(self, name: str, original: Any) -> Any:
+        async def serve(protocol_factory: Any, *args: Any, **settings: Any) -> Any:
+            points = trace(2)
+            if "transport" in self.counters.kinds:
+                protocol_factory = self._accepting(protocol_factory, points)
+            server = await original(protocol_factory, *args, **settings)
+            if self.counters.active and "server" in self.counters.kinds:
+                self.charge(ServerRecord(server, _SERVERS[name], points, self.scope()))
+            return server
+
+        return serve
+
+    def _accepting(self, protocol_factory: Any, points: Points) -> Any:
+        """The same factory, whose protocols tell of their transport when connected."""
+        outer = CURRENT.get()
+
+        def accept() -> Any:
+            observer = self.counters.observer
+            if observer is not None:
+                observer.begin(outer)
+            protocol = protocol_factory()
+            if not self.counters.active:
+                return protocol
+            scope, announce = self.scope(), protocol.connection_made
+
+            def connection_made(transport: Any) -> None:
+                try:  # noqa: SIM105 - `suppress` costs as much as the rest
+                    del protocol.connection_made
+                except AttributeError:
+                    pass
+                resource = TransportRecord(transport, "accepted connection", points, scope)
+                self.charge(resource)
+                if observer is not None:
+                    observer.connected(scope, resource)
+                announce(transport)
+
+            try:
+                protocol.connection_made = connection_made
+            except AttributeError:
+                name = type(protocol).__qualname__
+                self.blind[f"accepted connections of {name}, whose objects take no attribute"] = (
+                    None
+                )
+            return protocol
+
+        return accept
+
+    def _watch(self, name: str, original: Any) -> Any:
+        def add(fd: Any, callback: Any, *args: Any) -> Any:
+            result = original(fd, callback, *args)
+            if self.counters.active:
+                number = _fileno(fd)
+                self._removed(name, number)
+                reader = ReaderRecord(
+                    *(self.loop, callable_name(callback), trace(2), self.scope()),
+                    call=name,
+                    descriptor=number,
+                )
+                self._readers[name, number] = reader
+                self.charge(reader)
+            return result
+
+        return add
+
+    def _unwatch(self, name: str, original: Any) -> Any:
+        def remove(fd: Any) -> Any:
+            self._removed(name.replace("remove", "add"), _fileno(fd))
+            return original(fd)
+
+        return remove
+
+    def _removed(self, name: str, number: int) -> None:
+        reader = self._readers.pop((name, number), None)
+        if reader is not None:
+            reader.removed = True
+
+    def _run_in_executor(self, _name: str, original: Any) -> Any:
+        def run_in_executor(executor: Any, func: Any, *args: Any) -> Any:
+            token = DEFAULT_POOL.set(executor is None)
+            try:
+                return original(executor, func, *args)
+            finally:
+                DEFAULT_POOL.reset(token)
+
+        return run_in_executor
+
+    def _see_generators(self) -> None:
+        def wrap(_name: str, original: Any) -> Any:
+            def firstiter(generator: Any) -> None:
+                if self.counters.active:
+                    name = generator.__qualname__
+                    self.charge(GeneratorRecord(generator, name, trace(2), self.scope()))
+                if original is not None:
+                    original(generator)
+
+            return firstiter
+
+        self._replace("_asyncgen_firstiter_hook", wrap)
+        if asyncio._get_running_loop() is self.loop:  # noqa: SLF001 - public, says the documentation, despite its name
+            # A running loop has given its hook to the interpreter already.
+            previous = sys.get_asyncgen_hooks().firstiter
+            ours = wrap("", previous)
+            self._firstiter = ours, previous
+            sys.set_asyncgen_hooks(firstiter=ours)
+
+
+def _timer_makers(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """The methods that make timers: where one is made of the other, that other only."""
+    kind = type(loop)
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        return ["call_later"]  # uvloop's call_at calls it
+    if kind.call_later is asyncio.BaseEventLoop.call_later or loop.get_debug():
+        return ["call_at"]
+    return ["call_at", "call_later"]
+
+
+def _is_asyncio(frame: FrameType | None) -> bool:
+    """Whether asyncio sets the timer: then a sleep, a timeout or a transport owns it."""
+    if frame is not None and frame.f_code is _TIMER_CODE:
+        frame = frame.f_back
+    return frame is not None and is_internal(frame.f_code.co_filename)
+
+
+def _fileno(fd: Any) -> int:
+    return fd if isinstance(fd, int) else int(fd.fileno())

@@ -1,0 +1,249 @@
+"""The kinds of things that can be left behind, and what a record of one tells.
+
+A resource is recorded where it is made, by weak reference, so that recording keeps nothing alive;
+whether it is still there is asked of the thing itself, by public methods that every loop has.
+"""
+
+import asyncio
+import concurrent.futures
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from types import AsyncGeneratorType, FrameType
+from typing import Any
+from weakref import ref
+
+from muxleak.introspect.sites import Points, Site
+from muxleak.introspect.waiting import code_place, is_stdlib
+from muxleak.ledger.counters import Resource, Scope
+
+NOUNS = {
+    "task": ("task", "tasks"),
+    "timer": ("timer", "timers"),
+    "transport": ("transport", "transports"),
+    "server": ("server", "servers"),
+    "reader": ("watched descriptor", "watched descriptors"),
+    "generator": ("async generator", "async generators"),
+    "job": ("executor job", "executor jobs"),
+    "thread": ("thread", "threads"),
+    "error": ("exception never retrieved", "exceptions never retrieved"),
+    "destroyed": ("task destroyed while pending", "tasks destroyed while pending"),
+    "retained": ("finished task kept", "finished tasks kept"),
+    "callback": ("callback on a future", "callbacks on a future"),
+}
+GROWTH_KINDS = frozenset({"retained", "callback"})  # judged by growth only
+KINDS = frozenset(NOUNS)
+
+
+def valid_kinds(kinds: Iterable[str]) -> frozenset[str]:
+    """The kinds as a set.
+
+    Raises:
+        ValueError: one of them is unknown; the message says which are known.
+    """
+    if isinstance(kinds, frozenset) and kinds <= KINDS:
+        return kinds
+    if isinstance(kinds, str):
+        kinds = [kinds]
+    unknown = sorted(set(kinds) - KINDS)
+    if unknown:
+        raise ValueError(f"unknown kinds {unknown!r}, expected some of {sorted(KINDS)!r}")
+    return frozenset(kinds)
+
+
+class TimerRecord(Resource):
+    """A handle of `call_later` or `call_at` that is neither due nor cancelled."""
+
+    __slots__ = ("loop",)
+    kind = "timer"
+
+    def __init__(
+        self,
+        thing: asyncio.TimerHandle,
+        name: str,
+        points: Points,
+        owner: Scope,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(thing, name, points, owner)
+        self.loop = ref(loop)
+
+    def open(self, thing: asyncio.TimerHandle) -> bool:
+        """Due in the future: once it is due, the loop lets go of it."""
+        loop = self.loop()
+        if loop is None or thing.cancelled() or loop.is_closed():
+            return False
+        return thing.when() > loop.time()
+
+    def describe(self, thing: asyncio.TimerHandle) -> str:
+        """When it is due."""
+        loop = self.loop()
+        return f"is due in {thing.when() - loop.time():.3g} s" if loop else "is due"
+
+    def end(self) -> None:
+        """Cancel it."""
+        thing = self._ref()
+        if thing is not None:
+            thing.cancel()
+
+
+class TransportRecord(Resource):
+    """A connection, datagram endpoint, pipe or process; it lets go of its protocol at its end."""
+
+    __slots__ = ()
+    kind = "transport"
+
+    def open(self, thing: Any) -> bool:
+        """Until `connection_lost`: closing is not closed while data waits to be sent."""
+        return thing.get_protocol() is not None
+
+    def describe(self, thing: Any) -> str:
+        """Where it leads."""
+        state = "is closing" if thing.is_closing() else "is open"
+        peer = thing.get_extra_info("peername") or thing.get_extra_info("sockname")
+        return f"{state}, to {peer}" if peer else state
+
+    def end(self) -> None:
+        """Abort it."""
+        thing = self._ref()
+        if thing is not None:
+            (getattr(thing, "abort", None) or thing.close)()
+
+
+class ServerRecord(Resource):
+    """A listening server; it has no sockets once closed."""
+
+    __slots__ = ()
+    kind = "server"
+
+    def open(self, thing: asyncio.Server) -> bool:
+        """Whether it has sockets."""
+        return bool(thing.sockets)
+
+    def describe(self, thing: asyncio.Server) -> str:
+        """Where it listens."""
+        return f"listens on {', '.join(str(sock.getsockname()) for sock in thing.sockets)}"
+
+    def end(self) -> None:
+        """Close it."""
+        thing = self._ref()
+        if thing is not None:
+            thing.close()
+
+
+class ReaderRecord(Resource):
+    """A descriptor given to `add_reader` or `add_writer`; the hook on removal marks its end."""
+
+    __slots__ = ("call", "descriptor", "removed")
+    kind = "reader"
+
+    def __init__(
+        self, thing: Any, name: str, points: Points, owner: Scope, *, call: str, descriptor: int
+    ) -> None:
+        super().__init__(thing, name, points, owner)
+        self.call, self.descriptor, self.removed = call, descriptor, False
+
+    def open(self, thing: asyncio.AbstractEventLoop) -> bool:
+        """Until removed, or the loop closes."""
+        return not self.removed and not thing.is_closed()
+
+    def describe(self, _thing: asyncio.AbstractEventLoop) -> str:
+        """Which descriptor."""
+        return f"is called by {self.call} for descriptor {self.descriptor}"
+
+    def end(self) -> None:
+        """Remove it."""
+        loop = self._ref()
+        if loop is not None and self.alive():
+            getattr(loop, self.call.replace("add", "remove"))(self.descriptor)
+
+
+class GeneratorRecord(Resource):
+    """An asynchronous generator that was started and not finished."""
+
+    __slots__ = ()
+    kind = "generator"
+
+    def open(self, thing: AsyncGeneratorType[Any, Any]) -> bool:
+        """Suspended at a yield; while it runs or awaits it is its task's, which is counted."""
+        return thing.ag_frame is not None and not thing.ag_running
+
+    def describe(self, thing: AsyncGeneratorType[Any, Any]) -> str:
+        """Where it is suspended."""
+        frame: FrameType | None = thing.ag_frame
+        line = frame.f_lineno if frame is not None else thing.ag_code.co_firstlineno
+        return f"is suspended in {code_place(thing.ag_code, line)}"
+
+
+class JobRecord(Resource):
+    """A function given to an executor that has not returned."""
+
+    __slots__ = ()
+    kind = "job"
+
+    def open(self, thing: concurrent.futures.Future[Any]) -> bool:
+        """Queued or running."""
+        return not thing.done()
+
+    def describe(self, thing: concurrent.futures.Future[Any]) -> str:
+        """Whether it has begun."""
+        return "runs in an executor" if thing.running() else "is queued in an executor"
+
+    def end(self) -> None:
+        """Take it off the queue; what runs in a thread cannot be stopped."""
+        thing = self._ref()
+        if thing is not None:
+            thing.cancel()
+
+
+class ThreadRecord(Resource):
+    """A thread that was started and has not ended."""
+
+    __slots__ = ()
+    kind = "thread"
+
+    def open(self, thing: threading.Thread) -> bool:
+        """Whether it runs."""
+        return thing.is_alive()
+
+    def describe(self, thing: threading.Thread) -> str:
+        """Its innermost frame outside the standard library, else its innermost."""
+        frame = sys._current_frames().get(thing.ident or 0)  # noqa: SLF001 - the documented way
+        if frame is None:
+            return "runs"
+        shown = next(
+            (each for each in _stack(frame) if not is_stdlib(each.f_code.co_filename)), frame
+        )
+        return f"runs in {code_place(shown.f_code, shown.f_lineno)}"
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+class ErrorRecord(Resource):
+    """An exception that nobody asked for; `name` is the task's."""
+
+    __slots__ = ("text",)
+    kind = "error"
+
+    def __init__(self, text: str, name: str, site: Site, owner: Scope) -> None:
+        super().__init__(type(self), name, site.points, owner)
+        self.text = text
+
+    def open(self, _thing: Any) -> bool:
+        """What has happened remains so."""
+        return True
+
+    def describe(self, _thing: Any) -> str:
+        """What the loop said."""
+        return self.text
+
+
+class DestroyedRecord(ErrorRecord):
+    """A task that the garbage collector destroyed before its end."""
+
+    __slots__ = ()
+    kind = "destroyed"

@@ -1,0 +1,139 @@
+"""Hooks of the whole process that see executor jobs and threads being made.
+
+They stand while a ledger that asks for them is installed. A thread of a pool is charged to whoever
+made the pool; a loop's own pool, which the loop shuts down, is nobody's leak.
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from muxleak.introspect.sites import Points, trace
+from muxleak.introspect.waiting import callable_name
+from muxleak.ledger.counters import CURRENT, Scope
+from muxleak.ledger.hooks import DEFAULT_POOL
+from muxleak.ledger.kinds import JobRecord, ThreadRecord
+
+_PROCESS_POOL = "concurrent.futures.process", "multiprocessing.queues"
+
+_roots: WeakKeyDictionary[object, list[Scope]] = WeakKeyDictionary()  # by loop
+_pools: WeakKeyDictionary[Any, tuple[Points, list[Scope]]] = WeakKeyDictionary()
+_users = 0
+_lock = threading.Lock()
+_originals: list[tuple[Any, str, Any, Any]] = []
+
+
+def install(loop: object, root: Scope) -> None:
+    """Charge to `root` what the thread of `loop` makes outside every scope, to scopes the rest.
+
+    Anything that is no loop may stand for none: then scopes alone are charged.
+    """
+    global _users  # noqa: PLW0603 - one process, one set of hooks
+    with _lock:
+        _roots.setdefault(loop, []).append(root)
+        _users += 1
+        if _users == 1:
+            _replace(ThreadPoolExecutor, "__init__", _new_pool)
+            _replace(ThreadPoolExecutor, "submit", _submit)
+            # Half of multiprocessing comes with it; who has a pool has imported it.
+            processes = sys.modules.get("concurrent.futures.process")
+            if processes is not None:
+                _replace(processes.ProcessPoolExecutor, "submit", _submit)
+            _replace(threading.Thread, "start", _start)
+
+
+def remove(loop: object, root: Scope) -> None:
+    """Undo one `install`."""
+    global _users  # noqa: PLW0603 - as above
+    with _lock:
+        if root in _roots.get(loop, ()):
+            _roots[loop].remove(root)
+        _users -= 1
+        if not _users:
+            for owner, name, ours, original in _originals:
+                if getattr(owner, name) is ours:
+                    setattr(owner, name, original)
+            _originals.clear()
+
+
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    original = getattr(owner, name)
+    ours = make(original)
+    setattr(owner, name, ours)
+    _originals.append((owner, name, ours, original))
+
+
+def _scopes(kind: str) -> Iterator[Scope]:
+    """Who is charged for what this thread makes now: one scope for each ledger concerned."""
+    seen = []
+    scope = CURRENT.get()
+    while scope is not None:
+        if scope.counters not in seen:
+            seen.append(scope.counters)
+            yield scope
+        scope = scope.outer
+    loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for loop implementations
+    for root in _roots.get(loop, ()) if loop is not None else ():
+        if root.counters not in seen and kind in root.counters.kinds:
+            yield root
+
+
+def _new_pool(original: Any) -> Any:
+    def __init__(self: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
+        original(self, *args, **settings)
+        if not DEFAULT_POOL.get():
+            _pools[self] = trace(2), list(_scopes("thread"))
+
+    return __init__
+
+
+def _submit(original: Any) -> Any:
+    def submit(self: Any, fn: Any, /, *args: Any, **settings: Any) -> Any:
+        future = original(self, fn, *args, **settings)
+        for scope in _scopes("job"):
+            if scope.counters.active and "job" in scope.counters.kinds:
+                scope.counters.fresh.append(JobRecord(future, _job_name(fn), trace(2), scope))
+        return future
+
+    return submit
+
+
+def _start(original: Any) -> Any:
+    def start(self: threading.Thread) -> None:
+        # A thread that ends at once forgets what it ran.
+        pool, name = _pool_of(self), _thread_name(self)
+        original(self)
+        if pool is None and type(self).__module__ not in _PROCESS_POOL:
+            points, scopes = trace(2), list(_scopes("thread"))
+        else:
+            points, scopes = _pools.get(pool, ([], [])) if pool is not None else ([], [])
+            name = "worker of a pool that is not shut down"
+        for scope in scopes:
+            if scope.counters.active and "thread" in scope.counters.kinds:
+                scope.counters.fresh.append(ThreadRecord(self, name, points, scope))
+
+    return start
+
+
+def _pool_of(thread: threading.Thread) -> Any:
+    """The pool whose worker `thread` is: the standard library hands it over as a weak reference."""
+    args: tuple[Any, ...] = getattr(thread, "_args", ())
+    first = args[0] if args else None
+    pool = first() if isinstance(first, ref) else None
+    return pool if isinstance(pool, ThreadPoolExecutor) else None
+
+
+def _thread_name(thread: threading.Thread) -> str:
+    target = getattr(thread, "_target", None)
+    return callable_name(target) if target is not None else type(thread).__qualname__
+
+
+def _job_name(fn: Any) -> str:
+    """What runs: `to_thread` hides it in a call of its context."""
+    args: tuple[Any, ...] = getattr(fn, "args", ())
+    hidden = args and getattr(getattr(fn, "func", None), "__qualname__", "") == "Context.run"
+    return callable_name(args[0] if hidden else fn)

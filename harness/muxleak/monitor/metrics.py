@@ -1,0 +1,86 @@
+"""The monitor's figures for Prometheus, through its official client, which is an extra."""
+
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from muxleak.monitor.endpoint import Page
+
+if TYPE_CHECKING:
+    from muxleak.monitor.service import Monitor
+
+HOW = "pip install 'muxleak[prometheus]'"
+
+
+def client() -> Any:
+    """The module `prometheus_client`.
+
+    Raises:
+        ImportError: it is not installed; the message says how to.
+    """
+    try:
+        return import_module("prometheus_client")
+    except ImportError:
+        raise ImportError(f"metrics need prometheus_client, which is an extra: {HOW}") from None
+
+
+class Collector:
+    """Gives a registry the figures of a monitor, whenever they are scraped.
+
+    The one label is the site: there are at most `max_sites` of it, and one for all others.
+
+    Args:
+        monitor: may be closed later; the figures then stay as they are.
+
+    Raises:
+        ImportError: `prometheus_client` is not installed.
+    """
+
+    def __init__(self, monitor: "Monitor") -> None:
+        client()
+        self._core = import_module("prometheus_client.core")
+        self._monitor = monitor
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing ahead of the first scrape."""
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        """The figures, as `prometheus_client` wants them."""
+        gauge, counter = self._core.GaugeMetricFamily, self._core.CounterMetricFamily
+        sites, status = self._monitor.sites(), self._monitor.status()
+        by_site = (
+            (gauge, "tasks", "Live tasks by the line that makes them.", "live"),
+            (gauge, "tasks_left", "Live tasks that no open connection accounts for.", "left"),
+            (counter, "tasks_created", "Tasks made.", "created"),
+            (counter, "tasks_finished", "Tasks ended.", "finished"),
+            (gauge, "growth_per_minute", "Theil-Sen slope of muxleak_tasks_left.", "slope"),
+            (gauge, "growth_per_minute_lower", "99 % lower bound of the slope.", "lower"),
+            (gauge, "climbing", "1 while the count climbs without bound.", "climbing"),
+        )
+        for family, name, text, figure in by_site:
+            metric = family(f"muxleak_{name}", text, labels=["site"])
+            for site in sites:
+                metric.add_metric([site.site], float(getattr(site, figure)))
+            yield metric
+        totals = (
+            (counter, "connections_accepted", "Connections accepted.", status.accepted),
+            (counter, "connections_ended", "Accepted connections that have ended.", status.ended),
+            (gauge, "transports", "Open transports, accepted and others.", status.transports),
+            (gauge, "timers", "Timers that the service has set.", status.timers),
+            (gauge, "sites", "Lines that make tasks, as far as they are told apart.", len(sites)),
+        )
+        for family, name, text, value in totals:
+            yield family(f"muxleak_{name}", text, value=float(value))
+
+
+def page(monitor: "Monitor") -> Page:
+    """The figures in the text format of Prometheus.
+
+    Raises:
+        ImportError: `prometheus_client` is not installed.
+    """
+    module = client()
+    registry = module.CollectorRegistry()
+    registry.register(Collector(monitor))
+    return Page(module.generate_latest(registry), module.CONTENT_TYPE_LATEST)

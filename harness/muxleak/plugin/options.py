@@ -1,0 +1,202 @@
+"""What can be set for a whole run: options, ini values, and what they may be."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BUDGET = 0.5  # seconds, as of `no_leaks`
+MODES = ("strict", "warn", "off")
+
+LEAKS = """\
+what to do with a test that leaves tasks, timers, transports, generators, threads and the like \
+behind: fail it (strict), warn (warn), or check only tests marked no_leaks (off, the default). \
+Example: pytest --leaks=strict\
+"""
+KNOWN = """\
+file of the leaks that a suite has already: those pass, new ones fail, and those that are gone \
+have to be removed. Example: pytest --leaks=strict --leaks-known=known-leaks.toml\
+"""
+UPDATE = """\
+write what this run finds to the file of known leaks, except what fails a test by an explicit \
+no_leaks, which no entry excuses; entries of tests that did not run stay. \
+Example: pytest --leaks=strict --leaks-known=known-leaks.toml --leaks-update\
+"""
+KINDS_HELP = """\
+kinds to look for; all by default. Example: leaks_kinds = task timer transport\
+"""
+BUDGET_HELP = """\
+seconds; what ends by itself within them after the test is no leak (0.5 by default). \
+Example: leaks_budget = 2\
+"""
+IGNORE_HELP = """\
+what is no leak in any test, one a line: created_by, name or waiting_in, a pattern, and after # \
+the reason. Example: created_by Pool.start  # one pool for all tests\
+"""
+REPLAYS = """\
+run the replay files that `muxleak fuzz module:callable` writes (*.sim.json) as tests: each fails \
+until its program does not fail any more. A file that is named on the command line is always run. \
+Example: pytest --leaks-replays\
+"""
+REPLAY_SUFFIX = ".sim.json"  # as `muxleak.sim.replay` has it, which only runs of such files load
+NO_LEAKS = """\
+no_leaks(kinds=all, budget=0.5, ignore=(), repeat=None): fail the test if it leaves something of \
+these kinds behind, whatever --leaks says. budget: seconds in which what ends by itself is no \
+leak. ignore: values of muxleak.ignore_name and the like. repeat: run an async test so often and \
+fail if something grows. Example: @pytest.mark.no_leaks(kinds=["task", "timer"])\
+"""
+LEAKS_ALLOWED = """\
+leaks_allowed(reason): do not look at what the test leaves behind. \
+Example: @pytest.mark.leaks_allowed(reason="the daemon is meant to stay")\
+"""
+MARKS = ("no_leaks", "leaks_allowed")
+_SETTABLE = ("created_by", "name", "waiting_in")
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSettings:
+    """What is in force.
+
+    Attributes:
+        mode: one of `MODES`.
+        kinds: of `kinds.KINDS`.
+        budget: seconds.
+        ignores: values of `muxleak.checks.ignores`.
+        known: the file of known leaks.
+        update: whether to write it.
+    """
+
+    mode: str
+    kinds: frozenset[str]
+    budget: float
+    ignores: tuple[Any, ...]
+    known: Path | None
+    update: bool
+
+
+def add(parser: pytest.Parser) -> None:
+    """Declare the options and ini values."""
+    group = parser.getgroup("leaks", "what tests leave behind (muxleak)")
+    group.addoption("--leaks", choices=MODES, default=None, help=LEAKS)
+    group.addoption("--leaks-known", metavar="FILE", default=None, help=KNOWN)
+    group.addoption("--leaks-update", action="store_true", help=UPDATE)
+    group.addoption("--leaks-replays", action="store_true", help=REPLAYS)
+    parser.addini("leaks", LEAKS, default="off")
+    parser.addini("leaks_known", KNOWN, default="")
+    parser.addini("leaks_kinds", KINDS_HELP, type="args", default=[])
+    parser.addini("leaks_budget", BUDGET_HELP, default="")
+    parser.addini("leaks_replays", REPLAYS, type="bool", default=False)
+    parser.addini("leaks_ignore", IGNORE_HELP, type="linelist", default=[])
+
+
+def replays_of(config: pytest.Config) -> set[Path] | None:
+    """Which replay files are tests: those that are named, all if the set is empty, or None."""
+    if config.getoption("leaks_replays") or config.getini("leaks_replays"):
+        return set()
+    here = config.invocation_params.dir
+    paths = [each.partition("::")[0] for each in config.args]
+    return {Path(here, each).resolve() for each in paths if each.endswith(REPLAY_SUFFIX)} or None
+
+
+def mode_of(config: pytest.Config) -> str:
+    """The mode in force.
+
+    Raises:
+        pytest.UsageError: the ini value is none.
+    """
+    mode = str(config.getoption("leaks") or config.getini("leaks")).strip()
+    if mode not in MODES:
+        raise pytest.UsageError(
+            f"ini value leaks = {mode!r} is not valid; expected one of {', '.join(MODES)}"
+        )
+    return mode
+
+
+def settings_of(config: pytest.Config) -> PluginSettings:
+    """What is in force.
+
+    Raises:
+        pytest.UsageError: a value is not valid; the message says which are.
+    """
+    from muxleak.ledger.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
+
+    kinds = frozenset(config.getini("leaks_kinds") or KINDS)
+    if kinds != KINDS:
+        valid("ini value leaks_kinds", kinds=kinds)
+    mode, known = mode_of(config), _known(config)
+    update = bool(config.getoption("leaks_update"))
+    if update and known is None:
+        raise pytest.UsageError(
+            "--leaks-update needs the file to write: --leaks-known=FILE or leaks_known in the ini"
+        )
+    if update and mode == "off":
+        raise pytest.UsageError("--leaks-update needs --leaks=strict or --leaks=warn")
+    budget, ignores = _budget(config), tuple(_ignores(config.getini("leaks_ignore")))
+    return PluginSettings(mode, kinds, budget, ignores, known, update)
+
+
+def is_marked(item: pytest.Item) -> bool:
+    """Whether a marker of ours holds for a test; quicker than asking for each of them."""
+    node: Any = item
+    while node is not None:
+        for mark in node.own_markers:
+            if mark.name in MARKS:
+                return True
+        node = node.parent
+    return False
+
+
+def valid(where: str, **options: Any) -> None:
+    """Refuse what `no_leaks` refuses.
+
+    Raises:
+        pytest.UsageError: beginning with `where`.
+    """
+    from muxleak.checks.no_leaks import no_leaks  # noqa: PLC0415 - only runs that check pay for it
+
+    try:
+        no_leaks(**options)
+    except (TypeError, ValueError) as error:
+        raise pytest.UsageError(f"{where}: {error}") from error
+
+
+def _known(config: pytest.Config) -> Path | None:
+    given = config.getoption("leaks_known")
+    if given:
+        return Path(config.invocation_params.dir, given)
+    written = str(config.getini("leaks_known")).strip()
+    base = config.inipath.parent if config.inipath is not None else config.rootpath
+    return base / written if written else None
+
+
+def _budget(config: pytest.Config) -> float:
+    written = str(config.getini("leaks_budget")).strip()
+    if not written:
+        return BUDGET
+    try:
+        budget = float(written)
+    except ValueError:
+        budget = 0.0
+    if not 0 < budget < inf:
+        raise pytest.UsageError(
+            f"ini value leaks_budget: expected a budget in seconds above 0, got {written!r}"
+        )
+    return budget
+
+
+def _ignores(lines: Iterable[str]) -> Iterable[Any]:
+    from muxleak.checks import ignores  # noqa: PLC0415 - only runs that check pay for it
+
+    for line in lines:
+        what, _, reason = line.partition("#")
+        by, _, pattern = what.strip().partition(" ")
+        if by not in _SETTABLE or not pattern.strip() or not reason.strip():
+            raise pytest.UsageError(
+                f"ini value leaks_ignore: expected one of {', '.join(_SETTABLE)}, a pattern, # and "
+                f"a reason, got {line!r}"
+            )
+        make = getattr(ignores, f"ignore_{by}")
+        yield make(pattern.strip(), reason=reason.strip())

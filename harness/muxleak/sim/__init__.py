@@ -1,0 +1,31 @@
+"""Simulation: unmodified asyncio programs on virtual time and a network in memory, searched."""
+
+from muxleak.sim.choices import Choices
+from muxleak.sim.errors import DeadlockError, LivelockError, SimulationError
+from muxleak.sim.programs import ProgramError, find_program
+from muxleak.sim.replay import Replay, ReplayError
+from muxleak.sim.run import Run, Simulation, current
+from muxleak.sim.settings import Network, Settings
+from muxleak.sim.simulate import Options, Outcome, replay, rerun, simulate, simulated
+
+__all__ = [
+    "Choices",
+    "DeadlockError",
+    "LivelockError",
+    "Network",
+    "Options",
+    "Outcome",
+    "ProgramError",
+    "Replay",
+    "ReplayError",
+    "Run",
+    "Settings",
+    "Simulation",
+    "SimulationError",
+    "current",
+    "find_program",
+    "replay",
+    "rerun",
+    "simulate",
+    "simulated",
+]

@@ -1,0 +1,118 @@
+"""UDP endpoints of the simulation: datagrams may be late, out of order and, where allowed, lost."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from muxleak.introspect.sites import Points, trace
+from muxleak.sim.sockets import SimSocket, error
+
+if TYPE_CHECKING:
+    from muxleak.sim.network import Fabric
+    from muxleak.sim.sockets import Address
+
+_LARGEST = 65507  # bytes, what fits into one datagram over IPv4
+
+
+class SimDatagrams(asyncio.DatagramTransport):
+    """One endpoint; `remote` is set if it is connected, and then only that address is heard."""
+
+    cut_off = False  # no fault keeps it from closing
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        protocol: asyncio.DatagramProtocol,
+        local: Address,
+        remote: Address | None,
+    ) -> None:
+        extra = {"sockname": local, "peername": remote, "socket": SimSocket(local, remote)}
+        super().__init__(extra)
+        self._fabric = fabric
+        self._protocol: Any = protocol
+        self._context = copy_context()
+        self.points: Points = trace()
+        self._local, self._remote = local, remote
+        self._closing = False
+        fabric.open[self] = "datagrams"
+        fabric.loop.call_soon(protocol.connection_made, self, context=self._context)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """The protocol; None after `connection_lost`."""
+        return self._protocol  # type: ignore[no-any-return]
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Give the callbacks from now on to `protocol`."""
+        self._protocol = protocol
+
+    def is_closing(self) -> bool:
+        """Whether it is closing or closed."""
+        return self._closing
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing waits here."""
+        return 0
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        """Send a datagram; nobody says whether it arrives.
+
+        Raises:
+            ValueError: a connected endpoint is given another address.
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"data must be bytes-like, not {type(data).__name__!r}")
+        if self._remote is not None and addr not in {None, self._remote}:
+            raise ValueError(f"Invalid address: must be None or {self._remote}")
+        target = self._remote if addr is None else addr
+        if self._closing or target is None:
+            return
+        if len(data) > _LARGEST:
+            self._protocol.error_received(error(errno.EMSGSIZE))
+            return
+        target = (self._fabric.names.resolve(target[0]), target[1])
+        self._fabric.send(self, self._local, target, bytes(data))
+
+    def deliver(self, data: bytes, sender: Address) -> None:
+        """Hand a datagram to the protocol."""
+        if self._closing or (self._remote is not None and sender != self._remote):
+            return
+        self._fabric.note("datagram", f"{sender[1]} to {self._local[1]} {len(data)}")
+        self._protocol.datagram_received(data, sender)
+
+    def refuse(self) -> None:
+        """Tell a connected endpoint that nobody listens there."""
+        if self._remote is not None and not self._closing:
+            self._protocol.error_received(error(errno.ECONNREFUSED))
+
+    @property
+    def context(self) -> Any:
+        """Where its callbacks run."""
+        return self._context
+
+    def close(self) -> None:
+        """Close; `connection_lost(None)` follows."""
+        if not self._closing:
+            self._closing = True
+            self._fabric.unbind(self._local)
+            self._fabric.loop.call_soon(self._lost, context=self._context)
+
+    def abort(self) -> None:
+        """Close at once: there is nothing to drop."""
+        self.close()
+
+    def give_up(self) -> None:
+        """Be closed, without telling anybody: the loop is. Cuts what refers back."""
+        self._closing = True
+        self._protocol = None
+
+    def _lost(self) -> None:
+        protocol, self._protocol = self._protocol, None
+        self._fabric.open.pop(self, None)
+        protocol.connection_lost(None)
+
+    def __repr__(self) -> str:
+        state = "closing" if self._closing else "open"
+        return f"<SimDatagrams {self._local[0]}:{self._local[1]} {state}>"

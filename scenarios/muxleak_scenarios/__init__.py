@@ -1,0 +1,56 @@
+"""Joins vless and harness: connection sequences, properties, worlds, the registry of pairs.
+
+Names are imported when they are asked for: what runs a sequence need not wait for what draws one.
+"""
+
+from typing import TYPE_CHECKING
+
+from muxleak.lazy import lazily
+
+if TYPE_CHECKING:
+    from muxleak_scenarios.pairs.check import ViolationError, check_sequence
+    from muxleak_scenarios.pairs.registry import Pair, find_pair, load_pairs
+    from muxleak_scenarios.pairs.search import Found, find_violation
+    from muxleak_scenarios.sequence.properties import PROPERTIES, SequenceOutcome, Violation
+    from muxleak_scenarios.sequence.steps import Sequence, Step
+    from muxleak_scenarios.sequence.strategies import sequences
+    from muxleak_scenarios.targets.run import run_sequence
+    from muxleak_scenarios.targets.simulated import SimTarget
+    from muxleak_scenarios.targets.target import Target
+    from muxleak_scenarios.targets.tcp import TcpTarget
+
+__all__ = [
+    "PROPERTIES",
+    "Found",
+    "Pair",
+    "Sequence",
+    "SequenceOutcome",
+    "SimTarget",
+    "Step",
+    "Target",
+    "TcpTarget",
+    "Violation",
+    "ViolationError",
+    "check_sequence",
+    "find_pair",
+    "find_violation",
+    "load_pairs",
+    "run_sequence",
+    "sequences",
+]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "pairs.check": "ViolationError check_sequence",
+        "pairs.registry": "Pair find_pair load_pairs",
+        "pairs.search": "Found find_violation",
+        "sequence.properties": "PROPERTIES SequenceOutcome Violation",
+        "sequence.steps": "Sequence Step",
+        "sequence.strategies": "sequences",
+        "targets.run": "run_sequence",
+        "targets.simulated": "SimTarget",
+        "targets.target": "Target",
+        "targets.tcp": "TcpTarget",
+    },
+)

@@ -1,0 +1,281 @@
+"""``muxleak fuzz``: search a server with a budget, shrink what is found, and keep it.
+
+What it does with a program of the user's own stands in `muxleak_scenarios.cli.fuzz_program`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from hypothesis.database import DirectoryBasedExampleDatabase
+from rich.text import Text
+
+from muxleak_scenarios.cli import describe, interrupt, params, render, replay_files
+from muxleak_scenarios.cli.fuzz_program import fuzz_program
+from muxleak_scenarios.cli.replay import show
+from muxleak_scenarios.pairs.campaign import (
+    EXAMPLES,
+    Budget,
+    Campaign,
+    CampaignProgress,
+    CampaignResult,
+)
+from muxleak_scenarios.pairs.registry import HALVES, find_pair, load_pairs
+from muxleak_scenarios.pairs.replay import EXPECT, SequenceReplay, expectation, find_subject
+from muxleak_scenarios.sequence.steps import Sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from muxleak_scenarios import Found
+    from muxleak_scenarios.cli.params import TargetChoice
+
+SUFFIX = ".seq"
+_PROGRAM = ":"
+MAX_BYTES = 4096
+"""A replay file must stay small enough to be pasted into a report."""
+_WHY = {
+    "time": "the time is up",
+    "stopped": "stopped",
+}
+
+
+def subject(word: str) -> str:
+    """Read PAIR or VERSION, as far as it can be without knowing the half; a program has a colon."""
+    try:
+        if _PROGRAM not in word:
+            find_subject(word, None)
+    except ValueError as error:
+        text = f"{error}; a program of yours is named as module:callable"
+        raise click.BadParameter(text) from None
+    return word
+
+
+@click.command(
+    "fuzz",
+    epilog=params.examples(
+        "fuzz watcher_outlives_connection    found, shrunk and kept",
+        "fuzz live_id_reused --half fixed --time 60",
+        "fuzz V2 --target tcp --time 30 --seed 7",
+        "fuzz REF --examples 100000          the reference: nothing so far",
+        "fuzz V1 --out tests/replays --json | jq -r .replay",
+        "fuzz myserver.sim:main --time 60    an async function of yours",
+    ),
+)
+@click.argument(
+    "subject",
+    type=subject,
+    metavar="PAIR|VERSION|MODULE:CALLABLE",
+    shell_complete=params.complete_subject,
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1),
+    help=f"Random sequences, or runs, at most.  [default: {EXAMPLES}; with --time: no limit]",
+)
+@click.option(
+    "--time",
+    "seconds",
+    type=params.POSITIVE,
+    help="Seconds at most, with shrinking.",
+)
+@click.option("--half", type=click.Choice(HALVES), help="Of a PAIR.  [default: buggy]")
+@params.target_option
+@click.option(
+    "--out",
+    type=replay_files.OUT,
+    default=".",
+    metavar="DIR|FILE",
+    help="Where the replay file goes, if something is found.  [default: here]",
+)
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Of a pair or version: neither try nor keep what is remembered.",
+)
+@click.option(
+    "--wakeups",
+    is_flag=True,
+    help="Of a program: permute the wake-ups of tasks, too, which stock asyncio never does.",
+)
+@params.seed_option
+@params.json_option
+@click.pass_context
+def fuzz_command(
+    ctx: click.Context,
+    subject: str,
+    examples: int | None,
+    seconds: float | None,
+    half: str | None,
+    target: TargetChoice,
+    out: Path,
+    seed: int,
+    *,
+    fresh: bool,
+    wakeups: bool,
+    as_json: bool,
+) -> None:
+    """Search for a sequence that violates a property; shrink it.
+
+    What is found in a pair or version is remembered under .hypothesis and tried first the next
+    time. Ctrl-C ends the search with what it has. Exits with 1 if something was found, with 0 if
+    nothing was within the budget.
+
+    MODULE:CALLABLE is an async function without arguments. It is run on virtual time and a network
+    in memory, in many orders of arrival, until a run leaks a task, cannot end, or raises. A run
+    that has not ended 10 s after the --time ends all: with 1, and a line that says where it is.
+    """
+    budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
+    if _PROGRAM in subject:
+        params.refuse(ctx, "a program", "half", "target", "fresh")
+        replay_files.check_out(out)
+        ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
+    params.refuse(ctx, "a pair or version", "wakeups")
+    try:
+        empty = SequenceReplay(*find_subject(subject, half), Sequence())
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    replay_files.check_out(out)
+    result = _search(empty, budget, seed, target, fresh=fresh)
+    found = result.found
+    replay = empty if found is None else empty._replace(sequence=found.sequence)
+    path = None
+    if found is not None:
+        content = replay_file(replay, found).encode()
+        path = replay_files.keep(out, _name(replay), SUFFIX, content)
+    if as_json:
+        render.emit_json(_data(replay, result, budget, seed, target, path))
+    elif found is None:
+        _show_nothing(render.stdout(), result, budget)
+    else:
+        _show_found(render.stdout(), result, found, replay, path)
+    unfinished = found is None and result.ended == "stopped"
+    ctx.exit(interrupt.CODE if unfinished else int(found is not None))
+
+
+def _search(
+    replay: SequenceReplay, budget: Budget, seed: int, target: TargetChoice, *, fresh: bool
+) -> CampaignResult:
+    folder = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"), "muxleak")
+    # Apart by target: what holds on one need not on another, and would be forgotten there.
+    key = f"{_name(replay)} {target.name}"
+    with interrupt.caught() as stopped, render.progress(budget.examples or budget.seconds) as steps:
+        return Campaign(
+            replay.lifecycle,
+            budget=budget,
+            seed=seed,
+            world=target.world,
+            virtual=target.virtual,
+            database=None if fresh else DirectoryBasedExampleDatabase(folder),
+            key=key,
+            progress=_teller(steps, _name(replay), budget),
+            stopped=stopped,
+        ).run()
+
+
+def _teller(steps: render.Steps, name: str, budget: Budget) -> Callable[[CampaignProgress], None]:
+    def tell(status: CampaignProgress) -> None:
+        steps.follow(status.seconds if budget.examples is None else status.searched)
+        steps.say(progress_in_words(name, status))
+
+    return tell
+
+
+def progress_in_words(name: str, status: CampaignProgress) -> str:
+    """Say how far a search is."""
+    best = "" if status.shortest is None else f", shortest {status.shortest} steps"
+    return (
+        f"{status.rate:,.0f} connections/s, {status.sequences:,} run{best}: {status.doing} {name}"
+    )
+
+
+def _name(replay: SequenceReplay) -> str:
+    return f"{replay.name}/{replay.half}" if replay.half else replay.name
+
+
+def replay_file(replay: SequenceReplay, found: Found) -> str:
+    """Return what a replay file says: the line, what to expect, and the steps in words."""
+    title = _name(replay)
+    if replay.name in load_pairs():
+        title = f"{title}: {find_pair(replay.name).facts.title}"
+    told = [f"{step}  {describe.step_in_words(step)}" for step in replay.sequence]
+    line = f"{replay}  # {EXPECT}: {expectation(found.outcome)}\n"
+    for comments in ([title, "", *told], [title]):
+        text = "".join(f"# {each}".rstrip() + "\n" for each in comments) + line
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _data(
+    replay: SequenceReplay,
+    result: CampaignResult,
+    budget: Budget,
+    seed: int,
+    target: TargetChoice,
+    path: Path | None,
+) -> dict[str, Any]:
+    found, status = result.found, result.status
+    return {
+        "subject": replay.name,
+        "half": replay.half or None,
+        "target": target.name,
+        "seed": seed,
+        "budget": budget._asdict(),
+        "ended": result.ended,
+        "sequences": status.sequences,
+        "connections": status.connections,
+        "found": found is not None,
+        "remembered": result.remembered,
+        "found_at": None
+        if found is None
+        else {"sequences": found.examples, "connections": found.connections},
+        "minimal": None if found is None else str(found.sequence),
+        "shrunk": found is not None and result.ended == "shrunk",
+        "replay": None if found is None else str(replay),
+        "file": None if path is None else str(path),
+        **({} if found is None else {"outcome": found.outcome.to_json()}),
+    }
+
+
+def _show_nothing(console: Console, result: CampaignResult, budget: Budget) -> None:
+    status = result.status
+    ran = f"{render.plural(status.sequences, 'sequence')}, {status.connections:,} connections"
+    limits = []
+    if budget.examples is not None:
+        limits.append(render.plural(budget.examples, "sequence"))
+    if budget.seconds is not None:
+        limits.append(f"{budget.seconds:g} s")
+    within = "stopped before the budget of" if result.ended == "stopped" else "within the budget of"
+    console.print(
+        Text.assemble(("nothing found", render.GOOD), f": {ran}, {within} {' and '.join(limits)}"),
+        soft_wrap=True,
+    )
+
+
+def _show_found(
+    console: Console,
+    result: CampaignResult,
+    found: Found,
+    replay: SequenceReplay,
+    path: Path | None,
+) -> None:
+    at = f"after {render.plural(found.connections, 'connection')}"
+    note = "remembered from an earlier run" if result.remembered else at
+    if result.ended in _WHY:
+        note += f"; {_WHY[result.ended]}, so perhaps not the shortest"
+    console.print(Text.assemble(("found", render.BAD), f" in {_name(replay)}, {note}"))
+    console.print()
+    render.body(console, render.sequence(found.sequence))
+    console.print()
+    show(console, found.outcome)
+    console.print()
+    console.print(f"again, also from {path}:" if path else "again:")
+    render.copyable(console, render.command("replay", str(replay)))
+    if path:
+        render.copyable(console, render.command("replay", str(path)))

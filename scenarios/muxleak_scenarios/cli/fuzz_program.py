@@ -1,0 +1,188 @@
+"""``muxleak fuzz module:callable``: search an asyncio program on virtual time."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.text import Text
+
+from muxleak.search import Progress, find_leaks
+from muxleak.sim import ReplayError
+from muxleak.sim.replay import SUFFIX
+from muxleak_scenarios.cli import interrupt, programs, render, replay_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from muxleak.search import Finding
+    from muxleak.sim import Options, Replay
+    from muxleak_scenarios.cli.programs import Program
+    from muxleak_scenarios.cli.render import Steps
+    from muxleak_scenarios.pairs.campaign import Budget
+
+_TOLD = 0.1  # seconds between two looks at the progress: the search is to be fast, not the telling
+_WHY = {"time": "; the time is up", "stopped": "; stopped"}
+
+
+def fuzz_program(
+    name: str, budget: Budget, seed: int, out: Path, *, wakeups: bool, as_json: bool
+) -> int:
+    """Search, tell what was found, keep it, and return the exit code."""
+    program = programs.read(name)
+    gauge, found = _search(name, program, budget, seed, wakeups=wakeups)
+    ended = gauge.ended if gauge.ended or found is None else "shrunk"
+    data: dict[str, Any] = {
+        "subject": name,
+        "seed": seed,
+        "budget": budget._asdict(),
+        "wakeups": wakeups,
+        "ended": ended or "examples",
+        "runs": gauge.last.examples if found is None else found.examples,
+        "shrinks": 0 if found is None else found.shrinks,
+        "found": found is not None,
+    }
+    if found is None:
+        if as_json:
+            render.emit_json(data)
+        else:
+            _show_nothing(data)
+        return interrupt.CODE if ended == "stopped" else 0
+    # As it was asked for, which is a name that leads to it.
+    replay = replace(found.replay, name=name)
+    line = render.command("replay", replay.line, name)
+    failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
+    path, where = _keep(out, name, replay)
+    if as_json:
+        more = {
+            "shrunk": ended == "shrunk",
+            "replay": f"{replay.line} {name}",
+            "trace": replay.trace,
+            "file": None if path is None else str(path),
+        }
+        render.emit_json({**data, **more, **failed.to_json()})
+        return 1
+    console = render.stdout()
+    note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
+    head = f" in {name}, in run {found.examples:,}{note}"
+    console.print(Text.assemble(("found", render.BAD), head), soft_wrap=True)
+    programs.show(console, failed)
+    console.print(f"again{where}:")
+    render.copyable(console, line)
+    if path:
+        render.copyable(console, render.command("replay", str(path)))
+    return 1
+
+
+class _Gauge:
+    """Watches a search: shows how far it is, and ends it when its time is up or it is stopped.
+
+    ``ended`` says why it was ended: "time", "stopped", or nothing. A run that does not return is
+    ended with the program, a grace after the time.
+    """
+
+    def __init__(
+        self, name: str, budget: Budget, steps: Steps, stopped: Callable[[], bool]
+    ) -> None:
+        self.last = Progress(0)
+        self.ended = ""
+        self._name = name
+        self._budget = budget
+        self._steps = steps
+        self._stopped = stopped
+        self._begun = self._told = self._returned = time.monotonic()
+
+    def late(self, _number: int, frame: FrameType | None) -> None:
+        """End the program: the run under way does not return, which no exception would end."""
+        seconds = time.monotonic() - self._returned
+        number = self.last.examples + self.last.shrinks + 1
+        interrupt.leave(
+            f"{self._name}: run {number:,} has not ended for {seconds:.0f} s; it is at "
+            f"{programs.place(frame)}",
+            1,
+        )
+
+    def __call__(self, now: Progress) -> bool:
+        """Take note of a run; whether it was the last."""
+        self.last = now
+        self._returned = clock = time.monotonic()
+        seconds = clock - self._begun
+        if clock - self._told >= _TOLD:
+            self._told = clock
+            self._steps.follow(seconds if self._budget.examples is None else now.examples)
+            self._steps.say(progress_in_words(self._name, now, seconds))
+        if self._stopped():
+            self.ended = "stopped"
+        elif self._budget.seconds is not None and seconds >= self._budget.seconds:
+            self.ended = "time"
+        return bool(self.ended)
+
+
+def progress_in_words(name: str, now: Progress, seconds: float) -> str:
+    """Say how far a search is."""
+    runs = now.examples + now.shrinks
+    head = f"{runs / seconds:,.0f} schedules/s, {runs:,} run"
+    if now.best is None:
+        return f"{head}: searches {name}"
+    program, world = now.best
+    off = len(world) - world.count(0)
+    best = f"{render.plural(len(program), 'draw')} and {render.plural(off, 'deviation')}"
+    return f"{head}, best {best}: shrinks {name}"
+
+
+def _search(
+    name: str, program: Program, budget: Budget, seed: int, *, wakeups: bool
+) -> tuple[_Gauge, Finding | None]:
+    options: Options = {"wakeups": True} if wakeups else {}
+    with (
+        programs.running(name),
+        interrupt.caught() as stopped,
+        render.progress(budget.examples or budget.seconds) as steps,
+        # What it prints a thousand times is of no use; `muxleak replay` shows it once.
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):
+        gauge = _Gauge(name, budget, steps, stopped)
+        steps.say(f"searches {name}")
+        limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
+        try:
+            with interrupt.alarm(limit, gauge.late):
+                found = find_leaks(
+                    program,
+                    examples=budget.examples or sys.maxsize,
+                    seed=seed,
+                    progress=gauge,
+                    **options,
+                )
+        except RuntimeError as error:
+            raise click.UsageError(f"{name}: {error}") from None
+    return gauge, found
+
+
+def _keep(out: Path, name: str, replay: Replay) -> tuple[Path | None, str]:
+    try:
+        content = replay.to_bytes()
+    except ReplayError:
+        return None, "; it is too long for a file"
+    path = replay_files.keep(out, name, SUFFIX, content)
+    return path, f", also from {path}" if path else ""
+
+
+def _show_nothing(data: dict[str, Any]) -> None:
+    budget, limits = data["budget"], []
+    if budget["examples"] is not None:
+        limits.append(render.plural(budget["examples"], "schedule"))
+    if budget["seconds"] is not None:
+        limits.append(f"{budget['seconds']:g} s")
+    within = "stopped before" if data["ended"] == "stopped" else "within"
+    ran = render.plural(data["runs"], "schedule")
+    text = f": {ran}, {within} the budget of {' and '.join(limits)}"
+    render.stdout().print(Text.assemble(("nothing found", render.GOOD), text), soft_wrap=True)

@@ -1,0 +1,215 @@
+"""What ``muxleak hunt`` shows of what it has found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.text import Text
+
+from muxleak_scenarios.cli import render
+from muxleak_scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, THREADS
+from muxleak_scenarios.hunt.stacks import parted, readable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import click
+    from rich.console import Console
+    from rich.table import Table
+
+    from muxleak_scenarios.cli.params import Listen
+    from muxleak_scenarios.hunt.findings import HuntFinding
+    from muxleak_scenarios.hunt.outcome import HuntProgress, HuntResult
+    from muxleak_scenarios.hunt.stacks import Stack
+
+_TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations", "patience", "idle")
+"""Options that say which server it is and how long it is waited for, and so belong into the line
+that measures again."""
+_WHY = {
+    "time": "the time is up",
+    "connections": "all connections are used up",
+    "stopped": "stopped",
+    "known": "nothing is left to try without what is known",
+    "died": "the server is dead",
+    "trouble": "the hunt could not go on",
+}
+_KIB = 1024
+_BARE = (DESCRIPTORS, THREADS, GOROUTINES)
+"""What is counted without stacks."""
+
+
+class Again(NamedTuple):
+    """The line that measures one sequence again, as far as it is the same for all.
+
+    ``noun`` is what the server's tasks are called.
+    """
+
+    words: tuple[str, ...]
+    noun: str
+
+    @classmethod
+    def of(cls, ctx: click.Context, address: Listen) -> Again:
+        """Take it from what was given."""
+        words = ["hunt", str(address)]
+        for parameter in ctx.command.params:
+            name = parameter.opts[0].removeprefix("--")
+            value = ctx.params.get(parameter.name or "")
+            # As text: a default is given as such, also where the value is none.
+            if name not in _TARGET or value is None or str(value) == str(parameter.default):
+                continue
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [f"--{name}", str(each)]
+        if ctx.params["owned"]:
+            words.append("--i-own-this-server")
+        goroutines = all("/debug/tasks" not in url for url in ctx.params["pprof"])
+        return cls(tuple(words), "goroutine" if goroutines else "task")
+
+    def line(self, finding: HuntFinding) -> str:
+        """Return the line for a finding."""
+        return render.command(*self.words, "--replay", str(finding.sequence))
+
+
+def progress_in_words(status: HuntProgress) -> str:
+    """Say how far a hunt is."""
+    best = "" if status.shortest is None else f", shortest {status.shortest} steps"
+    found = f", {status.findings} found" if status.findings else ""
+    run = f"{status.connections:,} connections, {status.looks:,} looks"
+    return f"{run}{found}{best}: {status.doing}"
+
+
+def to_json(
+    result: HuntResult, address: Listen, seed: int, path: Path | None, again: Again
+) -> dict[str, Any]:
+    """Return plain data."""
+    return {
+        "server": str(address),
+        "seed": seed,
+        "ended": result.ended,
+        "trouble": result.trouble or None,
+        "looks": result.looks,
+        "connections": result.connections,
+        "bytes_sent": result.sent,
+        "seconds": round(result.seconds, 1),
+        "gone_when_waited_for": result.unsure,
+        "found": len(result.findings),
+        "findings": [_to_json(each, again) for each in result.findings],
+        "passing": [_to_json(each, again) for each in result.passing],
+        "suspicion": None if result.suspicion is None else _to_json(result.suspicion, again),
+        "looks_that_left_the_same": result.explained,
+        "file": None if path is None else str(path),
+    }
+
+
+def _to_json(finding: HuntFinding, again: Again) -> dict[str, Any]:
+    return {**finding.to_json(), "replay": again.line(finding)}
+
+
+def show(
+    console: Console, result: HuntResult, address: Listen, path: Path | None, again: Again
+) -> None:
+    """Print the findings, or that there are none."""
+    for number, finding in enumerate(result.findings, 1):
+        title = Text.assemble((f"{number}  ", render.QUIET), (headline(finding, again), render.BAD))
+        console.print(title)
+        console.print()
+        render.body(console, render.sequence(finding.sequence))
+        console.print()
+        _show_finding(console, finding)
+        console.print("  again:")
+        render.copyable(console, again.line(finding), 4)
+        console.print()
+    ran = (
+        f"{render.plural(result.looks, 'look')}, {render.plural(result.connections, 'connection')}"
+        f", {result.sent / 1e6:,.1f} MB sent, in {result.seconds:.0f} s"
+    )
+    why = f"; {_WHY[result.ended]}" if result.ended in _WHY else ""
+    if result.findings:
+        what = Text(f"{len(result.findings)} found", render.BAD)
+    else:
+        what = Text("nothing found", render.GOOD)
+    console.print(Text.assemble(what, f" in {address}: {ran}{why}"), soft_wrap=True)
+    for each in result.passing:
+        console.print(Text(f"no leak: {headline(each, again)}"), soft_wrap=True)
+        render.copyable(console, again.line(each), 4)
+    if result.suspicion is not None:
+        seen = "not measured to the end, and so no finding"
+        console.print(Text(f"{seen}: {headline(result.suspicion, again)}"), soft_wrap=True)
+        render.copyable(console, again.line(result.suspicion), 4)
+    if result.explained:
+        console.print(f"{render.plural(result.explained, 'look')} left nothing but the same again")
+    if result.unsure:
+        console.print(f"{render.plural(result.unsure, 'suspicion')} gone when waited for")
+    if result.trouble:
+        console.print(Text(result.trouble, render.BAD), soft_wrap=True)
+    if path is not None:
+        render.copyable(console, f"kept in {path}, for --known", 0)
+
+
+def headline(finding: HuntFinding, again: Again) -> str:
+    """Say in one line what a repetition leaves."""
+    if finding.died:
+        return f"the server {_died(finding.died)}"
+    growth = finding.growth
+    (tasks, tasks_after), (fds, fds_after) = growth.tasks, growth.descriptors
+    words = []
+    if tasks or tasks_after or not (fds or fds_after):
+        words.append(render.plural(tasks, again.noun))
+    if fds or fds_after:
+        words.append(render.plural(fds, "descriptor"))
+    about = "" if growth.exact else "about "
+    held = f"{about}{' and '.join(words)} per repetition"
+    if finding.gone:
+        return f"{held}, all gone after {finding.gone:.1f} s"
+    after = " and ".join(
+        f"{count:,}" for count, shown in ((tasks_after, tasks), (fds_after, fds)) if shown or count
+    )
+    return f"{held}; {after or 0} after the destinations have gone"
+
+
+def _died(died: str) -> str:
+    return f"died of it: it {died}"
+
+
+def _show_finding(console: Console, finding: HuntFinding) -> None:
+    growth = finding.growth
+    if growth.leaks:
+        render.body(console, _blocked(finding))
+        console.print()
+    facts: dict[str, str | list[str]] = {}
+    if not finding.died:
+        facts["freed by"] = finding.freed
+    # Less than nothing is garbage that was collected meanwhile.
+    if growth.memory is not None and growth.memory > 0:
+        facts["memory"] = f"about {growth.memory / _KIB:,.0f} KiB per repetition"
+    if finding.after and finding.shrunk:
+        facts["found"] = f"shrunk and measured after {finding.after:.0f} s"
+    if not finding.shrunk:
+        facts["note"] = "perhaps not the shortest"
+    if finding.log:
+        facts["its log"] = list(finding.log)
+    render.body(console, render.facts(facts))
+    console.print()
+
+
+def _blocked(finding: HuntFinding) -> Table:
+    grid = render.table("each", "after", "blocked in", fixed=("each", "after"))
+    growth = finding.growth
+    for stack in sorted({*growth.held, *growth.kept}, key=_order):
+        name = Text(f"({stack[0]})", render.QUIET) if stack in _BARE else Text(place(stack))
+        grid.add_row(f"{growth.held[stack]:,}", f"{growth.kept[stack]:,}", name)
+    return grid
+
+
+def _order(stack: Stack) -> tuple[bool, Stack]:
+    return stack == DESCRIPTORS, stack
+
+
+def chain(stack: Stack) -> str:
+    """Return a stack on one line, the innermost function first, without the paths of packages."""
+    return " < ".join(name.rpartition("/")[2] for name in readable(stack))
+
+
+def place(stack: Stack) -> str:
+    """Return where something waits on one line, and on another where it was made, if known."""
+    functions, starter = parted(stack)
+    return chain(functions) + (f"\nmade at {starter}" if starter else "")

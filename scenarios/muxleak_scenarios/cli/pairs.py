@@ -1,0 +1,163 @@
+"""``muxleak list`` and ``muxleak show``: which pairs there are, and what one is about.
+
+With a pair go the fixes that were tried and were wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.text import Text
+
+from muxleak_scenarios import PROPERTIES, load_pairs
+from muxleak_scenarios.cli import describe, params, render
+from muxleak_scenarios.pairs.replay import SequenceReplay
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from muxleak_scenarios import Pair
+    from muxleak_scenarios.pairs.registry import WrongHalf
+
+
+@click.command(
+    "list",
+    epilog=params.examples(
+        "list                              the pairs, the flagship first",
+        "list --json | jq -r '.[].pair'    their names",
+    ),
+)
+@params.json_option
+def list_command(*, as_json: bool) -> None:
+    """List the pairs: bugs with a buggy and a fixed half.
+
+    Below a pair stand the fixes of it that were tried and were wrong.
+    """
+    pairs = load_pairs().values()
+    if as_json:
+        render.emit_json([_facts(pair) for pair in pairs])
+        return
+    console = render.stdout()
+    width = max(len(pair.slug) for pair in pairs)
+    console.print(Text(f"{'pair':<{width}}  {'breaks':<10}  question", render.QUIET))
+    for pair in pairs:
+        facts = pair.facts
+        _line(console, f"{pair.slug:<{width}}", facts.fails, (facts.question,), facts.title)
+        for wrong in pair.wrong:
+            name = f"{f'  /{wrong.name}':<{width}}"
+            _line(console, name, wrong.facts.fails, wrong.questions, wrong.facts.title, indent=4)
+
+
+def _line(
+    console: Console,
+    name: str,
+    fails: tuple[str, ...],
+    questions: tuple[str, ...],
+    title: str,
+    indent: int = 2,
+) -> None:
+    rest = f"  {', '.join(fails):<10}  {', '.join(questions)}"
+    console.print(Text.assemble((name, render.HEAD), rest), soft_wrap=True)
+    console.print(Padding(title, (0, 0, 0, indent)))
+
+
+@click.command(
+    "show",
+    epilog=params.examples(
+        "show watcher_outlives_connection    the bug of sing-box issue #2421",
+        "show live_id_reused --json          another one, as data",
+    ),
+)
+@click.argument("pair", type=params.pair, shell_complete=params.complete_pair)
+@params.json_option
+def show_command(pair: Pair, *, as_json: bool) -> None:
+    """Show one pair: facts, story, diff, and the steps that show it."""
+    if as_json:
+        replay = str(SequenceReplay(pair.slug, "buggy", pair.witness))
+        more = {"story": pair.story, "diff": pair.diff(), "replay": replay}
+        render.emit_json({**_facts(pair), **more})
+    else:
+        _show(render.stdout(), pair)
+
+
+def _show(console: Console, pair: Pair) -> None:
+    facts = pair.facts
+    console.print(Text(pair.slug, render.HEAD))
+    console.print(facts.title)
+    console.print()
+    question = f"{facts.question}: {describe.question_in_words(facts.question)}"
+    shown = {
+        "symptom": facts.symptom,
+        "question": question,
+        "breaks": [f"{name}: {PROPERTIES[name]}" for name in facts.fails],
+        "references": facts.references,
+    }
+    render.body(console, render.facts(shown))
+    title, _, story = pair.story.partition("\n")
+    render.heading(console, "Story", title.removeprefix("# "))
+    # A drawing must keep its lines, and Markdown would wrap them.
+    for index, part in enumerate(story.strip().split("```")):
+        if index:
+            console.print()
+        if index % 2 == 0:
+            render.body(console, Markdown(part, hyperlinks=False))
+        else:
+            for line in part.strip("\n").splitlines():
+                render.copyable(console, line)
+    render.heading(console, "Diff")
+    render.diff(console, pair.diff())
+    note = "a gap is needed to see it" if facts.needs_gap else ""
+    render.heading(console, "Witness", note)
+    render.body(console, render.sequence(pair.witness))
+    console.print()
+    for half in ("buggy", "fixed"):
+        line = str(SequenceReplay(pair.slug, half, pair.witness))
+        render.copyable(console, render.command("replay", line))
+    for wrong in pair.wrong:
+        _show_wrong(console, pair, wrong)
+
+
+def _show_wrong(console: Console, pair: Pair, wrong: WrongHalf) -> None:
+    facts = wrong.facts
+    render.heading(console, f"Wrong fix: /{wrong.name}", "repairs the bug above, and breaks more")
+    shown = {
+        "title": facts.title,
+        "questions": [f"{each}: {describe.question_in_words(each)}" for each in wrong.questions],
+        "breaks": [f"{name}: {PROPERTIES[name]}" for name in facts.fails],
+        "references": facts.references,
+    }
+    render.body(console, render.facts(shown))
+    console.print()
+    render.body(console, render.sequence(wrong.witness))
+    console.print()
+    line = str(SequenceReplay(pair.slug, wrong.name, wrong.witness))
+    render.copyable(console, render.command("replay", line))
+
+
+def _facts(pair: Pair) -> dict[str, Any]:
+    facts = pair.facts
+    return {
+        "pair": pair.slug,
+        "title": facts.title,
+        "symptom": facts.symptom,
+        "question": facts.question,
+        "references": list(facts.references),
+        "fails": list(facts.fails),
+        "witness": facts.witness,
+        "needs_gap": facts.needs_gap,
+        "wrong_fixes": [
+            {
+                "name": wrong.name,
+                "title": wrong.facts.title,
+                "questions": list(wrong.questions),
+                "references": list(wrong.facts.references),
+                "fails": list(wrong.facts.fails),
+                "witness": wrong.facts.witness,
+                "replay": str(SequenceReplay(pair.slug, wrong.name, wrong.witness)),
+            }
+            for wrong in pair.wrong
+        ],
+    }

@@ -1,0 +1,165 @@
+"""What commands take: functions that turn a word into what it means, or say what was expected."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from muxleak.monitor.endpoint import is_loopback
+from muxleak_scenarios import Pair, SimTarget, TcpTarget, find_pair, load_pairs
+from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject
+from muxleak_scenarios.sequence.steps import Sequence
+from muxleak_vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from muxleak_scenarios import Target
+    from muxleak_vless import Lifecycle
+
+TARGETS = ("simulated", "tcp", "uvloop")
+MAX_PORT = 0xFFFF
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+class Listen(NamedTuple):
+    """Where to listen; port 0 means any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return is_loopback(self.host)
+
+
+class Finite(click.FloatRange):
+    """A number within a range; no NaN, which is within every range, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, such as 60 or 0.5; got {value!r}", param, ctx)
+        return number
+
+
+POSITIVE = Finite(min=0, min_open=True)
+"""Of seconds, megabytes and such: above 0, and finite."""
+
+
+class TargetChoice(NamedTuple):
+    """Where sequences are run; ``virtual`` says that time and network are simulated."""
+
+    name: str
+    world: Callable[[Lifecycle], Target]
+    virtual: bool
+
+
+def pair(word: str) -> Pair:
+    """Read the name of a pair."""
+    try:
+        return find_pair(word)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def served(word: str) -> SequenceReplay:
+    """Read VERSION or PAIR[/HALF]: who is to be driven, without a step so far."""
+    try:
+        return SequenceReplay(*find_subject(word, None), Sequence())
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def counts(word: str) -> tuple[int, ...]:
+    """Read numbers above 0, separated by commas, and return them in order, each once."""
+    words = word.split(",")
+    if not all(each.strip().isdecimal() and int(each) for each in words):
+        raise click.BadParameter(f"expected numbers above 0, such as 1,10,100; got {word!r}")
+    return tuple(sorted({int(each) for each in words}))
+
+
+def listen(word: str) -> Listen:
+    """Read ``HOST:PORT`` or ``[IPV6]:PORT``."""
+    host, _, port = word.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise click.BadParameter(
+            f"expected HOST:PORT with a port of 0 to {MAX_PORT}, such as 127.0.0.1:8443; "
+            f"got {word!r}"
+        )
+    return Listen(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def complete_pair(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Offer the names of pairs to a shell."""
+    return [slug for slug in load_pairs() if slug.startswith(start)]
+
+
+def complete_version(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Offer the names of versions to a shell."""
+    return [name for name in (*VERSIONS, "fixed") if name.lower().startswith(start.lower())]
+
+
+def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str) -> list[str]:
+    """Offer pairs and versions to a shell."""
+    return [*complete_pair(ctx, parameter, start), *complete_version(ctx, parameter, start)]
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command's help: its examples, as they are typed."""
+    return "\n".join(["\b", "Examples:", *(f"  muxleak {line}" for line in lines)])
+
+
+def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> TargetChoice:
+    """Find the world of a target; uvloop is imported for its own only."""
+    if name == "simulated":
+        return TargetChoice(name, SimTarget, virtual=True)
+    if name == "tcp":
+        return TargetChoice(name, TcpTarget, virtual=False)
+    try:
+        new_loop = import_module(name).new_event_loop
+    except ImportError:
+        raise click.BadParameter("uvloop is not installed here: pip install uvloop") from None
+    return TargetChoice(name, partial(TcpTarget, new_loop=new_loop), virtual=False)
+
+
+def target_option(command: _Command) -> _Command:
+    """Add ``--target``."""
+    return click.option(
+        "--target",
+        type=click.Choice(TARGETS),
+        default="simulated",
+        show_default=True,
+        callback=target,
+        help="A simulated network on virtual time; or loopback TCP, on asyncio's loop or uvloop.",
+    )(command)
+
+
+def refuse(ctx: click.Context, what: str, *names: str) -> None:
+    """Refuse options that were given and mean nothing for ``what``."""
+    for name in names:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} means nothing for {what}; leave it out")
+
+
+def json_option(command: _Command) -> _Command:
+    """Add ``--json``, as ``as_json``."""
+    text = "Print JSON and nothing else."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
+
+
+def seed_option(command: _Command) -> _Command:
+    """Add ``--seed``."""
+    text = "Of the random sequences; the same seed gives the same run."
+    return click.option("--seed", default=0, show_default=True, help=text)(command)

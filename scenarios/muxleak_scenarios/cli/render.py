@@ -1,0 +1,242 @@
+"""What the commands show, and how: plain when piped, in colour and with progress on a terminal.
+
+Nothing shown depends on the clock or on the machine, so that two runs can be compared; what `bench`
+measures does, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import sys
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import click
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from muxleak_scenarios.cli.describe import step_in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from rich.console import RenderableType
+
+    from muxleak import LeakReport
+    from muxleak_scenarios import Step
+
+PIPED_WIDTH = 80
+MAX_WIDTH = 120
+"""Lines longer than this are hard to read, however wide the terminal."""
+GOOD, BAD, QUIET, HEAD = "green", "red", "dim", "bold"
+MARKS = {True: Text("ok", GOOD), False: Text("FAIL", "bold red")}
+
+_TRAILING = re.compile(r" +$", re.MULTILINE)
+_DIFF_STYLES = {"+": GOOD, "-": BAD, "@": "cyan"}
+
+
+class _Piped:
+    """A file for output that is read by programs and copied into documents: no trailing spaces."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.encoding = file.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        """Write without the spaces that fill up lines."""
+        self._file.write(_TRAILING.sub("", text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        self._file.flush()
+
+
+def stdout() -> Console:
+    """A console for results."""
+    if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        sys.stdout.reconfigure(errors="replace")
+    console = Console(highlight=False, markup=False, emoji=False)
+    free = console.is_terminal or "COLUMNS" in os.environ
+    console.width = min(console.width, MAX_WIDTH) if free else PIPED_WIDTH
+    if not console.is_terminal:
+        console.file = cast("TextIO", _Piped(sys.stdout))
+    return console
+
+
+def emit_json(data: object) -> None:
+    """Print JSON."""
+    click.echo(json_text(data))
+
+
+def json_text(data: Any, used: int = 0, depth: int = 1) -> str:
+    """Return JSON with everything on one line that fits on one."""
+    text = json.dumps(data)
+    if len(text) + used <= PIPED_WIDTH or not data or not isinstance(data, dict | list | tuple):
+        return text
+    pad = 2 * depth
+    if isinstance(data, dict):
+        keys = [json.dumps(key) + ": " for key in data]
+        parts = [
+            key + json_text(value, pad + len(key) + 1, depth + 1)
+            for key, value in zip(keys, data.values(), strict=True)
+        ]
+    else:
+        parts = [json_text(value, pad + 1, depth + 1) for value in data]
+    start, end = "{}" if isinstance(data, dict) else "[]"
+    lines = f",\n{' ' * pad}".join(parts)
+    return f"{start}\n{' ' * pad}{lines}\n{' ' * (pad - 2)}{end}"
+
+
+class Steps:
+    """The progress of long work: a bar on stderr, if that is a terminal; else nothing."""
+
+    def __init__(self, progress: Progress, total: float | None) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=total)
+
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+        self._progress.update(self._task, description=text)
+
+    def advance(self, steps: float = 1) -> None:
+        """Count steps as done."""
+        self._progress.advance(self._task, steps)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Make room for a block that prints to the same terminal."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+    def follow(self, steps: float) -> None:
+        """Say how many steps are done."""
+        self._progress.update(self._task, completed=steps)
+
+
+@contextmanager
+def progress(total: float | None = None) -> Iterator[Steps]:
+    """Show progress for the length of a block, and leave nothing behind."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    columns = SpinnerColumn(), BarColumn(24), TaskProgressColumn(), TextColumn("{task.description}")
+    shown = console.is_terminal
+    # Room for the ^C that a terminal shows: it must not wrap a line which is to be erased.
+    console.width -= 4
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        yield Steps(bar, total)
+
+
+def heading(console: Console, text: str, note: str = "") -> None:
+    """Start a section."""
+    console.print()
+    console.print(Text.assemble((text, HEAD), (f"  {note}" if note else "", QUIET)))
+    console.print()
+
+
+def body(console: Console, content: RenderableType) -> None:
+    """Print the content of a section, indented."""
+    console.print(Padding(content, (0, 0, 0, 2)))
+
+
+def copyable(console: Console, text: str, indent: int = 2) -> None:
+    """Print a line that no wrapping may break, since it is there to be copied."""
+    console.print(" " * indent + text, soft_wrap=True)
+
+
+def command(*words: str) -> str:
+    """Return a command line of ours, quoted for a shell."""
+    return shlex.join(["muxleak", *words])
+
+
+def facts(rows: Mapping[str, str | Iterable[str]]) -> Table:
+    """Names and what they stand for; several lines where there are several."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style=QUIET, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows.items():
+        values = [value] if isinstance(value, str) else list(value)
+        for index, line in enumerate(values):
+            grid.add_row(name if index == 0 else "", line)
+    return grid
+
+
+def table(*names: str, fixed: Sequence[str] = ()) -> Table:
+    """A table without lines; the columns of ``fixed`` are never wrapped."""
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style=QUIET)
+    for name in names:
+        grid.add_column(name, no_wrap=name in fixed)
+    return grid
+
+
+def sequence(steps: Iterable[Step]) -> Table:
+    """Steps, each with its meaning."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    for step in steps:
+        grid.add_row(str(step), step_in_words(step))
+    return grid
+
+
+def chart(console: Console, columns: Sequence[str], rows: Sequence[tuple[int, int, int]]) -> Table:
+    """Bars for two values each at some counts, on one logarithmic scale, zero left empty."""
+    top = max((abs(value) for row in rows for value in row[1:]), default=0)
+    digits = max(len(f"{value:,}") for row in rows for value in row)
+    digits = max(digits, *map(len, columns))
+    room = max(4, (console.width - 3 * digits - 12) // 2)
+    block = "#" if console.options.ascii_only else "█"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right", width=digits)
+    for _ in columns[1:]:
+        grid.add_column(justify="right", width=digits + 1, no_wrap=True)
+        grid.add_column(width=room, no_wrap=True)
+    first, *others = (Text(name, QUIET) for name in columns)
+    grid.add_row(first, *(cell for title in others for cell in (title, "")))
+    for count, *values in rows:
+        cells = [Text(f"{count:,}")]
+        for value in values:
+            style = BAD if value else GOOD
+            cells.append(Text(f"{value:,}", style))
+            cells.append(Text(block * _length(abs(value), top, room), style))
+        grid.add_row(*cells)
+    return grid
+
+
+def leaks(console: Console, report: LeakReport) -> None:
+    """Print leaked tasks by the place where they were made and the place where they wait."""
+    for index, group in enumerate(report.groups):
+        if index:
+            console.print()
+        body(console, Text(f"{group.count:,} x {group.name}", BAD))
+        shown = {"made at": group.site, "waits in": group.waits_on}
+        console.print(Padding(facts(shown), (0, 0, 0, 4)))
+
+
+def diff(console: Console, text: str) -> None:
+    """Print a unified diff, its lines as they are; on a terminal in colour, wrapped if need be."""
+    for line in text.splitlines():
+        style = HEAD if line[:3] in {"---", "+++"} else _DIFF_STYLES.get(line[:1], "")
+        if console.is_terminal:
+            body(console, Text(line, style))
+        else:
+            copyable(console, line)
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 task" or "1,000 tasks"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _length(value: int, top: int, room: int) -> int:
+    # 1 must show, and twice as many digits take twice the room.
+    return round(room * (math.log10(value) + 1) / (math.log10(top) + 1)) if value else 0

@@ -1,0 +1,150 @@
+"""``muxleak replay``: one run again, or a file of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+from rich.text import Text
+
+from muxleak_scenarios import PROPERTIES
+from muxleak_scenarios.cli import params, render
+from muxleak_scenarios.cli.replay_program import is_of_program, replay_program
+from muxleak_scenarios.pairs.registry import HALVES, load_pairs
+from muxleak_scenarios.pairs.replay import SequenceReplay, find_version, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from muxleak_scenarios import SequenceOutcome
+    from muxleak_scenarios.cli.params import TargetChoice
+
+_SUFFIXES = {".seq", ".json", ".txt"}
+
+
+class NumberedLine(NamedTuple):
+    """A line to replay and where it stands, for messages: "" or "file:line: "."""
+
+    place: str
+    text: str
+
+
+@click.command(
+    "replay",
+    epilog=params.examples(
+        "replay watcher_outlives_connection a:open a:close",
+        "replay --half fixed 'watcher_outlives_connection a:open a:close'",
+        "replay V2 a:open cancel a:new:1:echo a:close",
+        "replay --target tcp fixed a:open a:new:1:echo+5 a:abort",
+        "replay V2 a:open a:udp:1:@echo a:new:1:@echo   found by a hunt",
+        "replay found.txt            a file of such lines; # starts a comment",
+        "replay sim1:AAAAAA myserver.sim:main",
+        "replay muxleak-myserver.sim-main.sim.json",
+    ),
+)
+@click.argument("line", nargs=-1, required=True, metavar="LINE|FILE")
+@click.option("--half", type=click.Choice(HALVES), help="Instead of the half that the line names.")
+@params.target_option
+@params.json_option
+@click.pass_context
+def replay_command(
+    ctx: click.Context,
+    line: tuple[str, ...],
+    half: str | None,
+    target: TargetChoice,
+    *,
+    as_json: bool,
+) -> None:
+    """Run a line of steps, or a program of yours, once more.
+
+    A line is PAIR[/HALF] STEPS or VERSION STEPS; a half is buggy, fixed or one of the pair's wrong
+    fixes (`muxleak show PAIR`), versions are V0, V1, P-A, P-B, P-C, V2 and REF (fixed). A step is
+    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Or it is what `muxleak fuzz` printed of a
+    program, which it names as module:callable; a file of that kind needs no name.
+    Exits with 1 if a property is violated, or the program fails.
+    """
+    if is_of_program(line):
+        params.refuse(ctx, "a program", "half", "target")
+        ctx.exit(replay_program(line, as_json=as_json))
+    runs = [(each, _parse(each, half)) for each in _lines(line)]
+    console = render.stdout()
+    results: list[dict[str, Any]] = []
+    clean = True
+    with render.progress(len(runs)) as steps:
+        for each, replay in runs:
+            steps.say(f"replays over {target.name}")
+            outcome = _run(each, replay, target)
+            steps.advance()
+            clean &= not outcome.violations
+            if as_json:
+                results.append({"line": str(replay), "target": target.name, **outcome.to_json()})
+            else:
+                with steps.aside():
+                    show(console, outcome, str(replay) if len(runs) > 1 else "")
+    if as_json:
+        render.emit_json({"clean": clean, "runs": results})
+    ctx.exit(0 if clean else 1)
+
+
+def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
+    """Yield the lines of the file that is named, or the one that the words make."""
+    if len(words) > 1 or not Path(words[0]).is_file():
+        _check_no_path(words)
+        yield NumberedLine("", " ".join(words))
+        return
+    path, found = Path(words[0]), False
+    for number, text, _ in read_lines(path.read_text("utf-8")):
+        found = True
+        yield NumberedLine(f"{path}:{number}: ", text)
+    if not found:
+        raise click.UsageError(f"{path}: expected lines to replay, got none")
+
+
+def _check_no_path(words: tuple[str, ...]) -> None:
+    """Refuse what is meant to be a file: a line has no such ending, and a slash after a pair."""
+    word, path = words[0], Path(words[0])
+    name = word.partition("/")[0]
+    if name in load_pairs() or find_version(name):
+        return
+    single = len(words) == 1 and not any(map(str.isspace, word))
+    if path.suffix in _SUFFIXES or (single and (path.is_dir() or "/" in word)):
+        found = "which is a folder" if path.is_dir() else "and there is none"
+        raise click.UsageError(f"expected a file, got {word!r}, {found}")
+
+
+def _parse(line: NumberedLine, half: str | None) -> SequenceReplay:
+    try:
+        return SequenceReplay.parse(line.text, half)
+    except ValueError as error:
+        raise click.UsageError(f"{line.place}{error}") from None
+
+
+def _run(line: NumberedLine, replay: SequenceReplay, target: TargetChoice) -> SequenceOutcome:
+    try:
+        return replay.run(target.world)
+    except ValueError as error:
+        raise click.UsageError(f"{line.place}{error}") from None
+
+
+def show(console: Console, outcome: SequenceOutcome, title: str = "") -> None:
+    """Print what a run did."""
+    if title:
+        render.copyable(console, title, 0)
+    if not outcome.violations:
+        count = render.plural(outcome.connections, "connection")
+        console.print(Text.assemble(("clean", render.GOOD), f": {count}, every property held"))
+        return
+    for name in outcome.violated:
+        console.print(Text.assemble(("violated", render.BAD), f": {name}: {PROPERTIES[name]}"))
+        for each in outcome.violations:
+            if each.property == name:
+                render.body(console, f"connection {each.connection}: {each.detail}")
+    if outcome.report is not None:
+        console.print()
+        render.leaks(console, outcome.report)
+        console.print()
+        end = f"{outcome.left} left when all are closed, {outcome.left_after_end} after the server"
+        render.body(console, Text(f"{end} has ended", render.QUIET))

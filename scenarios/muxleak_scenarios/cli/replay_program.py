@@ -1,0 +1,79 @@
+"""``muxleak replay`` of a simulated program: one run again, by its line or its file."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from muxleak.sim import Replay, ReplayError, rerun
+from muxleak.sim.replay import MARK, SUFFIX
+from muxleak_scenarios.cli import programs, render
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WORDS = 2  # what a command line may hold: the line or file, and a program
+
+
+def is_of_program(words: Sequence[str]) -> bool:
+    """Whether words name a run of a program, and not one of a server's."""
+    first = words[0]
+    path = Path(first)
+    return first.startswith(MARK) or (
+        path.is_file() and (first.endswith(SUFFIX) or path.read_bytes().lstrip()[:1] == b"{")
+    )
+
+
+def replay_program(words: Sequence[str], *, as_json: bool) -> int:
+    """Run again, tell what it came to, and return the exit code."""
+    first = " ".join(words).split()[0] if words[0].startswith(MARK) else words[0]
+    words = [first, *" ".join(words).removeprefix(first).split()]
+    found = _load(first)
+    if len(words) > _WORDS:
+        raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
+    name = words[1] if len(words) == _WORDS else found.name
+    if not name:
+        raise click.UsageError(
+            f"expected a program after the line, as in: muxleak replay {first} module:callable"
+        )
+    program = programs.read(name)
+    with programs.running(name), redirect_stdout(sys.stderr):
+        result = rerun(found, program)
+    same = not found.trace or found.trace == result.trace_hash
+    command = render.command("replay", *words)
+    failed = None
+    if result.error is not None:
+        beyond = bool(result.choices.woken)
+        failed = programs.failure(name, result.error, result.steps, command, beyond=beyond)
+    if as_json:
+        run = {
+            "line": found.line,
+            "program": name,
+            "trace": result.trace_hash,
+            "same_run": same if found.trace else None,
+            "failed": failed is not None,
+            **({} if failed is None else failed.to_json()),
+        }
+        render.emit_json({"clean": failed is None, "runs": [run]})
+        return int(failed is not None)
+    console = render.stdout()
+    if failed is None:
+        console.print(Text.assemble(("clean", render.GOOD), f": {name} does not fail"))
+    else:
+        console.print(Text.assemble(("failed", render.BAD), f": {name}"))
+        programs.show(console, failed)
+    if not same:
+        console.print("another run than the file's: the program or its settings have changed since")
+    return int(failed is not None)
+
+
+def _load(word: str) -> Replay:
+    try:
+        return Replay.parse(word) if word.startswith(MARK) else Replay.load(word)
+    except ReplayError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,195 @@
+"""``muxleak reproduce``: the story of one bug, from its symptom to its fix."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from muxleak_scenarios import SequenceOutcome, find_violation, run_sequence
+from muxleak_scenarios.cli import params, render, reproduce_text
+from muxleak_scenarios.cli.real import NAMES, reproduce_real
+from muxleak_scenarios.pairs.growth import COUNTS, TaskGrowth, grow
+from muxleak_scenarios.pairs.registry import FLAGSHIP
+from muxleak_scenarios.pairs.replay import SequenceReplay
+from muxleak_scenarios.real.compare import COPIES
+from muxleak_vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from muxleak_scenarios import Found, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """What was measured of a pair."""
+
+    pair: Pair
+    buggy: list[TaskGrowth]
+    fixed: list[TaskGrowth]
+    found: Found | None
+    fixes: dict[str, SequenceOutcome]
+    """What the pair's witness did to each historical version."""
+    fixed_violates: tuple[str, ...]
+    """What the fixed half did on the sequence that was found."""
+
+    @property
+    def replay(self) -> SequenceReplay:
+        """The run that shows the bug: what was found, or else the witness."""
+        sequence = self.found.sequence if self.found is not None else self.pair.witness
+        return SequenceReplay(self.pair.slug, "buggy", sequence)
+
+    @property
+    def metric(self) -> str:
+        """What grows, or falls, with every connection: "tasks" or "counted_open"."""
+        return "tasks" if "tasks" in self.pair.facts.fails else "counted_open"
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the buggy half did as claimed and the fixed one left nothing."""
+        grown = all(abs(getattr(each, self.metric)) >= each.closed for each in self.buggy)
+        clean = not any(each.tasks or each.counted_open for each in self.fixed)
+        found = self.found is not None and set(self.pair.facts.fails) <= set(
+            self.found.outcome.violated
+        )
+        return grown and clean and found and not self.fixed_violates
+
+    def points(self, half: str, metric: str) -> list[tuple[int, int]]:
+        """Connections closed, and what they left."""
+        growths = self.buggy if half == "buggy" else self.fixed
+        return [(each.closed, getattr(each, metric)) for each in growths]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        facts, found = self.pair.facts, self.found
+        halves = ("buggy", "fixed")
+        return {
+            "pair": self.pair.slug,
+            "title": facts.title,
+            "symptom": facts.symptom,
+            "references": list(facts.references),
+            "question": facts.question,
+            "growth": {half: self.points(half, "tasks") for half in halves},
+            "counted_open": {half: self.points(half, "counted_open") for half in halves},
+            "blocked": [
+                {
+                    "count": group.count,
+                    "name": group.name,
+                    "made_at": group.site,
+                    "waiting_on": group.waits_on,
+                    "chain": list(group.waiting),
+                }
+                for group in self.buggy[-1].report.groups
+            ],
+            "minimal": None if found is None else str(found.sequence),
+            "found_at": None
+            if found is None
+            else {"sequences": found.examples, "connections": found.connections},
+            "violated": [] if found is None else list(found.outcome.violated),
+            "replay": str(self.replay),
+            "diff": self.pair.diff(),
+            "fixes": [
+                {
+                    "version": name,
+                    "left": outcome.left,
+                    "cleanups": outcome.cleanups,
+                    "left_after_server_end": outcome.left_after_end,
+                    "violated": list(outcome.violated),
+                }
+                for name, outcome in self.fixes.items()
+            ],
+            "reproduced": self.reproduced,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        }
+
+
+def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
+    """Measure the growth of both halves, search the buggy one, try the historical fixes."""
+    with render.progress(2 * sum(counts)) as steps:
+        steps.say("buggy half: opens and closes connections over TCP")
+        buggy = grow(pair.witness, pair.buggy, counts, steps.advance)
+        steps.say("fixed half: opens and closes connections over TCP")
+        fixed = grow(pair.witness, pair.fixed, counts, steps.advance)
+    with render.progress() as steps:
+        steps.say("searches the buggy half for the shortest sequence")
+        found = find_violation(pair.buggy, seed=seed)
+    fixes = {name: run_sequence(pair.witness, version()) for name, version in VERSIONS.items()}
+    minimal = pair.witness if found is None else found.sequence
+    violated = run_sequence(minimal, pair.fixed()).violated
+    return Reproduction(pair, buggy, fixed, found, fixes, violated)
+
+
+@click.command(
+    "reproduce",
+    epilog=params.examples(
+        "reproduce                           the bug of sing-box issue #2421",
+        "reproduce live_id_reused            another one",
+        "reproduce --counts 1,10,100         fewer connections",
+        "reproduce --real sing-box           a real proxy, and its twins",
+        "reproduce --json | jq -r .replay    a line for `muxleak replay`",
+    ),
+)
+@click.argument("pair", type=params.pair, default=FLAGSHIP, shell_complete=params.complete_pair)
+@click.option(
+    "--counts",
+    type=params.counts,
+    metavar="N,N,...",
+    default=",".join(map(str, COUNTS)),
+    show_default=True,
+    help="How many connections to open and close, each time on a new server.",
+)
+@click.option(
+    "--real",
+    type=click.Choice(NAMES),
+    help="Run a real proxy beside PAIR (default: all that have its bugs), and count both.",
+)
+@click.option(
+    "--program", metavar="PATH", help="The proxy's program; default: the one that is installed."
+)
+@click.option(
+    "--copies",
+    type=click.IntRange(min=1),
+    default=COPIES,
+    show_default=True,
+    help="How often each sequence is repeated at a real proxy and its twins.",
+)
+@params.seed_option
+@params.json_option
+@click.pass_context
+def reproduce_command(
+    ctx: click.Context,
+    *,
+    pair: Pair,
+    counts: tuple[int, ...],
+    real: str | None,
+    program: str | None,
+    copies: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Show one bug end to end, from its symptom to its fix.
+
+    Opens and closes connections over loopback TCP against the buggy and the fixed half of PAIR
+    (default: the flagship), and counts the tasks they leave. Exits with 0 if the bug was reproduced
+    and its fix left nothing.
+
+    With --real, sequences that leak in a real proxy are run at it and at both halves of the pairs
+    that have the same bugs, all counted from outside; exits with 0 if each left what is claimed.
+    """
+    if real is not None:
+        params.refuse(ctx, "--real", "counts", "seed")
+        default = ctx.get_parameter_source("pair") is click.core.ParameterSource.DEFAULT
+        chosen = None if default else pair
+        ctx.exit(reproduce_real(real, program, copies, chosen, as_json=as_json))
+    params.refuse(ctx, "a run without --real", "program", "copies")
+    if as_json:
+        result = reproduce(pair, counts, seed)
+        render.emit_json(result.to_json())
+    else:
+        console = render.stdout()
+        reproduce_text.opening(console, pair)
+        result = reproduce(pair, counts, seed)
+        reproduce_text.tell(console, result)
+    ctx.exit(0 if result.reproduced else 1)

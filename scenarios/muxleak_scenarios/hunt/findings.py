@@ -1,0 +1,195 @@
+"""What a hunt has found: sequences, what each repetition of them leaves, and what frees that."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from muxleak_scenarios.hunt import pattern
+from muxleak_scenarios.hunt.measure import RepetitionGrowth
+from muxleak_scenarios.sequence.steps import Sequence
+
+if TYPE_CHECKING:
+    from muxleak_scenarios.hunt.stacks import Stack
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HuntFinding:
+    """A sequence and what each repetition of it leaves.
+
+    Attributes:
+        sequence: the shortest that was seen.
+        growth: what one repetition leaves.
+        shrunk: whether nothing can be left out of the sequence.
+        confirmed: whether the growth was measured again, in batches, and waited for.
+        seconds: how long it was waited for.
+        died: how the server died of it; "" if it did not.
+        log: the last lines of the server's output, if it is ours.
+        after: seconds from the hunt's beginning to its being filed.
+        gone: seconds after which all was gone by itself; 0 if something stays.
+    """
+
+    sequence: Sequence
+    growth: RepetitionGrowth
+    shrunk: bool = True
+    confirmed: bool = True
+    seconds: float = 0
+    died: str = ""
+    log: tuple[str, ...] = ()
+    after: float = 0
+    gone: float = 0
+
+    @property
+    def freed(self) -> str:
+        """Say what frees what is left."""
+        if self.gone:
+            return f"the server itself, within {self.gone:.1f} s"
+        held, kept = self.growth.held.total(), self.growth.kept.total()
+        if self.died:
+            return ""
+        if not self.confirmed:
+            return "not known: the hunt ended before that was measured"
+        if not kept:
+            return (
+                "the end of its destination, which is a peer that others control; nothing else "
+                f"within {self.seconds:g} s"
+            )
+        gone = "client and destination gone"
+        if any(step.what == "@hang" for step in self.sequence):
+            gone = "the client gone; a destination that does not answer cannot go"
+        nothing = f"nothing within {self.seconds:g} s, with {gone}"
+        if kept == held:
+            return nothing
+        return f"in part the end of its destination; the rest {nothing}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        growth = self.growth
+        stacks = sorted({*growth.held, *growth.kept})
+        return {
+            "sequence": str(self.sequence),
+            "shrunk": self.shrunk,
+            "confirmed": self.confirmed,
+            "exact": growth.exact,
+            "waited_seconds": self.seconds,
+            "tasks": dict(zip(("held", "kept"), growth.tasks, strict=True)),
+            "descriptors": dict(zip(("held", "kept"), growth.descriptors, strict=True)),
+            "memory": growth.memory,
+            "freed_by": self.freed,
+            "gone_after_seconds": round(self.gone, 1) or None,
+            "counts": [
+                {"held": growth.held[each], "kept": growth.kept[each], "stack": list(each)}
+                for each in stacks
+            ],
+            "found_after_seconds": round(self.after, 1),
+            "died": self.died or None,
+            "log": list(self.log),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> HuntFinding:
+        """Read what `to_json` has written.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is something else.
+        """
+        held: Counter[Stack] = Counter()
+        kept: Counter[Stack] = Counter()
+        for each in data["counts"]:
+            stack = tuple(str(name) for name in each["stack"])
+            held[stack], kept[stack] = int(each["held"]), int(each["kept"])
+        growth = RepetitionGrowth(+held, +kept, bool(data["exact"]))
+        sequence, gone = Sequence.parse(data["sequence"]), data.get("gone_after_seconds") or 0
+        return cls(sequence, growth, died=data["died"] or "", gone=float(gone))
+
+
+def write(findings: list[HuntFinding]) -> str:
+    """Return the file of a hunt, of what leaks and of what goes by itself."""
+    data = {"muxleak_hunt": VERSION, "findings": [each.to_json() for each in findings]}
+    return json.dumps(data, indent=2) + "\n"
+
+
+def read(text: str) -> list[HuntFinding]:
+    """Read the file of a hunt.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    expected = f"expected a file that muxleak hunt has written, version {VERSION}"
+    try:
+        data = json.loads(text)
+        if data["muxleak_hunt"] != VERSION:
+            raise ValueError(f"{expected}; got version {data['muxleak_hunt']!r}")
+        return [HuntFinding.from_json(each) for each in data["findings"]]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{expected}; got no JSON ({error})") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{expected}; got something else ({error!r})") from None
+
+
+class Known:
+    """What need not be found again: it is kept out of sequences, or taken off their growth."""
+
+    def __init__(self, findings: list[HuntFinding]) -> None:
+        self._findings = list(findings)
+
+    def add(self, finding: HuntFinding) -> None:
+        """Know one more."""
+        self._findings.append(finding)
+
+    def mask(self, sequence: Sequence) -> Sequence:
+        """Return a sequence without what is known, as far as that can be left out."""
+        for finding in self._findings:
+            masked = pattern.mask(finding.sequence, sequence)
+            sequence = sequence if masked is None else masked
+        return sequence.canonical()
+
+    def shows(self, sequence: Sequence) -> bool:
+        """Whether a sequence does what is known and could be left out."""
+        return any(
+            pattern.find(each.sequence, sequence) is not None
+            and pattern.mask(each.sequence, sequence) is not None
+            for each in self._findings
+        )
+
+    def unexplained(self, sequence: Sequence, growth: RepetitionGrowth) -> RepetitionGrowth:
+        """Take away what every connection leaves, if that is known: it cannot be left out."""
+        for each in self._findings:
+            if pattern.mask(each.sequence, sequence) is None:
+                growth = growth.without(each.growth, pattern.connections(sequence))
+        return growth
+
+    def explains(self, growth: RepetitionGrowth) -> bool:
+        """Whether a growth is that of what is known, each any number of times."""
+        known = [_joined(each.growth) for each in self._findings]
+        return _is_sum(_joined(growth), [each for each in known if each])
+
+    def has_died(self, died: str) -> bool:
+        """Whether the server is known to die so."""
+        return any(each.died == died for each in self._findings)
+
+
+def _joined(growth: RepetitionGrowth) -> Counter[tuple[str, Stack]]:
+    counts: Counter[tuple[str, Stack]] = Counter()
+    for name, part in (("held", growth.held), ("kept", growth.kept)):
+        counts.update({(name, stack): count for stack, count in part.items()})
+    return counts
+
+
+def _is_sum(counts: Counter[tuple[str, Stack]], parts: list[Counter[tuple[str, Stack]]]) -> bool:
+    if not counts:
+        return True
+    if not parts:
+        return False
+    part, *others = parts
+    most = min(counts[each] // times for each, times in part.items())
+    for taken in range(most, -1, -1):
+        left = counts.copy()
+        left.subtract({each: taken * times for each, times in part.items()})
+        if _is_sum(+left, others):
+            return True
+    return False

@@ -1,0 +1,276 @@
+"""The historical versions on every ending, beside what was measured of the originals in Go.
+
+The figures of the column ``go`` are goroutines left per connection over loopback TCP, by sing-vmess
+compiled at each commit, and for V2 with destinations by sing-box 1.14.4, which has that session.
+P-A is V1 with the watcher deleted, P-B V1 with a deferred cancel, both compiled likewise; P-C was
+only ever described, so it has no figure, and REF is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from muxleak_scenarios.sequence.steps import Sequence
+from muxleak_scenarios.targets.run import SequenceOutcome, run_sequence
+from muxleak_scenarios.targets.simulated import SimTarget
+from muxleak_vless import Context
+from muxleak_vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from muxleak_scenarios.targets.target import Target
+    from muxleak_vless import Lifecycle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """A way for a connection to end, and the goroutines it leaves in Go, where measured.
+
+    ``after`` names the moment of counting: "close" (all connections closed), "server end" (then the
+    server's context ended, too), or "last step" (nothing closed yet). Without ``cancellable`` the
+    server's context is one that nobody can end.
+    """
+
+    name: str
+    sequence: str
+    go: Mapping[str, int]
+    after: str = "close"
+    cancellable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One cell of the table: a version on an ending."""
+
+    version: str
+    ending: str
+    sequence: str
+    after: str
+    python: int
+    go: int | None
+
+    @property
+    def equal(self) -> bool | None:
+        """Whether Python leaves what Go left; None where Go was not measured."""
+        return None if self.go is None else self.python == self.go
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing contradicts the claims: Go's figure, and 0 for the reference."""
+        return self.equal is not False and not (self.version == "REF" and self.python)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {**asdict(self), "equal": self.equal}
+
+
+_FIXED = {"P-A": 0, "P-B": 0, "V2": 0}
+ENDINGS = (
+    Ending(
+        name="peer EOF", sequence="a:open a:new:1:echo+5 a:close", go={"V0": 1, "V1": 1, **_FIXED}
+    ),
+    Ending(
+        name="peer EOF after End",
+        sequence="a:open a:new:1:echo+5 a:end:1 a:close",
+        go={"V0": 0, "V1": 1, "V2": 0},
+    ),
+    Ending(
+        name="peer EOF, three streams",
+        sequence="a:open a:new:1:echo+5 a:new:2:echo+5 a:new:3:echo+5 a:close",
+        go={"V1": 1, "V2": 0},
+    ),
+    Ending(name="peer EOF, no stream", sequence="a:open a:close", go={}),
+    Ending(
+        name="peer EOF, server end",
+        sequence="a:open a:new:1:echo+5 a:close",
+        after="server end",
+        go={"V1": 0},
+    ),
+    Ending(
+        name="peer EOF, parent that cannot be cancelled",
+        sequence="a:open a:new:1:echo+5 a:close",
+        cancellable=False,
+        go={"V1": 0, "V2": 0},
+    ),
+    Ending(name="peer reset", sequence="a:open a:new:1:echo a:abort", go={}),
+    Ending(name="bad frame", sequence="a:open a:new:1:echo a:junk:status", go={}),
+    Ending(
+        name="malformed New on a living id, server end",
+        sequence="a:open a:new:1:echo a:junk:network",
+        after="server end",
+        go={"V1": 1, "P-A": 1, "P-B": 1, "V2": 1},
+    ),
+    Ending(name="truncated frame", sequence="a:open a:new:1:echo a:cut+5 a:close", go={}),
+    Ending(
+        name="cancel, peer stays",
+        sequence="a:open a:new:1:echo cancel",
+        after="last step",
+        go={"P-A": 2, "V2": 1},
+    ),
+    Ending(
+        name="cancel-New-close",
+        sequence="a:open cancel a:new:1:echo a:close",
+        go={"V1": 0, "P-A": 0, "P-B": 0, "V2": 1},
+    ),
+    Ending(name="handler closes first", sequence="a:open a:new:1:close a:close", go={}),
+    Ending(
+        name="handler returns without closing",
+        sequence="a:open a:new:1:return+7 a:close",
+        go={},
+    ),
+    Ending(
+        name="handler returns without closing, server end",
+        sequence="a:open a:new:1:return+7 a:close",
+        after="server end",
+        go={"V1": 0, "P-A": 1, "V2": 0},
+    ),
+    Ending(
+        name="New behind a deaf handler, cancel, close",
+        sequence="a:open a:new:1:deaf+5 a:new:2:deaf+5 cancel a:close",
+        go={"V1": 1, "V2": 1},
+    ),
+    Ending(
+        name="handler waits for its context only",
+        sequence="a:open a:new:1:deaf a:close",
+        go={},
+    ),
+    Ending(
+        name="live id reuse",
+        sequence="a:open a:new:5:echo a:new:5:echo a:close",
+        after="server end",
+        go={"V1": 1, "P-A": 1, "P-B": 1, "V2": 1},
+    ),
+    Ending(
+        name="live id reuse, server still running",
+        sequence="a:open a:new:5:echo a:new:5:echo a:close",
+        go={"V1": 2, "V2": 1},
+    ),
+    Ending(
+        name="live id reuse and End, server still running",
+        sequence="a:open a:new:5:echo a:new:5:echo a:end:5 a:close",
+        go={"V1": 2, "V2": 1},
+    ),
+    Ending(
+        name="live id reuse, two destinations",
+        sequence="a:open a:new:5:@echo+5 a:new:5:@echo+5 a:close",
+        go={"V2": 2},
+    ),
+    Ending(
+        name="live id reuse, four destinations",
+        sequence="a:open a:new:5:@echo+5 a:new:5:@echo+5 a:new:5:@echo+5 a:new:5:@echo+5 a:close",
+        go={"V2": 6},
+    ),
+    Ending(
+        name="live id reuse and End, two destinations",
+        sequence="a:open a:new:5:@echo+5 a:new:5:@echo+5 a:end:5 a:close",
+        go={"V2": 2},
+    ),
+    Ending(
+        name="unknown frames, replies unread",
+        sequence="a:open a:stall a:data:9+5 a:data:9+5 a:data:9+5 a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="id reused after End",
+        sequence="a:open a:new:5:late a:end:5 a:new:5:echo a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="End to a silent destination",
+        sequence="a:open a:new:5:@silent+5 a:end:5 a:close",
+        go={"V2": 1},
+    ),
+    Ending(
+        name="End to a silent destination, server end",
+        sequence="a:open a:new:5:@silent+5 a:end:5 a:close",
+        after="server end",
+        go={"V1": 1, "V2": 1},
+    ),
+    Ending(
+        name="silent destination without End, server end",
+        sequence="a:open a:new:5:@silent+5 a:close",
+        after="server end",
+        go={"V1": 0, "V2": 0},
+    ),
+    Ending(
+        name="several streams write at once",
+        sequence="a:open a:new:1:bulk~0 a:new:2:bulk~0 a:new:3:bulk a:close",
+        go={},
+    ),
+    Ending(
+        name="ids to the last and round again, server end",
+        sequence="a:open a:new:1:echo a:new:65535:echo a:new:0:echo a:new:1:echo a:close",
+        after="server end",
+        go={},
+    ),
+    Ending(
+        name="deaf handler among others",
+        sequence="a:open a:new:1:deaf+5 a:new:2:echo+5 a:new:3:echo+5 a:close",
+        go={},
+    ),
+    Ending(
+        name="End while the handler closes",
+        sequence="a:open a:new:1:close~0 a:end:1 a:new:2:close~1 a:end:2 a:new:3:close~2 a:end:3 "
+        "a:close",
+        go={},
+    ),
+    Ending(
+        name="EOF and cancel at once",
+        sequence="a:open a:new:1:echo a:close~0 cancel",
+        go={},
+    ),
+    Ending(
+        name="bad frame and cancel at once",
+        sequence="a:open a:new:1:echo a:junk:status~0 cancel",
+        go={},
+    ),
+    Ending(
+        name="beginnings cut by FIN and RST",
+        sequence="a:open a:new:1:echo+5 a:cut+9 a:close b:connect b:header+7 b:abort "
+        "c:open c:new:1:echo c:abort",
+        go={},
+    ),
+    Ending(
+        name="forty streams, one after the other",
+        sequence=f"a:open {'a:new:1:echo+5 a:end:1 ' * 40}a:close",
+        go={},
+    ),
+    Ending(
+        name="cancel, half a header, idle and deaf peer stay",
+        sequence="a:connect a:header+7 b:open b:new:1:echo c:open c:stall c:new:1:flood cancel",
+        after="last step",
+        go={},
+    ),
+)
+"""The endings of the story, in its order, and then what nobody measured in Go."""
+
+
+def compare(progress: Callable[[int], None] | None = None) -> list[VersionRow]:
+    """Run every version through every ending; ``progress`` gets the number of rows so far."""
+    rows: list[VersionRow] = []
+    for ending in ENDINGS:
+        for name, lifecycle in VERSIONS.items():
+            rows.append(_row(ending, name, lifecycle()))
+            if progress is not None:
+                progress(len(rows))
+    return rows
+
+
+def _row(ending: Ending, version: str, lifecycle: Lifecycle) -> VersionRow:
+    world: Callable[[Lifecycle], Target] = SimTarget
+    if not ending.cancellable:
+        world = partial(SimTarget, context=Context.background())
+    outcome = run_sequence(Sequence.parse(ending.sequence), lifecycle, world)
+    python = _MOMENTS[ending.after](outcome)
+    go = ending.go.get(version)
+    return VersionRow(version, ending.name, ending.sequence, ending.after, python, go)
+
+
+_MOMENTS: dict[str, Callable[[SequenceOutcome], int]] = {
+    "last step": lambda outcome: outcome.tasks,
+    "close": lambda outcome: outcome.left,
+    "server end": lambda outcome: outcome.left_after_end,
+}

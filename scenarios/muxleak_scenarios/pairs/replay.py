@@ -1,0 +1,134 @@
+"""The line that names a run: who is driven, and through which steps.
+
+    PAIR[/HALF] STEPS     or     VERSION STEPS     and, in files,     # COMMENT
+
+Such as ``live_id_reused/fixed a:open a:close`` or ``V1 a:open a:close``. The half is the buggy one
+unless it is named, and may be a wrong fix of the pair, ``PAIR/wrong_NAME``; the words ``fixed`` and
+``reference`` are other names of the version ``REF``. A line of a file may end in what is expected
+of it: ``# expect: clean`` or ``# expect: violated tasks``.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple
+
+from muxleak_scenarios.pairs.registry import find_pair, load_pairs
+from muxleak_scenarios.sequence.steps import Sequence
+from muxleak_scenarios.targets.run import run_sequence
+from muxleak_scenarios.targets.simulated import SimTarget
+from muxleak_vless.versions import VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from muxleak_scenarios.targets.run import SequenceOutcome
+    from muxleak_scenarios.targets.target import Target
+    from muxleak_vless import Lifecycle
+
+EXPECT = "expect"
+_REFERENCE = {"FIXED", "REFERENCE"}
+
+
+class SequenceReplay(NamedTuple):
+    """A run that can be repeated; prints as its line.
+
+    ``name`` is a pair's or a version's; ``half`` is one of `Pair.halves`, or empty for a version.
+    """
+
+    name: str
+    half: str
+    sequence: Sequence
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.sequence}"
+
+    @classmethod
+    def parse(cls, line: str, half: str | None = None) -> SequenceReplay:
+        """Read a line; ``half`` overrides the one it names.
+
+        Raises:
+            ValueError: naming the word at fault and what was expected.
+        """
+        name, *steps = line.split() or [""]
+        replay = cls(*find_subject(name, half), Sequence.parse(" ".join(steps)))
+        if not steps:
+            hint = f", such as {find_pair(replay.name).facts.witness}" if replay.half else ""
+            raise ValueError(f"expected steps after {name!r}{hint}; got none")
+        return replay
+
+    @property
+    def subject(self) -> str:
+        """Who is driven: "PAIR/HALF", or a version."""
+        return f"{self.name}/{self.half}" if self.half else self.name
+
+    @property
+    def lifecycle(self) -> type[Lifecycle]:
+        """The answers of the server that is driven."""
+        return find_pair(self.name).half(self.half) if self.half else VERSIONS[self.name]
+
+    def run(self, world: Callable[[Lifecycle], Target] = SimTarget) -> SequenceOutcome:
+        """Run it, in a world of its own.
+
+        Raises:
+            ValueError: if a step names a connection that no earlier step opened.
+        """
+        return run_sequence(self.sequence, self.lifecycle(), world)
+
+
+class ReplayLine(NamedTuple):
+    """A line of a file of replays: where it stands, what to run, and what is expected of that.
+
+    ``expected`` is "clean", "violated" with properties, or empty where the file does not say.
+    """
+
+    number: int
+    text: str
+    expected: str
+
+
+def read_lines(text: str) -> Iterator[ReplayLine]:
+    """Yield the lines of a file that are to be run, without the comments."""
+    for number, whole in enumerate(text.splitlines(), 1):
+        line, _, comment = whole.partition("#")
+        if line := line.strip():
+            label, _, expected = comment.strip().partition(": ")
+            yield ReplayLine(number, line, expected.strip() if label == EXPECT else "")
+
+
+def expectation(outcome: SequenceOutcome) -> str:
+    """Say what to expect of a run that did this, as a file says it."""
+    return " ".join(("violated", *outcome.violated)) if outcome.violations else "clean"
+
+
+def find_version(name: str) -> str | None:
+    """Return a version's name as `VERSIONS` has it, whatever its case; None if there is none."""
+    name = "REF" if name.upper() in _REFERENCE else name.upper()
+    return name if name in VERSIONS else None
+
+
+def find_subject(word: str, half: str | None) -> tuple[str, str]:
+    """Return the name and the half that a line's first word means; no half for a version.
+
+    Raises:
+        ValueError: saying what was expected.
+    """
+    name, slash, named = word.partition("/")
+    if version := find_version(name):
+        if slash or half:
+            raise ValueError(f"{word!r}: expected no half, since a version has none; leave it out")
+        return version, ""
+    pairs = load_pairs()
+    if name not in pairs:
+        close = get_close_matches(name, pairs, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"expected a pair ({', '.join(pairs)}) or a version ({', '.join(VERSIONS)}); "
+            f"got {name!r}{hint}"
+        )
+    half = half or (named if slash else "buggy")
+    halves = pairs[name].halves
+    if half not in halves:
+        expected = f"{', '.join(f'/{each}' for each in halves[:-1])} or /{halves[-1]}"
+        raise ValueError(f"{word!r}: expected {expected} after the pair; got {half!r}")
+    return name, half

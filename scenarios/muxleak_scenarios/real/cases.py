@@ -1,0 +1,162 @@
+"""What is claimed: which sequences leave what in sing-box, and in the pair that is its twin.
+
+The figures of sing-box were measured of 1.14.4, on loopback, with destinations of ours; 1.12.10
+leaves the same. The fixed half of every pair leaves nothing, and so do both with a control, which
+differs by a step or two from the case above it.
+
+A sequence is the same for all three. How much a stream must be sent until a destination that
+never reads has blocked it depends on who keeps how much: half of `_FULL` is enough for each. The
+simulated world ends a write to such a destination after a second; there, a handler that never reads
+takes its place.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from muxleak_scenarios.pairs.replay import SequenceReplay
+from muxleak_scenarios.sequence.steps import Sequence
+
+_FULL = " ".join(["a:data:1+65535"] * 8)
+
+
+class Left(NamedTuple):
+    """What one repetition leaves; whole numbers, unless it is not the same each time.
+
+    ``tasks`` are goroutines or tasks. The first two are counted while the destinations live, the
+    others when all of them have gone.
+    """
+
+    tasks: Fraction = Fraction()
+    descriptors: Fraction = Fraction()
+    tasks_after: Fraction = Fraction()
+    descriptors_after: Fraction = Fraction()
+
+    def __str__(self) -> str:
+        if not any(self):
+            return "0"
+        lives, gone = self[:2], self[2:]
+        return ", ".join("+".join(map(number, each)) for each in (lives, gone))
+
+
+class Case(NamedTuple):
+    """A sequence, the pair that has the same bug, and what each repetition leaves."""
+
+    name: str
+    line: str
+    pair: str
+    real: Left
+    twin: Left
+
+    @property
+    def sequence(self) -> Sequence:
+        """The steps."""
+        return Sequence.parse(self.line)
+
+    @property
+    def replay(self) -> SequenceReplay:
+        """The run in the simulated world: of the buggy half, which leaves something there, too."""
+        line = self.line.replace("@deaf", "deaf") if _FULL in self.line else self.line
+        return SequenceReplay(self.pair, "buggy", Sequence.parse(line))
+
+    @property
+    def control(self) -> bool:
+        """Whether nothing may be left."""
+        return not any(self.real)
+
+
+def left(*figures: int) -> Left:
+    """Return whole numbers as what is left."""
+    return Left(*map(Fraction, figures))
+
+
+def number(value: Fraction) -> str:
+    """Show a figure: a whole number as such, another with two digits."""
+    return f"{value.numerator}" if value.denominator == 1 else f"{float(value):.2f}"
+
+
+_NOTHING = left(0, 0, 0, 0)
+_REUSED = "live_id_reused"
+_MALFORMED = "malformed_frame_orphans"
+_ENDED = "end_forgets_stream"
+_BLOCKED = "reader_blocked_by_stream"
+
+CASES = (
+    Case(
+        "a second New for an id that is alive",
+        "a:open a:new:1:@echo a:new:1:@echo a:close",
+        *(_REUSED, left(2, 1, 1, 1), left(2, 1, 0, 0)),
+    ),
+    Case(
+        "four New for one id",
+        "a:open a:new:1:@echo a:new:1:@echo a:new:1:@echo a:new:1:@echo a:close",
+        *(_REUSED, left(6, 3, 3, 3), left(6, 3, 0, 0)),
+    ),
+    Case(
+        "a second New, and End",
+        "a:open a:new:1:@echo a:new:1:@echo a:end:1 a:close",
+        *(_REUSED, left(2, 1, 1, 1), left(2, 1, 0, 0)),
+    ),
+    Case(
+        "control: one New",
+        "a:open a:new:1:@echo a:close",
+        *(_REUSED, _NOTHING, _NOTHING),
+    ),
+    Case(
+        "control: one New, and reset",
+        "a:open a:new:1:@echo+5 a:abort",
+        *(_REUSED, _NOTHING, _NOTHING),
+    ),
+    Case(
+        "control: three streams, each with End",
+        "a:open a:new:1:@echo+5 a:new:2:@echo+5 a:new:3:@echo+5 a:end:1 a:end:2 a:end:3 a:close",
+        *(_REUSED, _NOTHING, _NOTHING),
+    ),
+    Case(
+        "a malformed New for an id that is alive",
+        "a:open a:new:1:@echo a:junk:network a:close",
+        *(_MALFORMED, left(2, 1, 1, 1), left(2, 1, 0, 0)),
+    ),
+    Case(
+        "control: a malformed New for a new id",
+        "a:open a:junk:network a:close",
+        *(_MALFORMED, _NOTHING, _NOTHING),
+    ),
+    Case(
+        "End; the destination ignores it",
+        "a:open a:new:1:@silent a:end:1 a:close",
+        *(_ENDED, left(1, 1, 0, 0), left(1, 1, 0, 0)),
+    ),
+    Case(
+        "data, End; the destination never reads",
+        "a:open a:new:1:@deaf+5 a:end:1 a:close",
+        *(_ENDED, left(1, 1, 0, 0), left(1, 1, 0, 0)),
+    ),
+    Case(
+        "control: no End",
+        "a:open a:new:1:@silent a:close",
+        *(_ENDED, _NOTHING, _NOTHING),
+    ),
+    Case(
+        "control: End with an error",
+        "a:open a:new:1:@silent a:reset:1 a:close",
+        *(_ENDED, _NOTHING, _NOTHING),
+    ),
+    Case(
+        "more data than a destination takes that never reads",
+        f"a:open a:new:1:@deaf {_FULL} a:close",
+        *(_BLOCKED, left(4, 2, 0, 0), left(4, 2, 0, 0)),
+    ),
+    Case(
+        "the same, and reset",
+        f"a:open a:new:1:@deaf {_FULL} a:abort",
+        *(_BLOCKED, left(4, 2, 0, 0), left(4, 2, 0, 0)),
+    ),
+    Case(
+        "control: little data for it",
+        "a:open a:new:1:@deaf+5 a:close",
+        *(_BLOCKED, _NOTHING, _NOTHING),
+    ),
+)
+"""Those of one pair stand together: they share its servers."""

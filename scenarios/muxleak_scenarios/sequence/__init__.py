@@ -1,0 +1,1 @@
+"""Connection sequences: steps, notation, decoder, client model, properties."""

@@ -1,0 +1,183 @@
+"""Bytes to steps: every byte string is a valid sequence of steps for connections that exist.
+
+Six bytes make a step: what, which connection, its argument, the gap, and two for the simulated
+network, which take the plain course when they are small. A first byte of 0 makes none, so smaller
+bytes mean shorter sequences, and whatever draws bytes (Hypothesis, a random campaign, a
+coverage-guided fuzzer) can drive the search. The choices offered depend on the state so far: most
+steps name streams that are open, and a connection that is closed can only be opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from muxleak_scenarios.sequence.steps import (
+    BAD_HEADERS,
+    DESTINATIONS,
+    HANDLERS,
+    JUNK,
+    Sequence,
+    Step,
+)
+
+WIDTH = 6
+_NETWORK = 4
+"""Where the bytes for the network begin."""
+_PLAIN = 128
+"""Below it, a decision of the network takes the plain course: a step that nothing befalls is the
+rule, or nothing deep would ever be reached."""
+CONNECTIONS = "abc"
+SIZES = (0, 5, 60, 300, 2000)
+"""Bytes of data: nothing, little, about a stream's inbox, more than it, more than a segment."""
+UNKNOWN = 9
+"""A stream id that is never opened by `_fresh_id` before eight others are."""
+_KINDS = (*HANDLERS, *DESTINATIONS)
+_DECISIONS = bytes(max(0, byte - _PLAIN) for byte in range(256))
+_GAPS = (None, None, 0, None, 0, 1, 0, 2)
+
+
+def decode(script: bytes, *, virtual: bool = True) -> Sequence:
+    """Read a script; what is left over after the last whole step is ignored.
+
+    Without ``virtual`` no step lets idle intervals pass, which takes its time on a real loop, and
+    none decides for the network.
+    """
+    state = _State(waits=virtual)
+    steps = []
+    for at in range(0, len(script) - WIDTH + 1, WIDTH):
+        what, which, argument, gap = script[at : at + _NETWORK]
+        if what:
+            step = state.step(what - 1, CONNECTIONS[which % len(CONNECTIONS)], argument)
+            network = script[at + _NETWORK : at + WIDTH].translate(_DECISIONS) if virtual else b""
+            network = network.rstrip(b"\0")
+            steps.append(step._replace(gap=_GAPS[gap % len(_GAPS)], network=network))
+    return Sequence(steps)
+
+
+class _State:
+    """The connections that are open and the streams that are live on each, as far as we steer."""
+
+    def __init__(self, *, waits: bool) -> None:
+        self._waits = waits
+        self._streams: dict[str, list[int]] = {}
+        self._headerless: set[str] = set()
+
+    def step(self, what: int, name: str, argument: int) -> Step:
+        if name not in self._streams:
+            choices = _CLOSED
+        elif name in self._headerless:
+            choices = _HEADERLESS
+        else:
+            choices = _OPEN
+        return choices[what % len(choices)](self, name, argument)
+
+    def open(self, name: str, argument: int) -> Step:
+        del argument
+        self._streams[name] = []
+        return Step("open", name)
+
+    def connect(self, name: str, argument: int) -> Step:
+        del argument
+        self._streams[name] = []
+        self._headerless.add(name)
+        return Step("connect", name)
+
+    def header(self, name: str, argument: int) -> Step:
+        if argument % 4 == 3:  # noqa: PLR2004 - a header cut in two, now and then
+            return Step("header", name, size=1 + argument // 4 % 18)
+        self._headerless.discard(name)
+        return Step("header", name)
+
+    def bad(self, name: str, argument: int) -> Step:
+        return Step("bad", name, what=BAD_HEADERS[argument % len(BAD_HEADERS)])
+
+    def new(self, name: str, argument: int) -> Step:
+        streams = self._streams[name]
+        stream = len(streams) + 1
+        streams.append(stream)
+        kind = _KINDS[argument % len(_KINDS)]
+        return Step("new", name, stream, kind, SIZES[argument // len(_KINDS) % 3])
+
+    def udp(self, name: str, argument: int) -> Step:
+        verb = "xudp" if argument >= 128 else "udp"  # noqa: PLR2004 - one half each
+        return self.new(name, argument % len(HANDLERS))._replace(verb=verb, size=argument % 2 * 5)
+
+    def again(self, name: str, argument: int) -> Step:
+        streams = self._streams[name] or [1]
+        stream = streams[argument % len(streams)]
+        if not self._streams[name]:
+            streams = self._streams[name] = [1]
+        return Step("new", name, stream, _KINDS[argument // 16 % len(_KINDS)])
+
+    def data(self, name: str, argument: int) -> Step:
+        sizes = SIZES[1:]
+        return Step("data", name, self._some(name, argument), size=sizes[argument // 8 % 4])
+
+    def keep(self, name: str, argument: int) -> Step:
+        stream = self._some(name, argument)
+        return Step("keep", name, stream) if argument % 2 else Step("packet", name, stream, size=5)
+
+    def end(self, name: str, argument: int) -> Step:
+        size = 5 if argument >= 224 else 0  # noqa: PLR2004 - End with data is rare
+        return Step("end", name, self._some(name, argument), size=size)
+
+    def reset(self, name: str, argument: int) -> Step:
+        return Step("reset", name, self._some(name, argument))
+
+    def keepalive(self, name: str, argument: int) -> Step:
+        rare = (Step("padding", name), Step("keepalive", name, size=3), Step("drip", name))
+        return rare[argument % 3] if argument % 2 else Step("keepalive", name)
+
+    def stall(self, name: str, argument: int) -> Step:
+        return Step("resume" if argument % 2 else "stall", name)
+
+    def close(self, name: str, argument: int) -> Step:
+        self._forget(name)
+        return Step(("close", "abort", "half")[argument % 3], name)
+
+    def junk(self, name: str, argument: int) -> Step:
+        self._forget(name)
+        return Step("junk", name, what=JUNK[argument % len(JUNK)])
+
+    def cut(self, name: str, argument: int) -> Step:
+        self._forget(name)
+        return Step("cut", name, size=1 + argument % 13)
+
+    def cancel(self, name: str, argument: int) -> Step:
+        # Rare: nothing can be opened after a cancel, and all is closed after a wait.
+        if argument % 2 == 0:
+            return Step("cancel")
+        if not self._waits or argument % 4 != 1:
+            return self.keepalive(name, argument)
+        self._streams.clear()
+        self._headerless.clear()
+        return Step("wait")
+
+    def _some(self, name: str, argument: int) -> int:
+        streams = self._streams[name]
+        return streams[argument % len(streams)] if streams and argument % 8 else UNKNOWN
+
+    def _forget(self, name: str) -> None:
+        del self._streams[name]
+        self._headerless.discard(name)
+
+
+_Choice = Callable[[_State, str, int], Step]
+_CLOSED: tuple[_Choice, ...] = (*[_State.open] * 5, _State.connect, _State.bad)
+_HEADERLESS: tuple[_Choice, ...] = (_State.header, _State.close, _State.cut)
+_OPEN: tuple[_Choice, ...] = (
+    *[_State.new] * 5,
+    *[_State.data] * 6,
+    *[_State.close] * 4,
+    *[_State.end] * 3,
+    *[_State.again] * 2,
+    _State.udp,
+    _State.keep,
+    _State.reset,
+    _State.keepalive,
+    _State.stall,
+    _State.stall,
+    _State.junk,
+    _State.cut,
+    _State.cancel,
+)

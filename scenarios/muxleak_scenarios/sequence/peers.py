@@ -1,0 +1,189 @@
+"""Raw peers: they send bytes and collect bytes, and run nothing on the server's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from muxleak import Scope
+
+CHUNK = 65536
+
+
+class Peer(ABC):
+    """One end of a connection to the server under test; ``scope`` holds what it causes there.
+
+    ``ended`` says that the server has closed its direction, or the connection broke; ``finished``
+    that we have closed ours.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.ended = False
+        self.finished = False
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """Send; dropped once the connection, or our direction of it, is gone."""
+
+    @abstractmethod
+    def take(self) -> bytes:
+        """Return what has come since the last call; nothing while stalled."""
+
+    @abstractmethod
+    def half_close(self) -> None:
+        """Send FIN and go on reading."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close both directions in good order."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Send RST."""
+
+    @abstractmethod
+    def stall(self) -> None:
+        """Stop reading."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Read again."""
+
+
+class StreamPeer(Peer, asyncio.Protocol):
+    """A peer on an asyncio transport: the client end of a simulated connection."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope)
+        self._transport: asyncio.Transport | None = None
+        self._chunks: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect."""
+        self._chunks.append(data)
+
+    def eof_received(self) -> bool:
+        """Note it; our direction stays open until we close it."""
+        self.ended = True
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note it."""
+        del exc
+        self.ended = True
+        self._transport = None
+
+    def send(self, data: bytes) -> None:
+        """Send; dropped once the connection, or our direction of it, is gone."""
+        if self._transport is None or self._transport.is_closing() or self.finished:
+            return
+        self._transport.write(data)
+
+    def take(self) -> bytes:
+        """Return what has come since the last call."""
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunks)
+
+    def half_close(self) -> None:
+        """Send FIN and go on reading."""
+        self.finished = True
+        if self._transport is not None:
+            self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close both directions."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Reset."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def stall(self) -> None:
+        """Stop reading."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+
+class SocketPeer(Peer):
+    """A non-blocking socket; the kernel carries what it sends while the server's loop stands."""
+
+    def __init__(self, scope: Scope, sock: socket.socket) -> None:
+        super().__init__(scope)
+        sock.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sock = sock
+        self._unsent = b""
+        self._stalled = False
+
+    def send(self, data: bytes) -> None:
+        """Send what the kernel takes now and the rest with the next call."""
+        if self.finished:
+            return
+        data = self._unsent + data
+        try:
+            self._unsent = data[self._sock.send(data) :] if data else b""
+        except BlockingIOError:
+            self._unsent = data
+        except OSError:
+            self._unsent = b""
+            self.ended = True
+
+    def take(self) -> bytes:
+        """Return what the kernel has; also sends what was left over."""
+        if self._sock.fileno() < 0:
+            return b""
+        if self._unsent:
+            self.send(b"")
+        chunks: list[bytes] = []
+        try:
+            while not self._stalled and not self.ended:
+                chunks.append(self._sock.recv(CHUNK))
+                self.ended = not chunks[-1]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.ended = True
+        return b"".join(chunks)
+
+    def half_close(self) -> None:
+        """Send FIN and go on reading."""
+        self.finished = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.ended = True
+
+    def close(self) -> None:
+        """Close; what has come is read first, or the kernel would send RST in place of FIN."""
+        self._stalled = False
+        self.take()
+        self._sock.close()
+
+    def abort(self) -> None:
+        """Send RST."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
+
+    def stall(self) -> None:
+        """Stop reading."""
+        self._stalled = True
+
+    def resume(self) -> None:
+        """Read again."""
+        self._stalled = False

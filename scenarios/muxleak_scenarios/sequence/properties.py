@@ -1,0 +1,72 @@
+"""What a run tells: which properties did not hold, and what was left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muxleak import LeakReport
+
+PROPERTIES = {
+    "tasks": "after every close, the tasks of the connection are gone",
+    "cleanup": "every connection is cleaned up exactly once",
+    "data": "every accepted byte is echoed, in order, on its own stream",
+    "transports": "no transport of a closed connection is left, in or out",
+    "exceptions": "no exception goes unretrieved",
+    "timers": "no timer is left when all connections are closed (on virtual time)",
+    "bounds": "while open, a connection has no more tasks and streams than it may",
+    "answers": "what a peer ends is ended back, once its handler is done; data for none is refused",
+    "shutdown": "when the server ends, so does every connection",
+    "stalls": "no write waits without a limit for a peer that does not read",
+    "quiet": "the loop comes to rest (on virtual time)",
+}
+"""What is held against every sequence; the first column is what `Violation.property` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A property that did not hold, where, and what was seen."""
+
+    property: str
+    connection: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.property}: connection {self.connection}: {self.detail}"
+
+
+@dataclass(slots=True)
+class SequenceOutcome:
+    """What a sequence did.
+
+    ``tasks`` are alive after its last step, ``left`` after every connection was then closed, and
+    ``left_after_end`` after the server's context was ended, too. ``cleanups`` counts all of them.
+    ``report`` tells of the tasks that were left by the first close that left any.
+    """
+
+    violations: list[Violation] = field(default_factory=list)
+    connections: int = 0
+    tasks: int = 0
+    left: int = 0
+    left_after_end: int = 0
+    cleanups: int = 0
+    report: LeakReport | None = None
+
+    @property
+    def violated(self) -> tuple[str, ...]:
+        """The properties that did not hold, in the order of `PROPERTIES`."""
+        found = {violation.property for violation in self.violations}
+        return tuple(name for name in PROPERTIES if name in found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "violated": list(self.violated),
+            "violations": [str(violation) for violation in self.violations],
+            "connections": self.connections,
+            "tasks_left": self.left,
+            "tasks_left_after_server_end": self.left_after_end,
+            "cleanups": self.cleanups,
+            "report": self.report.to_json() if self.report is not None else None,
+        }

@@ -1,0 +1,1 @@
+"""The targets that run a sequence: simulated, loopback TCP, uvloop."""

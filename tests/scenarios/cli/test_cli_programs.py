@@ -1,0 +1,427 @@
+"""``muxleak fuzz module:callable`` and ``muxleak replay`` of what it found."""
+
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, NoReturn
+
+import pytest
+from click.testing import CliRunner, Result
+
+from muxleak.search import Progress, find_leaks
+from muxleak.search.shrink import Bytes
+from muxleak.sim import Replay
+from muxleak_scenarios.cli import cli, fuzz_program, interrupt, programs
+from source_roots import PYTHONPATH
+
+ROOT = Path(__file__).parents[3]
+FILE = "muxleak-victim-main.sim.json"
+VICTIM = '''
+import asyncio
+import os
+import signal
+import sys
+
+from muxleak.sim import current, simulated
+
+FIXED = False
+runs = iter(range(1_000_000))
+
+async def forever():
+    await asyncio.get_running_loop().create_future()
+
+async def main():
+    """Leaks the third connection."""
+    print("main runs")
+    opened = 0
+    while current().choices.below(3):
+        opened += 1
+        current().step(f"open {opened}")
+        if opened == 3 and not FIXED:
+            _ = asyncio.get_running_loop().create_task(forever())
+        await current().gap()
+
+async def fine():
+    await asyncio.sleep(1)
+
+async def order():
+    seen = []
+    async def note(number):
+        seen.append(number)
+    await asyncio.gather(note(1), note(2))
+    assert seen == [1, 2]
+
+async def thread():
+    await asyncio.to_thread(print)
+
+async def leaves():
+    sys.exit(3)
+
+async def chance():
+    assert next(runs) != 3
+
+async def interrupted():
+    if next(runs) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+
+@simulated(leaks=False)
+async def interrupted_later():
+    """Fails at once; Ctrl-C falls into the shrinking."""
+    if next(runs) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    draws = [current().choices.below(200) for _ in range(40)]
+    assert sum(draws) < 100
+
+async def many_steps():
+    for number in range(current().choices.below(200)):
+        current().step(f"step {number}")
+    assert len(current().steps) < 40
+
+async def waits():
+    await forever()
+
+async def blocks():
+    await asyncio.sleep(0)
+    while True:
+        pass
+
+def plain():
+    """No program."""
+
+async def takes(host):
+    """None either."""
+'''
+
+
+def invoke(*words: str) -> Result:
+    """Run the program in this process, at 80 columns."""
+    return CliRunner().invoke(cli, words, env={"COLUMNS": "80"})
+
+
+def line_of(text: str) -> str:
+    """Where the program has a line with that text."""
+    lines = VICTIM.splitlines()
+    return f"victim.py:{next(n for n, line in enumerate(lines, 1) if text in line)}"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with a program in it; it is not on the path yet."""
+    (tmp_path / "victim.py").write_text(VICTIM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if not name.startswith(("harness", "scenarios", "vless")):
+            del sys.modules[name]
+
+
+def test_fuzz_program_prints_what_it_found_and_how_to_see_it_again() -> None:
+    """The steps, the leak with its sites, the line and the file; exit code 1, no other output."""
+    result = invoke("fuzz", "victim:main")
+
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("found in victim:main, in run ")
+    assert lines[2:5] == ["  open 1", "  open 2", "  open 3"]
+    assert "LeakError: 1 task leaked (expected 0 alive after close, got 1)" in lines
+    assert f"    made at {line_of('create_task(forever')} in main" in lines
+    line = Replay.load(FILE).line
+    assert lines[-3:] == [
+        f"again, also from {FILE}:",
+        f"  muxleak replay {line} victim:main",
+        f"  muxleak replay {FILE}",
+    ]
+    assert "main runs" not in result.output
+    assert "beyond" not in result.output
+
+
+def test_fuzz_program_keeps_a_file_that_replay_repeats(folder: Path) -> None:
+    """File and line give the same verdict, word for word, and the same trace; exit code 1."""
+    found = invoke("fuzz", "victim:main")
+    verdict = found.stdout.partition("\n")[2].partition("again, also")[0]
+    line = Replay.load(FILE).line
+
+    assert (folder / FILE).stat().st_size <= 4096
+    for words in ((FILE,), (line, "victim:main"), (f"{line} victim:main",)):
+        again = invoke("replay", *words)
+        assert (again.exit_code, again.stdout) == (1, f"failed: victim:main\n{verdict}")
+        assert again.stderr == "main runs\n"
+    data = [
+        json.loads(invoke("replay", *words, "--json").stdout)
+        for words in ((FILE,), (line, "victim:main"))
+    ]
+    assert [each["runs"][0]["same_run"] for each in data] == [True, None]
+    assert {each["runs"][0]["trace"] for each in data} == {Replay.load(FILE).trace}
+
+
+def test_fuzz_program_json_has_everything() -> None:
+    """What was searched, what was found, and where it is kept."""
+    data: dict[str, Any] = json.loads(invoke("fuzz", "victim:main", "--json", "--seed", "3").stdout)
+
+    assert (data["subject"], data["seed"], data["ended"]) == ("victim:main", 3, "shrunk")
+    assert data["budget"] == {"examples": 2000, "seconds": None}
+    assert (data["found"], data["shrunk"], data["file"]) == (True, True, FILE)
+    assert (data["error"], data["beyond_stock_asyncio"]) == ("LeakError", False)
+    assert data["steps"] == ["open 1", "open 2", "open 3"]
+    assert data["report"]["total"] == 1
+    assert data["replay"] == f"{Replay.load(FILE).line} victim:main"
+
+
+def test_fuzz_program_says_the_budget_in_which_nothing_was_found(folder: Path) -> None:
+    """Exit code 0, no file."""
+    result = invoke("fuzz", "victim:fine", "--examples", "5", "--time", "100")
+
+    text = "nothing found: 5 schedules, within the budget of 5 schedules and 100 s\n"
+    assert (result.exit_code, result.stdout) == (0, text)
+    assert json.loads(invoke("fuzz", "victim:fine", "--examples", "5", "--json").stdout) == {
+        "subject": "victim:fine",
+        "seed": 0,
+        "budget": {"examples": 5, "seconds": None},
+        "wakeups": False,
+        "ended": "examples",
+        "runs": 5,
+        "shrinks": 0,
+        "found": False,
+    }
+    assert not [*folder.glob("*.json")]
+
+
+def test_fuzz_program_keeps_to_its_time() -> None:
+    """Without --examples the runs are without limit."""
+    data = json.loads(invoke("fuzz", "victim:fine", "--time", "0.01", "--json").stdout)
+
+    assert (data["ended"], data["budget"]["examples"]) == ("time", None)
+    late = invoke("fuzz", "victim:many_steps", "--time", "0.000001")
+    assert late.exit_code == 1
+    assert "; the time is up, so perhaps not the simplest\n" in late.stdout
+    shown = re.findall(r"^  step \d+$|^  and .* more steps?$", late.stdout, re.MULTILINE)
+    assert len(shown) == 31
+
+
+def test_fuzz_program_ends_a_run_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grace after its time, it says where the program is, and ends all with exit code 1."""
+    told: list[tuple[str, int]] = []
+
+    def leave(text: str, code: int) -> NoReturn:
+        told.append((text, code))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupt, "GRACE", 0.01)
+    monkeypatch.setattr(interrupt, "leave", leave)
+    timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    invoke("fuzz", "victim:blocks", "--time", "0.01")
+
+    loop = line_of("while True:"), line_of("        pass")
+    at = [f"victim:blocks: run 1 has not ended for 0 s; it is at {each} in blocks" for each in loop]
+    assert told in ([(at[0], 1)], [(at[1], 1)])
+    now = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert now == timer
+
+
+def test_place_that_is_no_line_of_the_program_is_said_to_be_none() -> None:
+    """Neither a line of ours nor one of who has started us."""
+    seen: list[str] = []
+
+    def look(_now: Progress) -> bool:
+        frame = inspect.currentframe()
+        seen.append(programs.place(frame))
+        seen.append(programs.place(frame and frame.f_back))
+        return True
+
+    async def program() -> None:
+        pass
+
+    find_leaks(program, progress=look)
+
+    assert seen[0].endswith(" in " + look.__qualname__)
+    assert seen[1] == "no line of its own"
+
+
+def test_fuzz_program_finds_what_stock_asyncio_never_does_only_if_asked() -> None:
+    """Permuted wake-ups are an option, and what needs them is labelled, also when replayed."""
+    assert invoke("fuzz", "victim:order", "--examples", "300").exit_code == 0
+    found = invoke("fuzz", "victim:order", "--wakeups")
+
+    assert found.exit_code == 1
+    assert f"AssertionError\n  raised at {line_of('== [1, 2]')} in order\n" in found.stdout
+    assert "beyond stock asyncio: " in found.stdout
+    again = invoke("replay", "muxleak-victim-order.sim.json")
+    assert again.exit_code == 1
+    assert "beyond stock asyncio: " in again.stdout
+    # The leak of the other program needs no such thing.
+    assert "beyond" not in invoke("fuzz", "victim:main", "--wakeups").stdout
+
+
+def test_fuzz_program_tells_of_a_deadlock() -> None:
+    """A program that cannot end is found, with who waits for what."""
+    result = invoke("fuzz", "victim:waits")
+
+    assert result.exit_code == 1
+    assert "DeadlockError: nothing is ready" in result.stdout
+
+
+def test_fuzz_program_stops_on_interrupt_with_what_it_has() -> None:
+    """Ctrl-C, even inside of a run, ends the search: 130 with nothing, 1 with a finding."""
+    before = signal.getsignal(signal.SIGINT)
+    nothing = invoke("fuzz", "victim:interrupted")
+
+    assert nothing.exit_code == 130
+    assert (
+        nothing.stdout
+        == "nothing found: 3 schedules, stopped before the budget of 2,000 schedules\n"
+    )
+    sys.modules["victim"].runs = iter(range(10))  # type: ignore[attr-defined]
+    found = invoke("fuzz", "victim:interrupted_later", "--json")
+    assert found.exit_code == 1
+    data = json.loads(found.stdout)
+    assert (data["ended"], data["shrunk"], data["error"]) == ("stopped", False, "AssertionError")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_fuzz_program_that_is_too_long_for_a_file_still_has_a_line(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """What was stopped before it was shrunk may not fit 4 KB."""
+
+    def too_long(self: Replay) -> str:
+        del self
+        return "sim1:" + Random(1).randbytes(3000).hex()
+
+    monkeypatch.setattr(Replay, "line", property(too_long))
+    result = invoke("fuzz", "victim:main")
+
+    assert result.exit_code == 1
+    assert "again; it is too long for a file:\n  muxleak replay sim1:" in result.stdout
+    assert not [*folder.glob("*.json")]
+
+
+def test_fuzz_program_overwrites_nothing(folder: Path) -> None:
+    """A different file stays; the same is written once."""
+    (folder / FILE).write_text("mine\n")
+    second = FILE.replace(".sim.json", "-2.sim.json")
+    files = [json.loads(invoke("fuzz", "victim:main", "--json").stdout)["file"] for _ in range(2)]
+
+    assert files == [second, second]
+    assert invoke("replay", second).exit_code == 1
+    named = invoke("fuzz", "victim:main", "--out", "mine.json", "--json")
+    assert json.loads(named.stdout)["file"] == "mine.json"
+    assert invoke("replay", "mine.json").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("victim:mian",), "no 'mian' in module 'victim'; did you mean 'main'?"),
+        (("victm:main",), "no module 'victm'"),
+        (("victim:",), "expected module:callable, such as myserver.sim:main, got 'victim:'"),
+        (("victim",), "a program of yours is named as module:callable"),
+        (("victim:plain",), "expected an async function, got a plain function"),
+        (("victim:FIXED",), "got False, which is not callable"),
+        (("victim:asyncio",), "…, which is not callable"),
+        (("victim:takes",), "without arguments, got one that takes host"),
+        (("victim:main", "--half", "fixed"), "--half means nothing for a program; leave it out"),
+        (("victim:main", "--target", "simulated"), "--target means nothing for a program"),
+        (("victim:main", "--fresh"), "--fresh means nothing for a program"),
+        (("victim:main", "--out", "no/such"), "expected a folder that exists, got 'no'"),
+        (("victim:main", "--examples", "0"), "0 is not in the range"),
+        (("V1", "--wakeups"), "--wakeups means nothing for a pair or version"),
+        (("victim:thread",), "victim:thread cannot be simulated: run_in_executor leaves the sim"),
+        (("victim:leaves",), "victim:leaves calls sys.exit(3)"),
+        (("victim:chance",), "victim:chance: the failing run cannot be repeated"),
+    ],
+)
+def test_fuzz_program_tells_bad_usage(words: tuple[str, ...], message: str) -> None:
+    """Exit code 2, and nothing on stdout."""
+    result = invoke("fuzz", *words)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in " ".join(result.stderr.split())
+
+
+def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
+    """Exit code 0; a run that is another one is told, and is no failure."""
+    invoke("fuzz", "victim:main")
+    sys.modules["victim"].FIXED = True  # type: ignore[attr-defined]
+    fixed = invoke("replay", FILE)
+    other = json.loads(invoke("replay", FILE, "victim:fine", "--json").stdout)
+
+    assert fixed.exit_code == 0
+    assert fixed.stdout.startswith(
+        "clean: victim:main does not fail\nanother run than the file's: "
+    )
+    assert (other["clean"], other["runs"][0]["same_run"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("sim1:AAAAAA",), "as in: muxleak replay sim1:AAAAAA module:callable"),
+        (("sim1:A", "victim:main"), "this line was cut or changed: 'sim1:A'"),
+        (("sim1:AAAAAA", "victim:mian"), "did you mean 'main'?"),
+        (("sim1:AAAAAA", "victim:main", "a:open"), "a line or a file, and a program, got 'a:open'"),
+        (("sim1:AAAAAA", "victim:main", "--half", "fixed"), "--half means nothing for a program"),
+        (("sim1:AAAAAA", "victim:thread"), "victim:thread cannot be simulated"),
+        (("empty.sim.json",), "empty.sim.json: not a replay file"),
+        (("other.json",), "other.json: not a replay file"),
+        (("gone.sim.json",), "no module 'gone'"),
+    ],
+)
+def test_replay_of_a_program_tells_bad_usage(words: tuple[str, ...], message: str) -> None:
+    """Exit code 2, with what was expected."""
+    Path("empty.sim.json").write_bytes(b"")
+    Path("other.json").write_text('{"a": 1}')
+    Replay(name="gone:main").save("gone.sim.json")
+    result = invoke("replay", *words)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in " ".join(result.stderr.split())
+
+
+def test_fuzz_program_progress_tells_speed_and_the_best() -> None:
+    """Schedules per second, how many were run, and the simplest once there is one."""
+    searching = Progress(500)
+    shrinking = Progress(10, 90, Bytes(b"\1\0\2", b"\0\0\3"))
+
+    words = fuzz_program.progress_in_words
+    assert words("a:b", searching, 0.5) == "1,000 schedules/s, 500 run: searches a:b"
+    assert words("a:b", shrinking, 2) == (
+        "50 schedules/s, 100 run, best 3 draws and 1 deviation: shrinks a:b"
+    )
+
+
+@pytest.mark.slow
+def test_fuzz_program_from_the_shell(folder: Path) -> None:
+    """In processes of their own: found, the same trace under another hash seed, and Ctrl-C."""
+
+    def run(*words: str, seed: str = "0") -> subprocess.CompletedProcess[str]:
+        code = "import sys; del sys.path[0]; from muxleak_scenarios.cli import main; main()"
+        return subprocess.run(  # noqa: S603 - our own program
+            [sys.executable, "-c", code, *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert run("fuzz", "victim:main").returncode == 1
+    runs = [json.loads(run("replay", FILE, "--json", seed=seed).stdout) for seed in "123"]
+    assert {each["runs"][0]["trace"] for each in runs} == {Replay.load(FILE).trace}
+    late = run("fuzz", "victim:blocks", "--time", "0.1")
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "victim:blocks: run 1 has not ended for 10 s; it is at victim.py:" in late.stderr
+    stopped = run("fuzz", "victim:interrupted")
+    assert (stopped.returncode, stopped.stderr) == (130, "")
+    assert stopped.stdout.startswith("nothing found: 3 schedules, stopped before the budget")

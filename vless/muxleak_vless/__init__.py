@@ -1,0 +1,34 @@
+"""A VLESS and mux.cool server and client on asyncio. Knows nothing of testing."""
+
+import logging
+
+from muxleak_vless.address import Address, NetworkType
+from muxleak_vless.client import Client
+from muxleak_vless.context import Context
+from muxleak_vless.errors import ProtocolError, VlessError
+from muxleak_vless.inbound import Inbound, User
+from muxleak_vless.lifecycle import Lifecycle
+from muxleak_vless.limits import Limits
+from muxleak_vless.outbound import Outbound
+from muxleak_vless.session import MuxSession
+from muxleak_vless.stream import Handler, Stream
+
+__all__ = [
+    "Address",
+    "Client",
+    "Context",
+    "Handler",
+    "Inbound",
+    "Lifecycle",
+    "Limits",
+    "MuxSession",
+    "NetworkType",
+    "Outbound",
+    "ProtocolError",
+    "Stream",
+    "User",
+    "VlessError",
+]
+
+# As of any library: who wants its messages configures logging; nobody else is told on stderr.
+logging.getLogger("muxleak_vless").addHandler(logging.NullHandler())

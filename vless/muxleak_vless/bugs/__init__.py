@@ -1,0 +1,44 @@
+"""Bugs of mux servers, one folder each: facts, the wrong answer, the right answer, the story.
+
+A folder holds ``__init__.py`` with ``FACTS``, ``buggy.py`` and ``fixed.py`` with one class of the
+same name that overrides the same question of `muxleak_vless.lifecycle`, and ``README.md``. Nothing
+lists the folders; to add a pair is to add one.
+
+Beside them may stand fixes that were tried and were wrong, ``wrong_*.py``: ``FACTS``, a `WrongFix`,
+and one class that is the reference but for the questions that the fix answered wrongly.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is claimed of a pair, each claim checked by ``muxleak verify``.
+
+    ``witness`` is the shortest known sequence that tells the halves apart; ``fails`` names the
+    properties that the buggy half breaks on it; ``needs_gap`` says that no sequence which lets the
+    server come to rest after every step can find it.
+    """
+
+    title: str
+    symptom: str
+    question: str
+    references: tuple[str, ...]
+    witness: str
+    fails: tuple[str, ...]
+    needs_gap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongFix:
+    """What is claimed of a fix that repaired its pair's bug and broke something else.
+
+    It leaves nothing to complain of on the pair's witness that the buggy half broke there.
+    ``witness`` shows what the fix broke, as its history has it, and no step of it can be left out;
+    ``fails`` names the properties that it breaks on that.
+    """
+
+    title: str
+    references: tuple[str, ...]
+    witness: str
+    fails: tuple[str, ...]

@@ -1,0 +1,18 @@
+"""The cleanup acts once, whoever calls it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class MayCleanUp(Lifecycle):
+    """Answers one question."""
+
+    def may_clean_up(self, session: MuxSession) -> bool:
+        """Somebody asks for the cleanup: does it act?"""
+        return not session.closing

@@ -1,0 +1,15 @@
+"""The receive loop spins while a stream is full: facts of the pair."""
+
+from muxleak_vless.bugs import Facts
+
+FACTS = Facts(
+    title="the receive loop spins while a stream is full",
+    symptom="one stream that nobody reads takes a whole processor",
+    question="deliver",
+    references=(
+        "yamux #176 (open): a proposed fix of a lost wake-up, which spins",
+        "skywire #3923 (2026-08-14): a read of yamux v0.1.2 spins after the session's shutdown",
+    ),
+    witness="a:open a:new:1:deaf a:data:1+300 a:close",
+    fails=("quiet",),
+)

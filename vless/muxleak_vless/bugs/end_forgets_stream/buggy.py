@@ -1,0 +1,20 @@
+"""The End takes the stream out of the table, though its handler goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+    from muxleak_vless.stream import Stream
+
+
+class PeerEnded(Lifecycle):
+    """Answers one question."""
+
+    def peer_ended(self, session: MuxSession, stream: Stream) -> None:
+        """The peer has ended its direction of a stream: what becomes of the stream?"""
+        stream.feed_eof()
+        session.streams.pop(stream.stream_id)

@@ -1,0 +1,15 @@
+"""Closing is left to the handler: facts of the pair."""
+
+from muxleak_vless.bugs import Facts
+
+FACTS = Facts(
+    title="a handler that returns without closing leaves its stream open",
+    symptom="streams stay in the table, and the peer never learns that they are over",
+    question="handler_ended",
+    references=(
+        "sing-vmess, all versions; in sing-box 1.10 every failed dial was such a handler",
+        "sing-box 1.11 closes the connection of a stream whose dial fails",
+    ),
+    witness="a:open a:new:1:echo a:end:1 a:close",
+    fails=("answers",),
+)

@@ -1,0 +1,18 @@
+"""A handler that has returned leaves its stream open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+    from muxleak_vless.stream import Stream
+
+
+class HandlerEnded(Lifecycle):
+    """Answers one question."""
+
+    def handler_ended(self, session: MuxSession, stream: Stream, error: Exception | None) -> None:
+        """A stream's handler has returned or raised: who closes the stream?"""

@@ -1,0 +1,19 @@
+"""Handlers are told of the end of their connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.context import Context
+    from muxleak_vless.session import MuxSession
+
+
+class HandlerContext(Lifecycle):
+    """Answers one question."""
+
+    def handler_context(self, session: MuxSession) -> Context:
+        """Which context tells a handler that its connection has ended?"""
+        return session.context

@@ -1,0 +1,19 @@
+"""A stream that has lost its id goes on using it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+    from muxleak_vless.stream import Stream
+
+
+class Owns(Lifecycle):
+    """Answers one question."""
+
+    def owns(self, session: MuxSession, stream: Stream) -> bool:
+        """A stream is about to use its id: is it still the one that the id means?"""
+        return stream.stream_id in session.streams

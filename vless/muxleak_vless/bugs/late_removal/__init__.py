@@ -1,0 +1,15 @@
+"""The old stream's removal deletes the new stream: facts of the pair."""
+
+from muxleak_vless.bugs import Facts
+
+FACTS = Facts(
+    title="the removal of an old stream deletes the new one",
+    symptom="a stream that took over an id cannot be found any more; its handler stays behind",
+    question="forget",
+    references=(
+        "Xray-core and v2ray-core: Remove(id) by the old handler deletes the new entry",
+        "v2ray-core 4.34, run: the next frame for the new stream is answered as unknown",
+    ),
+    witness="a:open a:new:1:echo a:new:1:echo a:close",
+    fails=("tasks",),
+)

@@ -1,0 +1,19 @@
+"""The removal goes by number, and may remove a newer stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+    from muxleak_vless.stream import Stream
+
+
+class Forget(Lifecycle):
+    """Answers one question."""
+
+    def forget(self, session: MuxSession, stream: Stream) -> None:
+        """A stream has ended: which entry does the table lose?"""
+        session.streams.pop(stream.stream_id, None)

@@ -1,0 +1,19 @@
+"""A second New on a living id overwrites the table: the old stream can be reached by nobody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.causes import StreamReplaced
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+    from muxleak_vless.stream import Stream
+
+
+class IdReused(Lifecycle):
+    """Answers one question."""
+
+    def id_reused(self, session: MuxSession, old: Stream) -> None:
+        """The peer opens a stream under the id of a living one: what becomes of the old one?"""

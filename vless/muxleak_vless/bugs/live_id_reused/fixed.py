@@ -1,0 +1,20 @@
+"""A second New on a living id ends the old stream first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.causes import StreamReplaced
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+    from muxleak_vless.stream import Stream
+
+
+class IdReused(Lifecycle):
+    """Answers one question."""
+
+    def id_reused(self, session: MuxSession, old: Stream) -> None:
+        """The peer opens a stream under the id of a living one: what becomes of the old one?"""
+        session.end_stream(old, StreamReplaced(f"stream {old.stream_id} opened again"))

@@ -1,0 +1,18 @@
+"""The stream was registered before the frame was checked: it took the place of a living one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Malformed(Lifecycle):
+    """Answers one question."""
+
+    def malformed(self, session: MuxSession, stream_id: int) -> None:
+        """A New is malformed: what has it done to the stream that has its id?"""
+        session.streams.pop(stream_id, None)

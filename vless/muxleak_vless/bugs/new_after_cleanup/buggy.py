@@ -1,0 +1,18 @@
+"""A stream is registered although the connection has been cleaned up; nobody will end it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Admit(Lifecycle):
+    """Answers one question."""
+
+    def admit(self, session: MuxSession) -> bool:
+        """The peer opens a stream: may it be registered?"""
+        return True

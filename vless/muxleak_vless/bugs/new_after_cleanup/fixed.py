@@ -1,0 +1,18 @@
+"""Closing is a state: once it is set, no stream is registered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Admit(Lifecycle):
+    """Answers one question."""
+
+    def admit(self, session: MuxSession) -> bool:
+        """The peer opens a stream: may it be registered?"""
+        return not session.closing

@@ -1,0 +1,18 @@
+"""There are never too many streams: nobody counts them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Full(Lifecycle):
+    """Answers one question."""
+
+    def full(self, session: MuxSession) -> bool:
+        """The peer opens a stream: are there too many already?"""
+        return False

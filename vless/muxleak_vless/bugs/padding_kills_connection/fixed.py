@@ -1,0 +1,19 @@
+"""Metadata that says more than it must is taken; the rest is skipped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.frames import Frame
+
+
+class Tolerates(Lifecycle):
+    """Answers one question."""
+
+    def tolerates(self, frame: Frame) -> bool:
+        """A frame's metadata says more than it must: is it taken all the same?"""
+        del frame
+        return True

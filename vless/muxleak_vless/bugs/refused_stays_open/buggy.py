@@ -1,0 +1,17 @@
+"""A connection that was refused is left open: nobody closes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.link import Link
+
+
+class HangUp(Lifecycle):
+    """Answers one question."""
+
+    def hang_up(self, link: Link) -> None:
+        """The server is done with a connection, served or refused: who closes it?"""

@@ -1,0 +1,14 @@
+"""The server does not wait for its handlers: facts of the pair."""
+
+from muxleak_vless.bugs import Facts
+
+FACTS = Facts(
+    title="the server does not wait for the handlers it has cancelled",
+    symptom="a handler that swallows its first cancellation gets no second one, and stays",
+    question="join",
+    references=(
+        "sing-vmess 8cd5f17 (2024-12-30): returns before the watcher has closed the streams",
+    ),
+    witness="a:open a:new:1:stubborn a:close",
+    fails=("tasks",),
+)

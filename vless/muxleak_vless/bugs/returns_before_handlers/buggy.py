@@ -1,0 +1,17 @@
+"""The connection is over when its receive loop is; nobody waits for its handlers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Join(Lifecycle):
+    """Answers one question."""
+
+    async def join(self, session: MuxSession) -> None:
+        """The connection is over: does its server wait for the handlers?"""

@@ -1,0 +1,18 @@
+"""The connection is over when its handlers are, too, or have been given up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Join(Lifecycle):
+    """Answers one question."""
+
+    async def join(self, session: MuxSession) -> None:
+        """The connection is over: does its server wait for the handlers?"""
+        await session.join()

@@ -1,0 +1,18 @@
+"""The cleanup closes the transport, so that the receive loop wakes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class EndLink(Lifecycle):
+    """Answers one question."""
+
+    def end_link(self, session: MuxSession) -> None:
+        """Does the cleanup end the transport, so that a receive loop asleep in it wakes?"""
+        session.link.close()

@@ -1,0 +1,17 @@
+"""A connection on which no byte passes lives on, whether its peer is there or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Idle(Lifecycle):
+    """Answers one question."""
+
+    def idle(self, session: MuxSession) -> None:
+        """No byte has passed for the idle limit: does the connection end?"""

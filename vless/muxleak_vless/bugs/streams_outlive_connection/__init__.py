@@ -1,0 +1,12 @@
+"""The first mux server of sing-vmess, which had no cleanup: facts of the pair."""
+
+from muxleak_vless.bugs import Facts
+
+FACTS = Facts(
+    title="streams that the peer did not end outlive their connection",
+    symptom="a handler stays behind for every stream that was open when its connection closed",
+    question="release",
+    references=("sing-vmess 9b63475 (2022-09-16), the first mux server; until d70afe4",),
+    witness="a:open a:new:1:echo a:close",
+    fails=("tasks",),
+)

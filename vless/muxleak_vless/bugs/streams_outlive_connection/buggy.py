@@ -1,0 +1,18 @@
+"""The cleanup closes the connection and forgets its streams: their handlers wait for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Release(Lifecycle):
+    """Answers one question."""
+
+    def release(self, session: MuxSession, cause: BaseException) -> None:
+        """What does the cleanup release?"""
+        session.streams.clear()

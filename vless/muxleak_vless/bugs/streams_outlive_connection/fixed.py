@@ -1,0 +1,19 @@
+"""The cleanup ends every stream that can be reached from the connection, and its handler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Release(Lifecycle):
+    """Answers one question."""
+
+    def release(self, session: MuxSession, cause: BaseException) -> None:
+        """What does the cleanup release?"""
+        for stream in session.reachable():
+            session.end_stream(stream, cause)

@@ -1,0 +1,21 @@
+"""The receive loop answers at once, which needs no task."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from muxleak_vless.causes import StreamClosed
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Unknown(Lifecycle):
+    """Answers one question."""
+
+    def unknown(self, session: MuxSession, stream_id: int) -> None:
+        """Data has come for a stream that does not exist: how is the peer told?"""
+        session.refuse(stream_id)

@@ -1,0 +1,19 @@
+"""The watcher waits for the server's end: one task stays behind for every connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.context import Context
+    from muxleak_vless.session import MuxSession
+
+
+class WatchedContext(Lifecycle):
+    """Answers one question."""
+
+    def watched_context(self, session: MuxSession) -> Context | None:
+        """Whose end makes the watcher clean up, where there is a watcher (not None)?"""
+        return session.parent

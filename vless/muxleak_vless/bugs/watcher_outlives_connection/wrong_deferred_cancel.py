@@ -1,0 +1,17 @@
+"""The first proposed fix: a context per connection, whose deferred cancel wakes the watcher."""
+
+from muxleak_vless.bugs import WrongFix
+from muxleak_vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
+
+FACTS = WrongFix(
+    title="the watcher cleans up what the receive loop has cleaned up already",
+    references=(
+        "sing-box issue #2421, the first proposed fix: d70afe4 with a deferred cancel (P-B)",
+    ),
+    witness="a:open a:close",
+    fails=("cleanup",),
+)
+
+
+class DeferredCancel(MayCleanUp):
+    """The watcher is woken by the end of the receive loop, and nobody asks who was first."""

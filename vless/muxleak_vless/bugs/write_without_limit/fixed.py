@@ -1,0 +1,18 @@
+"""A peer that has not read for the write limit is given up, with its connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from muxleak_vless.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from muxleak_vless.session import MuxSession
+
+
+class Stalled(Lifecycle):
+    """Answers one question."""
+
+    def stalled(self, session: MuxSession) -> None:
+        """The peer has not read for the write limit: does the connection end?"""
+        session.link.end_stalled()

@@ -1,0 +1,122 @@
+"""Cancellation contexts with the semantics of Go's ``context`` package.
+
+A context ends once, with a cause; its children end with it; ending a child leaves the parent alone.
+Registering and removing a child or a waiter are O(1) in a dict. A shared `asyncio.Event` would not
+do: it keeps its waiters in a deque, so cancelling n of them in any order but FIFO is quadratic.
+Knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from muxleak_vless.causes import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Context:
+    """A node in a tree of cancellation scopes.
+
+    ``cause`` is None while the context lives, then the exception it was cancelled with.
+    ``cancellable`` is False for the background only (Go: ``Done()`` is nil): nobody can end it, so
+    nobody needs to watch it.
+    """
+
+    __slots__ = ("__weakref__", "_parent", "_registered", "cancellable", "cause", "name")
+
+    def __init__(self, name: str, parent: Context | None = None) -> None:
+        self.name = name
+        self.cause: BaseException | None = None
+        self.cancellable = parent is not None
+        self._parent = parent
+        self._registered: dict[object, Callable[[BaseException], None]] = {}
+        if parent is None:
+            return
+        if parent.cause is not None:
+            self.cause = parent.cause
+        elif parent.cancellable:
+            parent._registered[self] = self.cancel  # noqa: SLF001 - a node of the same tree
+
+    def __repr__(self) -> str:
+        """Name and state, without an address: reports must not differ between runs."""
+        state = "live" if self.cause is None else f"ended: {self.cause}"
+        return f"<Context {self.name!r} {state}>"
+
+    @classmethod
+    def background(cls) -> Context:
+        """Return a root that is never cancelled (Go: ``context.Background``)."""
+        return cls("background")
+
+    def child(self, name: str) -> Context:
+        """Return a context that ends with this one, or earlier by its own `cancel`."""
+        return Context(name, self)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the context has ended."""
+        return self.cause is not None
+
+    def cancel(self, cause: BaseException | None = None) -> None:
+        """End the context and its children with ``cause``; later calls do nothing.
+
+        Wakes in the order of registration. What a woken callback removes is not called any more.
+
+        Raises:
+            RuntimeError: on the background context.
+        """
+        if not self.cancellable:
+            raise RuntimeError("the background context cannot be cancelled; cancel a child of it")
+        if self.cause is not None:
+            return
+        self.cause = cause if cause is not None else Cancelled(f"context {self.name!r} cancelled")
+        if self._parent is not None:
+            self._parent._registered.pop(self, None)  # noqa: SLF001 - the same
+        registered = self._registered
+        for key in list(registered):
+            wake = registered.pop(key, None)
+            if wake is not None:
+                wake(self.cause)
+
+    def on_cancel(self, callback: Callable[[BaseException], None]) -> Callable[[], None]:
+        """Call ``callback(cause)`` when the context ends, at once if it has; return the undo.
+
+        Cheaper than a task that waits: nothing is left behind to be leaked. ``callback`` must not
+        raise.
+        """
+        if self.cause is not None:
+            callback(self.cause)
+        elif self.cancellable:
+            key = object()
+            self._registered[key] = callback
+            return partial(self._forget, key)
+        return _nothing
+
+    async def wait(self) -> BaseException:
+        """Wait until the context ends and return its cause. Never returns for the background."""
+        if self.cause is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if self.cancellable:
+                self._registered[waiter] = partial(_release, waiter)
+            try:
+                await waiter
+            finally:
+                self._registered.pop(waiter, None)
+        if self.cause is None:
+            raise AssertionError("woken without a cause")
+        return self.cause
+
+    def _forget(self, key: object) -> None:
+        self._registered.pop(key, None)
+
+
+def _release(waiter: asyncio.Future[None], _cause: BaseException) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _nothing() -> None:
+    pass

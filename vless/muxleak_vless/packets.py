@@ -1,0 +1,73 @@
+"""UDP packets over a byte stream: a length of two bytes, big-endian, then the payload.
+
+This is what follows the headers of a connection with the UDP command, in both directions; all
+packets belong to the request's target. A length of 0 is legal here, though some peers drop it.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from muxleak_vless.errors import TruncatedError
+
+MAX_PAYLOAD: Final = 65_535  # the length has two bytes
+
+_LENGTH: Final = Struct(">H")
+
+
+def encode_packet(payload: bytes) -> bytes:
+    """Put the length before the payload.
+
+    Raises:
+        ValueError: The payload is longer than 65535 bytes; a packet is never split.
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"packet: expected at most {MAX_PAYLOAD} bytes, got {len(payload)}")
+    return _LENGTH.pack(len(payload)) + payload
+
+
+class PacketDecoder:
+    """Cuts the bytes of one direction into packets. Holds bytes, knows no address."""
+
+    __slots__ = ("_buffer", "_consumed")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._consumed = 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes as they came, cut anywhere."""
+        self._buffer += data
+
+    def next_packet(self) -> bytes | None:
+        """Give the next payload, which may be empty; None when more bytes are needed."""
+        buffer = self._buffer
+        if len(buffer) < _LENGTH.size:
+            return None
+        stop = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]
+        if len(buffer) < stop:
+            return None
+        payload = bytes(buffer[_LENGTH.size : stop])
+        # Cheap: a bytearray gives up its front without moving the rest.
+        del buffer[:stop]
+        self._consumed += stop
+        return payload
+
+    def receive_eof(self) -> None:
+        """Take the end of the stream, after `next_packet` has returned None.
+
+        Raises:
+            TruncatedError: The stream ended inside a packet.
+            RuntimeError: A whole packet is still to be taken.
+        """
+        at_hand = len(self._buffer)
+        if at_hand == 0:
+            return
+        if at_hand < _LENGTH.size:
+            where, start, size = "packet length", 0, _LENGTH.size
+        else:
+            where, start, size = "packet", _LENGTH.size, _LENGTH.unpack_from(self._buffer)[0]
+        if at_hand - start >= size:
+            raise RuntimeError("packets are left: call next_packet until it returns None first")
+        raise TruncatedError.of_field(where, self._consumed + start, size, at_hand - start)
