@@ -71,7 +71,7 @@ def test_readme_has_output_to_compare() -> None:
 
 
 def test_readme_lists_every_pair_with_what_catches_it() -> None:
-    """The table of pairs names each pair and the properties that its buggy half breaks."""
+    """The table of pairs names each pair and the properties that its buggy variant breaks."""
     table = README.partition("| pair | what goes wrong | caught by |")[2].partition("\n\n")[0]
     rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([\w, ]+) \|$", table, re.MULTILINE))
 

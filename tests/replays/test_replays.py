@@ -28,16 +28,16 @@ def test_replay_file_is_small(path: Path) -> None:
 
 
 def test_replays_hold_every_pair() -> None:
-    """Each pair has a file with both of its halves, and its wrong fixes."""
-    halves = {
+    """Each pair has a file with both of its variants, and its wrong fixes."""
+    variants = {
         path.stem: {
-            SequenceReplay.parse(line.text).half for line in read_lines(path.read_text("utf-8"))
+            SequenceReplay.parse(line.text).variant for line in read_lines(path.read_text("utf-8"))
         }
         for path in FILES
     }
 
     for slug, pair in load_pairs().items():
-        assert halves.get(slug) == set(pair.halves), slug
+        assert variants.get(slug) == set(pair.variants), slug
 
 
 def test_read_lines_takes_expectations_from_the_line_itself() -> None:

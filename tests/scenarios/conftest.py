@@ -10,21 +10,21 @@ import pytest
 from muxleak_scenarios import Sequence, SequenceOutcome, SimTarget, Target, TcpTarget, run_sequence
 from muxleak_vless import Lifecycle
 
-WORLDS: dict[str, Callable[[Lifecycle], Target]] = {"simulated": SimTarget, "tcp": TcpTarget}
+TARGETS: dict[str, Callable[[Lifecycle], Target]] = {"simulated": SimTarget, "tcp": TcpTarget}
 if find_spec("uvloop") is not None:
-    WORLDS["uvloop"] = partial(TcpTarget, new_loop=import_module("uvloop").new_event_loop)
+    TARGETS["uvloop"] = partial(TcpTarget, new_loop=import_module("uvloop").new_event_loop)
 
 
 # A loop that cannot be seen into takes its time to settle.
 _PARAMS = [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "uvloop" else []) for name in WORLDS
+    pytest.param(name, marks=[pytest.mark.slow] if name == "uvloop" else []) for name in TARGETS
 ]
 
 
 @pytest.fixture(params=_PARAMS)
-def world(request: pytest.FixtureRequest) -> Callable[[Lifecycle], Target]:
+def target(request: pytest.FixtureRequest) -> Callable[[Lifecycle], Target]:
     """Each world in turn; uvloop's where it is installed."""
-    return WORLDS[request.param]
+    return TARGETS[request.param]
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def run() -> Callable[..., SequenceOutcome]:
     def run_line(
         line: str,
         lifecycle: Callable[[], Lifecycle] = Lifecycle,
-        world: Callable[[Lifecycle], Target] = SimTarget,
+        target: Callable[[Lifecycle], Target] = SimTarget,
     ) -> SequenceOutcome:
-        return run_sequence(Sequence.parse(line), lifecycle(), world)
+        return run_sequence(Sequence.parse(line), lifecycle(), target)
 
     return run_line

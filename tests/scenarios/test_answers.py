@@ -31,7 +31,7 @@ LABELS = {(each.question, each.label) for each in ANSWERS}
 
 
 def test_answers_cover_every_question() -> None:
-    """Each question has at least one other answer; each pair's buggy half is one."""
+    """Each question has at least one other answer; each pair's buggy variant is one."""
     assert {each.question for each in ANSWERS} == set(QUESTIONS)
     assert len(LABELS) == len(ANSWERS)
     assert {(pair.facts.question, slug) for slug, pair in load_pairs().items()} <= LABELS
@@ -56,7 +56,7 @@ def test_answers_are_what_the_question_can_be_answered_with() -> None:
     assert ("watched_context", "returns None") in LABELS
     assert ("release", NOTHING) in LABELS
     assert ("release", TWICE) in LABELS
-    # The reference's own, and buggy halves that are mechanical themselves.
+    # The reference's own, and buggy variants that are mechanical themselves.
     assert ("malformed", NOTHING) not in LABELS
     assert ("malformed", TWICE) not in LABELS
     assert ("tolerates", "returns True") not in LABELS
@@ -123,7 +123,7 @@ def test_sequences_begin_with_the_witnesses() -> None:
 
     assert len(lines) == len(known)
     for pair in load_pairs().values():
-        assert {pair.facts.witness, *(each.facts.witness for each in pair.wrong)} <= lines
+        assert {pair.facts.minimal, *(each.facts.minimal for each in pair.wrong)} <= lines
     assert subjects[: len(known)] == known
     assert len(subjects) == len(known) + 3
     assert sequences(3, 1) != subjects
@@ -132,7 +132,7 @@ def test_sequences_begin_with_the_witnesses() -> None:
 def test_a_hole_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the property that alone notices an answer, it comes out as unnoticed."""
     (answer,) = (each for each in ANSWERS if each.label == "handler_must_close")
-    subjects = [pair.witness for pair in load_pairs().values()]
+    subjects = [pair.minimal for pair in load_pairs().values()]
     assert notice(answer, subjects).holds
 
     monkeypatch.setattr("muxleak_scenarios.sequence.model.ConnectionModel.unanswered", "")

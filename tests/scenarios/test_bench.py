@@ -229,9 +229,9 @@ def test_sequence_unchecked_leaves_out_the_check_alone(buggy: None) -> None:
     del buggy
     outcomes = []
     for kind in (SequenceRun, sequence.Unchecked):
-        world = SimTarget(Lifecycle())
-        outcomes.append(kind(world).run(sequence.SEQUENCE))
-        world.dispose()
+        target = SimTarget(Lifecycle())
+        outcomes.append(kind(target).run(sequence.SEQUENCE))
+        target.dispose()
     checked, unchecked = outcomes
 
     assert {"check", "check_server"} <= vars(SequenceRun).keys() & vars(sequence.Unchecked).keys()

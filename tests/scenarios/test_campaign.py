@@ -43,13 +43,13 @@ def brief(
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", SOME_PAIRS, ids=SOME_SLUGS)
 def test_campaign_finds_pairs_and_shrinks_to_the_witness(pair: Pair) -> None:
-    """The buggy half is caught, in no more steps than the shortest sequence known."""
+    """The buggy variant is caught, in no more steps than the shortest sequence known."""
     result = Campaign(pair.buggy).run()
 
     assert result.found is not None
     assert result.ended == "shrunk"
     assert set(result.found.outcome.violated) & set(pair.facts.fails)
-    assert len(result.found.sequence) <= len(pair.witness)
+    assert len(result.found.sequence) <= len(pair.minimal)
     assert 1 <= result.found.examples < result.status.sequences
 
 
@@ -212,7 +212,7 @@ def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
     runs = 0
     found = False
 
-    def world(lifecycle: Lifecycle) -> SimTarget:
+    def target(lifecycle: Lifecycle) -> SimTarget:
         nonlocal runs
         runs += 1
         return SimTarget(PAIR.fixed() if found and not agrees else lifecycle)
@@ -221,24 +221,24 @@ def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
         nonlocal found
         found = status.doing == "shrinks"
 
-    result = Campaign(PAIR.buggy, world=world, virtual=False, progress=tell).run()
+    result = Campaign(PAIR.buggy, target=target, virtual=False, progress=tell).run()
 
     assert result.found is not None
     assert set(result.found.outcome.violated) & set(PAIR.facts.fails)
     if agrees:
         assert result.ended == "shrunk"
-        assert len(result.found.sequence) <= len(PAIR.witness)
+        assert len(result.found.sequence) <= len(PAIR.minimal)
         assert runs == result.found.examples + 2
     else:
-        assert len(result.found.sequence) > len(PAIR.witness)
+        assert len(result.found.sequence) > len(PAIR.minimal)
 
 
 @pytest.mark.slow
 def test_campaign_runs_over_tcp() -> None:
     """On real sockets it finds the same and lets no idle intervals pass."""
     budget = Budget(5, 3.0)
-    buggy = Campaign(PAIR.buggy, budget=budget, world=TcpTarget, virtual=False).run()
-    fixed = Campaign(PAIR.fixed, budget=Budget(2), world=TcpTarget, virtual=False).run()
+    buggy = Campaign(PAIR.buggy, budget=budget, target=TcpTarget, virtual=False).run()
+    fixed = Campaign(PAIR.fixed, budget=Budget(2), target=TcpTarget, virtual=False).run()
 
     assert buggy.found is not None
     assert fixed.found is None

@@ -52,7 +52,7 @@ def test_check_raises_what_was_violated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lifecycle", "world", "command"),
+    ("lifecycle", "target", "command"),
     [
         (VERSIONS["P-C"], SimTarget, "muxleak replay 'P-C a:open a:close'"),
         (VERSIONS["V2"], TcpTarget, "muxleak replay --target tcp 'V2 a:open a:close'"),
@@ -80,10 +80,10 @@ def test_check_raises_what_was_violated() -> None:
     ],
 )
 def test_check_names_server_and_world(
-    lifecycle: type[Lifecycle], world: Callable[[Lifecycle], Target], command: str
+    lifecycle: type[Lifecycle], target: Callable[[Lifecycle], Target], command: str
 ) -> None:
     """A command where there is one that does the same; else the call."""
-    assert how_to_replay(CLOSE, lifecycle, world) == command
+    assert how_to_replay(CLOSE, lifecycle, target) == command
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_check_in_a_failing_test_prints_the_command(slug: str) -> None:
     assert len(notes) == 1
     _, command, line = shlex.split(notes[0].removeprefix("replay with: "))
     assert re.match(rf"{slug}/buggy [a-z]:", line)
-    assert len(line.split()) - 1 <= len(pair.witness)
+    assert len(line.split()) - 1 <= len(pair.minimal)
     assert re.search(r"hold\(\n", "\n".join(caught.value.__notes__))
     again = CliRunner().invoke(cli, [command, line])
     assert again.exit_code == 1

@@ -33,7 +33,7 @@ def seen_after(
 ) -> tuple[int, int]:
     """How many tasks and outgoing connections of a control there are after a line, and at rest."""
     control = CONTROLS[name]
-    place = control.world(base)(control.lifecycle())
+    place = control.target(base)(control.lifecycle())
     try:
         run = SequenceRun(place)
         run.steps(Sequence.parse(line))
@@ -47,10 +47,10 @@ def seen_after(
 @EACH
 @pytest.mark.parametrize("base", BASES)
 def test_control_is_not_flagged(name: str, base: type[SimTarget | TcpTarget]) -> None:
-    """Nothing is held against it on its witnesses, and it ends with its server."""
+    """Nothing is held against it on its minimal sequences, and it ends with its server."""
     control = CONTROLS[name]
     for line in control.witnesses:
-        outcome = run_sequence(Sequence.parse(line), control.lifecycle(), control.world(base))
+        outcome = run_sequence(Sequence.parse(line), control.lifecycle(), control.target(base))
 
         assert outcome.violations == []
         assert outcome.left_after_end == 0
@@ -63,7 +63,7 @@ def test_control_is_not_flagged_on_random_sequences(name: str) -> None:
     for _ in range(5):
         sequence = decode(random.randbytes(WIDTH * 60))
 
-        check_sequence(sequence, control.lifecycle, control.world(SimTarget))
+        check_sequence(sequence, control.lifecycle, control.target(SimTarget))
 
 
 @pytest.mark.slow
@@ -86,8 +86,8 @@ def test_control_without_its_bound_is_flagged(
 ) -> None:
     """For what it is said to be, and for nothing else."""
     twin = control.twins[label]
-    world = control.world(base, twin.switches)
-    outcome = run_sequence(Sequence.parse(twin.witness), twin.lifecycle(), world)
+    target = control.target(base, twin.switches)
+    outcome = run_sequence(Sequence.parse(twin.minimal), twin.lifecycle(), target)
 
     assert outcome.violated == tuple(each for each in twin.fails if each not in base.blind)
 
@@ -143,7 +143,7 @@ def test_try_control_finds_what_outlives_its_server(monkeypatch: pytest.MonkeyPa
 
 def test_try_control_finds_a_twin_that_is_not_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A twin that is as clean as its control makes that worthless."""
-    vacuous = {"the same": Twin(witness="a:open a:close", fails=("tasks",))}
+    vacuous = {"the same": Twin(minimal="a:open a:close", fails=("tasks",))}
     changed = {**CONTROLS, "slow_close": replace(CONTROLS["slow_close"], twins=vacuous)}
     monkeypatch.setattr("muxleak_scenarios.pairs.negative_controls.CONTROLS", changed)
     trial = try_control("slow_close", sequences=1)

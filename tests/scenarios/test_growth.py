@@ -1,4 +1,4 @@
-"""Growth over loopback TCP: the buggy half leaves one task for each witness, the fixed none."""
+"""Growth over loopback TCP: the buggy variant leaves a task for each repetition, the fixed none."""
 
 from collections.abc import Iterable
 
@@ -10,8 +10,8 @@ from muxleak_scenarios.pairs.registry import FLAGSHIP
 
 
 def params(pairs: Iterable[Pair]) -> pytest.MarkDecorator:
-    """The pairs but those whose witness lets idle intervals pass: seconds of real time, each."""
-    some = [pair for pair in pairs if "wait" not in pair.facts.witness.split()]
+    """The pairs whose minimal sequence lets no idle interval pass, which takes real seconds."""
+    some = [pair for pair in pairs if "wait" not in pair.facts.minimal.split()]
     return pytest.mark.parametrize("pair", some, ids=[pair.slug for pair in some])
 
 
@@ -24,7 +24,7 @@ FLAG = load_pairs()[FLAGSHIP]
 @PAIRS
 def test_growth_of_the_buggy_half_is_one_for_each_connection(pair: Pair) -> None:
     """After n closed connections exactly n times as much is left, in as many groups."""
-    one, ten = grow(pair.witness, pair.buggy, (1, 10))
+    one, ten = grow(pair.minimal, pair.buggy, (1, 10))
 
     assert (one.closed, ten.closed) == (1, 10)
     assert ten.tasks == 10 * one.tasks > 0
@@ -36,7 +36,7 @@ def test_growth_of_the_buggy_half_is_one_for_each_connection(pair: Pair) -> None
 @ALL
 def test_growth_of_the_fixed_half_is_none(pair: Pair) -> None:
     """Nothing is left, and no connection is counted as open."""
-    points = grow(pair.witness, pair.fixed, (1, 10))
+    points = grow(pair.minimal, pair.fixed, (1, 10))
 
     assert [(point.closed, point.tasks, point.counted_open) for point in points] == [
         (1, 0, 0),
@@ -47,13 +47,13 @@ def test_growth_of_the_fixed_half_is_none(pair: Pair) -> None:
 
 def test_growth_is_measured_from_the_server_without_connections() -> None:
     """No connection, no growth: the server's own tasks are not counted."""
-    assert measure(FLAG.witness, FLAG.buggy(), 0).tasks == 0
+    assert measure(FLAG.minimal, FLAG.buggy(), 0).tasks == 0
 
 
 def test_growth_counts_cleanups_that_ran_twice() -> None:
     """The count of open connections falls below zero by one for each."""
     pair = load_pairs()["cleanup_runs_twice"]
-    growth = measure(pair.witness, pair.buggy(), 10)
+    growth = measure(pair.minimal, pair.buggy(), 10)
 
     assert (growth.tasks, growth.counted_open) == (0, -10)
 
@@ -61,6 +61,6 @@ def test_growth_counts_cleanups_that_ran_twice() -> None:
 def test_growth_tells_of_each_time() -> None:
     """`progress` is called once for every repetition."""
     seen: list[None] = []
-    measure(FLAG.witness, FLAG.fixed(), 5, lambda: seen.append(None))
+    measure(FLAG.minimal, FLAG.fixed(), 5, lambda: seen.append(None))
 
     assert len(seen) == 5

@@ -40,14 +40,14 @@ DRAWN = {
     "junk": r"-- New 1, {what} ",
     "close": r"-- close ",
 }
-"""What a drawing shows of a step of the witness; of others, the name."""
+"""What a drawing shows of a step of the minimal sequence; of others, the name."""
 
 PAIRS = pytest.mark.parametrize("pair", load_pairs().values(), ids=list(load_pairs()))
 
 
-def answers(half: type[Lifecycle]) -> dict[str, object]:
+def answers(variant: type[Lifecycle]) -> dict[str, object]:
     """What a half defines."""
-    return {name: each for name, each in vars(half).items() if not name.startswith("__")}
+    return {name: each for name, each in vars(variant).items() if not name.startswith("__")}
 
 
 def settled(sequence: Sequence) -> Sequence:
@@ -57,7 +57,7 @@ def settled(sequence: Sequence) -> Sequence:
 
 @PAIRS
 def test_pair_halves_differ_in_one_answer(pair: Pair) -> None:
-    """Both halves are the reference but for one method, the same in both."""
+    """Both variants are the reference but for one method, the same in both."""
     question = pair.facts.question
     buggy, fixed = answers(pair.buggy), answers(pair.fixed)
 
@@ -85,10 +85,10 @@ def test_pair_fixed_half_is_the_reference_word_for_word(pair: Pair) -> None:
 @PAIRS
 def test_pair_diff_is_short(pair: Pair) -> None:
     """A reader sees the mistake at a glance: imports are equal, nothing is re-indented."""
-    buggy, fixed = (pair.source(half).splitlines() for half in ("buggy", "fixed"))
+    buggy, fixed = (pair.source(variant).splitlines() for variant in ("buggy", "fixed"))
     imports = [
-        [line for line in half if line.startswith(("import ", "from ", "    from "))]
-        for half in (buggy, fixed)
+        [line for line in variant if line.startswith(("import ", "from ", "    from "))]
+        for variant in (buggy, fixed)
     ]
     changed = [line for line in pair.diff().splitlines()[2:] if line.startswith(("+", "-"))]
 
@@ -96,7 +96,7 @@ def test_pair_diff_is_short(pair: Pair) -> None:
     assert 0 < len(changed) <= MAX_DIFF
 
 
-def flaws(story: str, witness: Sequence) -> list[str]:
+def flaws(story: str, minimal: Sequence) -> list[str]:
     """What a story lacks."""
     found = []
     if not re.match(r"# \S.*\n\n\*\*", story):
@@ -117,7 +117,7 @@ def flaws(story: str, witness: Sequence) -> list[str]:
     if any(len(line) > DRAWING_WIDTH for line in drawing):
         found.append(f"expected a drawing of at most {DRAWING_WIDTH} columns")
     lines = iter(drawing)
-    for step in witness:
+    for step in minimal:
         shown = DRAWN.get(step.verb, rf"\b{step.verb}\b").format(stream=step.stream, what=step.what)
         if not any(re.search(shown, line) for line in lines):
             return [*found, f"expected the step {step} in its order"]
@@ -126,71 +126,71 @@ def flaws(story: str, witness: Sequence) -> list[str]:
 
 @PAIRS
 def test_pair_tells_its_story(pair: Pair) -> None:
-    """Facts name the properties of the oracle; the README has all parts and draws the witness."""
+    """Facts name properties that exist; the README has all parts and draws the minimal sequence."""
     assert pair.facts.title
     assert pair.facts.symptom
     assert pair.facts.references
     assert set(pair.facts.fails) <= set(PROPERTIES)
     assert pair.facts.fails
-    assert flaws(pair.story, pair.witness) == []
+    assert flaws(pair.story, pair.minimal) == []
 
 
 @PAIRS
 def test_pair_story_is_held_to_its_parts(pair: Pair) -> None:
     """Whatever is taken from a story, it is missed."""
-    story, witness = pair.story, pair.witness
+    story, minimal = pair.story, pair.minimal
     lines = story.splitlines(keepends=True)
     drawn = lines.index("```\n")
 
-    assert flaws(lines[0], witness)
-    assert flaws("".join(lines[2:]), witness)
-    assert flaws(story.replace("```\n", ""), witness)
-    assert flaws("".join(lines[: drawn + 1] + lines[drawn + 2 :]), witness)
-    assert flaws("".join(line for line in lines if " header" not in line), witness)
-    assert flaws(story, Sequence([*witness, witness[0]]))
+    assert flaws(lines[0], minimal)
+    assert flaws("".join(lines[2:]), minimal)
+    assert flaws(story.replace("```\n", ""), minimal)
+    assert flaws("".join(lines[: drawn + 1] + lines[drawn + 2 :]), minimal)
+    assert flaws("".join(line for line in lines if " header" not in line), minimal)
+    assert flaws(story, Sequence([*minimal, minimal[0]]))
     for part in PARTS:
-        assert flaws(story.replace(f"**{part}.**", part), witness)
+        assert flaws(story.replace(f"**{part}.**", part), minimal)
 
 
 @PAIRS
 def test_pair_witness_is_canonical(pair: Pair) -> None:
-    """The witness is written as the search writes what it finds."""
-    assert str(pair.witness.canonical()) == str(pair.witness) == pair.facts.witness
+    """The minimal sequence is written as the search writes what it finds."""
+    assert str(pair.minimal.canonical()) == str(pair.minimal) == pair.facts.minimal
 
 
 @PAIRS
-def test_pair_witness_tells_the_halves_apart(pair: Pair, world: NewWorld) -> None:
-    """In every world, the buggy half breaks exactly what is claimed, and the fixed one nothing."""
-    blind = set() if world is SimTarget else set(TcpTarget.blind)
-    if world not in {SimTarget, TcpTarget}:
+def test_pair_witness_tells_the_halves_apart(pair: Pair, target: NewWorld) -> None:
+    """At every target, the buggy variant breaks exactly what is claimed, the fixed one nothing."""
+    blind = set() if target is SimTarget else set(TcpTarget.blind)
+    if target not in {SimTarget, TcpTarget}:
         # What lasts one iteration of asyncio's loop does not on uvloop's.
         blind.add("bounds")
     seen = [name for name in pair.facts.fails if name not in blind]
-    fixed = run_sequence(pair.witness, pair.fixed(), world)
+    fixed = run_sequence(pair.minimal, pair.fixed(), target)
 
     if seen:
-        assert list(run_sequence(pair.witness, pair.buggy(), world).violated) == seen
+        assert list(run_sequence(pair.minimal, pair.buggy(), target).violated) == seen
     assert fixed.violations == []
     assert fixed.left_after_end == 0
 
 
 @PAIRS
 def test_pair_witness_is_needed_whole(pair: Pair) -> None:
-    """Without any one of its steps but the last close, the witness shows nothing.
+    """Without any one of its steps but the last close, the minimal sequence shows nothing.
 
     The last close is made up for at the end of every run.
     """
-    witness = pair.witness
-    for at in range(len(witness) - 1):
-        shorter = Sequence(witness[:at] + witness[at + 1 :])
+    minimal = pair.minimal
+    for at in range(len(minimal) - 1):
+        shorter = Sequence(minimal[:at] + minimal[at + 1 :])
         if any(step.verb == "open" for step in shorter[:1]):
             assert run_sequence(shorter, pair.buggy()).violated != pair.facts.fails
 
 
 @PAIRS
 def test_pair_needs_a_gap_exactly_if_it_says_so(pair: Pair) -> None:
-    """With rest after every step, the witness of such a pair shows nothing."""
-    violated = run_sequence(settled(pair.witness), pair.buggy()).violated
+    """With rest after every step, the minimal sequence of such a pair shows nothing."""
+    violated = run_sequence(settled(pair.minimal), pair.buggy()).violated
 
     assert (violated == ()) is pair.facts.needs_gap
 
@@ -210,7 +210,7 @@ def test_pair_that_needs_a_gap_is_never_found_without(pair: Pair) -> None:
 
 @PAIRS
 def test_pair_is_found_among_random_sequences(pair: Pair) -> None:
-    """Some of a few sequences, drawn without the witness, break what is claimed."""
+    """Some of a few sequences, drawn without the minimal sequence, break what is claimed."""
     random = Random(7)
     scripts = (random.randbytes(WIDTH * 60) for _ in range(500))
     outcomes = (run_sequence(decode(script), pair.buggy()) for script in scripts)
@@ -226,7 +226,7 @@ def test_pair_is_found_and_shrunk_from_another_seed(pair: Pair) -> None:
     found = find_violation(pair.buggy, properties=fails, examples=SEARCH_EXAMPLES, seed=1)
 
     assert found is not None
-    assert len(found.sequence) <= len(pair.witness)
+    assert len(found.sequence) <= len(pair.minimal)
     assert set(found.outcome.violated) & set(pair.facts.fails)
 
 

@@ -34,8 +34,8 @@ def test_registry_halves_are_lifecycles() -> None:
     """A half is chosen by name."""
     pair = find_pair(FLAGSHIP)
 
-    assert pair.half("buggy") is pair.buggy
-    assert pair.half("fixed") is pair.fixed
+    assert pair.variant("buggy") is pair.buggy
+    assert pair.variant("fixed") is pair.fixed
     assert issubclass(pair.buggy, Lifecycle)
     assert pair.slug == FLAGSHIP
 
@@ -46,8 +46,8 @@ def test_registry_finds_wrong_fixes_where_they_stand() -> None:
         files = sorted(path.stem for path in (FOLDER / slug).glob("wrong_*.py"))
 
         assert [each.name for each in pair.wrong] == files
-        assert pair.halves == ("buggy", "fixed", *files)
-        assert [pair.half(each.name) for each in pair.wrong] == [
+        assert pair.variants == ("buggy", "fixed", *files)
+        assert [pair.variant(each.name) for each in pair.wrong] == [
             each.lifecycle for each in pair.wrong
         ]
     assert len(find_pair(FLAGSHIP).wrong) >= 3
@@ -56,7 +56,7 @@ def test_registry_finds_wrong_fixes_where_they_stand() -> None:
 def test_registry_half_of_no_name_is_an_error() -> None:
     """It is not taken for the fixed one."""
     with pytest.raises(KeyError, match="wrong_guess"):
-        find_pair(FLAGSHIP).half("wrong_guess")
+        find_pair(FLAGSHIP).variant("wrong_guess")
 
 
 def test_registry_says_what_a_wrong_fix_answers_wrongly() -> None:
@@ -71,7 +71,7 @@ def test_registry_says_what_a_wrong_fix_answers_wrongly() -> None:
 
 
 def test_registry_reads_source_and_diff() -> None:
-    """The diff turns one half's source into the other's."""
+    """The diff turns one variant's source into the other's."""
     pair = find_pair(FLAGSHIP)
 
     assert "-        return session.parent\n" in pair.diff()

@@ -180,9 +180,9 @@ LIFECYCLE_FAULTS: dict[type[Lifecycle], str] = {
 
 
 @pytest.mark.parametrize("line", ["a:open a:new:1:echo+5 a:data:1+60 a:close"])
-def test_oracle_is_content_with_the_reference(run: RunLine, world: NewWorld, line: str) -> None:
+def test_oracle_is_content_with_the_reference(run: RunLine, target: NewWorld, line: str) -> None:
     """Without a fault, no property fails on the sequence that the faults are shown on."""
-    assert run(line, world=world).violations == []
+    assert run(line, target=target).violations == []
 
 
 @pytest.mark.parametrize(("fault", "violated"), HANDLER_FAULTS.items())
@@ -206,7 +206,7 @@ def test_oracle_sees_a_handler_fault_over_tcp(
     """The same on sockets, where timers cannot be seen and a busy machine excuses resets."""
     monkeypatch.setitem(HANDLERS, "echo", fault)
 
-    assert run("a:open a:new:1:echo+5 a:close", world=TcpTarget).violated == violated
+    assert run("a:open a:new:1:echo+5 a:close", target=TcpTarget).violated == violated
 
 
 @pytest.mark.parametrize(("fault", "first"), LIFECYCLE_FAULTS.items())
@@ -369,9 +369,9 @@ def test_oracle_sees_a_link_of_no_connection(run: RunLine, monkeypatch: pytest.M
 # Who is blamed, and when.
 
 
-def test_leak_is_told_while_others_are_open(world: NewWorld) -> None:
+def test_leak_is_told_while_others_are_open(target: NewWorld) -> None:
     """What `a` leaves is told of after its close, with b and c open, and charged to `a` alone."""
-    place = world(FLAGSHIP_BUGGY())
+    place = target(FLAGSHIP_BUGGY())
     try:
         run = SequenceRun(place)
         run.steps(Sequence.parse("a:open b:open c:open b:new:1:echo+5 c:new:1:linger a:close"))
@@ -385,11 +385,11 @@ def test_leak_is_told_while_others_are_open(world: NewWorld) -> None:
 
 
 def test_leak_is_told_when_the_server_ends_the_connection(
-    world: NewWorld, monkeypatch: pytest.MonkeyPatch
+    target: NewWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection is over when the server says so, not only when its peer does."""
     monkeypatch.setitem(HANDLERS, "echo", leaves_a_task)
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         run = SequenceRun(place)
         run.steps(Sequence.parse("a:open a:new:1:echo+5 cancel"))
@@ -410,10 +410,10 @@ def test_leaks_are_charged_one_by_one(run: RunLine) -> None:
     assert [violation.connection for violation in outcome.violations] == ["b", "a", "c"]
 
 
-def test_open_connections_are_never_blamed(run: RunLine, world: NewWorld) -> None:
+def test_open_connections_are_never_blamed(run: RunLine, target: NewWorld) -> None:
     """However much a connection runs, nothing is said of it while it is open."""
     line = "a:open a:new:1:linger a:new:2:@silent+5 a:new:3:deaf b:open b:close c:open c:abort"
-    outcome = run(line, world=world)
+    outcome = run(line, target=target)
 
     assert outcome.violations == []
     assert outcome.tasks >= 5
@@ -465,17 +465,17 @@ def test_run_counts_what_each_version_leaves(
 @pytest.mark.parametrize(("line", "version", "expected"), CELLS)
 @pytest.mark.slow
 def test_run_counts_the_same_over_tcp(
-    run: RunLine, world: NewWorld, line: str, version: str, expected: str
+    run: RunLine, target: NewWorld, line: str, version: str, expected: str
 ) -> None:
     """The same in each world."""
-    outcome = run(line, VERSIONS[version], world)
+    outcome = run(line, VERSIONS[version], target)
 
     assert f"{outcome.left}/{outcome.cleanups}/{outcome.left_after_end}" == expected
 
 
-def test_run_counts_connections_and_living_tasks(run: RunLine, world: NewWorld) -> None:
+def test_run_counts_connections_and_living_tasks(run: RunLine, target: NewWorld) -> None:
     """The tasks are those after the last step: two for each open connection, one for a stream."""
-    outcome = run("a:open b:open b:new:1:echo c:bad:user", world=world)
+    outcome = run("a:open b:open b:new:1:echo c:bad:user", target=target)
 
     assert (outcome.connections, outcome.tasks, outcome.left, outcome.cleanups) == (3, 5, 0, 2)
 
@@ -507,15 +507,15 @@ def test_outcome_lists_properties_in_their_order(run: RunLine) -> None:
 # Steps that do not fit the state.
 
 
-def test_run_refuses_an_unknown_connection(run: RunLine, world: NewWorld) -> None:
+def test_run_refuses_an_unknown_connection(run: RunLine, target: NewWorld) -> None:
     """A step of a connection that was never opened is a mistake of the line."""
     with pytest.raises(ValueError, match="step 'b:close': connection 'b' was not opened before"):
-        run("a:open b:close", world=world)
+        run("a:open b:close", target=target)
 
 
-def test_run_ignores_steps_of_a_closed_connection(run: RunLine, world: NewWorld) -> None:
+def test_run_ignores_steps_of_a_closed_connection(run: RunLine, target: NewWorld) -> None:
     """Shrinking takes steps out, so what follows a close may be left over."""
-    outcome = run("a:open a:close a:new:1:echo+5 a:close", world=world)
+    outcome = run("a:open a:close a:new:1:echo+5 a:close", target=target)
 
     assert (outcome.violations, outcome.connections) == ([], 1)
 
@@ -580,11 +580,11 @@ def test_reference_holds_in_long_campaigns(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_reference_holds_over_sockets(world: NewWorld, seed: int) -> None:
+def test_reference_holds_over_sockets(target: NewWorld, seed: int) -> None:
     """Nor in the other worlds, on real time."""
     random = Random(seed)
     for _ in range(40):
         sequence = decode(random.randbytes(WIDTH * random.choice([5, 15, 30])), virtual=False)
-        outcome = run_sequence(sequence, Lifecycle(), world)
+        outcome = run_sequence(sequence, Lifecycle(), target)
         assert outcome.violations == [], str(sequence)
         assert outcome.left_after_end == 0

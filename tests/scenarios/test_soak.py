@@ -85,7 +85,7 @@ def test_soak_of_the_buggy_half_ends_with_the_first_violation() -> None:
 
 def test_soak_sees_what_grows() -> None:
     """Memory that is kept from run to run is no property's business, and is noticed here."""
-    found = soak(Lifecycle, 150, world=Growing)
+    found = soak(Lifecycle, 150, target=Growing)
     kept.clear()
 
     assert found.violation == ""
@@ -95,7 +95,7 @@ def test_soak_sees_what_grows() -> None:
 
 def test_soak_sees_small_things_that_pile_up() -> None:
     """Memory that the allocator had in stock anyway shows in the number of blocks."""
-    found = soak(Lifecycle, 150, world=Hoarding)
+    found = soak(Lifecycle, 150, target=Hoarding)
     kept.clear()
 
     assert found.violation == ""

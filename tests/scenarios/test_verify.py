@@ -22,7 +22,7 @@ def broken(pair: Pair) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", SOME_PAIRS, ids=SOME_SLUGS)
 def test_verify_holds_for_pairs(pair: Pair) -> None:
-    """All claims, in a third of the sequences that the command takes for the fixed half."""
+    """All claims, in a third of the sequences that the command takes for the fixed variant."""
     said: list[str] = []
     verdict = verify(pair, fixed_sequences=100, progress=said.append)
 
@@ -34,7 +34,7 @@ def test_verify_holds_for_pairs(pair: Pair) -> None:
     plain = verdict.to_json()
     assert (plain["pair"], plain["holds"], plain["fixed"]) == (pair.slug, True, "clean")
     assert plain["found_at"]["sequences"] >= 1
-    assert len(plain["minimal"].split()) <= len(pair.witness)
+    assert len(plain["minimal"].split()) <= len(pair.minimal)
 
 
 @pytest.mark.slow
@@ -58,16 +58,16 @@ def test_verify_holds_for_pairs(pair: Pair) -> None:
         ),
         pytest.param(
             replace(PAIR, facts=replace(PAIR.facts, question="admit")),
-            ["buggy half", "fixed half"],
+            ["buggy variant", "fixed variant"],
             id="answers another question",
         ),
         pytest.param(
             replace(PAIR, facts=replace(PAIR.facts, question="no_question")),
-            ["buggy half", "fixed half", "question"],
+            ["buggy variant", "fixed variant", "question"],
             id="answers no question",
         ),
         pytest.param(
-            replace(GAP, facts=replace(GAP.facts, witness="a:open a:close")),
+            replace(GAP, facts=replace(GAP.facts, minimal="a:open a:close")),
             ["witness in SimWorld", "witness in TcpWorld", "needs a gap", "search"],
             id="another witness",
         ),
@@ -80,7 +80,7 @@ def test_verify_finds_a_wrong_claim(pair: Pair, expected: list[str]) -> None:
 
 @pytest.mark.slow
 def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buggy half without the bug is found out by the witness, and by the search."""
+    """A buggy variant without the bug is found out by the minimal sequence, and by the search."""
     monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 100)
     pair = replace(PAIR, buggy=PAIR.fixed, facts=replace(PAIR.facts, fails=("tasks",)))
 
@@ -89,11 +89,11 @@ def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_verify_finds_a_half_that_is_not_fixed() -> None:
-    """The buggy answer in the fixed half is found out by every means."""
+    """The buggy answer in the fixed variant is found out by every means."""
     verdict = verify(replace(PAIR, fixed=PAIR.buggy), fixed_sequences=5)
     words = [line.partition(":")[0] for line in verdict.broken]
 
-    assert words == ["fixed half", "witness in SimWorld", "witness in TcpWorld", "tasks"]
+    assert words == ["fixed variant", "witness in SimWorld", "witness in TcpWorld", "tasks"]
     assert verdict.fixed[0] == "tasks"
     assert verdict.to_json()["fixed"][0] == "tasks"
     assert not verdict.holds

@@ -55,9 +55,9 @@ def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_world_charges_each_connection_with_its_own(world: NewWorld) -> None:
+def test_world_charges_each_connection_with_its_own(target: NewWorld) -> None:
     """Tasks, session and links are those of the connection's scope; nothing is unowned."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         run = steps(place, "a:open a:new:1:@silent+5 b:open")
         a, b = (run.connections[name].peer.scope for name in "ab")
@@ -72,9 +72,9 @@ def test_world_charges_each_connection_with_its_own(world: NewWorld) -> None:
     assert unowned == (0, 0)
 
 
-def test_world_is_idle_when_no_connection_has_a_task(world: NewWorld) -> None:
+def test_world_is_idle_when_no_connection_has_a_task(target: NewWorld) -> None:
     """Connections make it busy; their close makes it idle again."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         run = SequenceRun(place)
         seen = [place.idle()]
@@ -88,9 +88,9 @@ def test_world_is_idle_when_no_connection_has_a_task(world: NewWorld) -> None:
     assert seen == [True, False, True]
 
 
-def test_world_cancel_is_an_event_of_the_loop(world: NewWorld) -> None:
+def test_world_cancel_is_an_event_of_the_loop(target: NewWorld) -> None:
     """The server's context ends in the next iteration, not in the driver's call."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         place.cancel()
         seen = [place.ending, place.context.cancelled]
@@ -114,9 +114,9 @@ def test_world_with_the_background_context_cannot_be_cancelled() -> None:
     assert not place.ending
 
 
-def test_world_restart_serves_again(world: NewWorld) -> None:
+def test_world_restart_serves_again(target: NewWorld) -> None:
     """After a reload, new connections are served as before."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         run = steps(place, "a:open cancel")
         place.restart()
@@ -185,9 +185,9 @@ def test_tcp_world_wait_ends_what_is_idle() -> None:
     assert run_sequence(Sequence.parse(line), Lifecycle(), TcpTarget).violations == []
 
 
-def test_world_that_is_not_exact_excuses_a_busy_machine(world: NewWorld) -> None:
+def test_world_that_is_not_exact_excuses_a_busy_machine(target: NewWorld) -> None:
     """Where limits may expire because nobody ran, a connection that they end is no fault."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         (idle,) = steps(place, "a:open").connections.values()
         (busy,) = steps(place, "a:open a:new:1:echo").connections.values()
@@ -205,10 +205,10 @@ def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
 
 
 @pytest.mark.parametrize("version", ["REF", "V0"])
-def test_dispose_ends_everything(world: NewWorld, version: str) -> None:
+def test_dispose_ends_everything(target: NewWorld, version: str) -> None:
     """Living connections, leaks, handlers that never end: no descriptor and no warning is left."""
     before = descriptors()
-    place = world(VERSIONS[version]())
+    place = target(VERSIONS[version]())
     run = SequenceRun(place)
     for step in Sequence.parse(
         "a:open a:new:1:@silent+5 a:new:2:linger a:new:1:echo b:open a:close"
@@ -225,11 +225,11 @@ def test_dispose_ends_everything(world: NewWorld, version: str) -> None:
 
 
 def test_dispose_gives_up_on_what_swallows_every_cancellation(
-    world: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    target: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A task that cannot be ended is abandoned, and its destruction is no news."""
     monkeypatch.setitem(HANDLERS, "sink", starting(endless))
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     steps(place, "a:open a:new:1:sink b:open")
     place.dispose()
     del place
@@ -239,7 +239,7 @@ def test_dispose_gives_up_on_what_swallows_every_cancellation(
 
 
 def test_dispose_is_silent_about_what_fails_meanwhile(
-    world: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    target: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A task that is ended by the disposal, and fails at that, is nobody's fault."""
 
@@ -250,7 +250,7 @@ def test_dispose_is_silent_about_what_fails_meanwhile(
             raise RuntimeError("unseen")
 
     monkeypatch.setitem(HANDLERS, "sink", starting(fail))
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     steps(place, "a:open a:new:1:sink")
     place.dispose()
     del place
@@ -259,11 +259,11 @@ def test_dispose_is_silent_about_what_fails_meanwhile(
     assert caplog.text == ""
 
 
-def test_dispose_cleans_up_after_a_line_that_is_refused(world: NewWorld) -> None:
+def test_dispose_cleans_up_after_a_line_that_is_refused(target: NewWorld) -> None:
     """When a step raises, peers and server are closed all the same."""
     before = descriptors()
     with pytest.raises(ValueError, match="not opened"):
-        run_sequence(Sequence.parse("a:open a:new:1:@echo+5 b:close"), Lifecycle(), world)
+        run_sequence(Sequence.parse("a:open a:new:1:@echo+5 b:close"), Lifecycle(), target)
     gc.collect()
 
     assert descriptors() == before
@@ -285,19 +285,19 @@ def test_dispose_ends_what_is_being_accepted(turns: int, version: str) -> None:
 
 
 @pytest.mark.parametrize("gap", range(6))
-def test_cancelled_dial_leaves_nothing(world: NewWorld, gap: int) -> None:
+def test_cancelled_dial_leaves_nothing(target: NewWorld, gap: int) -> None:
     """A stream that is replaced in any iteration of its dial leaves no link and no descriptor."""
     before = descriptors()
     line = f"a:open a:new:1:@echo+5~{gap} a:new:1:@silent+5~{gap} a:abort"
-    assert run_sequence(Sequence.parse(line), Lifecycle(), world).violations == []
+    assert run_sequence(Sequence.parse(line), Lifecycle(), target).violations == []
     gc.collect()
 
     assert descriptors() == before
 
 
-def test_datagrams_reach_destinations(world: NewWorld) -> None:
+def test_datagrams_reach_destinations(target: NewWorld) -> None:
     """A UDP stream to an echo gets its datagrams back; one to nobody who answers gets nothing."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         run = steps(place, "a:open a:udp:1:@echo+5 a:data:1+60 a:udp:2:@silent+5 a:xudp:3:@echo+5")
         place.rest(lambda: all(run.connections["a"].streams[each].owed == 0 for each in (1, 3)))
@@ -310,17 +310,17 @@ def test_datagrams_reach_destinations(world: NewWorld) -> None:
     assert run.outcome.violations == []
 
 
-def test_datagram_stream_of_a_reused_id_is_a_leak(world: NewWorld) -> None:
+def test_datagram_stream_of_a_reused_id_is_a_leak(target: NewWorld) -> None:
     """What sing-box leaves for ever, in Python: the first stream has nobody to end it."""
     line = Sequence.parse("a:open a:udp:1:@echo a:udp:1:@echo a:close")
 
-    assert "tasks" in run_sequence(line, VERSIONS["V2"](), world).violated
-    assert run_sequence(line, Lifecycle(), world).violations == []
+    assert "tasks" in run_sequence(line, VERSIONS["V2"](), target).violated
+    assert run_sequence(line, Lifecycle(), target).violations == []
 
 
-def test_connect_in_a_burst(world: NewWorld) -> None:
+def test_connect_in_a_burst(target: NewWorld) -> None:
     """Each of many peers gets the scope of its own connection."""
-    place = world(Lifecycle())
+    place = target(Lifecycle())
     try:
         models = [ConnectionModel(place.connect(), USER) for _ in range(20)]
         names = [model.peer.scope.name for model in models]

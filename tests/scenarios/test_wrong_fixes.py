@@ -8,7 +8,7 @@ import pytest
 
 from muxleak_scenarios import PROPERTIES, Pair, Sequence, TcpTarget, load_pairs, run_sequence
 from muxleak_scenarios.pairs.check import how_to_replay
-from muxleak_scenarios.pairs.registry import FLAGSHIP, WrongHalf
+from muxleak_scenarios.pairs.registry import FLAGSHIP, WrongVariant
 from muxleak_scenarios.pairs.replay import SequenceReplay
 from muxleak_scenarios.pairs.verify import verify_wrong
 from muxleak_vless.versions import VERSIONS
@@ -27,40 +27,40 @@ VERSION_OF = {
 
 
 @WRONG
-def test_wrong_fix_repairs_what_the_buggy_half_breaks(pair: Pair, wrong: WrongHalf) -> None:
-    """On the pair's witness, where the buggy half is caught and it is not."""
-    buggy = run_sequence(pair.witness, pair.buggy()).violated
+def test_wrong_fix_repairs_what_the_buggy_half_breaks(pair: Pair, wrong: WrongVariant) -> None:
+    """On the pair's minimal sequence, where the buggy variant is caught and it is not."""
+    buggy = run_sequence(pair.minimal, pair.buggy()).violated
 
     assert set(buggy) >= set(pair.facts.fails)
-    assert not set(run_sequence(pair.witness, wrong.lifecycle()).violated) & set(pair.facts.fails)
+    assert not set(run_sequence(pair.minimal, wrong.lifecycle()).violated) & set(pair.facts.fails)
 
 
 @WRONG
-def test_wrong_fix_is_caught_by_its_own_witness(pair: Pair, wrong: WrongHalf) -> None:
-    """It breaks what it is said to, simulated and over TCP, and the fixed half nothing."""
-    outcome = run_sequence(wrong.witness, wrong.lifecycle())
+def test_wrong_fix_is_caught_by_its_own_witness(pair: Pair, wrong: WrongVariant) -> None:
+    """It breaks what it is said to, simulated and over TCP, and the fixed variant nothing."""
+    outcome = run_sequence(wrong.minimal, wrong.lifecycle())
 
-    assert outcome.violated == run_sequence(wrong.witness, wrong.lifecycle(), TcpTarget).violated
+    assert outcome.violated == run_sequence(wrong.minimal, wrong.lifecycle(), TcpTarget).violated
     assert outcome.violated == wrong.facts.fails
-    assert run_sequence(wrong.witness, pair.fixed()).violated == ()
+    assert run_sequence(wrong.minimal, pair.fixed()).violated == ()
     assert set(wrong.facts.fails) <= set(PROPERTIES)
 
 
 @WRONG
-def test_wrong_fix_witness_is_needed_whole(pair: Pair, wrong: WrongHalf) -> None:
+def test_wrong_fix_witness_is_needed_whole(pair: Pair, wrong: WrongVariant) -> None:
     """It is canonical, and without any one of its steps but the last close it shows nothing."""
-    witness = wrong.witness
-    assert str(witness.canonical()) == str(witness) == wrong.facts.witness
+    minimal = wrong.minimal
+    assert str(minimal.canonical()) == str(minimal) == wrong.facts.minimal
 
-    for at in range(1, len(witness) - 1):
-        shorter = Sequence(witness[:at] + witness[at + 1 :])
+    for at in range(1, len(minimal) - 1):
+        shorter = Sequence(minimal[:at] + minimal[at + 1 :])
         assert run_sequence(shorter, wrong.lifecycle()).violated == ()
     assert wrong.facts.title != pair.facts.title
     assert wrong.facts.references
 
 
 @WRONG
-def test_wrong_fix_gives_the_answers_of_its_version(pair: Pair, wrong: WrongHalf) -> None:
+def test_wrong_fix_gives_the_answers_of_its_version(pair: Pair, wrong: WrongVariant) -> None:
     """Of the questions it answers, each as the version does that it stands for."""
     assert pair is PAIR
     version = VERSIONS[VERSION_OF[wrong.name]]
@@ -70,19 +70,19 @@ def test_wrong_fix_gives_the_answers_of_its_version(pair: Pair, wrong: WrongHalf
 
 
 @WRONG
-def test_wrong_fix_is_named_by_replay_lines(pair: Pair, wrong: WrongHalf) -> None:
+def test_wrong_fix_is_named_by_replay_lines(pair: Pair, wrong: WrongVariant) -> None:
     """The line that names it runs it, and errors of `check_sequence` give that line."""
-    line = f"{pair.slug}/{wrong.name} {wrong.witness}"
+    line = f"{pair.slug}/{wrong.name} {wrong.minimal}"
     replay = SequenceReplay.parse(line)
 
     assert str(replay) == line
     assert replay.lifecycle is wrong.lifecycle
-    assert line in how_to_replay(wrong.witness, wrong.lifecycle)
+    assert line in how_to_replay(wrong.minimal, wrong.lifecycle)
 
 
 @pytest.mark.slow
 @WRONG
-def test_verify_wrong_holds(pair: Pair, wrong: WrongHalf) -> None:
+def test_verify_wrong_holds(pair: Pair, wrong: WrongVariant) -> None:
     """All claims, the search's too."""
     verdict = verify_wrong(pair, wrong)
 
@@ -114,12 +114,12 @@ def test_verify_wrong_holds(pair: Pair, wrong: WrongHalf) -> None:
         pytest.param(
             replace(DEFERRED, facts=replace(DEFERRED.facts, fails=("tasks",))),
             ["facts", "witness in SimWorld", "witness in TcpWorld", "search"],
-            id="breaks what the buggy half breaks",
+            id="breaks what the buggy variant breaks",
         ),
     ],
 )
 def test_verify_wrong_finds_a_wrong_claim(
-    monkeypatch: pytest.MonkeyPatch, wrong: WrongHalf, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, wrong: WrongVariant, expected: list[str]
 ) -> None:
     """The facts are not believed."""
     monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 50)

@@ -202,8 +202,8 @@ def test_shrink_reaches_what_hypothesis_reaches() -> None:
     """On a failure that needs three bytes out of many, the simplest bytes remain."""
 
     def fails(data: Bytes) -> Bytes | None:
-        program, world = data
-        bad = len(program) > 1 and program[1] >= 3 and any(each >= 2 for each in world)
+        program, target = data
+        bad = len(program) > 1 and program[1] >= 3 and any(each >= 2 for each in target)
         return data if bad else None
 
     start = Bytes(bytes(range(100, 160)), bytes(range(50, 150)))

@@ -23,11 +23,11 @@ FOLDER = Path(muxleak_vless.bugs.__file__).parent
 PAIRS = sorted(path.parent.name for path in FOLDER.glob("*/buggy.py"))
 QUESTIONS = sorted(name for name in vars(Lifecycle) if not name.startswith("_"))
 MOST_LINES = 15
-HALVES = ("buggy", "fixed")
+VARIANTS = ("buggy", "fixed")
 
 
-def half(pair: str, name: str) -> ModuleType:
-    """Import one half of a pair."""
+def variant(pair: str, name: str) -> ModuleType:
+    """Import one variant of a pair."""
     return importlib.import_module(f"muxleak_vless.bugs.{pair}.{name}")
 
 
@@ -106,9 +106,9 @@ def test_pairs_are_found_by_listing_the_folder() -> None:
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair_overrides_the_question_of_its_facts(pair: str) -> None:
-    """Both halves have the same class and method, and the facts name that question."""
+    """Both variants have the same class and method, and the facts name that question."""
     facts = importlib.import_module(f"muxleak_vless.bugs.{pair}").FACTS
-    (buggy, asked), (fixed, same) = (answer(half(pair, name)) for name in HALVES)
+    (buggy, asked), (fixed, same) = (answer(variant(pair, name)) for name in VARIANTS)
 
     assert isinstance(facts, Facts)
     assert facts.question == asked == same
@@ -119,16 +119,16 @@ def test_pair_overrides_the_question_of_its_facts(pair: str) -> None:
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair_halves_import_the_same(pair: str) -> None:
-    """Both halves have the same imports, so that their difference is the mistake alone."""
-    buggy, fixed = (imports(half(pair, name)) for name in HALVES)
+    """Both variants have the same imports, so that their difference is the mistake alone."""
+    buggy, fixed = (imports(variant(pair, name)) for name in VARIANTS)
 
     assert buggy == fixed
 
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair_fixed_half_is_the_reference(pair: str) -> None:
-    """The fixed half's method is the reference's own, word for word; the buggy one is not."""
-    buggy, fixed = half(pair, "buggy"), half(pair, "fixed")
+    """The fixed variant's method is the reference's own, word for word; the buggy one is not."""
+    buggy, fixed = variant(pair, "buggy"), variant(pair, "fixed")
     cls, question = answer(fixed)
     reference = inspect.getsource(getattr(Lifecycle, question))
 
@@ -138,8 +138,8 @@ def test_pair_fixed_half_is_the_reference(pair: str) -> None:
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pair_difference_is_small(pair: str) -> None:
-    """What differs between the halves fits on a slide."""
-    buggy, fixed = (source(half(pair, name)).splitlines() for name in HALVES)
+    """What differs between the variants fits on a slide."""
+    buggy, fixed = (source(variant(pair, name)).splitlines() for name in VARIANTS)
 
     lines = list(difflib.unified_diff(buggy, fixed, "buggy.py", "fixed.py", n=0, lineterm=""))
 

@@ -1,7 +1,7 @@
 """The historical versions of the mux session, each a composition of wrong answers.
 
 Read each as the diary of one commit: which questions it answered wrongly, and nothing else. The
-answers that a pair of `muxleak_vless.bugs` is about are taken from its buggy half; the others
+answers that a pair of `muxleak_vless.bugs` is about are taken from its buggy variant; the others
 stand here.
 
 V0, V1 and V2 are sing-vmess `9b63475`, `d70afe4` and `8cd5f17`. P-A is V1 with the watcher deleted;

@@ -16,16 +16,16 @@ class Bytes(NamedTuple):
     """What decides a run: the program's draws and the world's decisions."""
 
     program: bytes
-    world: bytes
+    target: bytes
 
     def order(self) -> tuple[object, ...]:
         """Smaller is simpler; the program counts first."""
         return (
             len(self.program),
-            len(self.world) - self.world.count(0),
-            len(self.world),
+            len(self.target) - self.target.count(0),
+            len(self.target),
             self.program,
-            self.world,
+            self.target,
         )
 
 
@@ -74,15 +74,15 @@ def shrink(
 
 def _candidates(best: Bytes) -> Iterator[Bytes]:
     """Simpler bytes, boldest first."""
-    program, world = best
+    program, target = best
     yield Bytes(b"", b"")
     yield Bytes(program, b"")
-    yield from (Bytes(each, world) for each in _shorter(program))
-    yield from (Bytes(program, each) for each in _plainer(world))
-    yield from (Bytes(each, world) for each in _smaller(program))
-    yield from (Bytes(program, each) for each in _smaller(world))
-    yield from (Bytes(program, each) for each in _shorter(world))
-    yield from (Bytes(each, world) for each in _renumbered(program))
+    yield from (Bytes(each, target) for each in _shorter(program))
+    yield from (Bytes(program, each) for each in _plainer(target))
+    yield from (Bytes(each, target) for each in _smaller(program))
+    yield from (Bytes(program, each) for each in _smaller(target))
+    yield from (Bytes(program, each) for each in _shorter(target))
+    yield from (Bytes(each, target) for each in _renumbered(program))
 
 
 def _shorter(data: bytes) -> Iterator[bytes]:

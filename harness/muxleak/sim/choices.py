@@ -22,30 +22,30 @@ class Choices:
 
     Attributes:
         program: the bytes used so far for what the program drew.
-        world: the same for what the simulation decided; one byte for each decision.
+        target: the same for what the simulation decided; one byte for each decision.
         woken: how many decisions ran another task than the one whose turn it was.
     """
 
-    def __init__(self, program: bytes = b"", world: bytes = b"") -> None:
+    def __init__(self, program: bytes = b"", target: bytes = b"") -> None:
         self.program = bytearray()
-        self.world = bytearray()
+        self.target = bytearray()
         self.woken = 0
         self._given = program
-        self._dealt = world
+        self._dealt = target
 
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Decisions from one string of fixed size: the first half for the program."""
-        half = len(data) // 2
-        return cls(data[:half], data[half:])
+        variant = len(data) // 2
+        return cls(data[:variant], data[variant:])
 
     def __repr__(self) -> str:
-        program, world = self._given.rstrip(b"\0"), self._dealt.rstrip(b"\0")
-        return f"{type(self).__name__}({program!r}, {world!r})"
+        program, target = self._given.rstrip(b"\0"), self._dealt.rstrip(b"\0")
+        return f"{type(self).__name__}({program!r}, {target!r})"
 
     def trimmed(self) -> tuple[bytes, bytes]:
-        """What was used, `program` and `world`, without trailing zeros."""
-        return bytes(self.program).rstrip(b"\0"), bytes(self.world).rstrip(b"\0")
+        """What was used, `program` and `target`, without trailing zeros."""
+        return bytes(self.program).rstrip(b"\0"), bytes(self.target).rstrip(b"\0")
 
     def below(self, limit: int) -> int:
         """A number from 0 to `limit` - 1; the default is 0.
@@ -83,13 +83,13 @@ class Choices:
             limit: how many ways it can go.
         """
         value = self._decide(kind, limit)
-        self.world.append(value)
+        self.target.append(value)
         return value
 
     def wake(self, tasks: Sequence[AnyTask]) -> int:
         """Which of the tasks that are ready runs, by position; 0 is the one whose turn it is."""
         value = self._wake(tasks[:_BYTE])
-        self.world.append(value)
+        self.target.append(value)
         if value:
             self.woken += 1
         return value
@@ -100,7 +100,7 @@ class Choices:
 
     def _decide(self, kind: str, limit: int) -> int:
         del kind
-        at = len(self.world)
+        at = len(self.target)
         return self._dealt[at] % limit if at < len(self._dealt) else 0
 
     def _wake(self, tasks: Sequence[Any]) -> int:

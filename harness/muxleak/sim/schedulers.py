@@ -112,7 +112,7 @@ class Few(Invented):
 
     def _decide(self, kind: str, limit: int) -> int:
         del kind
-        part = self._changes.get(len(self.world))
+        part = self._changes.get(len(self.target))
         return 0 if part is None else 1 + int(part * (limit - 1))
 
 
@@ -130,7 +130,7 @@ def portfolio(seed: int, names: Sequence[str], *, wakeups: bool) -> Iterator[Inv
     last = Invented(chance)
     yield last
     # What the plain run decided is the measure of how long runs are.
-    world, waking = max(1, len(last.world)), max(1, last.waking)
+    target, waking = max(1, len(last.target)), max(1, last.waking)
     turns = [name for name in names if wakeups or name != "pct"]
     for number in count():
         name = turns[number % len(turns)]
@@ -139,9 +139,9 @@ def portfolio(seed: int, names: Sequence[str], *, wakeups: bool) -> Iterator[Inv
         elif name == "uniform":
             last = Uniform(chance)
         else:
-            last = Few(chance, _changes(chance, world))
+            last = Few(chance, _changes(chance, target))
         yield last
-        world = max(world, len(last.world))
+        target = max(target, len(last.target))
         waking = max(waking, last.waking)
 
 

@@ -66,7 +66,7 @@ def recording() -> RecordedSequence:
 
 
 def record(
-    sequence: Sequence, world: Callable[[Lifecycle], Target] = SimTarget
+    sequence: Sequence, target: Callable[[Lifecycle], Target] = SimTarget
 ) -> RecordedSequence:
     """Run and check a sequence of one connection, and say what was sent and received.
 
@@ -77,7 +77,7 @@ def record(
     answers: list[bytes] = []
 
     def recorder(lifecycle: Lifecycle) -> Target:
-        place = world(lifecycle)
+        place = target(lifecycle)
         connect = place.connect
         place.connect = lambda: listened(connect())  # type: ignore[method-assign]
         return place
@@ -105,14 +105,14 @@ def record(
 
 
 def checked(
-    world: Callable[[Lifecycle], Target] = SimTarget, sequence: Sequence = SEQUENCE
+    target: Callable[[Lifecycle], Target] = SimTarget, sequence: Sequence = SEQUENCE
 ) -> None:
     """Run a sequence in a world of its own and check every property.
 
     Raises:
         AssertionError: one does not hold.
     """
-    outcome = run_sequence(sequence, Lifecycle(), world)
+    outcome = run_sequence(sequence, Lifecycle(), target)
     if outcome.violations:
         raise AssertionError(f"expected a clean run, got {outcome.violations}")
 
@@ -189,12 +189,12 @@ class Unchecked(SequenceRun):
 
 def unchecked() -> None:
     """Run the sequence with its peer's model and the ledger, without the checks."""
-    world = SimTarget(Lifecycle())
+    target = SimTarget(Lifecycle())
     try:
-        Unchecked(world).run(SEQUENCE)
+        Unchecked(target).run(SEQUENCE)
     finally:
-        world.dispose()
-        vars(world).clear()
+        target.dispose()
+        vars(target).clear()
 
 
 def measure(plan: BenchPlan) -> list[Comparison]:

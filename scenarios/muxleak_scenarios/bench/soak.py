@@ -97,7 +97,7 @@ def soak(
     connections: int,
     *,
     seed: int = 0,
-    world: Callable[[Lifecycle], Target] = SimTarget,
+    target: Callable[[Lifecycle], Target] = SimTarget,
     virtual: bool = True,
     progress: Callable[[int], bool] | None = None,
 ) -> Soaked:
@@ -116,7 +116,7 @@ def soak(
             began, first, garbage, batch = time.process_time(), found.connections, 0, 0
             while found.connections < connections * tenth // TENTHS and not stopped:
                 sequence = decode(random.randbytes(WIDTH * STEPS), virtual=virtual)
-                outcome = run_sequence(sequence, lifecycle(), world)
+                outcome = run_sequence(sequence, lifecycle(), target)
                 found.sequences += 1
                 found.connections += outcome.connections
                 batch += outcome.connections

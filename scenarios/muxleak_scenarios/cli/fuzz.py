@@ -23,7 +23,7 @@ from muxleak_scenarios.pairs.campaign import (
     CampaignProgress,
     CampaignResult,
 )
-from muxleak_scenarios.pairs.registry import HALVES, find_pair, load_pairs
+from muxleak_scenarios.pairs.registry import VARIANTS, find_pair, load_pairs
 from muxleak_scenarios.pairs.replay import EXPECT, SequenceReplay, expectation, find_subject
 from muxleak_scenarios.sequence.steps import Sequence
 
@@ -46,7 +46,7 @@ _WHY = {
 
 
 def subject(word: str) -> str:
-    """Read PAIR or VERSION, as far as it can be without knowing the half; a program has a colon."""
+    """Read PAIR or VERSION, the variant aside; a program has a colon."""
     try:
         if _PROGRAM not in word:
             find_subject(word, None)
@@ -60,7 +60,7 @@ def subject(word: str) -> str:
     "fuzz",
     epilog=params.examples(
         "fuzz watcher_outlives_connection    found, shrunk and kept",
-        "fuzz live_id_reused --half fixed --time 60",
+        "fuzz live_id_reused --variant fixed --time 60",
         "fuzz V2 --target tcp --time 30 --seed 7",
         "fuzz REF --examples 100000          the reference: nothing so far",
         "fuzz V1 --out tests/replays --json | jq -r .replay",
@@ -84,7 +84,13 @@ def subject(word: str) -> str:
     type=params.POSITIVE,
     help="Seconds at most, with shrinking.",
 )
-@click.option("--half", type=click.Choice(HALVES), help="Of a PAIR.  [default: buggy]")
+@click.option(
+    "--variant",
+    "--half",
+    "variant",
+    type=click.Choice(VARIANTS),
+    help="Of a PAIR.  [default: buggy]",
+)
 @params.target_option
 @click.option(
     "--out",
@@ -111,7 +117,7 @@ def fuzz_command(
     subject: str,
     examples: int | None,
     seconds: float | None,
-    half: str | None,
+    variant: str | None,
     target: TargetChoice,
     out: Path,
     seed: int,
@@ -132,12 +138,12 @@ def fuzz_command(
     """
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
     if _PROGRAM in subject:
-        params.refuse(ctx, "a program", "half", "target", "fresh")
+        params.refuse(ctx, "a program", "variant", "target", "fresh")
         replay_files.check_out(out)
         ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
     params.refuse(ctx, "a pair or version", "wakeups")
     try:
-        empty = SequenceReplay(*find_subject(subject, half), Sequence())
+        empty = SequenceReplay(*find_subject(subject, variant), Sequence())
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     replay_files.check_out(out)
@@ -169,7 +175,7 @@ def _search(
             replay.lifecycle,
             budget=budget,
             seed=seed,
-            world=target.world,
+            target=target.make,
             virtual=target.virtual,
             database=None if fresh else DirectoryBasedExampleDatabase(folder),
             key=key,
@@ -195,7 +201,7 @@ def progress_in_words(name: str, status: CampaignProgress) -> str:
 
 
 def _name(replay: SequenceReplay) -> str:
-    return f"{replay.name}/{replay.half}" if replay.half else replay.name
+    return f"{replay.name}/{replay.variant}" if replay.variant else replay.name
 
 
 def replay_file(replay: SequenceReplay, found: Found) -> str:
@@ -223,7 +229,7 @@ def _data(
     found, status = result.found, result.status
     return {
         "subject": replay.name,
-        "half": replay.half or None,
+        "half": replay.variant or None,
         "target": target.name,
         "seed": seed,
         "budget": budget._asdict(),

@@ -132,8 +132,8 @@ def progress_in_words(name: str, now: Progress, seconds: float) -> str:
     head = f"{runs / seconds:,.0f} schedules/s, {runs:,} run"
     if now.best is None:
         return f"{head}: searches {name}"
-    program, world = now.best
-    off = len(world) - world.count(0)
+    program, target = now.best
+    off = len(target) - target.count(0)
     best = f"{render.plural(len(program), 'draw')} and {render.plural(off, 'deviation')}"
     return f"{head}, best {best}: shrinks {name}"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from muxleak_scenarios import Pair
-    from muxleak_scenarios.pairs.registry import WrongHalf
+    from muxleak_scenarios.pairs.registry import WrongVariant
 
 
 @click.command(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 )
 @params.json_option
 def list_command(*, as_json: bool) -> None:
-    """List the pairs: bugs with a buggy and a fixed half.
+    """List the pairs: bugs with a buggy and a fixed variant.
 
     Below a pair stand the fixes of it that were tried and were wrong.
     """
@@ -76,7 +76,7 @@ def _line(
 def show_command(pair: Pair, *, as_json: bool) -> None:
     """Show one pair: facts, story, diff, and the steps that show it."""
     if as_json:
-        replay = str(SequenceReplay(pair.slug, "buggy", pair.witness))
+        replay = str(SequenceReplay(pair.slug, "buggy", pair.minimal))
         more = {"story": pair.story, "diff": pair.diff(), "replay": replay}
         render.emit_json({**_facts(pair), **more})
     else:
@@ -111,16 +111,16 @@ def _show(console: Console, pair: Pair) -> None:
     render.diff(console, pair.diff())
     note = "a gap is needed to see it" if facts.needs_gap else ""
     render.heading(console, "Witness", note)
-    render.body(console, render.sequence(pair.witness))
+    render.body(console, render.sequence(pair.minimal))
     console.print()
-    for half in ("buggy", "fixed"):
-        line = str(SequenceReplay(pair.slug, half, pair.witness))
+    for variant in ("buggy", "fixed"):
+        line = str(SequenceReplay(pair.slug, variant, pair.minimal))
         render.copyable(console, render.command("replay", line))
     for wrong in pair.wrong:
         _show_wrong(console, pair, wrong)
 
 
-def _show_wrong(console: Console, pair: Pair, wrong: WrongHalf) -> None:
+def _show_wrong(console: Console, pair: Pair, wrong: WrongVariant) -> None:
     facts = wrong.facts
     render.heading(console, f"Wrong fix: /{wrong.name}", "repairs the bug above, and breaks more")
     shown = {
@@ -131,9 +131,9 @@ def _show_wrong(console: Console, pair: Pair, wrong: WrongHalf) -> None:
     }
     render.body(console, render.facts(shown))
     console.print()
-    render.body(console, render.sequence(wrong.witness))
+    render.body(console, render.sequence(wrong.minimal))
     console.print()
-    line = str(SequenceReplay(pair.slug, wrong.name, wrong.witness))
+    line = str(SequenceReplay(pair.slug, wrong.name, wrong.minimal))
     render.copyable(console, render.command("replay", line))
 
 
@@ -146,7 +146,7 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "question": facts.question,
         "references": list(facts.references),
         "fails": list(facts.fails),
-        "witness": facts.witness,
+        "witness": facts.minimal,
         "needs_gap": facts.needs_gap,
         "wrong_fixes": [
             {
@@ -155,8 +155,8 @@ def _facts(pair: Pair) -> dict[str, Any]:
                 "questions": list(wrong.questions),
                 "references": list(wrong.facts.references),
                 "fails": list(wrong.facts.fails),
-                "witness": wrong.facts.witness,
-                "replay": str(SequenceReplay(pair.slug, wrong.name, wrong.witness)),
+                "witness": wrong.facts.minimal,
+                "replay": str(SequenceReplay(pair.slug, wrong.name, wrong.minimal)),
             }
             for wrong in pair.wrong
         ],

@@ -61,7 +61,7 @@ class TargetChoice(NamedTuple):
     """Where sequences are run; ``virtual`` says that time and network are simulated."""
 
     name: str
-    world: Callable[[Lifecycle], Target]
+    make: Callable[[Lifecycle], Target]
     virtual: bool
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import params, render
 from muxleak_scenarios.cli.replay_program import is_of_program, replay_program
-from muxleak_scenarios.pairs.registry import HALVES, load_pairs
+from muxleak_scenarios.pairs.registry import VARIANTS, load_pairs
 from muxleak_scenarios.pairs.replay import SequenceReplay, find_version, read_lines
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class NumberedLine(NamedTuple):
     "replay",
     epilog=params.examples(
         "replay watcher_outlives_connection a:open a:close",
-        "replay --half fixed 'watcher_outlives_connection a:open a:close'",
+        "replay --variant fixed 'watcher_outlives_connection a:open a:close'",
         "replay V2 a:open cancel a:new:1:echo a:close",
         "replay --target tcp fixed a:open a:new:1:echo+5 a:abort",
         "replay V2 a:open a:udp:1:@echo a:new:1:@echo   found by a hunt",
@@ -46,14 +46,20 @@ class NumberedLine(NamedTuple):
     ),
 )
 @click.argument("line", nargs=-1, required=True, metavar="LINE|FILE")
-@click.option("--half", type=click.Choice(HALVES), help="Instead of the half that the line names.")
+@click.option(
+    "--variant",
+    "--half",
+    "variant",
+    type=click.Choice(VARIANTS),
+    help="Instead of the variant that the line names.",
+)
 @params.target_option
 @params.json_option
 @click.pass_context
 def replay_command(
     ctx: click.Context,
     line: tuple[str, ...],
-    half: str | None,
+    variant: str | None,
     target: TargetChoice,
     *,
     as_json: bool,
@@ -67,9 +73,9 @@ def replay_command(
     Exits with 1 if a property is violated, or the program fails.
     """
     if is_of_program(line):
-        params.refuse(ctx, "a program", "half", "target")
+        params.refuse(ctx, "a program", "variant", "target")
         ctx.exit(replay_program(line, as_json=as_json))
-    runs = [(each, _parse(each, half)) for each in _lines(line)]
+    runs = [(each, _parse(each, variant)) for each in _lines(line)]
     console = render.stdout()
     results: list[dict[str, Any]] = []
     clean = True
@@ -115,16 +121,16 @@ def _check_no_path(words: tuple[str, ...]) -> None:
         raise click.UsageError(f"expected a file, got {word!r}, {found}")
 
 
-def _parse(line: NumberedLine, half: str | None) -> SequenceReplay:
+def _parse(line: NumberedLine, variant: str | None) -> SequenceReplay:
     try:
-        return SequenceReplay.parse(line.text, half)
+        return SequenceReplay.parse(line.text, variant)
     except ValueError as error:
         raise click.UsageError(f"{line.place}{error}") from None
 
 
 def _run(line: NumberedLine, replay: SequenceReplay, target: TargetChoice) -> SequenceOutcome:
     try:
-        return replay.run(target.world)
+        return replay.run(target.make)
     except ValueError as error:
         raise click.UsageError(f"{line.place}{error}") from None
 

@@ -30,14 +30,14 @@ class Reproduction:
     fixed: list[TaskGrowth]
     found: Found | None
     fixes: dict[str, SequenceOutcome]
-    """What the pair's witness did to each historical version."""
+    """What the pair's minimal sequence did to each historical version."""
     fixed_violates: tuple[str, ...]
-    """What the fixed half did on the sequence that was found."""
+    """What the fixed variant did on the sequence that was found."""
 
     @property
     def replay(self) -> SequenceReplay:
-        """The run that shows the bug: what was found, or else the witness."""
-        sequence = self.found.sequence if self.found is not None else self.pair.witness
+        """The run that shows the bug: what was found, or else the minimal sequence."""
+        sequence = self.found.sequence if self.found is not None else self.pair.minimal
         return SequenceReplay(self.pair.slug, "buggy", sequence)
 
     @property
@@ -47,7 +47,7 @@ class Reproduction:
 
     @property
     def reproduced(self) -> bool:
-        """Whether the buggy half did as claimed and the fixed one left nothing."""
+        """Whether the buggy variant did as claimed and the fixed one left nothing."""
         grown = all(abs(getattr(each, self.metric)) >= each.closed for each in self.buggy)
         clean = not any(each.tasks or each.counted_open for each in self.fixed)
         found = self.found is not None and set(self.pair.facts.fails) <= set(
@@ -55,23 +55,23 @@ class Reproduction:
         )
         return grown and clean and found and not self.fixed_violates
 
-    def points(self, half: str, metric: str) -> list[tuple[int, int]]:
+    def points(self, variant: str, metric: str) -> list[tuple[int, int]]:
         """Connections closed, and what they left."""
-        growths = self.buggy if half == "buggy" else self.fixed
+        growths = self.buggy if variant == "buggy" else self.fixed
         return [(each.closed, getattr(each, metric)) for each in growths]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         facts, found = self.pair.facts, self.found
-        halves = ("buggy", "fixed")
+        variants = ("buggy", "fixed")
         return {
             "pair": self.pair.slug,
             "title": facts.title,
             "symptom": facts.symptom,
             "references": list(facts.references),
             "question": facts.question,
-            "growth": {half: self.points(half, "tasks") for half in halves},
-            "counted_open": {half: self.points(half, "counted_open") for half in halves},
+            "growth": {variant: self.points(variant, "tasks") for variant in variants},
+            "counted_open": {variant: self.points(variant, "counted_open") for variant in variants},
             "blocked": [
                 {
                     "count": group.count,
@@ -106,17 +106,17 @@ class Reproduction:
 
 
 def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
-    """Measure the growth of both halves, search the buggy one, try the historical fixes."""
+    """Measure the growth of both variants, search the buggy one, try the historical fixes."""
     with render.progress(2 * sum(counts)) as steps:
-        steps.say("buggy half: opens and closes connections over TCP")
-        buggy = grow(pair.witness, pair.buggy, counts, steps.advance)
-        steps.say("fixed half: opens and closes connections over TCP")
-        fixed = grow(pair.witness, pair.fixed, counts, steps.advance)
+        steps.say("buggy variant: opens and closes connections over TCP")
+        buggy = grow(pair.minimal, pair.buggy, counts, steps.advance)
+        steps.say("fixed variant: opens and closes connections over TCP")
+        fixed = grow(pair.minimal, pair.fixed, counts, steps.advance)
     with render.progress() as steps:
-        steps.say("searches the buggy half for the shortest sequence")
+        steps.say("searches the buggy variant for the shortest sequence")
         found = find_violation(pair.buggy, seed=seed)
-    fixes = {name: run_sequence(pair.witness, version()) for name, version in VERSIONS.items()}
-    minimal = pair.witness if found is None else found.sequence
+    fixes = {name: run_sequence(pair.minimal, version()) for name, version in VERSIONS.items()}
+    minimal = pair.minimal if found is None else found.sequence
     violated = run_sequence(minimal, pair.fixed()).violated
     return Reproduction(pair, buggy, fixed, found, fixes, violated)
 
@@ -171,11 +171,11 @@ def reproduce_command(
 ) -> None:
     """Show one bug end to end, from its symptom to its fix.
 
-    Opens and closes connections over loopback TCP against the buggy and the fixed half of PAIR
+    Opens and closes connections over loopback TCP against the buggy and the fixed variant of PAIR
     (default: the flagship), and counts the tasks they leave. Exits with 0 if the bug was reproduced
     and its fix left nothing.
 
-    With --real, sequences that leak in a real proxy are run at it and at both halves of the pairs
+    With --real, sequences that leak in a real proxy are run at it and at both variants of the pairs
     that have the same bugs, all counted from outside; exits with 0 if each left what is claimed.
     """
     if real is not None:

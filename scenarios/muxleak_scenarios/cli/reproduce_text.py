@@ -21,8 +21,8 @@ GROWS = {
 }
 
 CONCLUSIONS = {
-    "tasks": "after {0} the buggy half leaves {1}, the fixed half {3:,}.",
-    "counted_open": "after {0} the buggy half counts {2:,} as open, the fixed half {3:,}.",
+    "tasks": "after {0} the buggy variant leaves {1}, the fixed variant {3:,}.",
+    "counted_open": "after {0} the buggy variant counts {2:,} as open, the fixed variant {3:,}.",
 }
 
 
@@ -42,7 +42,7 @@ def tell(console: Console, result: Reproduction) -> None:
     _growth(console, result)
     _blocked(console, result)
     _minimal(console, result)
-    render.heading(console, "The fix", "everything that differs between the halves")
+    render.heading(console, "The fix", "everything that differs between the variants")
     render.diff(console, result.pair.diff())
     _fixes(console, result)
     _conclusion(console, result)
@@ -61,7 +61,7 @@ def _blocked(console: Console, result: Reproduction) -> None:
     last = result.buggy[-1]
     if last.report:
         after = render.plural(last.closed, "closed connection")
-        render.heading(console, "Blocked", f"what is left after {after}, buggy half")
+        render.heading(console, "Blocked", f"what is left after {after}, buggy variant")
         render.leaks(console, last.report)
 
 
@@ -81,7 +81,7 @@ def _minimal(console: Console, result: Reproduction) -> None:
     render.body(console, Text("again, and with the fix:", render.QUIET))
     line = str(result.replay)
     render.copyable(console, render.command("replay", line))
-    render.copyable(console, render.command("replay", "--half", "fixed", line))
+    render.copyable(console, render.command("replay", "--variant", "fixed", line))
 
 
 def _fixes(console: Console, result: Reproduction) -> None:
@@ -102,7 +102,7 @@ def _fixes(console: Console, result: Reproduction) -> None:
 def _conclusion(console: Console, result: Reproduction) -> None:
     console.print()
     closed = render.plural(result.buggy[-1].closed, "closed connection")
-    buggy, fixed = (result.points(half, result.metric)[-1][1] for half in ("buggy", "fixed"))
+    buggy, fixed = (result.points(variant, result.metric)[-1][1] for variant in ("buggy", "fixed"))
     text = CONCLUSIONS[result.metric].format(closed, render.plural(buggy, "task"), buggy, fixed)
     if result.reproduced:
         console.print(Text.assemble(("Reproduced, and fixed: ", "bold green"), text))
@@ -110,4 +110,4 @@ def _conclusion(console: Console, result: Reproduction) -> None:
     console.print(Text.assemble(("Not as claimed: ", "bold red"), text))
     if result.fixed_violates:
         broken = ", ".join(result.fixed_violates)
-        console.print(f"The fixed half violates {broken} on the shortest sequence.")
+        console.print(f"The fixed variant violates {broken} on the shortest sequence.")

@@ -39,7 +39,7 @@ PATIENCE = 0.5
     epilog=params.examples(
         "serve --version V1                          the leak, on a free port",
         "serve --version fixed --listen 127.0.0.1:8443",
-        "serve --version live_id_reused/buggy        one half of a pair",
+        "serve --version live_id_reused/buggy        one variant of a pair",
         "serve --version V2 --seconds 60 --json      one JSON object per line",
         "serve --debug 127.0.0.1:6060                its tasks over HTTP",
         "serve --verbose                             say why connections end",

@@ -74,7 +74,7 @@ def soak_command(
             replay.lifecycle,
             connections,
             seed=seed,
-            world=target.world,
+            target=target.make,
             virtual=target.virtual,
             progress=tell,
         )

@@ -28,19 +28,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from muxleak_scenarios import Pair
-    from muxleak_scenarios.pairs.registry import WrongHalf
+    from muxleak_scenarios.pairs.registry import WrongVariant
 
 REFERENCE = "the reference"
 CLAIMS = 4
 """Claims per pair that `muxleak_scenarios.pairs.verify` reports as it takes them up."""
 _LEGEND = {
-    "breaks": "violated by the witness of the buggy half or wrong fix, simulated and over TCP",
+    "breaks": "violated by the minimal sequence of the buggy variant or wrong fix, simulated and "
+    "over TCP",
     "found after": "random connections until the search violates a property",
-    "holds for": "random connections of the fixed half or control, nothing violated",
+    "holds for": "random connections of the fixed variant or control, nothing violated",
     "flagged": "of a control, which looks like a leak and is none; it must be nothing",
     "unbounded": "the same without what bounds it; it must be flagged",
-    "proved, too": "halves differ in one answer; the fixed one is the reference's own; a wrong "
-    "fix repairs what its pair's buggy half breaks",
+    "proved, too": "variants differ in one answer; the fixed one is the reference's own; a wrong "
+    "fix repairs what its pair's buggy variant breaks",
 }
 
 
@@ -70,7 +71,7 @@ _LEGEND = {
 @click.option(
     "--sequences",
     type=click.IntRange(min=1),
-    help="Random sequences, of about 15 connections each, in which each fixed half and each control"
+    help="Random sequences, of about 15 connections each, in which each fixed variant and control"
     f" must hold.  [default: {FIXED_SEQUENCES}; with --answers, for each: {ANSWER_SEQUENCES}]",
 )
 @params.seed_option
@@ -206,7 +207,7 @@ class _Proof:
         name: str,
         verdict: Verdict,
         held: str,
-        wrong: WrongHalf | None = None,
+        wrong: WrongVariant | None = None,
     ) -> None:
         found = verdict.found
         at = "nothing found" if found is None else f"{found.connections:,}"
@@ -214,10 +215,10 @@ class _Proof:
         self._row(console, mark, name, ", ".join(verdict.buggy) or "nothing", at, held)
         lines = list(verdict.broken)
         if lines and not any("replay: " in line for line in lines):
-            half, witness = (
-                ("buggy", pair.witness) if wrong is None else (wrong.name, wrong.witness)
+            variant, minimal = (
+                ("buggy", pair.minimal) if wrong is None else (wrong.name, wrong.minimal)
             )
-            lines.append(f"replay: {SequenceReplay(pair.slug, half, witness)}")
+            lines.append(f"replay: {SequenceReplay(pair.slug, variant, minimal)}")
         self._broken(console, lines)
 
     def _sum_up(self, console: Console) -> None:

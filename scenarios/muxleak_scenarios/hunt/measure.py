@@ -131,8 +131,8 @@ def _shared(
 
     It is rounded to the ``nearest``, half of one to one, of these stacks; down of others.
     """
-    half = {stack: copies // 2 if stack in nearest else 0 for stack in left}
-    share = {stack: (n + half[stack]) // copies for stack, n in left.items()}
+    variant = {stack: copies // 2 if stack in nearest else 0 for stack in left}
+    share = {stack: (n + variant[stack]) // copies for stack, n in left.items()}
     exact = all(left[stack] == n * copies for stack, n in share.items() if n > 0)
     return +Counter(share), exact
 

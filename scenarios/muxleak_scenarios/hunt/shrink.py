@@ -19,7 +19,7 @@ async def shrink(
 ) -> Sequence:
     """Return a shortest sequence that still ``leaks``, after at most so many looks.
 
-    First whole connections go, then runs of steps, each half as long as those before, down to
+    First whole connections go, then runs of steps, each variant as long as those before, down to
     single ones; then what is left is made plainer. No look is repeated.
     """
     seen: set[str] = {str(sequence)}

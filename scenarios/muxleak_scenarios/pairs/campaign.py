@@ -101,7 +101,7 @@ class Campaign:
         *,
         budget: Budget = Budget(),  # noqa: B008 - a value that cannot change
         seed: int = 0,
-        world: Callable[[Lifecycle], Target] = SimTarget,
+        target: Callable[[Lifecycle], Target] = SimTarget,
         virtual: bool = True,
         database: ExampleDatabase | None = None,
         key: str = "",
@@ -110,7 +110,7 @@ class Campaign:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle
-        self._world = world
+        self._world = target
         self._virtual = virtual
         self._budget = budget
         self._seed = seed
@@ -253,9 +253,11 @@ class Campaign:
         self._tell()
         return bool(violated)
 
-    def _perform(self, sequence: Sequence, world: Callable[[Lifecycle], Target]) -> SequenceOutcome:
+    def _perform(
+        self, sequence: Sequence, target: Callable[[Lifecycle], Target]
+    ) -> SequenceOutcome:
         self._check_budget()
-        outcome = run_sequence(sequence, self._lifecycle(), world)
+        outcome = run_sequence(sequence, self._lifecycle(), target)
         self._sequences += 1
         self._connections += outcome.connections
         return outcome

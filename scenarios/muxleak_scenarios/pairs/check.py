@@ -38,31 +38,31 @@ class ViolationError(AssertionError):
 def check_sequence(
     sequence: Sequence,
     lifecycle: Callable[[], Lifecycle],
-    world: Callable[[Lifecycle], Target] = SimTarget,
+    target: Callable[[Lifecycle], Target] = SimTarget,
 ) -> SequenceOutcome:
     """Run a sequence against a server, and return what it did if every property held.
 
     Args:
         sequence: what to do, such as one of `sequences` in a ``@given`` test.
         lifecycle: the answers of the server, made afresh: a version or half of a pair, or others.
-        world: where to run.
+        target: where to run.
 
     Raises:
         ViolationError: a property did not hold. A note has the command that runs this again; in a
             failing Hypothesis test, that is the one for the shrunk sequence.
         ValueError: a step names a connection that no earlier step opened.
     """
-    outcome = run_sequence(sequence, lifecycle(), world)
+    outcome = run_sequence(sequence, lifecycle(), target)
     if outcome.violations:
         error = ViolationError(outcome)
-        error.add_note(f"replay with: {how_to_replay(sequence, lifecycle, world)}")
+        error.add_note(f"replay with: {how_to_replay(sequence, lifecycle, target)}")
         raise error
     return outcome
 
 
-def how_to_replay(sequence: Sequence, lifecycle: object, world: object = SimTarget) -> str:
+def how_to_replay(sequence: Sequence, lifecycle: object, target: object = SimTarget) -> str:
     """The command that runs a sequence again; the call where no command knows server or world."""
-    subject, target = _subjects().get(lifecycle), _TARGETS.get(world)
+    subject, target = _subjects().get(lifecycle), _TARGETS.get(target)
     if subject is None or target is None:
         return f"muxleak_scenarios.check_sequence({sequence!r}, ...)"
     return shlex.join(["muxleak", "replay", *target, f"{subject} {sequence}"])
@@ -70,9 +70,9 @@ def how_to_replay(sequence: Sequence, lifecycle: object, world: object = SimTarg
 
 def _subjects() -> dict[object, str]:
     """What the lines of `muxleak_scenarios.pairs.replay` call each server that they know."""
-    halves: dict[object, str] = {
-        pair.half(half): f"{slug}/{half}"
+    variants: dict[object, str] = {
+        pair.variant(variant): f"{slug}/{variant}"
         for slug, pair in load_pairs().items()
-        for half in pair.halves
+        for variant in pair.variants
     }
-    return {**halves, **{each: name for name, each in VERSIONS.items()}}
+    return {**variants, **{each: name for name, each in VERSIONS.items()}}

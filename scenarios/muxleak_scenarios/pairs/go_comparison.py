@@ -260,10 +260,10 @@ def compare(progress: Callable[[int], None] | None = None) -> list[VersionRow]:
 
 
 def _row(ending: Ending, version: str, lifecycle: Lifecycle) -> VersionRow:
-    world: Callable[[Lifecycle], Target] = SimTarget
+    target: Callable[[Lifecycle], Target] = SimTarget
     if not ending.cancellable:
-        world = partial(SimTarget, context=Context.background())
-    outcome = run_sequence(Sequence.parse(ending.sequence), lifecycle, world)
+        target = partial(SimTarget, context=Context.background())
+    outcome = run_sequence(Sequence.parse(ending.sequence), lifecycle, target)
     python = _MOMENTS[ending.after](outcome)
     go = ending.go.get(version)
     return VersionRow(version, ending.name, ending.sequence, ending.after, python, go)

@@ -1,4 +1,4 @@
-"""A pair's witness, repeated against one server over loopback TCP: does the task count grow?
+"""Repeats the minimal sequence of a pair against one server over loopback TCP, and counts tasks.
 
 A leak is what grows with every repetition. The count is taken when everything has come to rest,
 over the count of the same server before its first connection.
@@ -33,31 +33,31 @@ class TaskGrowth:
 
 
 def measure(
-    witness: Sequence, lifecycle: Lifecycle, times: int, progress: Callable[[], None] | None = None
+    minimal: Sequence, lifecycle: Lifecycle, times: int, progress: Callable[[], None] | None = None
 ) -> TaskGrowth:
-    """Repeat ``witness`` against one server on a loopback port; ``progress`` sees each time.
+    """Repeat ``minimal`` against one server on a loopback port; ``progress`` sees each time.
 
-    A witness that ends the server's context is followed by a new one: a reload.
+    A minimal sequence that ends the server's context is followed by a new one: a reload.
     """
-    world = TcpTarget(lifecycle)
+    target = TcpTarget(lifecycle)
     try:
-        run = SequenceRun(world)
+        run = SequenceRun(target)
         for _ in range(times):
-            run.repeat(witness)
+            run.repeat(minimal)
             if progress is not None:
                 progress()
-        world.rest(world.idle)
-        records = world.ledger.live()
-        return TaskGrowth(times, len(records), world.inbound.active, LeakReport.of(records))
+        target.rest(target.idle)
+        records = target.ledger.live()
+        return TaskGrowth(times, len(records), target.inbound.active, LeakReport.of(records))
     finally:
-        world.dispose()
+        target.dispose()
 
 
 def grow(
-    witness: Sequence,
+    minimal: Sequence,
     lifecycle: Callable[[], Lifecycle],
     counts: Iterable[int] = COUNTS,
     progress: Callable[[], None] | None = None,
 ) -> list[TaskGrowth]:
     """Measure for each count, each on a server of its own."""
-    return [measure(witness, lifecycle(), times, progress) for times in counts]
+    return [measure(minimal, lifecycle(), times, progress) for times in counts]

@@ -1,8 +1,8 @@
 """Answers by properties: which property notices when a question of the life cycle is answered so?
 
-The answers are those of the buggy halves and *mechanical* ones: doing nothing, doing it twice, the
-opposite, every constant that the question's type allows. One that no property notices is a hole in
-the properties or in the sequences, unless it amounts to the reference's own.
+The answers are those of the buggy variants and *mechanical* ones: doing nothing, doing it twice,
+the opposite, every constant that the question's type allows. One that no property notices is a hole
+in the properties or in the sequences, unless it amounts to the reference's own.
 """
 
 from __future__ import annotations
@@ -93,28 +93,28 @@ class Noticed:
 
 
 def other_answers() -> list[Answer]:
-    """Return all of them, in the order of the questions, the buggy halves' first."""
+    """Return all of them, in the order of the questions, the buggy variants' first."""
     pairs = load_pairs().values()
     found = []
     for question in QUESTIONS:
         buggy = [each for each in pairs if each.facts.question == question]
         found += [Answer(question, each.slug, each.buggy) for each in buggy]
-        halves = (Lifecycle, *(each.buggy for each in buggy))
-        known = {_in_words(getattr(half, question)) for half in halves}
+        variants = (Lifecycle, *(each.buggy for each in buggy))
+        known = {_in_words(getattr(variant, question)) for variant in variants}
         found += [each for each in _mechanical(question) if each.label not in known]
     return found
 
 
 def witnesses() -> list[Sequence]:
-    """Return the witnesses of all pairs and their wrong fixes, each once."""
+    """Return the minimal sequences of all pairs and their wrong fixes, each once."""
     found: dict[Sequence, None] = {}
     for pair in load_pairs().values():
-        found |= dict.fromkeys([pair.witness, *(each.witness for each in pair.wrong)])
+        found |= dict.fromkeys([pair.minimal, *(each.minimal for each in pair.wrong)])
     return list(found)
 
 
 def sequences(number: int, seed: int) -> list[Sequence]:
-    """Return the witnesses and so many random sequences."""
+    """Return the minimal sequences and so many random sequences."""
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
     return [*witnesses(), *(decode(random.randbytes(WIDTH * STEPS)) for _ in range(number))]
 

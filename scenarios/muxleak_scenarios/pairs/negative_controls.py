@@ -38,9 +38,9 @@ SOCKET_SEQUENCES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Twin:
-    """A control without what bounds it: ``witness`` shows that it is flagged for ``fails``."""
+    """A control without what bounds it: ``minimal`` shows that it is flagged for ``fails``."""
 
-    witness: str
+    minimal: str
     fails: tuple[str, ...]
     lifecycle: type[Lifecycle] = Lifecycle
     switches: Mapping[str, object] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Control:
     """A server that is clean: ``looks`` is what it might be taken for, ``bound`` why it is none.
 
     ``kind`` is the class of worlds that serves so, None where the answers of ``lifecycle`` do.
-    ``witnesses`` are sequences in which it does what it might be flagged for.
+    ``minimal sequences`` are sequences in which it does what it might be flagged for.
     """
 
     looks: str
@@ -61,7 +61,7 @@ class Control:
     kind: type[Target] | None = None
     lifecycle: type[Lifecycle] = Lifecycle
 
-    def world(
+    def target(
         self, base: type[SimTarget | TcpTarget], switches: Mapping[str, object] | None = None
     ) -> Callable[[Lifecycle], Target]:
         """Return such a world in which the server is this one, or with switches, a twin."""
@@ -80,7 +80,7 @@ CONTROLS: Mapping[str, Control] = {
         kind=Lingering,
         twins={
             "lingers for ever": Twin(
-                witness="a:open a:new:1:echo a:close",
+                minimal="a:open a:new:1:echo a:close",
                 fails=("tasks",),
                 switches={"bounded": False},
             )
@@ -96,12 +96,12 @@ CONTROLS: Mapping[str, Control] = {
         kind=Pooling,
         twins={
             "one for each stream, never used again": Twin(
-                witness="a:open a:new:1:@echo+5 a:new:2:@echo+5 a:close",
+                minimal="a:open a:new:1:@echo+5 a:new:2:@echo+5 a:close",
                 fails=("transports", "timers"),
                 switches={"reused": False},
             ),
             "dialled in its connection's context": Twin(
-                witness="a:open a:new:1:@echo+5 a:close",
+                minimal="a:open a:new:1:@echo+5 a:close",
                 fails=("transports",),
                 switches={"apart": False},
             ),
@@ -117,12 +117,12 @@ CONTROLS: Mapping[str, Control] = {
         kind=Recording,
         twins={
             "one for each connection": Twin(
-                witness="a:open a:new:1:echo b:open b:new:1:echo a:close b:close",
+                minimal="a:open a:new:1:echo b:open b:new:1:echo a:close b:close",
                 fails=("tasks",),
                 switches={"shared": False},
             ),
             "started in its connection's context": Twin(
-                witness="a:open a:new:1:echo a:close",
+                minimal="a:open a:new:1:echo a:close",
                 fails=("tasks", "bounds"),
                 switches={"apart": False},
             ),
@@ -139,7 +139,7 @@ CONTROLS: Mapping[str, Control] = {
         lifecycle=LingeringClose,
         twins={
             "without a limit": Twin(
-                witness="a:bad:user",
+                minimal="a:bad:user",
                 fails=("tasks", "transports", "timers"),
                 lifecycle=EndlessClose,
             )
@@ -179,10 +179,10 @@ class Trial:
 
 
 def try_control(name: str, *, seed: int = 0, sequences: int = SEQUENCES) -> Trial:
-    """Drive a control through its witnesses and random sequences, and its twins through theirs."""
+    """Drive a control, and then its twins, through minimal and random sequences."""
     control, trial = CONTROLS[name], Trial(name)
     for sequence, base in _sequences(control, seed, sequences):
-        outcome = run_sequence(sequence, control.lifecycle(), control.world(base))
+        outcome = run_sequence(sequence, control.lifecycle(), control.target(base))
         trial.connections += outcome.connections
         trial.flagged = tuple(dict.fromkeys((*trial.flagged, *outcome.violated)))
         where = f"in {base.__name__}: {sequence}"
@@ -195,11 +195,11 @@ def try_control(name: str, *, seed: int = 0, sequences: int = SEQUENCES) -> Tria
             break
     for label, twin in control.twins.items():
         for base in (SimTarget, TcpTarget):
-            world = control.world(base, twin.switches)
-            violated = run_sequence(Sequence.parse(twin.witness), twin.lifecycle(), world).violated
+            target = control.target(base, twin.switches)
+            violated = run_sequence(Sequence.parse(twin.minimal), twin.lifecycle(), target).violated
             expected = tuple(each for each in twin.fails if each not in base.blind)
             if violated != expected:
-                where = f"in {base.__name__}: {twin.witness}"
+                where = f"in {base.__name__}: {twin.minimal}"
                 trial.broken.append(f"{label}: expected {expected}, got {violated} {where}")
             trial.twins.setdefault(label, violated)
     return trial

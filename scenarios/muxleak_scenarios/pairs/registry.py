@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from muxleak_vless.bugs import Facts, WrongFix
 
-HALVES = ("buggy", "fixed")
+VARIANTS = ("buggy", "fixed")
 _WRONG = "wrong_"
 
 
 @dataclass(frozen=True, slots=True)
-class WrongHalf:
+class WrongVariant:
     """A fix that repaired its pair's bug and broke something else, under its module's name."""
 
     name: str
@@ -36,9 +36,9 @@ class WrongHalf:
     lifecycle: type[Lifecycle]
 
     @property
-    def witness(self) -> Sequence:
+    def minimal(self) -> Sequence:
         """A sequence that shows what it breaks."""
-        return Sequence.parse(self.facts.witness)
+        return Sequence.parse(self.facts.minimal)
 
     @property
     def questions(self) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ class WrongHalf:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A bug with its two halves, each the reference with one question answered anew.
+    """A bug with its two variants, each the reference with one question answered anew.
 
     ``wrong`` are the fixes that were tried first, if any.
     """
@@ -61,34 +61,34 @@ class Pair:
     facts: Facts
     buggy: type[Lifecycle]
     fixed: type[Lifecycle]
-    wrong: tuple[WrongHalf, ...] = ()
+    wrong: tuple[WrongVariant, ...] = ()
 
     @property
-    def halves(self) -> tuple[str, ...]:
-        """What `half` takes: both halves, and the wrong fixes."""
-        return (*HALVES, *(each.name for each in self.wrong))
+    def variants(self) -> tuple[str, ...]:
+        """What `variant` takes: both variants, and the wrong fixes."""
+        return (*VARIANTS, *(each.name for each in self.wrong))
 
     @property
-    def witness(self) -> Sequence:
-        """The shortest known sequence that tells the halves apart."""
-        return Sequence.parse(self.facts.witness)
+    def minimal(self) -> Sequence:
+        """The shortest known sequence that tells the variants apart."""
+        return Sequence.parse(self.facts.minimal)
 
     @property
     def story(self) -> str:
         """The pair's README."""
         return files(f"muxleak_vless.bugs.{self.slug}").joinpath("README.md").read_text("utf-8")
 
-    def source(self, half: str) -> str:
+    def source(self, variant: str) -> str:
         """Return the source of ``buggy.py``, ``fixed.py`` or a wrong fix."""
-        return files(f"muxleak_vless.bugs.{self.slug}").joinpath(f"{half}.py").read_text("utf-8")
+        return files(f"muxleak_vless.bugs.{self.slug}").joinpath(f"{variant}.py").read_text("utf-8")
 
     def diff(self) -> str:
-        """Return the unified diff from the buggy half to the fixed one."""
-        buggy, fixed = (self.source(half).splitlines(keepends=True) for half in HALVES)
+        """Return the unified diff from the buggy variant to the fixed one."""
+        buggy, fixed = (self.source(variant).splitlines(keepends=True) for variant in VARIANTS)
         return "".join(difflib.unified_diff(buggy, fixed, "buggy.py", "fixed.py", n=1))
 
-    def half(self, name: str) -> type[Lifecycle]:
-        """Return one of the `halves`.
+    def variant(self, name: str) -> type[Lifecycle]:
+        """Return one of the `variants`.
 
         Raises:
             KeyError: if there is none of that name.
@@ -130,15 +130,15 @@ FLAGSHIP = "watcher_outlives_connection"
 
 def _load(slug: str) -> Pair:
     package = import_module(f"muxleak_vless.bugs.{slug}")
-    buggy, fixed = (_answer(import_module(f"{package.__name__}.{half}")) for half in HALVES)
+    buggy, fixed = (_answer(import_module(f"{package.__name__}.{variant}")) for variant in VARIANTS)
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     wrong = [_load_wrong(package, name) for name in names if name.startswith(_WRONG)]
     return Pair(slug, package.FACTS, buggy, fixed, tuple(wrong))
 
 
-def _load_wrong(package: ModuleType, name: str) -> WrongHalf:
+def _load_wrong(package: ModuleType, name: str) -> WrongVariant:
     module = import_module(f"{package.__name__}.{name}")
-    return WrongHalf(name, module.FACTS, _answer(module))
+    return WrongVariant(name, module.FACTS, _answer(module))
 
 
 def _answer(module: ModuleType) -> type[Lifecycle]:

@@ -33,47 +33,48 @@ _REFERENCE = {"FIXED", "REFERENCE"}
 class SequenceReplay(NamedTuple):
     """A run that can be repeated; prints as its line.
 
-    ``name`` is a pair's or a version's; ``half`` is one of `Pair.halves`, or empty for a version.
+    ``name`` is a pair's or a version's; ``variant`` is one of `Pair.variants`, or empty for a
+    version.
     """
 
     name: str
-    half: str
+    variant: str
     sequence: Sequence
 
     def __str__(self) -> str:
         return f"{self.subject} {self.sequence}"
 
     @classmethod
-    def parse(cls, line: str, half: str | None = None) -> SequenceReplay:
-        """Read a line; ``half`` overrides the one it names.
+    def parse(cls, line: str, variant: str | None = None) -> SequenceReplay:
+        """Read a line; ``variant`` overrides the one it names.
 
         Raises:
             ValueError: naming the word at fault and what was expected.
         """
         name, *steps = line.split() or [""]
-        replay = cls(*find_subject(name, half), Sequence.parse(" ".join(steps)))
+        replay = cls(*find_subject(name, variant), Sequence.parse(" ".join(steps)))
         if not steps:
-            hint = f", such as {find_pair(replay.name).facts.witness}" if replay.half else ""
+            hint = f", such as {find_pair(replay.name).facts.minimal}" if replay.variant else ""
             raise ValueError(f"expected steps after {name!r}{hint}; got none")
         return replay
 
     @property
     def subject(self) -> str:
         """Who is driven: "PAIR/HALF", or a version."""
-        return f"{self.name}/{self.half}" if self.half else self.name
+        return f"{self.name}/{self.variant}" if self.variant else self.name
 
     @property
     def lifecycle(self) -> type[Lifecycle]:
         """The answers of the server that is driven."""
-        return find_pair(self.name).half(self.half) if self.half else VERSIONS[self.name]
+        return find_pair(self.name).variant(self.variant) if self.variant else VERSIONS[self.name]
 
-    def run(self, world: Callable[[Lifecycle], Target] = SimTarget) -> SequenceOutcome:
+    def run(self, target: Callable[[Lifecycle], Target] = SimTarget) -> SequenceOutcome:
         """Run it, in a world of its own.
 
         Raises:
             ValueError: if a step names a connection that no earlier step opened.
         """
-        return run_sequence(self.sequence, self.lifecycle(), world)
+        return run_sequence(self.sequence, self.lifecycle(), target)
 
 
 class ReplayLine(NamedTuple):
@@ -107,16 +108,18 @@ def find_version(name: str) -> str | None:
     return name if name in VERSIONS else None
 
 
-def find_subject(word: str, half: str | None) -> tuple[str, str]:
-    """Return the name and the half that a line's first word means; no half for a version.
+def find_subject(word: str, variant: str | None) -> tuple[str, str]:
+    """Return the name and the variant that a line's first word means; no variant for a version.
 
     Raises:
         ValueError: saying what was expected.
     """
     name, slash, named = word.partition("/")
     if version := find_version(name):
-        if slash or half:
-            raise ValueError(f"{word!r}: expected no half, since a version has none; leave it out")
+        if slash or variant:
+            raise ValueError(
+                f"{word!r}: expected no variant, since a version has none; leave it out"
+            )
         return version, ""
     pairs = load_pairs()
     if name not in pairs:
@@ -126,9 +129,9 @@ def find_subject(word: str, half: str | None) -> tuple[str, str]:
             f"expected a pair ({', '.join(pairs)}) or a version ({', '.join(VERSIONS)}); "
             f"got {name!r}{hint}"
         )
-    half = half or (named if slash else "buggy")
-    halves = pairs[name].halves
-    if half not in halves:
-        expected = f"{', '.join(f'/{each}' for each in halves[:-1])} or /{halves[-1]}"
-        raise ValueError(f"{word!r}: expected {expected} after the pair; got {half!r}")
-    return name, half
+    variant = variant or (named if slash else "buggy")
+    variants = pairs[name].variants
+    if variant not in variants:
+        expected = f"{', '.join(f'/{each}' for each in variants[:-1])} or /{variants[-1]}"
+        raise ValueError(f"{word!r}: expected {expected} after the pair; got {variant!r}")
+    return name, variant

@@ -47,7 +47,7 @@ def find_violation(
     properties: frozenset[str] | None = None,
     examples: int = EXAMPLES,
     seed: int = 0,
-    world: Callable[[Lifecycle], Target] = SimTarget,
+    target: Callable[[Lifecycle], Target] = SimTarget,
     progress: Callable[[int], None] | None = None,
 ) -> Found | None:
     """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.
@@ -59,7 +59,7 @@ def find_violation(
 
     def violates(sequence: Sequence) -> bool:
         nonlocal runs, connections, first
-        outcome = run_sequence(sequence, lifecycle(), world)
+        outcome = run_sequence(sequence, lifecycle(), target)
         runs += 1
         connections += outcome.connections
         if progress is not None:
@@ -77,10 +77,10 @@ def find_violation(
     if first is None:
         raise AssertionError("found without a violation")
     shown = sequence.canonical()
-    outcome = run_sequence(shown, lifecycle(), world)
+    outcome = run_sequence(shown, lifecycle(), target)
     if not outcome.violations:
         # What is seen only while a connection is open need not be seen at rest.
-        shown, outcome = sequence, run_sequence(sequence, lifecycle(), world)
+        shown, outcome = sequence, run_sequence(sequence, lifecycle(), target)
     return Found(shown, outcome, *first)
 
 

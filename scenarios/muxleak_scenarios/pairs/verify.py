@@ -1,7 +1,7 @@
 """Proves what is claimed of a pair, claim by claim.
 
-Nothing is taken from the pair's own word: its witness is run, the search is run without it, and the
-fixed half is compared with the reference and driven through many more sequences.
+Nothing is taken from the pair's own word: its minimal sequence is run, the search is run without
+it, and the fixed variant is compared with the reference and driven through many more sequences.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from muxleak_vless.lifecycle import Lifecycle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from muxleak_scenarios.pairs.registry import Pair, WrongHalf
+    from muxleak_scenarios.pairs.registry import Pair, WrongVariant
     from muxleak_scenarios.pairs.search import Found
 
 SEARCH_EXAMPLES = 2000
-"""Sequences in which the buggy half must be caught."""
+"""Sequences in which the buggy variant must be caught."""
 FIXED_SEQUENCES = 300
-"""Sequences, of about 15 connections each, in which the fixed half must hold."""
+"""Sequences, of about 15 connections each, in which the fixed variant must hold."""
 MAX_DIFF = 15
 
 
@@ -79,29 +79,31 @@ def verify(
     """Prove every claim of a pair; ``progress`` hears of each claim as it is taken up."""
     verdict = Verdict(pair.slug)
     say = progress or _silent
-    say("compares the halves")
+    say("compares the variants")
     _check_sources(pair, verdict)
     say("runs the witness")
     _check_witness(pair, verdict)
-    say("searches the buggy half")
-    _check_search(pair.buggy, pair.witness, pair.facts.fails, verdict, seed)
-    say("drives the fixed half")
+    say("searches the buggy variant")
+    _check_search(pair.buggy, pair.minimal, pair.facts.fails, verdict, seed)
+    say("drives the fixed variant")
     _check_fixed(pair, verdict, seed, fixed_sequences)
     return verdict
 
 
-def verify_wrong(pair: Pair, wrong: WrongHalf, *, seed: int = 0) -> Verdict:
-    """Prove that a wrong fix repaired what its pair's buggy half breaks, and broke what it says."""
+def verify_wrong(pair: Pair, wrong: WrongVariant, *, seed: int = 0) -> Verdict:
+    """Prove that a wrong fix mends its pair's buggy variant, and breaks the properties it names."""
     verdict = Verdict(f"{pair.slug}/{wrong.name}")
     fails = wrong.facts.fails
-    if (wrong.facts.witness, fails) == (pair.facts.witness, pair.facts.fails):
-        verdict.broken.append("facts: expected another witness or property than the buggy half's")
-    for world in (SimTarget, TcpTarget):
-        repaired = run_sequence(pair.witness, wrong.lifecycle(), world).violated
+    if (wrong.facts.minimal, fails) == (pair.facts.minimal, pair.facts.fails):
+        verdict.broken.append(
+            "facts: expected another minimal sequence or property than the buggy variant's"
+        )
+    for target in (SimTarget, TcpTarget):
+        repaired = run_sequence(pair.minimal, wrong.lifecycle(), target).violated
         if same := set(repaired) & set(pair.facts.fails):
-            verdict.broken.append(f"repaired: expected no {sorted(same)} on {pair.witness}")
-    _check_tells_apart(verdict, wrong.witness, fails, buggy=wrong.lifecycle, fixed=pair.fixed)
-    _check_search(wrong.lifecycle, wrong.witness, fails, verdict, seed)
+            verdict.broken.append(f"repaired: expected no {sorted(same)} on {pair.minimal}")
+    _check_tells_apart(verdict, wrong.minimal, fails, buggy=wrong.lifecycle, fixed=pair.fixed)
+    _check_search(wrong.lifecycle, wrong.minimal, fails, verdict, seed)
     return verdict
 
 
@@ -115,12 +117,14 @@ def _check_sources(pair: Pair, verdict: Verdict) -> None:
     changed = [line for line in pair.diff().splitlines()[2:] if line[0] in "+-"]
     if len(changed) > MAX_DIFF:
         verdict.broken.append(f"diff: expected at most {MAX_DIFF} lines, got {len(changed)}")
-    answers = {half: _answers(pair.half(half)) for half in ("buggy", "fixed")}
-    for half, names in answers.items():
+    answers = {variant: _answers(pair.variant(variant)) for variant in ("buggy", "fixed")}
+    for variant, names in answers.items():
         if names != [question]:
-            verdict.broken.append(f"{half} half: expected to answer {question!r}, got {names}")
+            verdict.broken.append(
+                f"{variant} variant: expected to answer {question!r}, got {names}"
+            )
     if pair.buggy.__name__ != pair.fixed.__name__:
-        verdict.broken.append("halves: expected the same class name")
+        verdict.broken.append("variants: expected the same class name")
     if not hasattr(Lifecycle, question):
         verdict.broken.append(f"question: expected one of the reference's, got {question!r}")
         return
@@ -128,28 +132,29 @@ def _check_sources(pair: Pair, verdict: Verdict) -> None:
         inspect.getsource(getattr(each, question)) for each in (pair.fixed, Lifecycle)
     )
     if ours != reference:
-        verdict.broken.append(f"fixed half: {question!r} is not the reference's, word for word")
+        verdict.broken.append(f"fixed variant: {question!r} is not the reference's, word for word")
 
 
 def _check_witness(pair: Pair, verdict: Verdict) -> None:
-    _check_tells_apart(verdict, pair.witness, pair.facts.fails, buggy=pair.buggy, fixed=pair.fixed)
-    settled = Sequence(step._replace(gap=None) for step in pair.witness)
-    needs_gap = settled != pair.witness and not run_sequence(settled, pair.buggy()).violated
+    _check_tells_apart(verdict, pair.minimal, pair.facts.fails, buggy=pair.buggy, fixed=pair.fixed)
+    settled = Sequence(step._replace(gap=None) for step in pair.minimal)
+    needs_gap = settled != pair.minimal and not run_sequence(settled, pair.buggy()).violated
     if needs_gap != pair.facts.needs_gap:
         verdict.broken.append(f"needs a gap: expected {pair.facts.needs_gap}, got {needs_gap}")
 
 
 def _check_tells_apart(
-    verdict: Verdict, witness: Sequence, fails: tuple[str, ...], **halves: type[Lifecycle]
+    verdict: Verdict, minimal: Sequence, fails: tuple[str, ...], **variants: type[Lifecycle]
 ) -> None:
-    for world in (SimTarget, TcpTarget):
-        expected = tuple(name for name in fails if name not in world.blind)
+    for target in (SimTarget, TcpTarget):
+        expected = tuple(name for name in fails if name not in target.blind)
         if not expected:
             continue
         seen = {
-            name: run_sequence(witness, half(), world).violated for name, half in halves.items()
+            name: run_sequence(minimal, variant(), target).violated
+            for name, variant in variants.items()
         }
-        where = f"witness in {world.__name__}"
+        where = f"witness in {target.__name__}"
         if seen["buggy"] != expected:
             verdict.broken.append(f"{where}: buggy: expected {expected}, got {seen['buggy']}")
         if seen["fixed"]:
@@ -159,16 +164,16 @@ def _check_tells_apart(
 
 
 def _check_search(
-    buggy: type[Lifecycle], witness: Sequence, fails: tuple[str, ...], verdict: Verdict, seed: int
+    buggy: type[Lifecycle], minimal: Sequence, fails: tuple[str, ...], verdict: Verdict, seed: int
 ) -> None:
     properties = frozenset(fails)
     found = find_violation(buggy, properties=properties, examples=SEARCH_EXAMPLES, seed=seed)
     verdict.found = found
     if found is None:
         verdict.broken.append(f"search: nothing found in {SEARCH_EXAMPLES} sequences, seed {seed}")
-    elif _length(found.sequence) > _length(witness):
+    elif _length(found.sequence) > _length(minimal):
         verdict.broken.append(
-            f"search: expected at most {len(witness)} steps, got {found.sequence}"
+            f"search: expected at most {len(minimal)} steps, got {found.sequence}"
         )
     elif not set(found.outcome.violated) & properties:
         verdict.broken.append(
@@ -204,8 +209,8 @@ def _length(sequence: Sequence) -> int:
     return sum(step.verb != "close" for step in sequence)
 
 
-def _answers(half: type[Lifecycle]) -> list[str]:
-    return [name for name in vars(half) if not name.startswith("__")]
+def _answers(variant: type[Lifecycle]) -> list[str]:
+    return [name for name in vars(variant) if not name.startswith("__")]
 
 
 def _silent(_: str) -> None:

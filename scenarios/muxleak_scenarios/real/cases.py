@@ -1,8 +1,8 @@
 """What is claimed: which sequences leave what in sing-box, and in the pair that is its twin.
 
 The figures of sing-box were measured of 1.14.4, on loopback, with destinations of ours; 1.12.10
-leaves the same. The fixed half of every pair leaves nothing, and so do both with a control, which
-differs by a step or two from the case above it.
+leaves the same. The fixed variant of every pair leaves nothing, and so do both with a control,
+which differs by a step or two from the case above it.
 
 A sequence is the same for all three. How much a stream must be sent until a destination that
 never reads has blocked it depends on who keeps how much: half of `_FULL` is enough for each. The
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
     @property
     def replay(self) -> SequenceReplay:
-        """The run in the simulated world: of the buggy half, which leaves something there, too."""
+        """The simulated run of the buggy variant, which leaves something there, too."""
         line = self.line.replace("@deaf", "deaf") if _FULL in self.line else self.line
         return SequenceReplay(self.pair, "buggy", Sequence.parse(line))
 

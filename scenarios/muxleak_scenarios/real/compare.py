@@ -1,4 +1,4 @@
-"""Runs cases at a real proxy and at both halves of their twins, and counts all of them alike."""
+"""Runs cases at a real proxy and at both variants of their twins, and counts all of them alike."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Measured(NamedTuple):
 
 
 class CaseRow(NamedTuple):
-    """A case, and what was measured: of the real program, of its twin, of that one's fixed half."""
+    """A case with its measurements: the real program, its twin, and the twin's fixed variant."""
 
     case: Case
     real: Measured

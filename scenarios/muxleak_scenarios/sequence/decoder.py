@@ -99,7 +99,7 @@ class _State:
         return Step("new", name, stream, kind, SIZES[argument // len(_KINDS) % 3])
 
     def udp(self, name: str, argument: int) -> Step:
-        verb = "xudp" if argument >= 128 else "udp"  # noqa: PLR2004 - one half each
+        verb = "xudp" if argument >= 128 else "udp"  # noqa: PLR2004 - one variant each
         return self.new(name, argument % len(HANDLERS))._replace(verb=verb, size=argument % 2 * 5)
 
     def again(self, name: str, argument: int) -> Step:

@@ -34,14 +34,14 @@ _SERVER = "(all)"
 def run_sequence(
     sequence: Sequence,
     lifecycle: Lifecycle,
-    world: Callable[[Lifecycle], Target] = SimTarget,
+    target: Callable[[Lifecycle], Target] = SimTarget,
 ) -> SequenceOutcome:
     """Run ``sequence`` against a server with these life-cycle answers, in a world of its own.
 
     Raises:
         ValueError: if a step names a connection that no earlier step opened.
     """
-    place = world(lifecycle)
+    place = target(lifecycle)
     run = SequenceRun(place)
     try:
         return run.run(sequence)
@@ -57,8 +57,8 @@ def run_sequence(
 class SequenceRun:
     """The state of one run: what `run_sequence` and `pairs.growth` are made of."""
 
-    def __init__(self, world: Target) -> None:
-        self.world = world
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.outcome = SequenceOutcome()
         self.connections: dict[str, ConnectionModel] = {}
         self.over: list[tuple[str, ConnectionModel]] = []
@@ -67,43 +67,43 @@ class SequenceRun:
 
     def run(self, sequence: Sequence) -> SequenceOutcome:
         """Perform the steps, close what is open, end the server, and say what was seen."""
-        world, outcome = self.world, self.outcome
+        target, outcome = self.target, self.outcome
         self.steps(sequence)
         self.rest()
-        outcome.tasks = world.ledger.count
+        outcome.tasks = target.ledger.count
         self.close_all()
         self.rest()
-        outcome.left = world.ledger.count
+        outcome.left = target.ledger.count
         self.check_server()
-        world.cancel()
-        world.rest(world.idle)
-        outcome.left_after_end = world.ledger.count
-        outcome.cleanups = sum(session.cleanups for session in world.sessions.values())
-        for error in (*world.ledger.errors, *world.failures.unretrieved()):
+        target.cancel()
+        target.rest(target.idle)
+        outcome.left_after_end = target.ledger.count
+        outcome.cleanups = sum(session.cleanups for session in target.sessions.values())
+        for error in (*target.ledger.errors, *target.failures.unretrieved()):
             self.complain("exceptions", _SERVER, error)
         return outcome
 
     def repeat(self, sequence: Sequence) -> None:
         """Perform the steps once more, without checking, on the same server."""
         for step in sequence:
-            self.world.deal(step.network)
+            self.target.deal(step.network)
             self.perform(step)
-            self.world.settle() if step.gap is None else self.world.turn(step.gap)
+            self.target.settle() if step.gap is None else self.target.turn(step.gap)
         self.close_all()
         self.over.clear()
-        self.world.settle()
-        if self.world.context.cancelled:
-            self.world.restart()
+        self.target.settle()
+        if self.target.context.cancelled:
+            self.target.restart()
 
     def steps(self, sequence: Sequence) -> None:
         """Perform the steps with their gaps; check where the world comes to rest."""
         for step in sequence:
-            self.world.deal(step.network)
+            self.target.deal(step.network)
             self.perform(step)
             if step.gap is None:
                 self.rest()
             else:
-                self.world.turn(step.gap)
+                self.target.turn(step.gap)
             self.check_bounds()
 
     def close_all(self) -> None:
@@ -140,12 +140,12 @@ class SequenceRun:
     def operate(self, verb: str) -> None:
         """Do one step of the world."""
         if verb == "cancel":
-            self.world.cancel()
+            self.target.cancel()
             for connection in self.connections.values():
-                connection.lossy |= self.world.ending
+                connection.lossy |= self.target.ending
             return
-        self.world.settle()
-        self.world.wait()
+        self.target.settle()
+        self.target.wait()
         for connection in self.connections.values():
             connection.over = True
 
@@ -154,7 +154,7 @@ class SequenceRun:
         if connection.drips:
             for at in range(min(len(data), DRIPS)):
                 connection.peer.send(data[at : at + 1])
-                self.world.turn(1)
+                self.target.turn(1)
             data = data[DRIPS:]
         if data:
             connection.peer.send(data)
@@ -163,8 +163,8 @@ class SequenceRun:
         """Connect a new peer under the step's letter, closing the one that has it."""
         if step.connection in self.connections:
             self.finish(step.connection, "close")
-        connection = ConnectionModel(self.world.connect(), USER, exact=self.world.exact)
-        connection.lossy = self.world.ending
+        connection = ConnectionModel(self.target.connect(), USER, exact=self.target.exact)
+        connection.lossy = self.target.ending
         self.connections[step.connection] = connection
         self.known.add(step.connection)
         self.outcome.connections += 1
@@ -192,7 +192,7 @@ class SequenceRun:
 
     def rest(self) -> None:
         """Let the world come to rest and check what is over."""
-        self.world.rest(self.settled)
+        self.target.rest(self.settled)
         late = False
         for name, connection in list(self.connections.items()):
             ended = connection.peer.ended
@@ -205,7 +205,7 @@ class SequenceRun:
                 del self.connections[name]
                 self.over.append((name, connection))
         if late:
-            self.world.rest(self.settled)
+            self.target.rest(self.settled)
         for name, connection in self.over:
             self.check(name, connection.peer.scope)
             # Not before: what is fatal must end the connection without the peer's help.
@@ -217,7 +217,7 @@ class SequenceRun:
         over = [connection for _, connection in self.over]
         for connection in self.connections.values():
             connection.take()
-            if connection.over or connection.peer.ended or self.world.ending:
+            if connection.over or connection.peer.ended or self.target.ending:
                 over.append(connection)
             elif connection.missing or connection.unanswered or self.waits(connection):
                 return False
@@ -226,36 +226,36 @@ class SequenceRun:
     def waits(self, connection: ConnectionModel) -> bool:
         """Whether something waits to be read by a peer that does not, or a destination."""
         # Where rest is no fact, a peer that reads may not have come to the end yet.
-        certain = self.world.exact or connection.stalled
-        return certain and bool(self.world.paused_links(connection.peer.scope))
+        certain = self.target.exact or connection.stalled
+        return certain and bool(self.target.paused_links(connection.peer.scope))
 
     def holds(self, scope: Scope) -> bool:
         """Whether a connection that is over still holds anything."""
-        session = self.world.sessions.get(scope)
+        session = self.target.sessions.get(scope)
         open_session = session is not None and not session.cleanups
-        return bool(scope.live or self.world.open_links(scope) or open_session)
+        return bool(scope.live or self.target.open_links(scope) or open_session)
 
     def check(self, name: str, scope: Scope) -> None:
         """Hold a connection that is over against the properties."""
         if scope.live:
-            report = LeakReport.of(self.world.ledger.live(scope))
+            report = LeakReport.of(self.target.ledger.live(scope))
             self.outcome.report = self.outcome.report or report
             self.complain("tasks", name, f"expected 0 alive after its close, got {scope.live}")
-        if links := self.world.open_links(scope):
+        if links := self.target.open_links(scope):
             self.complain("transports", name, f"expected 0 open after its close, got {links}")
-        session = self.world.sessions.get(scope)
+        session = self.target.sessions.get(scope)
         if session is not None and session.cleanups != 1:
             self.complain("cleanup", name, f"expected exactly 1 cleanup, got {session.cleanups}")
 
     def check_bounds(self) -> None:
         """Hold the connections that are open against what they may have."""
-        most = self.world.inbound.limits.max_streams
+        most = self.target.inbound.limits.max_streams
         for name, connection in self.connections.items():
             scope = connection.peer.scope
             if scope.live > connection.tasks:
                 got = f"expected at most {connection.tasks} while it is open, got {scope.live}"
                 self.complain("bounds", name, got)
-            session = self.world.sessions.get(scope)
+            session = self.target.sessions.get(scope)
             if session is not None and session.load > most:
                 self.complain("bounds", name, f"expected at most {most} streams at a time")
 
@@ -266,18 +266,23 @@ class SequenceRun:
             self.complain("stalls", name, "expected no write to wait when all limits have expired")
         # One that has been ended is held against the rest like any other that is over.
         over = connection.over or connection.peer.ended
-        if self.world.ending and not over and self.holds(scope):
+        if self.target.ending and not over and self.holds(scope):
             self.complain("shutdown", name, "expected it to end with the server")
 
     def check_server(self) -> None:
         """Hold the server, with every connection closed, against the properties."""
-        world, stock = self.world, self.world.stock
-        unowned = world.ledger.count - sum(scope.live for scope in world.ledger.scopes)
+        target, stock = self.target, self.target.stock
+        unowned = target.ledger.count - sum(scope.live for scope in target.ledger.scopes)
         for property_, what, got, most in (
             ("tasks", "tasks of no connection", unowned, stock.tasks),
-            ("transports", "transports of no connection", world.open_links(None), stock.transports),
-            ("cleanup", "connections counted as open", world.inbound.active, 0),
-            ("timers", "timers", world.pending_timers, stock.timers),
+            (
+                "transports",
+                "transports of no connection",
+                target.open_links(None),
+                stock.transports,
+            ),
+            ("cleanup", "connections counted as open", target.inbound.active, 0),
+            ("timers", "timers", target.pending_timers, stock.timers),
         ):
             if not 0 <= got <= most:
                 expected = f"expected {'at most ' * bool(most)}{most} {what} after all closes"

@@ -62,7 +62,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> dict[str, BenchPlan]:
 
     def breakdown(plan: BenchPlan) -> tuple[Rounds, list[Part]]:
         asked["breakdown"] = plan
-        return (4e-4, 4e-4), [Part("one half", 1e-4), Part("the other", 3e-4)]
+        return (4e-4, 4e-4), [Part("one variant", 1e-4), Part("the other", 3e-4)]
 
     monkeypatch.setattr(bench, "measure", measured)
     monkeypatch.setattr(bench, "measure_apart", measured)
@@ -189,7 +189,7 @@ def test_bench_profile_shows_the_parts_and_the_whole(plans: dict[str, BenchPlan]
 
     assert result.exit_code == 0
     assert plans["breakdown"].rounds == 2
-    assert "one half 100 µs 25%" in lines
+    assert "one variant 100 µs 25%" in lines
     assert "the other 300 µs 75%" in lines
     assert "a checked sequence 400 µs 100%" in lines
     assert str(SEQUENCE) in " ".join(lines)
@@ -202,7 +202,7 @@ def test_bench_profile_json_has_the_parts(plans: dict[str, BenchPlan]) -> None:
 
     assert plans
     assert data["seconds"] == 4e-4
-    assert data["parts"][0] == {"part": "one half", "seconds": 1e-4}
+    assert data["parts"][0] == {"part": "one variant", "seconds": 1e-4}
     assert data["sequence"] == str(SEQUENCE)
 
 

@@ -128,7 +128,7 @@ def test_fuzz_file_of_a_long_sequence_leaves_out_the_words(find: Callable[..., N
 
 def test_fuzz_says_the_budget_in_which_nothing_was_found(folder: Path) -> None:
     """Exit code 0, no file."""
-    result = invoke("fuzz", FLAGSHIP, "--half", "fixed", "--examples", "5", "--time", "100")
+    result = invoke("fuzz", FLAGSHIP, "--variant", "fixed", "--examples", "5", "--time", "100")
 
     assert result.exit_code == 0
     assert result.stdout.startswith("nothing found: 5 sequences, ")
@@ -163,8 +163,8 @@ def test_fuzz_json_has_everything(find: Callable[..., None]) -> None:
     [
         (("nobody",), "expected a pair (watcher_outlives_connection,"),
         (("live_id_reusd",), "did you mean 'live_id_reused'?"),
-        (("V1", "--half", "fixed"), "expected no half, since a version has none"),
-        ((FLAGSHIP, "--half", "both"), "'both' is not one of"),
+        (("V1", "--variant", "fixed"), "expected no variant, since a version has none"),
+        ((FLAGSHIP, "--variant", "both"), "'both' is not one of"),
         ((FLAGSHIP, "--examples", "0"), "0 is not in the range"),
         ((FLAGSHIP, "--time", "0"), "is not in the range"),
         ((FLAGSHIP, "--target", "udp"), "'udp' is not one of"),
@@ -214,11 +214,11 @@ def test_fuzz_file_of_a_version_has_no_half() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("slug", SOME_SLUGS)
 def test_fuzz_finds_pairs_and_remembers_it(slug: str) -> None:
-    """For real: shrunk to the witness's length, then found at once; `--fresh` searches anew."""
+    """For real: shrunk to the minimal length, then found at once; `--fresh` searches anew."""
     data = [json.loads(invoke("fuzz", slug, "--json", *extra).stdout) for extra in ((), ())]
     first, second = data
 
-    assert len(first["minimal"].split()) <= len(find_pair(slug).witness)
+    assert len(first["minimal"].split()) <= len(find_pair(slug).minimal)
     assert set(first["outcome"]["violated"]) & set(find_pair(slug).facts.fails)
     assert (first["remembered"], second["remembered"]) == (False, True)
     assert second["sequences"] <= 2 < first["sequences"]

@@ -289,7 +289,7 @@ def test_hunt_finds_the_bug_of_issue_2421(tmp_path: Path) -> None:
 def test_hunt_and_replay_take_each_other_s_sequences(
     tmp_path: Path, version: str, length: int
 ) -> None:
-    """What is found at a server leaks in Python, and a pair's witness leaks at a server."""
+    """A finding at a server leaks in Python, and a pair's minimal sequence leaks at a server."""
     words = [*our_server(version), "--patience", "1", "--out", str(tmp_path), "--json"]
     result = invoke(*words, "--time", "60", "--findings", "1")
     (found,) = json.loads(result.stdout)["findings"]
@@ -298,11 +298,11 @@ def test_hunt_and_replay_take_each_other_s_sequences(
     replayed = CliRunner().invoke(cli, ["replay", version, found["sequence"]])
     assert (replayed.exit_code, "violated: tasks" in replayed.stdout) == (1, True)
 
-    witness = str(find_pair("live_id_reused").facts.witness)
-    assert ":echo" in witness
-    result = invoke(*words, "--replay", witness)
+    minimal = str(find_pair("live_id_reused").facts.minimal)
+    assert ":echo" in minimal
+    result = invoke(*words, "--replay", minimal)
     (found,) = json.loads(result.stdout)["findings"]
-    assert found["sequence"] == witness.replace(":echo", ":@echo")
+    assert found["sequence"] == minimal.replace(":echo", ":@echo")
 
 
 @pytest.mark.slow

@@ -143,7 +143,7 @@ def test_finding_is_shown_though_its_folder_has_gone(
 def test_finding_is_shown_though_the_disk_is_full(
     find: Callable[[Callable[[], object]], None], folder: Path
 ) -> None:
-    """In text and JSON; no half of a file is left."""
+    """In text and JSON; no variant of a file is left."""
     find(bool)
     with full_disk():
         shown = invoke("fuzz", FLAGSHIP)

@@ -60,14 +60,14 @@ def test_show_tells_of_wrong_fixes() -> None:
     lines = {line.strip() for line in text.splitlines()}
 
     for wrong in load_pairs()[FLAGSHIP].wrong:
-        assert f"muxleak replay '{FLAGSHIP}/{wrong.name} {wrong.witness}'" in lines
+        assert f"muxleak replay '{FLAGSHIP}/{wrong.name} {wrong.minimal}'" in lines
         assert f"Wrong fix: /{wrong.name}" in text
         assert wrong.facts.fails[0] in text
     assert "Wrong fix" not in invoke("show", "live_id_reused").stdout
 
 
 def test_show_json_has_a_line_to_replay() -> None:
-    """The data include story, diff and the line of the witness."""
+    """The data include story, diff and the line of the minimal sequence."""
     data = json.loads(invoke("show", FLAGSHIP, "--json").stdout)
 
     assert data["replay"] == f"{FLAGSHIP}/buggy a:open a:close"

@@ -328,7 +328,10 @@ def test_fuzz_program_overwrites_nothing(folder: Path) -> None:
         (("victim:FIXED",), "got False, which is not callable"),
         (("victim:asyncio",), "…, which is not callable"),
         (("victim:takes",), "without arguments, got one that takes host"),
-        (("victim:main", "--half", "fixed"), "--half means nothing for a program; leave it out"),
+        (
+            ("victim:main", "--variant", "fixed"),
+            "--variant means nothing for a program; leave it out",
+        ),
         (("victim:main", "--target", "simulated"), "--target means nothing for a program"),
         (("victim:main", "--fresh"), "--fresh means nothing for a program"),
         (("victim:main", "--out", "no/such"), "expected a folder that exists, got 'no'"),
@@ -369,7 +372,10 @@ def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
         (("sim1:A", "victim:main"), "this line was cut or changed: 'sim1:A'"),
         (("sim1:AAAAAA", "victim:mian"), "did you mean 'main'?"),
         (("sim1:AAAAAA", "victim:main", "a:open"), "a line or a file, and a program, got 'a:open'"),
-        (("sim1:AAAAAA", "victim:main", "--half", "fixed"), "--half means nothing for a program"),
+        (
+            ("sim1:AAAAAA", "victim:main", "--variant", "fixed"),
+            "--variant means nothing for a program",
+        ),
         (("sim1:AAAAAA", "victim:thread"), "victim:thread cannot be simulated"),
         (("empty.sim.json",), "empty.sim.json: not a replay file"),
         (("other.json",), "other.json: not a replay file"),

@@ -410,12 +410,12 @@ def test_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("half", "agree"), [("buggy", True), ("fixed", False)])
-def test_halves_are_told_apart_as_real_servers(half: str, agree: bool) -> None:  # noqa: FBT001 - a parameter
+@pytest.mark.parametrize(("variant", "agree"), [("buggy", True), ("fixed", False)])
+def test_halves_are_told_apart_as_real_servers(variant: str, agree: bool) -> None:  # noqa: FBT001 - a parameter
     """In place of a real proxy, one of ours: with the bug it is as claimed, and without it not."""
 
     def make(subject: str, pair: str) -> RemoteServer:
-        return servers(half if subject == "real" else subject, pair)
+        return servers(variant if subject == "real" else subject, pair)
 
     with Servers(PROGRAM) as servers:
         rows = asyncio.run(compare.compare(ENDED, make, copies=3))

@@ -24,9 +24,9 @@ def invoke(*words: str) -> Result:
         ((LINE,), 1),
         (tuple(LINE.split()), 1),
         (("watcher_outlives_connection a:open a:close",), 1),
-        (("--half", "fixed", LINE), 0),
+        (("--variant", "fixed", LINE), 0),
         (("watcher_outlives_connection/fixed a:open a:close",), 0),
-        (("--half", "buggy", "watcher_outlives_connection/fixed a:open a:close"), 1),
+        (("--variant", "buggy", "watcher_outlives_connection/fixed a:open a:close"), 1),
         (("V1", "a:open", "a:close"), 1),
         (("v1 a:open a:close",), 1),
         (("p-a a:open a:close",), 0),
@@ -35,7 +35,7 @@ def invoke(*words: str) -> Result:
     ],
 )
 def test_replay_exits_with_1_on_a_violation_only(words: tuple[str, ...], code: int) -> None:
-    """Quoted or in words, by pair or by version, with the half overridden or not."""
+    """Quoted or in words, by pair or by version, with the variant overridden or not."""
     assert invoke("replay", *words).exit_code == code
 
 
@@ -91,8 +91,8 @@ def test_replay_runs_a_file_of_lines(tmp_path: Path) -> None:
             ("watcher_outlives_connection/wrong a:open",),
             "/wrong_deferred_cancel or /wrong_no_watcher after the pair; got 'wrong'",
         ),
-        (("V1/buggy a:open",), "expected no half, since a version has none"),
-        (("V1", "--half", "fixed", "a:open"), "expected no half, since a version has none"),
+        (("V1/buggy a:open",), "expected no variant, since a version has none"),
+        (("V1", "--variant", "fixed", "a:open"), "expected no variant, since a version has none"),
         (("live_id_reused",), "expected steps after 'live_id_reused', such as a:open"),
         (("V1",), "expected steps after 'V1'; got none"),
         (("V1 a:opn",), "step 'a:opn': expected one of"),
@@ -133,7 +133,7 @@ def test_replay_tells_where_a_file_is_wrong(tmp_path: Path) -> None:
 def test_replay_over_tcp_sees_the_same() -> None:
     """The line gives the same verdict on real sockets."""
     assert invoke("replay", "--target", "tcp", LINE).exit_code == 1
-    assert invoke("replay", "--target", "tcp", "--half", "fixed", LINE).exit_code == 0
+    assert invoke("replay", "--target", "tcp", "--variant", "fixed", LINE).exit_code == 0
 
 
 @pytest.mark.parametrize("name", [*VERSIONS, "cleanup_runs_twice/fixed", "live_id_reused/buggy"])

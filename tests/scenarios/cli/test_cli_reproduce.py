@@ -55,14 +55,14 @@ def flagship() -> Reproduction:
         pair,
         growths((1, 1, 0), (10, 10, 0)),
         growths((1, 0, 0), (10, 0, 0)),
-        Found(pair.witness, outcome, examples=2, connections=23),
+        Found(pair.minimal, outcome, examples=2, connections=23),
         {name: SequenceOutcome(connections=1, cleanups=1) for name in VERSIONS},
         (),
     )
 
 
 def test_reproduced_when_one_half_grows_and_the_other_is_clean(flagship: Reproduction) -> None:
-    """The buggy half does as claimed, the fixed one leaves nothing."""
+    """The buggy variant does as claimed, the fixed one leaves nothing."""
     assert flagship.reproduced
 
 
@@ -80,7 +80,7 @@ def test_reproduced_when_one_half_grows_and_the_other_is_clean(flagship: Reprodu
 def test_reproduced_is_false_when_anything_differs(
     flagship: Reproduction, wrong: dict[str, Any]
 ) -> None:
-    """A constant instead of a growth, a leak of the fixed half, a search in vain."""
+    """A constant instead of a growth, a leak of the fixed variant, a search in vain."""
     assert not replace(flagship, **wrong).reproduced
 
 
@@ -100,7 +100,7 @@ def test_growth_is_of_what_the_pair_breaks(flagship: Reproduction) -> None:
         flagship,
         pair=pair,
         buggy=growths((1, 0, -1), (10, 0, -10)),
-        found=Found(pair.witness, outcome, examples=2, connections=23),
+        found=Found(pair.minimal, outcome, examples=2, connections=23),
     )
 
     assert flagship.metric == "tasks"
@@ -125,7 +125,7 @@ def test_command_exits_by_the_verdict(
 def test_story_tells_a_search_in_vain(
     flagship: Reproduction, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a found sequence the story goes on, and the witness is the line to replay."""
+    """Without a found sequence the story goes on with the minimal one."""
     result = replace(flagship, found=None)
     reproduce_text.tell(render.stdout(), result)
 
@@ -157,7 +157,7 @@ def test_reproduce_json_is_complete_exact_and_quick() -> None:
         "buggy": [[n, n] for n in COUNTS],
         "fixed": [[n, 0] for n in COUNTS],
     }
-    assert data["counted_open"] == {half: [[n, 0] for n in COUNTS] for half in data["growth"]}
+    assert data["counted_open"] == {variant: [[n, 0] for n in COUNTS] for variant in data["growth"]}
     assert [group["count"] for group in data["blocked"]] == [1000]
     assert data["blocked"][0]["made_at"].startswith("vless/muxleak_vless/session.py:")
     assert "Context.wait" in data["blocked"][0]["waiting_on"]
@@ -179,14 +179,14 @@ def test_reproduce_json_is_complete_exact_and_quick() -> None:
     "pair", ["cleanup_runs_twice", "new_after_cleanup", "watcher_outlives_connection"]
 )
 def test_reproduce_prints_lines_that_replay(pair: str) -> None:
-    """The very lines printed are run: exit 1 as they are, and 0 with the fixed half."""
+    """The very lines printed are run: exit 1 as they are, and 0 with the fixed variant."""
     done = program(["reproduce", pair, "--counts", "1,10"])
     lines = [line.strip() for line in done.stdout.splitlines() if "muxleak replay " in line]
     commands = [shlex.split(line)[1:] for line in lines]
 
     assert done.returncode == 0
     assert done.stdout == "\n".join(line.rstrip() for line in done.stdout.split("\n"))
-    assert "--half" in commands[1]
+    assert "--variant" in commands[1]
     assert [program(command).returncode for command in commands] == [1, 0]
 
 

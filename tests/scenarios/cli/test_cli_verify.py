@@ -45,16 +45,16 @@ def test_verify_prints_a_line_for_every_pair(verdicts: dict[str, Verdict]) -> No
     """And for each wrong fix, the reference, each control, all; exit code 0 when it holds."""
     result = invoke("verify")
     lines = [line.split() for line in result.stdout.splitlines()]
-    halves = [
+    variants = [
         name
         for pair in load_pairs().values()
         for name in (pair.slug, *(f"/{wrong.name}" for wrong in pair.wrong))
     ]
 
     assert result.exit_code == 0
-    assert len(halves) == len(verdicts)
+    assert len(variants) == len(verdicts)
     assert [words[1] for words in lines if words and words[0] == "ok"] == [
-        *(*halves, "the", *CONTROLS, str(len(load_pairs()))),
+        *(*variants, "the", *CONTROLS, str(len(load_pairs()))),
     ]
     wrong = len(verdicts) - len(load_pairs())
     summary = f"{len(load_pairs())} pairs, {wrong} wrong fixes, the reference, {len(CONTROLS)} "
@@ -63,14 +63,14 @@ def test_verify_prints_a_line_for_every_pair(verdicts: dict[str, Verdict]) -> No
 
 
 def test_verify_names_a_broken_claim_of_a_wrong_fix(verdicts: dict[str, Verdict]) -> None:
-    """It breaks the whole, and is replayed under its own name and with its own witness."""
+    """It breaks the whole, and is replayed under its own name and with its own minimal sequence."""
     wrong = find_pair(FLAGSHIP).wrong[0]
     verdicts[f"{FLAGSHIP}/{wrong.name}"].broken.append("repaired: expected no ['tasks']")
     result, data = invoke("verify", FLAGSHIP), invoke("verify", FLAGSHIP, "--json")
 
     assert result.exit_code == data.exit_code == 1
     assert f"FAIL    /{wrong.name}" in result.stdout
-    assert f"      replay: {FLAGSHIP}/{wrong.name} {wrong.witness}\n" in result.stdout
+    assert f"      replay: {FLAGSHIP}/{wrong.name} {wrong.minimal}\n" in result.stdout
     assert "FAIL  1 pair, 3 wrong fixes: not every claim holds" in result.stdout
     broken = [each["pair"] for each in json.loads(data.stdout)["wrong_fixes"] if each["broken"]]
     assert broken == [f"{FLAGSHIP}/{wrong.name}"]
@@ -257,7 +257,7 @@ def test_verify_versions_marks_what_differs(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_verify_json_proves_every_pair() -> None:
-    """For real: every pair is caught, its fixed half and the reference hold."""
+    """For real: every pair is caught, its fixed variant and the reference hold."""
     result = invoke("verify", "--json", "--sequences", "5")
     data = json.loads(result.stdout)
 

@@ -119,7 +119,7 @@ async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
         await writer.drain()
 
 
-async def half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def variant(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Close one direction, and go on reading."""
     writer.write_eof()
     await reader.read()
@@ -132,7 +132,7 @@ async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         await asyncio.wait_for(writer.wait_closed(), 0.05)
 
 
-@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes, half, deaf])
+@pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes, variant, deaf])
 def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
     """Whatever comes is discarded; the hunt ends when its connections are used up."""
     errors: list[dict[str, object]] = []

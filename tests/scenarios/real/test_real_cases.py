@@ -24,7 +24,7 @@ def replay(line: str) -> int:
 
 @every_case
 def test_case_replays_in_the_simulated_world(case: Case) -> None:
-    """The buggy half leaks where the twin is claimed to, and nowhere else; the fixed one never."""
+    """The buggy variant leaks exactly where the twin is claimed to; the fixed one never."""
     line = str(case.replay)
     assert line.startswith(f"{case.pair}/buggy a:open ")
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 class Facts:
     """What is claimed of a pair, each claim checked by ``muxleak verify``.
 
-    ``witness`` is the shortest known sequence that tells the halves apart; ``fails`` names the
-    properties that the buggy half breaks on it; ``needs_gap`` says that no sequence which lets the
-    server come to rest after every step can find it.
+    ``minimal`` is the shortest known sequence that tells the variants apart; ``fails`` names the
+    properties that the buggy variant breaks on it; ``needs_gap`` says that no sequence which lets
+    the server come to rest after every step can find it.
     """
 
     title: str
     symptom: str
     question: str
     references: tuple[str, ...]
-    witness: str
+    minimal: str
     fails: tuple[str, ...]
     needs_gap: bool = False
 
@@ -33,12 +33,12 @@ class Facts:
 class WrongFix:
     """What is claimed of a fix that repaired its pair's bug and broke something else.
 
-    It leaves nothing to complain of on the pair's witness that the buggy half broke there.
-    ``witness`` shows what the fix broke, as its history has it, and no step of it can be left out;
+    It breaks nothing that the buggy variant breaks on the pair's minimal sequence.
+    ``minimal`` shows what the fix broke, as its history has it, and no step of it can be left out;
     ``fails`` names the properties that it breaks on that.
     """
 
     title: str
     references: tuple[str, ...]
-    witness: str
+    minimal: str
     fails: tuple[str, ...]

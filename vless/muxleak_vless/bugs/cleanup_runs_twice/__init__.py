@@ -11,6 +11,6 @@ FACTS = Facts(
         "sing-box issue #2421: the first proposed fix, a deferred cancel of a child context",
         "sing-vmess d70afe4 (2022-09-23): twice already when the server ended",
     ),
-    witness="a:open a:close",
+    minimal="a:open a:close",
     fails=("cleanup",),
 )

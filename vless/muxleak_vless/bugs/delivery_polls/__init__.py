@@ -10,6 +10,6 @@ FACTS = Facts(
         "yamux #176 (open): a proposed fix of a lost wake-up, which spins",
         "skywire #3923 (2026-08-14): a read of yamux v0.1.2 spins after the session's shutdown",
     ),
-    witness="a:open a:new:1:deaf a:data:1+300 a:close",
+    minimal="a:open a:new:1:deaf a:data:1+300 a:close",
     fails=("quiet",),
 )

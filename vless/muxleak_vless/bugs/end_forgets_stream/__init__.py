@@ -11,6 +11,6 @@ FACTS = Facts(
         "v2ray-core 4.34, run: the download goes on after the End; #691 (2021-02-20) not merged",
         "Xray-core #1417, 3e4e0503 (2022-12-09): fixed there",
     ),
-    witness="a:open a:new:1:linger a:end:1 a:close",
+    minimal="a:open a:new:1:linger a:end:1 a:close",
     fails=("tasks",),
 )

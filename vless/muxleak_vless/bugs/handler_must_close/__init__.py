@@ -10,6 +10,6 @@ FACTS = Facts(
         "sing-vmess, all versions; in sing-box 1.10 every failed dial was such a handler",
         "sing-box 1.11 closes the connection of a stream whose dial fails",
     ),
-    witness="a:open a:new:1:echo a:end:1 a:close",
+    minimal="a:open a:new:1:echo a:end:1 a:close",
     fails=("answers",),
 )

@@ -10,6 +10,6 @@ FACTS = Facts(
         "sing-vmess d70afe4 (2022-09-23) to v0.1.12: handlers were given the caller's context",
         "Xray-core #5100, 4740ba24 (2025-09-07): the same mistake in the reverse portal",
     ),
-    witness="a:open a:new:1:loyal a:close",
+    minimal="a:open a:new:1:loyal a:close",
     fails=("tasks",),
 )

@@ -10,6 +10,6 @@ FACTS = Facts(
         "sing-vmess, all versions: the second stream broken in 50 of 50 reuses (sing-box 1.14.4)",
         "v2ray-core: the End of the old stream reaches the peer under the new one's number",
     ),
-    witness="a:open a:new:1:echo a:new:1:echo a:close",
+    minimal="a:open a:new:1:echo a:new:1:echo a:close",
     fails=("data",),
 )

@@ -10,6 +10,6 @@ FACTS = Facts(
         "Xray-core and v2ray-core: Remove(id) by the old handler deletes the new entry",
         "v2ray-core 4.34, run: the next frame for the new stream is answered as unknown",
     ),
-    witness="a:open a:new:1:echo a:new:1:echo a:close",
+    minimal="a:open a:new:1:echo a:new:1:echo a:close",
     fails=("tasks",),
 )

@@ -10,6 +10,6 @@ FACTS = Facts(
         "sing-vmess, all versions; sing-box 1.14.4 leaves two goroutines and one descriptor",
         "Xray-core and v2ray-core overwrite too; their idle timers end the orphan",
     ),
-    witness="a:open a:new:1:echo a:new:1:echo a:close",
+    minimal="a:open a:new:1:echo a:new:1:echo a:close",
     fails=("tasks",),
 )

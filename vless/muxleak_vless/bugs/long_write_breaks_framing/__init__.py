@@ -7,6 +7,6 @@ FACTS = Facts(
     symptom="the peer loses its place in the bytes, and every stream with it",
     question="split",
     references=("sing-vmess, all versions: 70,000 bytes were announced as 4,464",),
-    witness="a:open a:new:1:bulk a:close",
+    minimal="a:open a:new:1:bulk a:close",
     fails=("data",),
 )

@@ -9,6 +9,6 @@ FACTS = Facts(
     references=(
         "sing-vmess, all versions: the entry is in the table before the network byte is looked at",
     ),
-    witness="a:open a:new:1:echo a:junk:network",
+    minimal="a:open a:new:1:echo a:junk:network",
     fails=("tasks",),
 )

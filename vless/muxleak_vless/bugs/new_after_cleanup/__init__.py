@@ -10,7 +10,7 @@ FACTS = Facts(
         "sing-vmess 8cd5f17 (2024-12-30): cleanup only in the watcher, which runs once",
         "yamux 24e7d75: the same question in another multiplexer",
     ),
-    witness="a:open cancel~0 a:new:1:echo a:close",
+    minimal="a:open cancel~0 a:new:1:echo a:close",
     fails=("tasks",),
     needs_gap=True,
 )

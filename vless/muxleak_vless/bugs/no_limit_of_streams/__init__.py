@@ -7,6 +7,6 @@ FACTS = Facts(
     symptom="one user can open 65,536 streams on one connection, each with a handler",
     question="full",
     references=("sing-vmess, all versions: all 65,536 ids can be open at a time",),
-    witness="a:open a:new:1:echo a:new:2:echo a:new:3:echo a:new:4:echo a:new:5:echo a:close",
+    minimal="a:open a:new:1:echo a:new:2:echo a:new:3:echo a:new:4:echo a:new:5:echo a:close",
     fails=("bounds",),
 )

@@ -10,6 +10,6 @@ FACTS = Facts(
         "sing-vmess, all versions: padding in a KeepAlive or an End is read as an address",
         "v2ray-core 4.34, run: ignores it",
     ),
-    witness="a:open a:padding a:close",
+    minimal="a:open a:padding a:close",
     fails=("data",),
 )

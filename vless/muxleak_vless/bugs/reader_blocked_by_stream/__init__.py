@@ -11,6 +11,6 @@ FACTS = Facts(
         "sing-box 1.14.4, run: four goroutines and two descriptors per unread destination",
         "Xray-core blocks there too, until an idle timer of the outbound ends the wait",
     ),
-    witness="a:open a:new:1:deaf a:data:1+5 a:close",
+    minimal="a:open a:new:1:deaf a:data:1+5 a:close",
     fails=("tasks", "cleanup", "transports", "timers"),
 )

@@ -7,6 +7,6 @@ FACTS = Facts(
     symptom="each peer with a bad header holds a descriptor and a task until the idle limit",
     question="hang_up",
     references=("v2ray-core 4.34, run: after a fatal frame the connection stayed open, and deaf",),
-    witness="a:bad:user a:close",
+    minimal="a:bad:user a:close",
     fails=("tasks", "transports", "timers"),
 )

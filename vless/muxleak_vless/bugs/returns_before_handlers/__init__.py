@@ -9,6 +9,6 @@ FACTS = Facts(
     references=(
         "sing-vmess 8cd5f17 (2024-12-30): returns before the watcher has closed the streams",
     ),
-    witness="a:open a:new:1:stubborn a:close",
+    minimal="a:open a:new:1:stubborn a:close",
     fails=("tasks",),
 )

@@ -11,6 +11,6 @@ FACTS = Facts(
         "sing-box closes its listeners at shutdown and keeps no list of what they accepted",
         "sing-box 1.14.4, run: 50 of 50 connections open after a SIGHUP",
     ),
-    witness="a:open cancel a:close",
+    minimal="a:open cancel a:close",
     fails=("shutdown",),
 )

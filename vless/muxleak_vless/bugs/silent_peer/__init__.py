@@ -10,6 +10,6 @@ FACTS = Facts(
         "sing-vmess, all versions: no idle timer; TCP keep-alive is all there is",
         "Xray-core #5110, 9f5dcb15 (2025-09-10): the idle timer of the server's side",
     ),
-    witness="a:open wait",
+    minimal="a:open wait",
     fails=("tasks", "cleanup", "transports"),
 )

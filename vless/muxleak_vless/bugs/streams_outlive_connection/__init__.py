@@ -7,6 +7,6 @@ FACTS = Facts(
     symptom="a handler stays behind for every stream that was open when its connection closed",
     question="release",
     references=("sing-vmess 9b63475 (2022-09-16), the first mux server; until d70afe4",),
-    witness="a:open a:new:1:echo a:close",
+    minimal="a:open a:new:1:echo a:close",
     fails=("tasks",),
 )

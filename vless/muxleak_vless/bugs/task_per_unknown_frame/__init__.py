@@ -10,7 +10,7 @@ FACTS = Facts(
         "sing-vmess, all versions: 49,000 to 127,000 goroutines for 200,000 such frames",
         "sing-box 1.14.4, run: up to 20,452 goroutines; 1.12.10: up to 52,035; V2Ray 4.34: 95",
     ),
-    witness="a:open a:data:9+5~2 a:close",
+    minimal="a:open a:data:9+5~2 a:close",
     fails=("bounds",),
     needs_gap=True,
 )

@@ -11,6 +11,6 @@ FACTS = Facts(
         "sing-vmess d70afe4 (2022-09-23, introduced) to v0.1.12, in sing-box up to 1.10.5",
         "sing-vmess 8cd5f17 = v0.1.13 (2024-12-30, fixed), in sing-box 1.10.6",
     ),
-    witness="a:open a:close",
+    minimal="a:open a:close",
     fails=("tasks",),
 )

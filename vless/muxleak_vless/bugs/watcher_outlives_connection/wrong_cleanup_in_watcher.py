@@ -11,7 +11,7 @@ FACTS = WrongFix(
         "sing-vmess 8cd5f17 = v0.1.13 (2024-12-30), the fix as committed (V2)",
         "cancel, New, close: 1 goroutine left by 8cd5f17, 0 by d70afe4, which it repaired",
     ),
-    witness="a:open cancel~0 a:new:1:echo a:close",
+    minimal="a:open cancel~0 a:new:1:echo a:close",
     fails=("tasks",),
 )
 

@@ -8,7 +8,7 @@ FACTS = WrongFix(
     references=(
         "sing-box issue #2421, the first proposed fix: d70afe4 with a deferred cancel (P-B)",
     ),
-    witness="a:open a:close",
+    minimal="a:open a:close",
     fails=("cleanup",),
 )
 

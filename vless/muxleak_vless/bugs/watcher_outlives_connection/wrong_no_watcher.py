@@ -7,7 +7,7 @@ from muxleak_vless.versions import NoWatcher
 FACTS = WrongFix(
     title="nothing watches, so nothing hears of the end of the server",
     references=("sing-box issue #2421, probably a user's temporary fix: d70afe4 without it (P-A)",),
-    witness="a:open cancel a:close",
+    minimal="a:open cancel a:close",
     fails=("shutdown",),
 )
 

@@ -9,6 +9,6 @@ FACTS = Facts(
     references=(
         "sing-vmess, all versions: connections have no deadlines, and streams refuse them",
     ),
-    witness="a:open a:stall a:new:1:flood a:close",
+    minimal="a:open a:stall a:new:1:flood a:close",
     fails=("stalls",),
 )
