@@ -99,7 +99,7 @@ class Probe:
         repetitions: int,
     ) -> None:
         self.loop, self.ledger, self.kinds, self.ignores = loop, ledger, kinds, ignores
-        self.repetitions, self.variant = repetitions, repetitions // 2
+        self.repetitions, self.half = repetitions, repetitions // 2
         self.scope: Scope = ledger.scope("operation")
         self.root = ledger.root
         self.root.prune()
@@ -114,8 +114,8 @@ class Probe:
             with self.scope:
                 await operation()
             await self._settle(_PAUSE, functools.partial(self._at_level, level))
-            self.series.append(self._sample(collect=number == self.variant))
-            if number == self.variant:
+            self.series.append(self._sample(collect=number == self.half))
+            if number == self.half:
                 self.piles.append(self._callbacks())
         await self._settle(budget, self._no_growth)
         self.series[-1] = self._sample(collect=True)
@@ -165,8 +165,8 @@ class Probe:
 
     def slope(self, counts: tuple[int, ...]) -> float:
         """How much a count rises per repetition, over the second half."""
-        start = counts[0] if len(counts) == _LOOKS else counts[self.variant - 1]
-        return (counts[-1] - start) / (self.repetitions - self.variant)
+        start = counts[0] if len(counts) == _LOOKS else counts[self.half - 1]
+        return (counts[-1] - start) / (self.repetitions - self.half)
 
     async def _settle(self, limit: float, until: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
@@ -198,7 +198,7 @@ class Probe:
     def piled(self) -> dict[Pile, tuple[int, ...]]:
         """Callbacks that grew, on one future, by one or more per repetition of the second half."""
         before, after = self.piles
-        least = self.repetitions - self.variant
+        least = self.repetitions - self.half
         found = {pile: (before[pile], n) for pile, n in after.items() if n - before[pile] >= least}
         return {p: found[p] for p in found if remaining([p], self.kinds, self.ignores)}
 
@@ -213,7 +213,7 @@ class Probe:
 
     def _grows(self, counts: tuple[int, ...]) -> bool:
         """Whether there are more at the end than at half-time, and more after most repetitions."""
-        late = counts[self.variant - 1 :]
+        late = counts[self.half - 1 :]
         rises = sum(after > before for before, after in itertools.pairwise(late))
         return late[-1] > late[0] and 2 * rises > len(late) - 1
 

@@ -36,8 +36,8 @@ class Choices:
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Decisions from one string of fixed size: the first half for the program."""
-        variant = len(data) // 2
-        return cls(data[:variant], data[variant:])
+        half = len(data) // 2
+        return cls(data[:half], data[half:])
 
     def __repr__(self) -> str:
         program, target = self._given.rstrip(b"\0"), self._dealt.rstrip(b"\0")
