@@ -15,8 +15,9 @@ from muxleak_scenarios.pairs.check import check_sequence
 from muxleak_scenarios.pairs.negative_controls import CONTROLS, Control, Twin, try_control
 from muxleak_scenarios.pairs.standing import POOLED, AccessLog, Pool
 from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.targets.run import SequenceRun
-from muxleak_scenarios.targets.target import LIMITS, Stock
+from muxleak_scenarios.targets.target import Stock
 from muxleak_vless import Address, Context, Lifecycle
 from muxleak_vless.link import Link
 

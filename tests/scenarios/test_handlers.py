@@ -7,11 +7,11 @@ import pytest
 from muxleak_scenarios import Sequence, SequenceOutcome, SimTarget
 from muxleak_scenarios.sequence.destinations import DESTINATIONS
 from muxleak_scenarios.sequence.handlers import BULK, FLOOD, FLOOD_TIMES, HANDLERS
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.model import MONOLOGUES, ConnectionModel
 from muxleak_scenarios.sequence.steps import DESTINATIONS as DESTINATION_NAMES
 from muxleak_scenarios.sequence.steps import HANDLERS as HANDLER_NAMES
 from muxleak_scenarios.targets.run import SequenceRun
-from muxleak_scenarios.targets.target import LIMITS
 from muxleak_vless import Lifecycle
 
 RunLine = Callable[..., SequenceOutcome]

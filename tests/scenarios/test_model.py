@@ -7,9 +7,9 @@ import pytest
 
 from muxleak import Ledger
 from muxleak_scenarios import Step
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.model import ConnectionModel
 from muxleak_scenarios.sequence.peers import Peer
-from muxleak_scenarios.targets.target import LIMITS
 from muxleak_vless import ProtocolError
 from muxleak_vless.frames import Frame, FrameDecoder, encode_frame
 from muxleak_vless.header import Response, encode_response

@@ -10,9 +10,10 @@ import pytest
 
 from muxleak_scenarios import Sequence, SimTarget, Target, TcpTarget, run_sequence
 from muxleak_scenarios.sequence.handlers import HANDLERS
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.model import ConnectionModel
 from muxleak_scenarios.targets.run import SequenceRun
-from muxleak_scenarios.targets.target import LIMITS, USER
+from muxleak_scenarios.targets.target import USER
 from muxleak_scenarios.targets.tcp import SCALED
 from muxleak_vless import Context, Lifecycle, Stream
 from muxleak_vless.stream import Handler

@@ -13,8 +13,9 @@ from muxleak.checks.teardown import close_coroutines
 from muxleak.sim import Choices, Settings
 from muxleak.sim.loop import SimLoop
 from muxleak_scenarios.sequence.handlers import Switchboard
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.targets.simulated import HOST, PORT
-from muxleak_scenarios.targets.target import LIMITS, USER
+from muxleak_scenarios.targets.target import USER
 from muxleak_scenarios.targets.unretrieved import Failures
 from muxleak_vless import Context, Inbound, User
 from muxleak_vless.outbound import dial_tcp

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from muxleak_scenarios.sequence.destinations import GREETING
 from muxleak_scenarios.sequence.handlers import BULK, FLOOD, FLOOD_TIMES, LATE
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.malformed import junk, partial
 from muxleak_scenarios.sequence.steps import MAX_SIZE, OPENING
-from muxleak_scenarios.targets.target import LIMITS
 from muxleak_vless import Address, NetworkType, ProtocolError
 from muxleak_vless.frames import DATA, ERROR, Frame, FrameDecoder, FrameStatus, encode_frame
 from muxleak_vless.header import Command, Request, ResponseDecoder, encode_request

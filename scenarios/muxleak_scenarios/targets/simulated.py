@@ -15,8 +15,9 @@ from muxleak.sim import Choices, Network, Settings
 from muxleak.sim.loop import SimLoop
 from muxleak.sim.udp import SimDatagrams
 from muxleak_scenarios.sequence.destinations import DATAGRAM_DESTINATIONS, DESTINATIONS
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.peers import StreamPeer
-from muxleak_scenarios.targets.target import IDLE_INTERVALS, LIMITS, Target
+from muxleak_scenarios.targets.target import IDLE_INTERVALS, Target
 from muxleak_vless.outbound import dial_tcp, resolve_udp
 
 if TYPE_CHECKING:

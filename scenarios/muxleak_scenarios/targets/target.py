@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from muxleak_vless.stream import Handler
 
 USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
-LIMITS = Limits(
-    header_seconds=60,
-    idle_seconds=3600,
-    write_seconds=1,
-    stall_seconds=1,
-    close_seconds=1,
-    dial_seconds=1,
-    inbox_bytes=256,
-    backlog_bytes=4096,
-    max_streams=4,
-)
-"""Small, so that sequences reach them; the waits are virtual seconds."""
 IDLE_INTERVALS = 4
 """Two at most without a byte end a connection; before, they may end its outbound's, and tell it."""
 

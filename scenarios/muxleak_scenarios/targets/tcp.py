@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from muxleak import settle
 from muxleak.checks.teardown import close_coroutines
 from muxleak_scenarios.sequence.destinations import DATAGRAM_DESTINATIONS, DESTINATIONS
+from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.peers import SocketPeer
-from muxleak_scenarios.targets.target import IDLE_INTERVALS, LIMITS, Target
+from muxleak_scenarios.targets.target import IDLE_INTERVALS, Target
 from muxleak_vless import Address
 from muxleak_vless.outbound import dial_tcp, resolve_udp
 
