@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "muxleak_vless": {"muxleak_vless"},
     "muxleak_scenarios": {"muxleak_scenarios", "muxleak_vless", "muxleak"},
 }
-SANS_IO = ("errors", "address", "addons", "header", "metadata", "frames", "packets")
+SANS_IO = ("errors", "address", "header", "frames", "packets")
 
 
 def sources(package: str) -> list[Path]:

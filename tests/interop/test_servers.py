@@ -12,7 +12,7 @@ import pytest
 from muxleak import settle
 from muxleak_scenarios.cli.serve import USER
 from muxleak_vless.address import Address, NetworkType
-from muxleak_vless.causes import StreamClosed, StreamReset
+from muxleak_vless.errors import StreamClosed, StreamReset
 from muxleak_vless.frames import DATA, Frame, FrameStatus, encode_frame
 from muxleak_vless.header import Command, Request, encode_request
 from servers import DIGEST, GREETING, count, echo, flood, give, greet, payload, reset, take

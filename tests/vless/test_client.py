@@ -11,9 +11,17 @@ import pytest_asyncio
 
 from muxleak import settle
 from muxleak_vless.address import Address, NetworkType
-from muxleak_vless.causes import LinkLost, PeerClosed, StreamClosed, StreamReplaced, StreamReset
 from muxleak_vless.client import MAX_ID, Client
-from muxleak_vless.errors import FrameError, HeaderError, TruncatedError
+from muxleak_vless.errors import (
+    FrameError,
+    HeaderError,
+    LinkLost,
+    PeerClosed,
+    StreamClosed,
+    StreamReplaced,
+    StreamReset,
+    TruncatedError,
+)
 from muxleak_vless.frames import Frame, FrameDecoder, encode_frame
 from muxleak_vless.header import Command, Request, RequestDecoder, encode_request
 from muxleak_vless.packets import encode_packet

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from muxleak import VirtualLoop
-from muxleak_vless.causes import Cancelled, ServerStopped
 from muxleak_vless.context import Context
+from muxleak_vless.errors import Cancelled, ServerStopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

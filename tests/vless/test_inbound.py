@@ -14,9 +14,9 @@ import pytest
 
 from muxleak import VirtualLoop, memory_pair, settle
 from muxleak_vless.address import Address, AddressType, NetworkType
-from muxleak_vless.causes import ServerStopped
 from muxleak_vless.client import Client
 from muxleak_vless.context import Context
+from muxleak_vless.errors import ServerStopped
 from muxleak_vless.frames import Frame, encode_frame
 from muxleak_vless.header import Addons, Command, Request, encode_request
 from muxleak_vless.inbound import Inbound, User

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from muxleak import VirtualLoop, memory_pair, settle
-from muxleak_vless.causes import (
+from muxleak_vless.errors import (
     Cause,
     IdleTimeout,
     LinkLost,

@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from muxleak import VirtualLoop, settle
 from muxleak_vless.address import Address, AddressType, NetworkType
-from muxleak_vless.causes import IdleTimeout, LinkLost, StreamClosed, StreamReset
 from muxleak_vless.client import Client
 from muxleak_vless.context import Context
+from muxleak_vless.errors import IdleTimeout, LinkLost, StreamClosed, StreamReset
 from muxleak_vless.frames import Frame
 from muxleak_vless.header import Command
 from muxleak_vless.limits import Limits

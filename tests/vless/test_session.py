@@ -16,7 +16,9 @@ import pytest
 
 from muxleak import Ledger, VirtualLoop, memory_pair
 from muxleak_vless.address import Address, AddressType, NetworkType
-from muxleak_vless.causes import (
+from muxleak_vless.context import Context
+from muxleak_vless.errors import (
+    FrameError,
     IdleTimeout,
     LinkLost,
     PeerClosed,
@@ -25,10 +27,9 @@ from muxleak_vless.causes import (
     StreamReplaced,
     StreamReset,
     StreamStalled,
+    TruncatedError,
     WriteStalled,
 )
-from muxleak_vless.context import Context
-from muxleak_vless.errors import FrameError, TruncatedError
 from muxleak_vless.frames import DATA, ERROR, Frame, FrameDecoder, FrameStatus, encode_frame
 from muxleak_vless.header import ResponseDecoder
 from muxleak_vless.limits import Limits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from muxleak_vless.address import Address, NetworkType
-from muxleak_vless.causes import LinkLost, StreamClosed, StreamReset
+from muxleak_vless.errors import LinkLost, StreamClosed, StreamReset
 from muxleak_vless.stream import Stream
 
 if TYPE_CHECKING:

@@ -10,16 +10,17 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from muxleak_vless.address import Address, NetworkType
-from muxleak_vless.causes import (
+from muxleak_vless.context import Context
+from muxleak_vless.errors import (
     Cause,
+    FrameError,
     LinkLost,
     PeerClosed,
+    ProtocolError,
     StreamClosed,
     StreamReplaced,
     StreamReset,
 )
-from muxleak_vless.context import Context
-from muxleak_vless.errors import FrameError, ProtocolError
 from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, data_frames, encode_frame
 from muxleak_vless.header import Command, Request, ResponseDecoder, encode_request
 from muxleak_vless.limits import Limits

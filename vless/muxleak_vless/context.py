@@ -12,7 +12,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from muxleak_vless.causes import Cancelled
+from muxleak_vless.errors import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,14 +1,35 @@
 """The two headers of a VLESS connection: the client's request, the server's response.
 
 Each is sent once, as the first bytes of its direction, in any segmentation, and may share a
-segment with what follows it. Request: version (1 byte, 0), user id (16), addons length (1),
-addons, command (1); then the target, absent for the mux and reverse commands. Response: version
-(1), addons length (1), addons.
+segment with the bytes that follow it.
 
-Two rules: a byte that cannot be right is refused when it arrives, not when the header is
-complete; and no length is used before it is compared with the bytes at hand. Whether the user
-is known and the command is served is not decided here.
+Request: version (1 byte, 0), user id (16), addons length (1), addons, command (1); then the target,
+absent for the mux and reverse commands. Response: version (1), addons length (1), addons.
+
+The addons of a request are a Protocol Buffers message of at most 255 bytes with two known fields,
+flow and seed.
+
+Source: the VLESS pages of XTLS and v2fly; Xray-core `proxy/vless/encoding`. The server does not
+send its response at once: it leaves with the first bytes of the downlink, as with all known
+servers, so a client must not wait for it before it sends.
 """
+
+# Three rules.
+#
+# 1. A byte that cannot be right is refused on arrival, not when the header is complete. A peer
+#    that speaks another protocol is refused at its first byte, and holds no task until the header
+#    limit.
+# 2. No length is used before it is compared with the bytes at hand. sing-vmess allocates the flow
+#    of the addons by its announced length first, so a header of a few bytes can make the server
+#    allocate gigabytes.
+# 3. Unknown addons are skipped as protobuf asks. sing-vmess reads the tag of a seed as a length,
+#    and refuses a valid header.
+#
+# The decoders know neither users nor served commands: the server decides about both, after the
+# whole header has arrived (`inbound`).
+#
+# Refused bytes stay in the buffer, so every further call raises an equal error, and no error has
+# to be stored beside its traceback, which would be a reference cycle.
 
 from __future__ import annotations
 
@@ -17,7 +38,6 @@ from enum import IntEnum
 from typing import Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from muxleak_vless.addons import decode_addons, encode_addons
 from muxleak_vless.address import Address, decode_address, encode_address
 from muxleak_vless.errors import HeaderError, TruncatedError
 
@@ -27,11 +47,22 @@ MAX_REQUEST: Final = 533  # 1 + 16 + 1 + 255 of addons + 1 + 2 + 1 + 1 + 255 of 
 _UUID_SIZE: Final = 16
 _MAX_BYTE: Final = 255
 
+# Protocol Buffers: the field numbers and wire types of the addons.
+_FLOW: Final = 1
+_SEED: Final = 2
+_VARINT: Final = 0
+_DELIMITED: Final = 2
+_FIXED: Final = {1: 8, 5: 4}  # the other wire types; groups (3 and 4) were never in proto3
+_MAX_TAG: Final = 2**32 - 1
+_MAX_VALUE: Final = 2**64 - 1
+_MAX_VARINT: Final = 10  # bytes of 7 bits each, for 64 bits
+_MORE: Final = 0x80
+
 _T = TypeVar("_T")
 
 
 class Command(IntEnum):
-    """What the client asks for. The last two have no target in the header."""
+    """Command of a request. The last two have no target in the header."""
 
     TCP = 1
     UDP = 2
@@ -47,7 +78,7 @@ class Addons(NamedTuple):
     """The protobuf message of a request header; no other field is known.
 
     Attributes:
-        flow: The name of a flow control; the only one in use is "xtls-rprx-vision".
+        flow: Name of a flow control; the only one in use is "xtls-rprx-vision".
         seed: Reserved by the protocol, never sent by known clients.
     """
 
@@ -56,12 +87,12 @@ class Addons(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What a client sends first.
+    """Header that a client sends first.
 
     Attributes:
-        user: Who it claims to be.
+        user: Id of the user that the client claims to be.
         command: A `Command`, or an unknown number, whose target is read like that of TCP.
-        target: Where to; None for the mux and reverse commands, which have none.
+        target: Destination; None for the mux and reverse commands, which have none.
         addons: Empty unless the client uses a flow.
         version: 0, the only one that is decoded.
     """
@@ -74,10 +105,10 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What a server sends before its first byte of payload.
+    """Header that a server sends before its first byte of payload.
 
     Attributes:
-        version: That of the request.
+        version: Version of the request.
         addons: Up to 255 bytes that known servers leave empty and clients skip.
     """
 
@@ -85,8 +116,87 @@ class Response(NamedTuple):
     addons: bytes = b""
 
 
+def _encode_addons(flow: str, seed: bytes) -> bytes:
+    """Encode the fields that are not empty; without any, return no bytes."""
+    message = b""
+    for number, value in ((_FLOW, flow.encode()), (_SEED, seed)):
+        if value:
+            message += bytes((number << 3 | _DELIMITED,)) + _encode_varint(len(value)) + value
+    return message
+
+
+def _decode_addons(message: bytes, origin: int) -> tuple[str, bytes]:
+    """Decode flow and seed; an absent field is empty, the last one of a kind counts.
+
+    Unknown fields, and known numbers with another wire type, are skipped as protobuf asks.
+
+    Args:
+        message: All bytes of the addons.
+        origin: Their offset in the stream; only error messages need it.
+
+    Raises:
+        HeaderError: The bytes are no protobuf message, or the flow is no UTF-8.
+    """
+    fields = {_FLOW: b"", _SEED: b""}
+    at = flow_at = 0
+    while at < len(message):
+        start = at
+        tag, at = _decode_varint(message, at, origin, _MAX_TAG)
+        number, wire = tag >> 3, tag & 7
+        if number == 0 or wire not in (_VARINT, _DELIMITED, *_FIXED):
+            expected = "a field number above 0 with wire type 0, 1, 2 or 5"
+            raise HeaderError("addons tag", origin + start, expected, f"{number} with {wire}")
+        if wire == _VARINT:
+            _, at = _decode_varint(message, at, origin, _MAX_VALUE)
+            continue
+        size = _FIXED.get(wire, 0)
+        if wire == _DELIMITED:
+            size, at = _decode_varint(message, at, origin, _MAX_VALUE)
+        if size > len(message) - at:
+            found = f"{len(message) - at} to the end of the addons"
+            raise HeaderError("addons field", origin + at, f"{size} bytes", found)
+        if wire == _DELIMITED and number in fields:
+            fields[number] = message[at : at + size]
+            flow_at = at if number == _FLOW else flow_at
+        at += size
+    try:
+        return fields[_FLOW].decode(), fields[_SEED]
+    except UnicodeDecodeError:
+        found = fields[_FLOW].hex()
+        raise HeaderError("addons flow", origin + flow_at, "UTF-8", found) from None
+
+
+def _encode_varint(value: int) -> bytes:
+    """Encode 7 bits a byte, lowest first, the top bit on all but the last."""
+    encoded = b""
+    while value >= _MORE:
+        encoded += bytes((value & 0x7F | _MORE,))
+        value >>= 7
+    return encoded + bytes((value,))
+
+
+def _decode_varint(message: bytes, at: int, origin: int, maximum: int) -> tuple[int, int]:
+    """Decode a number of at most ten bytes; return it and the position after it."""
+    value = 0
+    encoded = message[at : at + _MAX_VARINT]
+    for place, byte in enumerate(encoded):
+        value |= (byte & 0x7F) << 7 * place
+        if byte < _MORE and value <= maximum:
+            return value, at + place + 1
+        if byte < _MORE:
+            break
+    expected = f"0 to {maximum} in at most {_MAX_VARINT} bytes"
+    raise HeaderError("addons varint", origin + at, expected, encoded.hex() or "no byte")
+
+
+def _byte(where: str, value: int) -> bytes:
+    if not 0 <= value <= _MAX_BYTE:
+        raise ValueError(f"{where}: expected 0 to {_MAX_BYTE}, got {value!r}")
+    return bytes((value,))
+
+
 def encode_request(request: Request) -> bytes:
-    """Write a request header: 19 to 533 bytes.
+    """Encode a request header: 19 to 533 bytes.
 
     Raises:
         ValueError: A value does not fit its field, or the target does not fit the command.
@@ -94,7 +204,7 @@ def encode_request(request: Request) -> bytes:
     command, target = request.command, request.target
     if (target is None) is not (command in _WITHOUT_TARGET):
         raise ValueError(f"target: expected one unless the command is 3 or 4, got {request!r}")
-    addons = encode_addons(*request.addons)
+    addons = _encode_addons(*request.addons)
     return b"".join(
         (
             _byte("version", request.version),
@@ -108,7 +218,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def encode_response(response: Response) -> bytes:
-    """Write a response header: 2 to 257 bytes.
+    """Encode a response header: 2 to 257 bytes.
 
     Raises:
         ValueError: A value does not fit its field.
@@ -118,7 +228,7 @@ def encode_response(response: Response) -> bytes:
 
 
 class _HeaderDecoder(ABC, Generic[_T]):
-    """What the two decoders share: bytes until the header is whole, then the rest untouched."""
+    """Base of both decoders: collects bytes until the header is whole, and keeps the rest as is."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -128,27 +238,26 @@ class _HeaderDecoder(ABC, Generic[_T]):
 
     @property
     def trailing(self) -> bytes:
-        """The bytes that came after the header; empty until it is whole."""
+        """Bytes received after the header; empty until the header is whole."""
         return b"" if self._size is None else bytes(self._buffer[self._size :])
 
     def receive_data(self, data: bytes) -> _T | None:
-        """Take bytes as they came; give the header once it is whole, None until then.
+        """Append received bytes; return the header once it is whole, None until then.
 
         Raises:
             HeaderError: The bytes are no header; every further call raises an equal error.
-            RuntimeError: The header was whole already; what follows it is not for this decoder.
+            RuntimeError: The header was whole already; further bytes are for the next decoder.
         """
         if self._size is not None:
-            raise RuntimeError("the header is whole: feed what follows it to the next decoder")
+            raise RuntimeError("the header is whole: feed the bytes after it to the next decoder")
         self._buffer += data
         _, start, size = self._field
         if len(self._buffer) < start + size:
             return None
-        # What is refused stays in the buffer, and so is refused again by every later call.
         return self._parse(self._buffer)
 
     def receive_eof(self) -> None:
-        """Take the end of the stream; before the first byte and after the header it is clean.
+        """Accept the end of the stream, which is clean before the first byte and after the header.
 
         Raises:
             TruncatedError: The stream ended inside the header.
@@ -161,10 +270,10 @@ class _HeaderDecoder(ABC, Generic[_T]):
 
     @abstractmethod
     def _parse(self, buffer: bytearray) -> _T | None:
-        """Read the whole header and set `_size`; None after `_has` has said no."""
+        """Decode the whole header and set `_size`; return None if `_has` returned False."""
 
     def _has(self, where: str, start: int, size: int) -> bool:
-        """Tell whether a field is at hand; if not, it is what the decoder waits for."""
+        """Return True if a field is at hand; if not, the decoder waits for that field."""
         self._field = (where, start, size)
         return len(self._buffer) >= start + size
 
@@ -174,7 +283,7 @@ class _HeaderDecoder(ABC, Generic[_T]):
 
 
 class RequestDecoder(_HeaderDecoder[Request]):
-    """Reads one request header from the bytes of a client."""
+    """Decodes one request header from the bytes of a client."""
 
     def _parse(self, buffer: bytearray) -> Request | None:
         self._check_version("request version")
@@ -183,7 +292,7 @@ class RequestDecoder(_HeaderDecoder[Request]):
         at = 18 + buffer[17]
         if not self._has("addons", 18, buffer[17]):
             return None
-        addons = Addons(*decode_addons(bytes(buffer[18:at]), 18))
+        addons = Addons(*_decode_addons(bytes(buffer[18:at]), 18))
         if not self._has("command", at, 1):
             return None
         command = buffer[at]
@@ -200,7 +309,7 @@ class RequestDecoder(_HeaderDecoder[Request]):
 
 
 class ResponseDecoder(_HeaderDecoder[Response]):
-    """Reads one response header from the bytes of a server."""
+    """Decodes one response header from the bytes of a server."""
 
     def _parse(self, buffer: bytearray) -> Response | None:
         self._check_version("response version")
@@ -208,9 +317,3 @@ class ResponseDecoder(_HeaderDecoder[Response]):
             return None
         self._size = 2 + buffer[1]
         return Response(VERSION, bytes(buffer[2 : self._size]))
-
-
-def _byte(where: str, value: int) -> bytes:
-    if not 0 <= value <= _MAX_BYTE:
-        raise ValueError(f"{where}: expected 0 to {_MAX_BYTE}, got {value!r}")
-    return bytes((value,))

@@ -13,10 +13,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from muxleak_vless.address import NetworkType
-from muxleak_vless.causes import Cause, HeaderTimeout, PeerClosed, Refused, ServerStopped
 from muxleak_vless.context import Context
-from muxleak_vless.direct import DirectSession
-from muxleak_vless.errors import ProtocolError
+from muxleak_vless.direct_session import DirectSession
+from muxleak_vless.errors import (
+    Cause,
+    HeaderTimeout,
+    PeerClosed,
+    ProtocolError,
+    Refused,
+    ServerStopped,
+)
 from muxleak_vless.header import Command, Request, RequestDecoder
 from muxleak_vless.lifecycle import Lifecycle
 from muxleak_vless.limits import Limits

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muxleak_vless.causes import StreamReplaced, StreamStalled
+from muxleak_vless.errors import StreamReplaced, StreamStalled
 from muxleak_vless.frames import data_frames
 
 if TYPE_CHECKING:

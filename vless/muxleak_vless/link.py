@@ -14,7 +14,7 @@ from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, cast
 
-from muxleak_vless.causes import IdleTimeout, LinkLost, StreamClosed, WriteStalled
+from muxleak_vless.errors import IdleTimeout, LinkLost, StreamClosed, WriteStalled
 from muxleak_vless.limits import Limits
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from muxleak_vless.address import Address, AddressType, NetworkType
-from muxleak_vless.causes import IdleTimeout, StreamClosed
+from muxleak_vless.errors import IdleTimeout, StreamClosed
 from muxleak_vless.limits import Limits
 from muxleak_vless.link import Link
 

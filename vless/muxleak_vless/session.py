@@ -16,15 +16,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from muxleak_vless.address import NetworkType
-from muxleak_vless.causes import (
+from muxleak_vless.errors import (
     Cause,
+    FrameError,
     LinkLost,
     PeerClosed,
+    ProtocolError,
     StreamClosed,
     StreamReset,
     WriteStalled,
 )
-from muxleak_vless.errors import FrameError, ProtocolError
 from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_frame
 from muxleak_vless.header import Response, encode_response
 from muxleak_vless.lifecycle import Lifecycle

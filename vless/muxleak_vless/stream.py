@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from muxleak_vless.causes import StreamClosed
+from muxleak_vless.errors import StreamClosed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

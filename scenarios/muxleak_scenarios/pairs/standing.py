@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from muxleak_scenarios.targets.target import Stock, Target
 from muxleak_vless import Lifecycle, NetworkType
-from muxleak_vless.causes import LinkLost
+from muxleak_vless.errors import LinkLost
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

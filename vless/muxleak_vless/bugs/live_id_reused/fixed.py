@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from muxleak_vless.causes import StreamReplaced
+from muxleak_vless.errors import StreamReplaced
 from muxleak_vless.lifecycle import Lifecycle
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from muxleak_vless.causes import StreamClosed
+from muxleak_vless.errors import StreamClosed
 from muxleak_vless.lifecycle import Lifecycle
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from muxleak_vless.address import NetworkType
-from muxleak_vless.causes import Cause, LinkLost, StreamClosed, StreamStalled
-from muxleak_vless.errors import ProtocolError
+from muxleak_vless.errors import Cause, LinkLost, ProtocolError, StreamClosed, StreamStalled
 from muxleak_vless.header import Response, encode_response
 from muxleak_vless.packets import PacketDecoder, encode_packet
 from muxleak_vless.stream import Stream

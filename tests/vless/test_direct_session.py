@@ -11,17 +11,17 @@ import pytest
 
 from muxleak import Ledger, VirtualLoop, memory_pair
 from muxleak_vless.address import Address, NetworkType
-from muxleak_vless.causes import (
+from muxleak_vless.context import Context
+from muxleak_vless.direct_session import PIECE, DirectSession
+from muxleak_vless.errors import (
     IdleTimeout,
     LinkLost,
     ServerStopped,
     StreamClosed,
     StreamStalled,
+    TruncatedError,
     WriteStalled,
 )
-from muxleak_vless.context import Context
-from muxleak_vless.direct import PIECE, DirectSession
-from muxleak_vless.errors import TruncatedError
 from muxleak_vless.limits import Limits
 from muxleak_vless.link import Link
 
