@@ -6,7 +6,8 @@ import pytest
 
 import muxleak_vless.bugs
 from muxleak_scenarios import find_pair, load_pairs
-from muxleak_scenarios.pairs.registry import FLAGSHIP, UnknownPairError
+from muxleak_scenarios.pairs.registry import FLAGSHIP, AmbiguousPairError, UnknownPairError
+from muxleak_scenarios.pairs.replay import find_version
 from muxleak_vless import Lifecycle
 
 FOLDER = Path(muxleak_vless.bugs.__path__[0])
@@ -82,7 +83,15 @@ def test_registry_reads_source_and_diff() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("watcher_outlives", f"did you mean '{FLAGSHIP}'"), ("zzz", "got 'zzz'$")],
+    [
+        (
+            "wacher_outlives_connection",
+            f"got 'wacher_outlives_connection'; did you mean '{FLAGSHIP}'",
+        ),
+        ("wacher", f"did you mean '{FLAGSHIP}'"),
+        ("zzz", "got 'zzz'$"),
+        ("", "got ''$"),
+    ],
 )
 def test_registry_error_names_what_there_is(name: str, hint: str) -> None:
     """An unknown name is answered with the pairs there are, and the nearest."""
@@ -90,3 +99,40 @@ def test_registry_error_names_what_there_is(name: str, hint: str) -> None:
         find_pair(name)
 
     assert all(slug in str(caught.value) for slug in load_pairs())
+
+
+@pytest.mark.parametrize(
+    ("word", "slug"),
+    [
+        ("w", None),
+        ("watcher", FLAGSHIP),
+        ("Watcher-outlives", FLAGSHIP),
+        ("2421", FLAGSHIP),
+        ("#2421", FLAGSHIP),
+        ("flagship", FLAGSHIP),
+        ("5110", "silent_peer"),
+        ("live_id", "live_id_reused"),
+        ("live_id_reused", "live_id_reused"),
+    ],
+)
+def test_registry_finds_a_pair_by_its_beginning_or_alias(word: str, slug: str | None) -> None:
+    """One word that begins several names lists exactly those."""
+    if slug is not None:
+        assert find_pair(word).slug == slug
+        return
+    with pytest.raises(AmbiguousPairError, match="which begins ") as caught:
+        find_pair(word)
+
+    begun = {each for each in load_pairs() if each.startswith(word)}
+    assert {each for each in load_pairs() if each in str(caught.value)} == begun
+
+
+def test_registry_aliases_are_unambiguous() -> None:
+    """No alias is that of two pairs, the beginning of a pair's name, or a version."""
+    aliases = [alias for pair in load_pairs().values() for alias in pair.facts.aliases]
+
+    assert len(set(aliases)) == len(aliases)
+    for alias in aliases:
+        assert not any(slug.startswith(alias) for slug in load_pairs())
+        assert find_version(alias) is None
+        assert alias == alias.lower().replace("-", "_")

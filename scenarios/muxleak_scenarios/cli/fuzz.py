@@ -46,14 +46,16 @@ _WHY = {
 
 
 def subject(word: str) -> str:
-    """Read PAIR or VERSION, the variant aside; a program has a colon."""
+    """Read PAIR or VERSION, and write out the name of the pair; a program has a colon."""
+    if _PROGRAM in word:
+        return word
     try:
-        if _PROGRAM not in word:
-            find_subject(word, None)
+        name, variant = find_subject(word, None)
     except ValueError as error:
         text = f"{error}; a program of yours is named as module:callable"
         raise click.BadParameter(text) from None
-    return word
+    _, slash, named = word.partition("/")
+    return f"{name}{slash}{named}" if variant else word
 
 
 @click.command(

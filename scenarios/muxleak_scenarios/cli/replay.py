@@ -9,10 +9,10 @@ import click
 from rich.text import Text
 
 from muxleak_scenarios import PROPERTIES
-from muxleak_scenarios.cli import params, render
+from muxleak_scenarios.cli import params, render, replay_files
 from muxleak_scenarios.cli.replay_program import is_of_program, replay_program
-from muxleak_scenarios.pairs.registry import VARIANTS, load_pairs
-from muxleak_scenarios.pairs.replay import SequenceReplay, find_version, read_lines
+from muxleak_scenarios.pairs.registry import VARIANTS, AmbiguousPairError, load_pairs
+from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject, find_version, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ def replay_command(
 
 def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
     """Yield the lines of the file that is named, or the one that the words make."""
-    if len(words) > 1 or not Path(words[0]).is_file():
+    if len(words) > 1 or not replay_files.is_file(words[0]):
         _check_no_path(words)
         yield NumberedLine("", " ".join(words))
         return
@@ -111,14 +111,21 @@ def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
 
 def _check_no_path(words: tuple[str, ...]) -> None:
     """Refuse what is meant to be a file: a line has no such ending, and a slash after a pair."""
-    word, path = words[0], Path(words[0])
+    word = words[0]
     name = word.partition("/")[0]
     if name in load_pairs() or find_version(name):
         return
-    single = len(words) == 1 and not any(map(str.isspace, word))
-    if path.suffix in _SUFFIXES or (single and (path.is_dir() or "/" in word)):
-        found = "which is a folder" if path.is_dir() else "and there is none"
-        raise click.UsageError(f"expected a file, got {word!r}, {found}")
+    # Of a pair by its beginning, the variant must be right, too: "no/such" is meant to be a path.
+    try:
+        find_subject(word, None)
+    except AmbiguousPairError:
+        return
+    except ValueError:
+        single = len(words) == 1 and not any(map(str.isspace, word))
+        folder = replay_files.is_folder(word)
+        if Path(word).suffix in _SUFFIXES or (single and (folder or "/" in word)):
+            found = "which is a folder" if folder else "and there is none"
+            raise click.UsageError(f"expected a file, got {word!r}, {found}") from None
 
 
 def _parse(line: NumberedLine, variant: str | None) -> SequenceReplay:

@@ -31,6 +31,20 @@ OUT = _Out(path_type=Path)
 """The type of ``--out``."""
 
 
+def is_file(word: str) -> bool:
+    """Return True if a word is the path of a regular file.
+
+    Not `Path.is_file`: a line of steps may be longer than any path, or hold a NUL, for which some
+    Pythons raise an error instead of returning False.
+    """
+    return os.path.isfile(word)  # noqa: PTH113
+
+
+def is_folder(word: str) -> bool:
+    """Return True if a word is the path of a folder; see `is_file`."""
+    return os.path.isdir(word)  # noqa: PTH112
+
+
 def check_out(out: Path) -> None:
     """Refuse at once what could not be written after a long search.
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from muxleak.sim import Replay, ReplayError, rerun
 from muxleak.sim.replay import MARK, SUFFIX
-from muxleak_scenarios.cli import programs, render
+from muxleak_scenarios.cli import programs, render, replay_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,11 @@ _WORDS = 2  # what a command line may hold: the line or file, and a program
 def is_of_program(words: Sequence[str]) -> bool:
     """Whether words name a run of a program, and not one of a server's."""
     first = words[0]
-    path = Path(first)
-    return first.startswith(MARK) or (
-        path.is_file() and (first.endswith(SUFFIX) or path.read_bytes().lstrip()[:1] == b"{")
-    )
+    if first.startswith(MARK):
+        return True
+    if not replay_files.is_file(first):
+        return False
+    return first.endswith(SUFFIX) or Path(first).read_bytes().lstrip()[:1] == b"{"
 
 
 def replay_program(words: Sequence[str], *, as_json: bool) -> int:

@@ -19,6 +19,7 @@ from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_vless.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
     from muxleak_vless.bugs import Facts, WrongFix
@@ -98,7 +99,11 @@ class Pair:
 
 
 class UnknownPairError(ValueError):
-    """There is no pair of that name; the message lists those that there are."""
+    """A word means no pair; the message lists all of them."""
+
+
+class AmbiguousPairError(UnknownPairError):
+    """A word is the beginning of several pairs' names; the message lists them."""
 
 
 @cache
@@ -111,18 +116,45 @@ def load_pairs() -> dict[str, Pair]:
     return {slug: _load(slug) for slug in slugs}
 
 
-def find_pair(slug: str) -> Pair:
-    """Return one pair.
+def find_pair(word: str) -> Pair:
+    """Return the pair that a word means.
+
+    Args:
+        word: a pair's name or one of its `Facts.aliases`, or the beginning of exactly one name.
+            A number may follow a "#", case does not matter, and "-" stands for "_".
 
     Raises:
-        UnknownPairError: if there is none of that name.
+        UnknownPairError: no pair is meant.
+        AmbiguousPairError: more than one is.
     """
     pairs = load_pairs()
-    if slug not in pairs:
-        close = difflib.get_close_matches(slug, pairs, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UnknownPairError(f"expected one of {', '.join(pairs)}; got {slug!r}{hint}")
-    return pairs[slug]
+    name = word.removeprefix("#").lower().replace("-", "_")
+    aliases = {alias: slug for slug, pair in pairs.items() for alias in pair.facts.aliases}
+    if (slug := aliases.get(name, name)) in pairs:
+        return pairs[slug]
+    # The empty word begins every name, so a list of candidates would be the list of all pairs.
+    candidates = [slug for slug in pairs if name and slug.startswith(name)]
+    if len(candidates) == 1:
+        return pairs[candidates[0]]
+    if candidates:
+        raise AmbiguousPairError(
+            f"expected the beginning of one pair, got {word!r}, which begins "
+            f"{', '.join(candidates[:-1])} and {candidates[-1]}"
+        )
+    raise UnknownPairError(
+        f"expected one of {', '.join(pairs)}; got {word!r}{did_you_mean(name, pairs)}"
+    )
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: "; did you mean 'show'?", or ""."""
+    names = list(names)
+    # Names begin with different words, so a beginning with a slip in it names one well enough.
+    starts = {name[: len(word)]: name for name in reversed(names) if word}
+    close = difflib.get_close_matches(word, names, n=1) or [
+        starts[start] for start in difflib.get_close_matches(word, starts, n=1, cutoff=0.75)
+    ]
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 FLAGSHIP = "watcher_outlives_connection"

@@ -10,10 +10,15 @@ of it: ``# expect: clean`` or ``# expect: violated tasks``.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
-from muxleak_scenarios.pairs.registry import find_pair, load_pairs
+from muxleak_scenarios.pairs.registry import (
+    AmbiguousPairError,
+    UnknownPairError,
+    did_you_mean,
+    find_pair,
+    load_pairs,
+)
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
@@ -121,17 +126,23 @@ def find_subject(word: str, variant: str | None) -> tuple[str, str]:
                 f"{word!r}: expected no variant, since a version has none; leave it out"
             )
         return version, ""
-    pairs = load_pairs()
-    if name not in pairs:
-        close = get_close_matches(name, pairs, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+    try:
+        pair = find_pair(name)
+    except AmbiguousPairError:
+        raise
+    except UnknownPairError:
+        pairs = load_pairs()
+        hint = did_you_mean(name, (*pairs, *VERSIONS))
         raise ValueError(
             f"expected a pair ({', '.join(pairs)}) or a version ({', '.join(VERSIONS)}); "
             f"got {name!r}{hint}"
-        )
+        ) from None
     variant = variant or (named if slash else "buggy")
-    variants = pairs[name].variants
-    if variant not in variants:
-        expected = f"{', '.join(f'/{each}' for each in variants[:-1])} or /{variants[-1]}"
-        raise ValueError(f"{word!r}: expected {expected} after the pair; got {variant!r}")
-    return name, variant
+    if variant not in pair.variants:
+        *others, last = (f"/{each}" for each in pair.variants)
+        hint = did_you_mean(variant, pair.variants)
+        raise ValueError(
+            f"{word!r}: expected {', '.join(others)} or {last} after the pair; "
+            f"got {variant!r}{hint}"
+        )
+    return pair.slug, variant

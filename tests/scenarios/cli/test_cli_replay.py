@@ -142,3 +142,63 @@ def test_replay_line_is_read_back_as_printed(name: str) -> None:
     line = f"{name} a:open a:new:1:echo+5~0 cancel a:close"
 
     assert str(SequenceReplay.parse(line)) == line
+
+
+def test_replay_takes_the_beginning_of_a_pair_and_aliases() -> None:
+    """The line that is printed and the JSON name the pair in full."""
+    result = invoke("replay", "watcher/buggy", "a:open", "a:close", "--json")
+    alias = invoke("replay", "#2421/fixed a:open a:close", "--json")
+
+    assert (result.exit_code, alias.exit_code) == (1, 0)
+    (run,) = json.loads(result.stdout)["runs"]
+    assert run["line"] == "watcher_outlives_connection/buggy a:open a:close"
+    (run,) = json.loads(alias.stdout)["runs"]
+    assert run["line"] == "watcher_outlives_connection/fixed a:open a:close"
+
+
+@pytest.mark.parametrize("line", ["w/buggy a:open a:close", "w/buggy", "w a:open"])
+def test_replay_lists_the_pairs_that_a_word_begins(line: str) -> None:
+    """Instead of looking for a file of that name."""
+    result = invoke("replay", line)
+
+    assert result.exit_code == 2
+    assert "which begins watcher_outlives_connection and write_without_limit" in " ".join(
+        result.stderr.split()
+    )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("REF " + "a:open a:close " * 2_000, id="thousands of steps"),
+        pytest.param("REF a:open\na:close\n", id="newline"),
+        pytest.param(
+            "REF a:open a:" + "keepalive a:" * 400 + "close", id="longer than a file name"
+        ),
+    ],
+)
+def test_replay_takes_a_line_that_is_no_path(line: str) -> None:
+    """A line that is longer than any path, or has several lines, is not looked for as a file."""
+    result = invoke("replay", line)
+
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("clean: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("x" * 300 + "/" + "y" * 5000, "expected a file, got 'xxx"),
+        ("nobody " + "a:open a:close " * 2_000, "expected a pair ("),
+        ("REF a:open\0 a:close", "expected"),
+        ("a\0b", "expected a pair ("),
+    ],
+    ids=["path", "line", "NUL in a step", "NUL in a name"],
+)
+def test_replay_refuses_words_that_are_no_path_in_words(line: str, says: str) -> None:
+    """Bad usage, and no error of the operating system."""
+    result = invoke("replay", line)
+
+    assert result.exit_code == 2
+    assert says in result.stderr

@@ -17,7 +17,8 @@ class Facts:
 
     ``minimal`` is the shortest known sequence that tells the variants apart; ``fails`` names the
     properties that the buggy variant breaks on it; ``needs_gap`` says that no sequence which lets
-    the server come to rest after every step can find it.
+    the server come to rest after every step can find it; ``aliases`` are other names that commands
+    take for the pair, such as the number of its issue.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Facts:
     minimal: str
     fails: tuple[str, ...]
     needs_gap: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,4 +12,5 @@ FACTS = Facts(
     ),
     minimal="a:open wait",
     fails=("tasks", "cleanup", "transports"),
+    aliases=("5110",),
 )

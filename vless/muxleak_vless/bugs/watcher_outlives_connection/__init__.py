@@ -13,4 +13,5 @@ FACTS = Facts(
     ),
     minimal="a:open a:close",
     fails=("tasks",),
+    aliases=("2421", "flagship"),
 )
