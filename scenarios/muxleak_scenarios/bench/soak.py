@@ -15,8 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muxleak_scenarios.bench.leaked import resident
-from muxleak_scenarios.sequence.decoder import WIDTH, decode
-from muxleak_scenarios.sequence.strategies import STEPS
+from muxleak_scenarios.sequence.decoder import STEPS, WIDTH, decode
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 

@@ -1,4 +1,4 @@
-"""``muxleak verify --answers``: which property notices a wrong answer to which question."""
+"""``muxleak verify --answers``: the properties that kill each mutant of the reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from rich.text import Text
 
 from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import describe, render
-from muxleak_scenarios.pairs.mutants import Noticed, notice, other_answers, sequences, witnesses
+from muxleak_scenarios.pairs.mutants import (
+    MutantResult,
+    all_mutants,
+    minimal_sequences,
+    mutant_sequences,
+    run_mutant,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,50 +25,50 @@ _LABEL = 28
 
 
 def print_answers(number: int, seed: int, *, as_json: bool) -> bool:
-    """Try every other answer, print what noticed it, and return whether all came out as claimed."""
-    subjects = sequences(number, seed)
-    answers = other_answers()
+    """Run every mutant, print what killed it, and return True if all came out as claimed."""
+    sequences = mutant_sequences(number, seed)
+    mutants = all_mutants()
     console = None if as_json else render.stdout()
-    found: list[Noticed] = []
-    with render.progress(len(answers)) as steps:
-        for answer in answers:
-            steps.say(f"{answer.question}: {answer.label}")
-            noticed = notice(answer, subjects)
-            found.append(noticed)
+    results: list[MutantResult] = []
+    with render.progress(len(mutants)) as steps:
+        for mutant in mutants:
+            steps.say(f"{mutant.question}: {mutant.label}")
+            result = run_mutant(mutant, sequences)
+            results.append(result)
             steps.advance()
             if console is not None:
-                new = len(found) == 1 or found[-2].answer.question != answer.question
+                new = len(results) == 1 or results[-2].mutant.question != mutant.question
                 with steps.aside():
-                    _show(console, noticed, new=new, digits=len(str(len(subjects))))
-    holds = all(each.holds for each in found)
-    known = len(witnesses())
+                    _show(console, result, new=new, digits=len(str(len(sequences))))
+    holds = all(each.holds for each in results)
+    known = len(minimal_sequences())
     if console is None:
-        render.emit_json(_data(found, number, known))
+        render.emit_json(_data(results, number, known))
     else:
-        _sum_up(console, found, number, known)
+        _sum_up(console, results, number, known)
     return holds
 
 
-def _show(console: Console, noticed: Noticed, *, new: bool, digits: int) -> None:
-    answer, width = noticed.answer, max(_HEAD, digits)
+def _show(console: Console, result: MutantResult, *, new: bool, digits: int) -> None:
+    mutant, width = result.mutant, max(_HEAD, digits)
     if new:
         heads = " ".join(f"{name[:_HEAD]:>{width}}" for name in PROPERTIES)
         console.print()
-        console.print(describe.question_in_words(answer.question), style=render.QUIET)
+        console.print(describe.question_in_words(mutant.question), style=render.QUIET)
         head = Text.assemble(
-            (f"{answer.question:<{_LABEL + 6}}", render.HEAD), (heads, render.QUIET)
+            (f"{mutant.question:<{_LABEL + 6}}", render.HEAD), (heads, render.QUIET)
         )
         console.print(head, soft_wrap=True)
-    mark = render.MARKS[noticed.holds]
-    cells = " ".join(f"{noticed.counts[name] or '.':>{width}}" for name in PROPERTIES)
-    line = answer.equivalent if noticed.holds and answer.equivalent else cells
+    mark = render.MARKS[result.holds]
+    cells = " ".join(f"{result.counts[name] or '.':>{width}}" for name in PROPERTIES)
+    line = mutant.equivalent if result.holds and mutant.equivalent else cells
     gap = " " * (6 - len(mark.plain))
-    console.print(Text.assemble(mark, gap, f"{answer.label:<{_LABEL}}", line), soft_wrap=True)
+    console.print(Text.assemble(mark, gap, f"{mutant.label:<{_LABEL}}", line), soft_wrap=True)
 
 
-def _sum_up(console: Console, found: list[Noticed], number: int, known: int) -> None:
-    same = sum(bool(each.answer.equivalent) for each in found)
-    missed = sum(not each.counts and not each.answer.equivalent for each in found)
+def _sum_up(console: Console, results: list[MutantResult], number: int, known: int) -> None:
+    same = sum(bool(each.mutant.equivalent) for each in results)
+    missed = sum(not each.killed and not each.mutant.equivalent for each in results)
     console.print()
     legend = (
         f"Of {render.plural(number, 'random sequence')} and the pairs' {known} witnesses, how many "
@@ -71,15 +77,17 @@ def _sum_up(console: Console, found: list[Noticed], number: int, known: int) -> 
     )
     console.print(Text(legend, render.QUIET))
     console.print()
-    mark = render.MARKS[all(each.holds for each in found)]
-    text = f"  {len(found)} answers: {same} equal the reference's, {missed} of the others unnoticed"
+    mark = render.MARKS[all(each.holds for each in results)]
+    text = (
+        f"  {len(results)} answers: {same} equal the reference's, {missed} of the others unnoticed"
+    )
     console.print(Text.assemble(mark, text))
 
 
-def _data(found: list[Noticed], number: int, known: int) -> dict[str, Any]:
+def _data(results: list[MutantResult], number: int, known: int) -> dict[str, Any]:
     return {
         "random_sequences": number,
         "witnesses": known,
-        "answers": [each.to_json() for each in found],
-        "holds": all(each.holds for each in found),
+        "answers": [each.to_json() for each in results],
+        "holds": all(each.holds for each in results),
     }

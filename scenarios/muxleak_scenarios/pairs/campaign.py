@@ -20,9 +20,9 @@ from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
 from hypothesis.errors import Flaky, NoSuchExample
 
 from muxleak_scenarios.pairs.search import Found, shorten
-from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.decoder import STEPS, WIDTH, decode
 from muxleak_scenarios.sequence.steps import Sequence
-from muxleak_scenarios.sequence.strategies import STEPS, sequences
+from muxleak_scenarios.sequence.strategies import sequences
 from muxleak_scenarios.targets.run import SequenceOutcome, run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 

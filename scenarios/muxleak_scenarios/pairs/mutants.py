@@ -1,9 +1,26 @@
-"""Answers by properties: which property notices when a question of the life cycle is answered so?
+"""Mutants of the reference: other implementations of one life-cycle question, and who kills them.
 
-The answers are those of the buggy variants and *mechanical* ones: doing nothing, doing it twice,
-the opposite, every constant that the question's type allows. One that no property notices is a hole
-in the properties or in the sequences, unless it amounts to the reference's own.
+A mutant answers one question of `Lifecycle` in another way than the reference. It is killed if a
+property is violated on at least one sequence, and survives if none is.
 """
+
+# Mutation testing, applied to the properties instead of to the tests: a mutant that survives shows
+# a hole in the properties or in the sequences, so that a bug of that shape could stay unseen.
+#
+# Two sources of mutants. The buggy variants of the pairs are mutants that somebody wrote. The
+# others are mechanical, chosen by the type that the question is annotated with, since those need no
+# thought and leave out no question: a question that returns None does nothing, or acts twice; one
+# that returns a bool returns the opposite, or a constant; `_CONSTANTS` has the constants of other
+# types. A mechanical mutant that the reference or a buggy variant of that question already is,
+# judged by its source, is left out: it would count twice (`_mechanical_label`).
+#
+# Equivalent mutants exist here as everywhere: acting twice makes no difference where the first time
+# ends the object that the second one would act on. `EQUIVALENT` lists them by hand, each with its
+# reason, since equivalence cannot be computed. A listed mutant that is killed after all refutes its
+# reason, so the claim is two-sided (`MutantResult.holds`): killed exactly if it is not listed.
+#
+# All mutants run the same sequences: the minimal sequences of all pairs, which reach the rare
+# states, and random ones. Hypothesis is not needed, because nothing is shrunk.
 
 from __future__ import annotations
 
@@ -16,9 +33,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from muxleak_scenarios.pairs.registry import load_pairs
-from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.decoder import random_sequence
 from muxleak_scenarios.sequence.properties import PROPERTIES
-from muxleak_scenarios.sequence.strategies import STEPS
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_vless.lifecycle import Lifecycle
 
@@ -28,7 +44,7 @@ if TYPE_CHECKING:
     from muxleak_scenarios.sequence.steps import Sequence
 
 SEQUENCES = 100
-"""Random sequences, of about 15 connections each, that every answer is driven through."""
+"""Random sequences, of about 15 connections each, that every mutant runs."""
 QUESTIONS = tuple(name for name in vars(Lifecycle) if not name.startswith("_"))
 NOTHING, TWICE, OPPOSITE = "does nothing", "does it twice", "returns the opposite"
 _CONSTANTS: Mapping[str, tuple[object, ...]] = {
@@ -36,28 +52,37 @@ _CONSTANTS: Mapping[str, tuple[object, ...]] = {
     "Context | None": (None,),
     "list[bytes]": ([],),
 }
-"""By the type that a question is annotated with, what else can be returned without knowing more."""
-_STATE = "what has ended is not ended again"
-_CANCELLED = "two cancellations in one instant are one, and a stream fails once"
+"""Constants that a mutant can return, by the annotated return type of the question."""
+_ENDS_ONCE = "what has ended is not ended again"
+_CANCELLED = "two cancellations in one iteration are one, and a stream fails once"
 EQUIVALENT: Mapping[tuple[str, str], str] = {
     ("receive_ended", TWICE): "the second cleanup does not act, and a context ends once",
     ("release", TWICE): _CANCELLED,
-    ("end_link", TWICE): _STATE,
+    ("end_link", TWICE): _ENDS_ONCE,
     ("id_reused", TWICE): _CANCELLED,
-    ("peer_ended", TWICE): _STATE,
-    ("handler_ended", TWICE): "a closed stream owns its id no longer, so its peer is told once",
-    ("forget", TWICE): "the entry has gone",
-    ("stalled", TWICE): _STATE,
-    ("idle", TWICE): _STATE,
-    ("join", TWICE): "who has ended is not waited for; who ignores it, for another two limits",
-    ("hang_up", TWICE): _STATE,
+    ("peer_ended", TWICE): _ENDS_ONCE,
+    ("handler_ended", TWICE): "a closed stream no longer owns its id, so its End is sent once",
+    ("forget", TWICE): "the entry is already removed",
+    ("stalled", TWICE): _ENDS_ONCE,
+    ("idle", TWICE): _ENDS_ONCE,
+    (
+        "join",
+        TWICE,
+    ): "an ended handler is not waited for; one that ignores it is, for two more limits",
+    ("hang_up", TWICE): _ENDS_ONCE,
 }
-"""Answers that differ from the reference's in nothing that can be seen, each with the reason."""
+"""Equivalent mutants, by question and label, each with the reason why nothing differs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Another answer to a question; ``label`` is a pair's name, or says what it does."""
+class Mutant:
+    """The reference with one question answered in another way.
+
+    Attributes:
+        question: the method of `Lifecycle` that differs.
+        label: the pair whose buggy variant it is, or what it does mechanically.
+        lifecycle: the whole life cycle, to be instantiated.
+    """
 
     question: str
     label: str
@@ -65,87 +90,97 @@ class Answer:
 
     @property
     def equivalent(self) -> str:
-        """Why it amounts to the reference's, if it is known to; else empty."""
+        """The reason why it is an equivalent mutant, or "" if it is none."""
         return EQUIVALENT.get((self.question, self.label), "")
 
 
 @dataclass(frozen=True, slots=True)
-class Noticed:
-    """How many of the sequences violated each property under an answer."""
+class MutantResult:
+    """The number of sequences on which a mutant violated each property."""
 
-    answer: Answer
+    mutant: Mutant
     counts: Counter[str] = field(default_factory=Counter)
 
     @property
+    def killed(self) -> bool:
+        """True if at least one sequence violated a property; False if the mutant survived."""
+        return bool(self.counts)
+
+    @property
     def holds(self) -> bool:
-        """Whether it was noticed exactly if it is to be."""
-        return bool(self.counts) is not bool(self.answer.equivalent)
+        """True if an equivalent mutant survived, or any other one was killed."""
+        return self.killed is not bool(self.mutant.equivalent)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data for JSON."""
         return {
-            "question": self.answer.question,
-            "answer": self.answer.label,
+            "question": self.mutant.question,
+            "answer": self.mutant.label,
             "noticed": {name: self.counts[name] for name in PROPERTIES if self.counts[name]},
-            "equivalent": self.answer.equivalent or None,
+            "equivalent": self.mutant.equivalent or None,
             "holds": self.holds,
         }
 
 
-def other_answers() -> list[Answer]:
-    """Return all of them, in the order of the questions, the buggy variants' first."""
+def all_mutants() -> list[Mutant]:
+    """Return the mutants in the order of the questions; of one question, buggy variants first."""
     pairs = load_pairs().values()
     found = []
     for question in QUESTIONS:
         buggy = [each for each in pairs if each.facts.question == question]
-        found += [Answer(question, each.slug, each.buggy) for each in buggy]
+        found += [Mutant(question, each.slug, each.buggy) for each in buggy]
         variants = (Lifecycle, *(each.buggy for each in buggy))
-        known = {_in_words(getattr(variant, question)) for variant in variants}
+        known = {_mechanical_label(getattr(variant, question)) for variant in variants}
         found += [each for each in _mechanical(question) if each.label not in known]
     return found
 
 
-def witnesses() -> list[Sequence]:
-    """Return the minimal sequences of all pairs and their wrong fixes, each once."""
+def minimal_sequences() -> list[Sequence]:
+    """Return the minimal sequences of all pairs and of their wrong fixes, each once."""
     found: dict[Sequence, None] = {}
     for pair in load_pairs().values():
         found |= dict.fromkeys([pair.minimal, *(each.minimal for each in pair.wrong)])
     return list(found)
 
 
-def sequences(number: int, seed: int) -> list[Sequence]:
-    """Return the minimal sequences and so many random sequences."""
+def mutant_sequences(number: int, seed: int) -> list[Sequence]:
+    """Return the sequences that every mutant runs.
+
+    Args:
+        number: how many random sequences follow the minimal ones.
+        seed: of the random sequences.
+    """
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
-    return [*witnesses(), *(decode(random.randbytes(WIDTH * STEPS)) for _ in range(number))]
+    return [*minimal_sequences(), *(random_sequence(random) for _ in range(number))]
 
 
-def notice(answer: Answer, subjects: Iterable[Sequence]) -> Noticed:
-    """Run sequences under an answer."""
-    noticed = Noticed(answer)
-    for sequence in subjects:
-        noticed.counts.update(run_sequence(sequence, answer.lifecycle()).violated)
-    return noticed
+def run_mutant(mutant: Mutant, sequences: Iterable[Sequence]) -> MutantResult:
+    """Run each sequence against a mutant, and count the violated properties."""
+    result = MutantResult(mutant)
+    for sequence in sequences:
+        result.counts.update(run_sequence(sequence, mutant.lifecycle()).violated)
+    return result
 
 
-def _mechanical(question: str) -> Iterator[Answer]:
-    right = getattr(Lifecycle, question)
-    kind = inspect.signature(right).return_annotation
+def _mechanical(question: str) -> Iterator[Mutant]:
+    reference = getattr(Lifecycle, question)
+    kind = inspect.signature(reference).return_annotation
     if kind == "None":
-        yield _answer(question, NOTHING, _constant(right, None))
-        if _in_words(right) != NOTHING:
-            yield _answer(question, TWICE, _twice(right))
+        yield _mutant(question, NOTHING, _constant(reference, None))
+        if _mechanical_label(reference) != NOTHING:
+            yield _mutant(question, TWICE, _twice(reference))
     for value in _CONSTANTS.get(kind, ()):
-        yield _answer(question, f"returns {value!r}", _constant(right, value))
-    if kind == "bool" and not _in_words(right):
-        yield _answer(question, OPPOSITE, lambda *args: not right(*args))
+        yield _mutant(question, f"returns {value!r}", _constant(reference, value))
+    if kind == "bool" and not _mechanical_label(reference):
+        yield _mutant(question, OPPOSITE, lambda *args: not reference(*args))
 
 
-def _answer(question: str, label: str, method: Callable[..., object]) -> Answer:
-    return Answer(question, label, type(f"Other_{question}", (Lifecycle,), {question: method}))
+def _mutant(question: str, label: str, method: Callable[..., object]) -> Mutant:
+    return Mutant(question, label, type(f"Other_{question}", (Lifecycle,), {question: method}))
 
 
-def _constant(right: Callable[..., object], value: object) -> Callable[..., object]:
-    if not inspect.iscoroutinefunction(right):
+def _constant(reference: Callable[..., object], value: object) -> Callable[..., object]:
+    if not inspect.iscoroutinefunction(reference):
         return lambda *_: value
 
     async def nothing(*_: object) -> object:
@@ -154,19 +189,19 @@ def _constant(right: Callable[..., object], value: object) -> Callable[..., obje
     return nothing
 
 
-def _twice(right: Callable[..., Any]) -> Callable[..., object]:
-    if not inspect.iscoroutinefunction(right):
-        return lambda *args: [right(*args), right(*args)][0]
+def _twice(reference: Callable[..., Any]) -> Callable[..., object]:
+    if not inspect.iscoroutinefunction(reference):
+        return lambda *args: [reference(*args), reference(*args)][0]
 
     async def twice(*args: object) -> None:
-        await right(*args)
-        await right(*args)
+        await reference(*args)
+        await reference(*args)
 
     return twice
 
 
-def _in_words(method: Callable[..., object]) -> str:
-    """Say what a method does if it is one of the mechanical answers, written by hand; else ""."""
+def _mechanical_label(method: Callable[..., object]) -> str:
+    """Return the label of the mechanical mutant that a method's source amounts to, or ""."""
     (function,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         raise TypeError(f"expected a method, got {method!r}")

@@ -17,9 +17,8 @@ from muxleak_scenarios.pairs.standing import (
     Pooling,
     Recording,
 )
-from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.decoder import random_sequence
 from muxleak_scenarios.sequence.steps import Sequence
-from muxleak_scenarios.sequence.strategies import STEPS
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 from muxleak_scenarios.targets.tcp import TcpTarget
@@ -213,8 +212,7 @@ def _sequences(
             yield Sequence.parse(line), base
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
     for number in range(sequences + min(sequences, SOCKET_SEQUENCES)):
-        script = random.randbytes(WIDTH * STEPS)
         if number < sequences:
-            yield decode(script), SimTarget
+            yield random_sequence(random), SimTarget
         else:
-            yield decode(script, virtual=False), TcpTarget
+            yield random_sequence(random, virtual=False), TcpTarget

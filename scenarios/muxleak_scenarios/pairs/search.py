@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 
-from muxleak_scenarios.sequence.strategies import STEPS, sequences
+from muxleak_scenarios.sequence.decoder import STEPS
+from muxleak_scenarios.sequence.strategies import sequences
 from muxleak_scenarios.targets.run import SequenceOutcome, run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 

@@ -12,9 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from muxleak_scenarios.pairs.search import find_violation
-from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.decoder import random_sequence
 from muxleak_scenarios.sequence.steps import Sequence
-from muxleak_scenarios.sequence.strategies import STEPS
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 from muxleak_scenarios.targets.tcp import TcpTarget
@@ -196,7 +195,7 @@ def _drive(
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
     connections = 0
     for _ in range(sequences):
-        sequence = decode(random.randbytes(WIDTH * STEPS))
+        sequence = random_sequence(random)
         outcome = run_sequence(sequence, lifecycle())
         connections += outcome.connections
         if outcome.violations:

@@ -10,6 +10,7 @@ steps name streams that are open, and a connection that is closed can only be op
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from muxleak_scenarios.sequence.steps import (
     BAD_HEADERS,
@@ -20,7 +21,12 @@ from muxleak_scenarios.sequence.steps import (
     Step,
 )
 
+if TYPE_CHECKING:
+    from random import Random
+
 WIDTH = 6
+STEPS = 60
+"""The most steps of a sequence, unless a search asks for fewer: about 15 connections."""
 _NETWORK = 4
 """Where the bytes for the network begin."""
 _PLAIN = 128
@@ -52,6 +58,19 @@ def decode(script: bytes, *, virtual: bool = True) -> Sequence:
             network = network.rstrip(b"\0")
             steps.append(step._replace(gap=_GAPS[gap % len(_GAPS)], network=network))
     return Sequence(steps)
+
+
+def random_sequence(random: Random, steps: int = STEPS, *, virtual: bool = True) -> Sequence:
+    """Decode ``steps`` random steps.
+
+    This costs a tenth of a draw by Hypothesis, but the result cannot shrink.
+
+    Args:
+        random: the source; the same state gives the same sequence.
+        steps: the most steps; one in 256 is none.
+        virtual: as in `decode`.
+    """
+    return decode(random.randbytes(WIDTH * steps), virtual=virtual)
 
 
 class _State:

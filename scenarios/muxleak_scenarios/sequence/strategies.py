@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from muxleak_scenarios.sequence.decoder import WIDTH, decode
+from muxleak_scenarios.sequence.decoder import STEPS, WIDTH, decode
 
 if TYPE_CHECKING:
     from muxleak_scenarios.sequence.steps import Sequence
-
-STEPS = 60
 
 
 def sequences(steps: int = STEPS, *, virtual: bool = True) -> st.SearchStrategy[Sequence]:

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from muxleak_scenarios import PROPERTIES, Sequence, find_pair, load_pairs
 from muxleak_scenarios.cli import answers, cli, verify
 from muxleak_scenarios.pairs.go_comparison import ENDINGS, VersionRow
-from muxleak_scenarios.pairs.mutants import Answer, other_answers
+from muxleak_scenarios.pairs.mutants import Mutant, all_mutants
 from muxleak_scenarios.pairs.negative_controls import CONTROLS, Trial
 from muxleak_scenarios.pairs.verify import Verdict
 from muxleak_vless.bugs.watcher_outlives_connection.buggy import WatchedContext
@@ -97,15 +97,15 @@ def test_verify_fails_with_a_control(
 
 
 @pytest.fixture
-def few_answers(monkeypatch: pytest.MonkeyPatch) -> list[Answer]:
+def few_answers(monkeypatch: pytest.MonkeyPatch) -> list[Mutant]:
     """Two other answers only, one of which amounts to the reference's."""
-    few = [each for each in other_answers() if each.question == "hang_up"]
-    monkeypatch.setattr(answers, "other_answers", lambda: few)
-    monkeypatch.setattr(answers, "sequences", lambda *_: [Sequence.parse("a:bad:user")])
+    few = [each for each in all_mutants() if each.question == "hang_up"]
+    monkeypatch.setattr(answers, "all_mutants", lambda: few)
+    monkeypatch.setattr(answers, "mutant_sequences", lambda *_: [Sequence.parse("a:bad:user")])
     return few
 
 
-def test_verify_answers_tells_what_notices_each(few_answers: list[Answer]) -> None:
+def test_verify_answers_tells_what_notices_each(few_answers: list[Mutant]) -> None:
     """A line each, with the counts or the reason, under the question; within 80 columns."""
     result = invoke("verify", "--answers")
     lines = result.stdout.splitlines()
@@ -126,13 +126,13 @@ def test_verify_answers_tells_what_notices_each(few_answers: list[Answer]) -> No
 
 
 def test_verify_answers_fails_with_a_hole(
-    few_answers: list[Answer], monkeypatch: pytest.MonkeyPatch
+    few_answers: list[Mutant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer that nothing notices is exit code 1, in the table and in the data."""
-    monkeypatch.setattr(answers, "sequences", lambda *_: [Sequence.parse("a:open a:close")])
+    monkeypatch.setattr(answers, "mutant_sequences", lambda *_: [Sequence.parse("a:open a:close")])
     monkeypatch.setattr(
         answers,
-        "other_answers",
+        "all_mutants",
         lambda: [replace(few_answers[0], lifecycle=Lifecycle), few_answers[1]],
     )
     result, data = invoke("verify", "--answers"), invoke("verify", "--answers", "--json")
