@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ MAY_IMPORT = {
     "muxleak_vless": {"muxleak_vless"},
     "muxleak_scenarios": {"muxleak_scenarios", "muxleak_vless", "muxleak"},
 }
+ROOMS = {
+    "muxleak": ("introspect", "ledger", "checks", "sim", "search", ("plugin", "monitor")),
+    "muxleak_scenarios": ("sequence", "targets", "pairs", "hunt", "real", "bench", "cli"),
+}
+"""The rooms of a package, lowest first; those in one tuple stand beside each other."""
 SANS_IO = ("errors", "address", "header", "frames", "packets")
 
 
@@ -25,9 +31,14 @@ def sources(package: str) -> list[Path]:
     return sorted(FOLDERS[package].rglob("*.py"))
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """The modules that a file names, wherever it does."""
+def imports(tree: ast.AST, *, typing: bool = True) -> Iterator[str]:
+    """The modules that a file imports, wherever it does; those for type checking only if asked."""
+    skipped: set[int] = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.If) and not typing and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {id(each) for line in node.body for each in ast.walk(line)}
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -68,6 +79,114 @@ def test_layers_check_fires_on_a_planted_import(package: str, line: str) -> None
     planted = f"def f():\n    {line}\n"
 
     assert forbidden(package, planted) != []
+
+
+def rank(module: str) -> tuple[int, str]:
+    """The height of a module's room, and its name; 0 for the package's own modules."""
+    package, _, rest = module.partition(".")
+    name = rest.partition(".")[0]
+    for height, rooms in enumerate(ROOMS.get(package, ()), 1):
+        if name == rooms or (name in rooms and isinstance(rooms, tuple)):
+            return height, name
+    return 0, ""
+
+
+def upward(module: str, text: str) -> list[str]:
+    """The modules of the same package, but of a higher or a neighbouring room, that one imports."""
+    height, room = rank(module)
+    own = [
+        name
+        for name in imports(ast.parse(text))
+        if name.split(".")[0] == module.split(".", maxsplit=1)[0]
+    ]
+    return [name for name in own if rank(name)[1] not in {"", room} and rank(name)[0] >= height]
+
+
+@cache
+def modules(package: str) -> dict[str, str]:
+    """The source of each module of a package, by dotted name."""
+    root = FOLDERS[package].parent
+    found = {}
+    for path in sources(package):
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path.read_text()
+    return found
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_downwards_only(package: str) -> None:
+    """No module imports from a room above its own, for type checking neither.
+
+    The package itself imports names of all rooms, lazily.
+    """
+    found = {name: upward(name, text) for name, text in modules(package).items() if name != package}
+
+    assert {name for name in found if rank(name)[0]}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("muxleak.ledger.counters", "from muxleak.monitor.service import Monitor"),
+        ("muxleak.checks.no_leaks", "import muxleak.sim.run"),
+        ("muxleak.plugin.session", "from muxleak.monitor.service import Monitor"),
+        ("muxleak_scenarios.pairs.verify", "from muxleak_scenarios.cli.render import MARKS"),
+    ],
+)
+def test_rooms_check_fires_on_a_planted_import(module: str, line: str) -> None:
+    """An import upwards, or sideways, is found even in a function."""
+    assert upward(module, f"def f():\n    {line}\n") != []
+
+
+def needed(module: str, text: str) -> set[str]:
+    """The modules that one imports when it runs; of "from package import module", the module."""
+    tree = ast.parse(text)
+    names = set(imports(tree, typing=False)) - {module}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in names:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            if parts & set(modules(module.partition(".")[0])):
+                names |= parts
+                names.discard(node.module)
+    return names
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """The modules that import each other, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = [start]
+        while ahead:
+            for name in graph.get(ahead.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    ahead.append(name)
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    found = {
+        tuple(sorted(other for other in reach[name] if name in reach.get(other, ())))
+        for name in graph
+    }
+    return sorted(circle for circle in found if circle)
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_modules_import_in_no_circle(package: str) -> None:
+    """No module needs, by whatever detour, one that needs it; types may refer to each other."""
+    found = modules(package)
+    graph = {name: needed(name, text) & set(found) for name, text in found.items()}
+
+    assert circles(graph) == []
+
+
+def test_circles_are_found() -> None:
+    """Two modules and three."""
+    graph = {"a": {"b"}, "b": {"a"}, "c": {"d"}, "d": {"e"}, "e": {"c"}, "f": {"a"}}
+
+    assert circles(graph) == [("a", "b"), ("c", "d", "e")]
 
 
 @pytest.mark.parametrize("module", SANS_IO)

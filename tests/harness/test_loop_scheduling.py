@@ -7,8 +7,7 @@ from contextvars import ContextVar, copy_context
 import pytest
 
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.scheduling import WAKES_SLEEPER, LoopHandle
-from muxleak.sim.virtual_loop import VirtualLoop
+from muxleak.sim.virtual_loop import WAKES_SLEEPER, LoopHandle, VirtualLoop
 
 VARIABLE: ContextVar[int] = ContextVar("variable", default=0)
 

@@ -8,8 +8,7 @@ import pytest
 
 from muxleak.search import find_leaks
 from muxleak.sim import Choices, Network, current, simulate
-from muxleak.sim.choosing import ChoosingLoop
-from muxleak.sim.loop import SimLoop
+from muxleak.sim.loop import ChoosingLoop, SimLoop
 from muxleak.sim.settings import Settings
 
 WHERE = ("127.0.0.1", 7000)

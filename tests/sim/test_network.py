@@ -396,7 +396,7 @@ def test_segments_are_cut_as_chosen() -> None:
 
     assert simulate(program).value == [1000]
     cut = [
-        simulate(program, choices=Choices(target=bytes([0, 0, 0] * 2 + [n]))).value for n in (1, 2)
+        simulate(program, choices=Choices(environment=bytes([0] * 6 + [n]))).value for n in (1, 2)
     ]
     assert all(sum(sizes) == 1000 for sizes in cut)
     seeds = [simulate(program, seed=seed).value for seed in range(30)]

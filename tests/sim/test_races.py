@@ -197,7 +197,7 @@ def test_race_is_gone_in_the_fixed_program(model: type[Streams] | type[Inbox]) -
     assert find_leaks(fixed, examples=1_000) is None
     found = find_leaks(program(model, fixed=False), examples=BUDGET)
     assert found is not None
-    simulate(fixed, choices=Choices(found.replay.program, found.replay.target))
+    simulate(fixed, choices=Choices(found.replay.program, found.replay.environment))
 
 
 @pytest.mark.slow

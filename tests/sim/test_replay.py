@@ -85,7 +85,7 @@ def test_line_holds_the_run(found: Replay) -> None:
 
 def test_line_of_a_long_plain_run_is_short() -> None:
     """Bytes that mostly say "as usual" take little room."""
-    assert len(Replay(target=bytes(2_000) + b"\1").line) < 50
+    assert len(Replay(environment=bytes(2_000) + b"\1").line) < 50
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_file_stays_small(tmp_path: Path) -> None:
 
     assert path.stat().st_size <= 4096
     assert Replay.load(path).steps[-1] == "..."
-    assert Replay.load(path).target == b"\2"
+    assert Replay.load(path).environment == b"\2"
     with pytest.raises(ReplayError, match="shrink first"):
         Replay(Random(1).randbytes(4_000)).save(path)
     with pytest.raises(ReplayError, match="shrink first"):

@@ -7,17 +7,12 @@ module is loaded, and no loop is touched.
 import pytest
 
 from muxleak.plugin import options
+from muxleak.plugin.options import LeakWarning
 from muxleak.plugin.summary import Summary
 
 __all__ = ["LeakWarning"]
 
 _SUMMARY = pytest.StashKey[Summary]()
-
-
-class LeakWarning(pytest.PytestWarning):
-    """What a test left behind, with `leaks = warn`."""
-
-    __module__ = "muxleak.plugin"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

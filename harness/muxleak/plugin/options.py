@@ -56,6 +56,12 @@ MARKS = ("no_leaks", "leaks_allowed")
 _SETTABLE = ("created_by", "name", "waiting_in")
 
 
+class LeakWarning(pytest.PytestWarning):
+    """What a test left behind, with `leaks = warn`."""
+
+    __module__ = "muxleak.plugin"
+
+
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
     """What is in force.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.runner import call_and_report
 
-from muxleak.plugin import LeakWarning
 from muxleak.plugin.check import CHECK, Check
+from muxleak.plugin.options import LeakWarning
 from muxleak.plugin.plans import PLAN
 
 if TYPE_CHECKING:

@@ -16,16 +16,16 @@ class Bytes(NamedTuple):
     """What decides a run: the program's draws and the world's decisions."""
 
     program: bytes
-    target: bytes
+    environment: bytes
 
     def order(self) -> tuple[object, ...]:
         """Smaller is simpler; the program counts first."""
         return (
             len(self.program),
-            len(self.target) - self.target.count(0),
-            len(self.target),
+            len(self.environment) - self.environment.count(0),
+            len(self.environment),
             self.program,
-            self.target,
+            self.environment,
         )
 
 
@@ -74,15 +74,15 @@ def shrink(
 
 def _candidates(best: Bytes) -> Iterator[Bytes]:
     """Simpler bytes, boldest first."""
-    program, target = best
+    program, environment = best
     yield Bytes(b"", b"")
     yield Bytes(program, b"")
-    yield from (Bytes(each, target) for each in _shorter(program))
-    yield from (Bytes(program, each) for each in _plainer(target))
-    yield from (Bytes(each, target) for each in _smaller(program))
-    yield from (Bytes(program, each) for each in _smaller(target))
-    yield from (Bytes(program, each) for each in _shorter(target))
-    yield from (Bytes(each, target) for each in _renumbered(program))
+    yield from (Bytes(each, environment) for each in _shorter(program))
+    yield from (Bytes(program, each) for each in _plainer(environment))
+    yield from (Bytes(each, environment) for each in _smaller(program))
+    yield from (Bytes(program, each) for each in _smaller(environment))
+    yield from (Bytes(program, each) for each in _shorter(environment))
+    yield from (Bytes(each, environment) for each in _renumbered(program))
 
 
 def _shorter(data: bytes) -> Iterator[bytes]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.server import SimServer
 from muxleak.sim.sockets import LOOPBACK, error
+from muxleak.sim.tcp import SimServer
 from muxleak.sim.udp import SimDatagrams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from muxleak.sim.interfaces import SimulatedLoop
     from muxleak.sim.network import Fabric
     from muxleak.sim.sockets import Address
 
@@ -169,7 +170,7 @@ class NetworkCalls:
         """
         del executor
         _allow(self._allow, "executor", "run_in_executor", "to run jobs in the loop's thread")
-        loop: Any = self
+        loop = cast("SimulatedLoop", self)
         future = loop.create_future()
         loop.call_soon(_run_job, future, func, args)
         return future

@@ -22,16 +22,16 @@ class Choices:
 
     Attributes:
         program: the bytes used so far for what the program drew.
-        target: the same for what the simulation decided; one byte for each decision.
+        environment: the same for what the simulation decided; one byte for each decision.
         woken: how many decisions ran another task than the one whose turn it was.
     """
 
-    def __init__(self, program: bytes = b"", target: bytes = b"") -> None:
+    def __init__(self, program: bytes = b"", environment: bytes = b"") -> None:
         self.program = bytearray()
-        self.target = bytearray()
+        self.environment = bytearray()
         self.woken = 0
         self._given = program
-        self._dealt = target
+        self._dealt = environment
 
     @classmethod
     def of(cls, data: bytes) -> Self:
@@ -40,12 +40,12 @@ class Choices:
         return cls(data[:half], data[half:])
 
     def __repr__(self) -> str:
-        program, target = self._given.rstrip(b"\0"), self._dealt.rstrip(b"\0")
-        return f"{type(self).__name__}({program!r}, {target!r})"
+        program, environment = self._given.rstrip(b"\0"), self._dealt.rstrip(b"\0")
+        return f"{type(self).__name__}({program!r}, {environment!r})"
 
     def trimmed(self) -> tuple[bytes, bytes]:
-        """What was used, `program` and `target`, without trailing zeros."""
-        return bytes(self.program).rstrip(b"\0"), bytes(self.target).rstrip(b"\0")
+        """What was used, `program` and `environment`, without trailing zeros."""
+        return bytes(self.program).rstrip(b"\0"), bytes(self.environment).rstrip(b"\0")
 
     def below(self, limit: int) -> int:
         """A number from 0 to `limit` - 1; the default is 0.
@@ -83,13 +83,13 @@ class Choices:
             limit: how many ways it can go.
         """
         value = self._decide(kind, limit)
-        self.target.append(value)
+        self.environment.append(value)
         return value
 
     def wake(self, tasks: Sequence[AnyTask]) -> int:
         """Which of the tasks that are ready runs, by position; 0 is the one whose turn it is."""
         value = self._wake(tasks[:_BYTE])
-        self.target.append(value)
+        self.environment.append(value)
         if value:
             self.woken += 1
         return value
@@ -100,7 +100,7 @@ class Choices:
 
     def _decide(self, kind: str, limit: int) -> int:
         del kind
-        at = len(self.target)
+        at = len(self.environment)
         return self._dealt[at] % limit if at < len(self._dealt) else 0
 
     def _wake(self, tasks: Sequence[Any]) -> int:

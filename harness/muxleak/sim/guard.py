@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from muxleak.sim.errors import FencedLoop, SimulationError
+from muxleak.sim.errors import SimulationError
+from muxleak.sim.virtual_loop import FencedLoop
 
 _GUARDED: tuple[tuple[Any, str], ...] = (
     (threading.Thread, "start"),

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import ref
 
 from muxleak.checks.scope_check import without_owned
@@ -23,24 +22,21 @@ from muxleak.ledger.kinds import (
     ServerRecord,
     TimerRecord,
     TransportRecord,
-    valid_kinds,
 )
 from muxleak.ledger.loop_errors import describe
+from muxleak.sim.interfaces import Carrier, SimulatedLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from contextvars import Context
     from types import AsyncGeneratorType
 
     from muxleak.introspect.waiting import AnyTask
     from muxleak.ledger.counters import Counters
     from muxleak.ledger.ledger import Ledger
-    from muxleak.sim.loop import SimLoop
 
     Owner = Callable[[Context], Scope | None]
 
-KINDS = valid_kinds(["task", "timer", "transport", "server", "generator", "error", "destroyed"])
-OPTIONAL = frozenset({"callback"})
 _MANY = 256  # references kept before those that lead nowhere are dropped
 _OURS = ("asyncio.", "muxleak.")
 _NOWHERE = Site(())
@@ -70,7 +66,7 @@ class Seen:
         self.generators: list[GeneratorRecord] = []
         self.futures: list[ref[asyncio.Future[Any]]] = []
 
-    def generator(self, loop: SimLoop, generator: AsyncGeneratorType[Any, Any]) -> None:
+    def generator(self, loop: ScannedLoop, generator: AsyncGeneratorType[Any, Any]) -> None:
         """Take note of one that begins, and of who began it."""
         if len(self.generators) >= _MANY:
             self.generators = [each for each in self.generators if each.alive()]
@@ -87,8 +83,23 @@ class Seen:
         return future
 
 
+class ScannedLoop(SimulatedLoop, Protocol):
+    """The part of the simulated loop that the scan reads."""
+
+    @property
+    def fabric(self) -> Carrier:
+        """The network, which knows the open transports and the servers."""
+
+    @property
+    def seen(self) -> Seen:
+        """The generators and futures, of which the loop itself keeps no list."""
+
+
 def left_behind(
-    loop: SimLoop, kinds: frozenset[str], within: Scope | None = None, horizon: float = -math.inf
+    loop: ScannedLoop,
+    kinds: frozenset[str],
+    within: Scope | None = None,
+    horizon: float = -math.inf,
 ) -> list[Any]:
     """The records of what is alive, tasks first, then in order of kind and creation.
 
@@ -98,7 +109,10 @@ def left_behind(
         within: only what this scope, or one inside it, caused; else everything.
         horizon: timers due later than that, in virtual seconds, are left behind.
     """
-    ledger: Ledger = loop.simulation.ledger
+    simulation = loop.simulation
+    if simulation is None:
+        return []
+    ledger: Ledger = simulation.ledger
     scope, fabric, seen = within or ledger.root, loop.fabric, loop.seen
     counters = ledger.root.counters
     counters.sweep()
@@ -124,7 +138,7 @@ def is_owned(callback: Any) -> bool:
     return module.startswith(_OURS) and getattr(function, "__name__", "").startswith(("_", "<"))
 
 
-def _charged(scope: Scope | None, loop: SimLoop) -> Any:
+def _charged(scope: Scope | None, loop: ScannedLoop) -> Any:
     """Who is charged for what was made in that scope; None outside every simulation."""
     if loop.simulation is None:
         return None
@@ -166,7 +180,7 @@ def _complaint(task: AnyTask) -> str:
 
 
 def _things(
-    loop: SimLoop, kinds: frozenset[str], within: Scope | None, horizon: float
+    loop: ScannedLoop, kinds: frozenset[str], within: Scope | None, horizon: float
 ) -> Iterator[Any]:
     def owner(context: Context) -> Scope | None:
         """Who is charged for what runs there, if that is looked at."""
@@ -187,26 +201,32 @@ def _things(
         yield from _callbacks(loop, owner)
 
 
-def _uncounted(loop: SimLoop, found: list[Any]) -> Iterator[TaskRecord]:
+def _uncounted(loop: ScannedLoop, found: list[Any]) -> Iterator[TaskRecord]:
     """Tasks made by a factory that the program has installed over the ledger's."""
     known = {record.task for record in found if isinstance(record, TaskRecord)}
-    others = [task for task in asyncio.all_tasks(loop) if task not in known]
+    others = [task for task in asyncio.all_tasks(_asyncio(loop)) if task not in known]
     # The set has no order of its own.
     for number, task in enumerate(sorted(others, key=name_of)):
         yield TaskRecord(task, _NOWHERE, None, number)
 
 
-def _timers(loop: SimLoop, owner: Owner, horizon: float) -> Iterator[TimerRecord]:
+def _timers(loop: ScannedLoop, owner: Owner, horizon: float) -> Iterator[TimerRecord]:
     found: list[Any] = [each for each in loop.set_timers() if each.when() > horizon]
     for handle in sorted(found, key=asyncio.TimerHandle.when):
         # A handle tells neither its context nor what it calls in any other way.
         scope, callback = owner(handle._context), handle._callback  # noqa: SLF001
         if scope is not None and not is_owned(callback):
             points = getattr(handle, "points", None) or []
-            yield TimerRecord(handle, callable_name(callback), points, scope, loop)
+            yield TimerRecord(
+                handle,
+                callable_name(callback),
+                points,
+                scope,
+                cast("asyncio.AbstractEventLoop", loop),
+            )
 
 
-def _transports(loop: SimLoop, owner: Owner) -> Iterator[TransportRecord]:
+def _transports(loop: ScannedLoop, owner: Owner) -> Iterator[TransportRecord]:
     names = {"client": "connection", "server": "accepted connection"}
     for transport, side in loop.fabric.open.items():
         scope = owner(transport.context)
@@ -215,14 +235,14 @@ def _transports(loop: SimLoop, owner: Owner) -> Iterator[TransportRecord]:
             yield TransportRecord(transport, name, transport.points, scope)
 
 
-def _servers(loop: SimLoop, owner: Owner) -> Iterator[ServerRecord]:
+def _servers(loop: ScannedLoop, owner: Owner) -> Iterator[ServerRecord]:
     for server in dict.fromkeys(loop.fabric.servers.values()):
         scope = owner(server.context())
         if scope is not None:
             yield ServerRecord(server, "server", server.points, scope)
 
 
-def _callbacks(loop: SimLoop, owner: Owner) -> Iterator[CallbackRecord]:
+def _callbacks(loop: ScannedLoop, owner: Owner) -> Iterator[CallbackRecord]:
     futures: list[Any] = [each() for each in loop.seen.futures]
     for future in [*futures, *loop.live_tasks()]:
         for callback, context in getattr(_pending(future), "_callbacks", None) or ():
@@ -231,6 +251,10 @@ def _callbacks(loop: SimLoop, owner: Owner) -> Iterator[CallbackRecord]:
                 getattr(callback, "__self__", None), asyncio.Task
             ):
                 yield CallbackRecord(future, callable_name(callback), _defined(callback), scope)
+
+
+def _asyncio(loop: ScannedLoop) -> asyncio.AbstractEventLoop:
+    return cast("asyncio.AbstractEventLoop", loop)
 
 
 def _defined(callback: Any) -> list[Any]:
@@ -242,22 +266,3 @@ def _defined(callback: Any) -> list[Any]:
 
 def _pending(future: asyncio.Future[Any] | None) -> asyncio.Future[Any] | None:
     return None if future is None or future.done() else future
-
-
-@lru_cache
-def ledger_kinds(kinds: frozenset[str]) -> frozenset[str]:
-    """What the ledger has to see for these kinds to be found; tasks it counts in any case."""
-    return kinds & {"error", "destroyed"} | {"task"}
-
-
-def valid(kinds: Iterable[str]) -> frozenset[str]:
-    """The kinds that count, as a set.
-
-    Raises:
-        ValueError: one is unknown, or cannot exist in a simulation.
-    """
-    found = valid_kinds(kinds)
-    if others := sorted(found - KINDS - OPTIONAL):
-        possible = ", ".join(sorted(KINDS | OPTIONAL))
-        raise ValueError(f"{others!r} cannot be left behind in a simulation; there are {possible}")
-    return found

@@ -8,12 +8,18 @@ of asyncio's socket transports; a test runs both.
 
 # The two ends are one thing and see each other's state:
 # ruff: noqa: SLF001
+
+from __future__ import annotations
+
 import asyncio
 import errno
 import os
 from collections import deque
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from muxleak.sim.interfaces import Scheduler
 
 Address = tuple[str, int]
 Registry = dict[asyncio.BaseTransport, str]
@@ -35,7 +41,7 @@ class Wire(asyncio.Transport):
 
     _protocol: Any
     _registry: dict[Any, str] | None = None
-    _peer: "Wire | None" = None
+    _peer: Wire | None = None
     _high = _low = 0
     _size = 0  # bytes in the inbox
     _buffered = False  # the protocol is a BufferedProtocol
@@ -50,7 +56,7 @@ class Wire(asyncio.Transport):
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Scheduler,
         extra: dict[str, Any],
         context: Context | None,
         registry: dict[Any, str] | None,
@@ -204,7 +210,7 @@ def memory_pair(
     client_context: Context | None = None,
     server_context: Context | None = None,
     registry: Registry | None = None,
-) -> tuple["MemoryTransport", "MemoryTransport"]:
+) -> tuple[MemoryTransport, MemoryTransport]:
     """Join two protocols over `loop`; `connection_made` of each follows by `call_soon`.
 
     Args:
@@ -240,7 +246,7 @@ class MemoryTransport(Wire):
     """
 
     def join(
-        self, peer: "MemoryTransport", side: str, protocol: asyncio.BaseProtocol, high: int
+        self, peer: MemoryTransport, side: str, protocol: asyncio.BaseProtocol, high: int
     ) -> None:
         """Connect to the other end and announce the connection to `protocol`."""
         self._peer, self._side = peer, side

@@ -10,15 +10,14 @@ import asyncio
 import errno
 from typing import TYPE_CHECKING, Any
 
-from muxleak.sim.server import SimServer
 from muxleak.sim.sockets import LOOPBACK, Address, Names, error, is_any
-from muxleak.sim.tcp import SimTransport, connect_pair
+from muxleak.sim.tcp import SimServer, SimTransport, connect_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
-    from muxleak.sim.loop import SimLoop
+    from muxleak.sim.interfaces import SimulatedLoop
     from muxleak.sim.settings import Network
     from muxleak.sim.udp import SimDatagrams
 
@@ -43,8 +42,9 @@ class Fabric:
         closed: whether a connection has closed at both ends since the last rest.
     """
 
-    def __init__(self, loop: SimLoop, settings: Network) -> None:
-        self.loop: Any = loop
+    def __init__(self, loop: SimulatedLoop, settings: Network) -> None:
+        self.loop = loop
+        self._ended = False
         self.settings = settings
         self._names: Names | None = None
         self.pending: list[Arrival] = []
@@ -72,7 +72,7 @@ class Fabric:
 
     def note(self, kind: str, text: str) -> None:
         """Add an event to the trace."""
-        if self.loop is not None:
+        if not self._ended:
             self.loop.note(kind, text)
 
     def close(self) -> None:
@@ -82,7 +82,8 @@ class Fabric:
         tables: list[Any] = [self.servers, self._endpoints, self.open, self.pending, self.held]
         for table in tables:
             table.clear()
-        self.loop = None
+        self._ended = True
+        del self.loop
 
     def arrive(
         self,
@@ -91,7 +92,7 @@ class Fabric:
         transport: SimTransport | None = None,
     ) -> None:
         """Have `callback` run when what has been sent is seen to arrive."""
-        if self.loop is None:
+        if self._ended:
             return
         if transport is not None and self._made:
             fate = self.loop.choices.decide("fault", 1 + len(self._made))
@@ -103,7 +104,7 @@ class Fabric:
             self.loop.call_later(delay, callback, context=context)
         else:
             self.pending.append((callback, context))
-            self.loop.look = True
+            self.loop.must_check = True
 
     def poll(self) -> None:
         """See what has arrived: make it ready, in an order of the world's choice."""

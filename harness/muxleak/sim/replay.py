@@ -25,7 +25,7 @@ class Replay:
 
     Attributes:
         program: the bytes that the program draws from.
-        target: the bytes of the simulation's decisions.
+        environment: the bytes of the simulation's decisions.
         wakeups: whether task wake-ups are permuted.
         gaps: whether gaps are drawn.
         name: the program, as "module:qualified name"; only the file has it, and what follows.
@@ -35,7 +35,7 @@ class Replay:
     """
 
     program: bytes = b""
-    target: bytes = b""
+    environment: bytes = b""
     wakeups: bool = False
     gaps: bool = True
     name: str = ""
@@ -48,7 +48,7 @@ class Replay:
         """The run as one word."""
         head = self.wakeups | (not self.gaps) << 1
         size = len(self.program)
-        body = bytes([head, size >> 8, size & 255]) + self.program + self.target
+        body = bytes([head, size >> 8, size & 255]) + self.program + self.environment
         packed = zlib.compress(body, 9)
         data = bytes([_PACKED]) + packed if len(packed) < len(body) else bytes([_PLAIN]) + body
         return MARK + base64.urlsafe_b64encode(data).decode().rstrip("=")
@@ -70,8 +70,8 @@ class Replay:
             head, size = body[0], body[1] << 8 | body[2]
         except (ValueError, IndexError, zlib.error) as exc:
             raise ReplayError(f"this line was cut or changed: {text[:40]!r}") from exc
-        program, target = body[3 : 3 + size], body[3 + size :]
-        return cls(program, target, wakeups=bool(head & 1), gaps=not head & 2)
+        program, environment = body[3 : 3 + size], body[3 + size :]
+        return cls(program, environment, wakeups=bool(head & 1), gaps=not head & 2)
 
     def save(self, path: Path | str) -> None:
         """Write the file; steps that do not fit are left out of it, the bytes never.
@@ -109,7 +109,7 @@ class Replay:
             found = cls.parse(content["line"])
             return cls(
                 found.program,
-                found.target,
+                found.environment,
                 found.wakeups,
                 found.gaps,
                 content["program"],

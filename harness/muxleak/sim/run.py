@@ -12,10 +12,10 @@ from muxleak.checks.report import LeakError, LeakReport
 from muxleak.checks.teardown import close_coroutines
 from muxleak.ledger import task_class
 from muxleak.ledger.ledger import Ledger
-from muxleak.sim.choosing import ChoosingLoop
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.leak_scan import ledger_kinds, left_behind
-from muxleak.sim.loop import SimLoop
+from muxleak.sim.leak_scan import left_behind
+from muxleak.sim.loop import ChoosingLoop, SimLoop
+from muxleak.sim.settings import ledger_kinds
 from muxleak.sim.trace import Event, Trace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Simulation:
         self.choices = loop.choices
         self.ledger = ledger
         self.steps: list[str] = []
-        self._loop: Any = loop
+        self._loop = loop
         self._settings = settings
 
     def step(self, text: str) -> None:
@@ -172,7 +172,7 @@ def run(
     loop.simulation = simulation = Simulation(loop, ledger, settings)
     result: Run[_T] = Run(choices, steps=simulation.steps, errors=ledger.errors)
     try:
-        result.value, result.error = _perform(program, loop, settings)
+        result.value, result.error = _perform(program, loop, simulation, settings)
     finally:
         result.now = loop.time()
         if trace is not None:
@@ -190,7 +190,10 @@ def _adopt(loop: SimLoop, task: AnyTask, _context: object, _points: object) -> N
 
 
 def _perform(
-    program: Callable[[], Coroutine[Any, Any, _T]], loop: SimLoop, settings: Settings
+    program: Callable[[], Coroutine[Any, Any, _T]],
+    loop: SimLoop,
+    simulation: Simulation,
+    settings: Settings,
 ) -> tuple[_T | None, BaseException | None]:
     main = loop.create_task(program())
     try:
@@ -199,7 +202,7 @@ def _perform(
             return None, CancelledError("the program was cancelled")
         if error := main.exception():
             return None, error
-        return main.result(), _verdict(loop, settings)
+        return main.result(), _verdict(loop, simulation, settings)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as exc:  # noqa: BLE001 - whatever a check raises
@@ -207,9 +210,8 @@ def _perform(
         return None, exc.with_traceback(None)
 
 
-def _verdict(loop: SimLoop, settings: Settings) -> BaseException | None:
-    """What is wrong with what a program left."""
-    simulation: Simulation = loop.simulation
+def _verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseException | None:
+    """Return the error of a program that has ended and left something behind, else None."""
     if settings.leaks:
         if loop.busy or simulation.ledger.count:
             loop.run_until_quiescent(settings.grace)

@@ -112,7 +112,7 @@ class Few(Invented):
 
     def _decide(self, kind: str, limit: int) -> int:
         del kind
-        part = self._changes.get(len(self.target))
+        part = self._changes.get(len(self.environment))
         return 0 if part is None else 1 + int(part * (limit - 1))
 
 
@@ -130,7 +130,7 @@ def portfolio(seed: int, names: Sequence[str], *, wakeups: bool) -> Iterator[Inv
     last = Invented(chance)
     yield last
     # What the plain run decided is the measure of how long runs are.
-    target, waking = max(1, len(last.target)), max(1, last.waking)
+    environment, waking = max(1, len(last.environment)), max(1, last.waking)
     turns = [name for name in names if wakeups or name != "pct"]
     for number in count():
         name = turns[number % len(turns)]
@@ -139,9 +139,9 @@ def portfolio(seed: int, names: Sequence[str], *, wakeups: bool) -> Iterator[Inv
         elif name == "uniform":
             last = Uniform(chance)
         else:
-            last = Few(chance, _changes(chance, target))
+            last = Few(chance, _changes(chance, environment))
         yield last
-        target = max(target, len(last.target))
+        environment = max(environment, len(last.environment))
         waking = max(waking, last.waking)
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from muxleak.sim.leak_scan import KINDS, valid
+from muxleak.ledger.kinds import valid_kinds
 
+KINDS = valid_kinds(["task", "timer", "transport", "server", "generator", "error", "destroyed"])
+OPTIONAL = frozenset({"callback"})
 FAULTS = ("refuse", "black hole", "reset", "stall", "half-close")
 OUTSIDE = ("executor", "signals")
 
@@ -89,3 +92,22 @@ class Settings:
     def counted(self) -> frozenset[str]:
         """The kinds, as a set."""
         return self.kinds  # type: ignore[return-value] # since `__post_init__`
+
+
+@lru_cache
+def ledger_kinds(kinds: frozenset[str]) -> frozenset[str]:
+    """What the ledger has to see for these kinds to be found; tasks it counts in any case."""
+    return kinds & {"error", "destroyed"} | {"task"}
+
+
+def valid(kinds: Iterable[str]) -> frozenset[str]:
+    """The kinds that count, as a set.
+
+    Raises:
+        ValueError: one is unknown, or cannot exist in a simulation.
+    """
+    found = valid_kinds(kinds)
+    if others := sorted(found - KINDS - OPTIONAL):
+        possible = ", ".join(sorted(KINDS | OPTIONAL))
+        raise ValueError(f"{others!r} cannot be left behind in a simulation; there are {possible}")
+    return found

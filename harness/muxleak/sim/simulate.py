@@ -167,7 +167,7 @@ def rerun(
     """Run a program with the decisions of a replay, be the run the same as then or not."""
     settings = replace(settings_of(program, options), wakeups=found.wakeups, gaps=found.gaps)
     with guarded():
-        return run(program, Choices(found.program, found.target), settings)
+        return run(program, Choices(found.program, found.environment), settings)
 
 
 def how_to_replay(program: Any, settings: Settings, found: Replay) -> str:

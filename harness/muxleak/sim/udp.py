@@ -11,7 +11,7 @@ from muxleak.introspect.sites import Points, trace
 from muxleak.sim.sockets import SimSocket, error
 
 if TYPE_CHECKING:
-    from muxleak.sim.network import Fabric
+    from muxleak.sim.interfaces import Carrier
     from muxleak.sim.sockets import Address
 
 _LARGEST = 65507  # bytes, what fits into one datagram over IPv4
@@ -24,7 +24,7 @@ class SimDatagrams(asyncio.DatagramTransport):
 
     def __init__(
         self,
-        fabric: Fabric,
+        fabric: Carrier,
         protocol: asyncio.DatagramProtocol,
         local: Address,
         remote: Address | None,

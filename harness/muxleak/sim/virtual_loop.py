@@ -7,26 +7,238 @@ by name. The members of `BaseEventLoop` that this relies on are pinned by a test
 
 # What a handle is, it tells in private members only; asyncio's own loop reads the same.
 # ruff: noqa: SLF001
-
 import asyncio
 import math
 import sys
 import threading
+from asyncio import format_helpers
 from asyncio.events import _set_running_loop
-from collections.abc import Callable, Collection, Iterable
-from heapq import heapify, heappop
-from typing import Any, NamedTuple, Self
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextvars import Context, copy_context
+from heapq import heapify, heappop, heappush
+from typing import Any, NamedTuple, Self, TypeVarTuple
 
 from muxleak.introspect import sites
+from muxleak.introspect.sites import trace
 from muxleak.introspect.waiting import AnyTask, called_by
-from muxleak.sim.errors import DeadlockError, LivelockError
-from muxleak.sim.scheduling import WAKES_SLEEPER, SchedulingLoop, complain
+from muxleak.sim.errors import DeadlockError, LivelockError, SimulationError
 
 sites.end_at(__file__)  # below this loop's frames stands whoever drives it
 
 STEP_LIMIT = 100_000
 _ROUND = 1_000  # iterations that one round of cancelling may take
 _STALE_TIMERS = 100  # cancelled timers kept before the heap is swept, as in asyncio
+
+
+class FencedLoop(asyncio.BaseEventLoop):
+    """A loop that refuses, by name, every call that reaches a thread, socket, signal or process.
+
+    It declares the private members of `BaseEventLoop` that the loop on virtual time relies on, so
+    that they stand in one place; a test pins them on every supported Python.
+    """
+
+    _asyncgens: Collection[object]
+    _closed: bool
+    _debug: bool
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    _stopping: bool
+    _task_factory: object
+    _thread_id: int | None
+    _timer_cancelled_count: int
+    _asyncgen_firstiter_hook: Callable[..., None]
+    _asyncgen_finalizer_hook: Callable[..., None]
+    _check_closed: Callable[[], None]
+    _check_running: Callable[[], None]
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def refuse(*_args: object, **_settings: object) -> Any:
+        raise SimulationError(f"{name} leaves the simulation: there are no sockets or threads here")
+
+    refuse.__name__ = refuse.__qualname__ = name
+    return refuse
+
+
+_OUTSIDE = (
+    "add_reader add_signal_handler add_writer connect_accepted_socket connect_read_pipe "
+    "connect_write_pipe create_connection create_datagram_endpoint create_server "
+    "create_unix_connection create_unix_server getaddrinfo getnameinfo remove_reader "
+    "remove_signal_handler remove_writer run_in_executor sendfile sock_accept sock_connect "
+    "sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendfile "
+    "sock_sendto start_tls subprocess_exec subprocess_shell"
+)
+for _name in _OUTSIDE.split():
+    setattr(FencedLoop, _name, _refuse(_name))
+
+
+_Args = TypeVarTuple("_Args")
+
+_Future: Any = asyncio.Future
+# What the timer of every `asyncio.sleep` calls; a test pins its two steps.
+WAKES_SLEEPER = getattr(asyncio.futures, "_set_result_unless_cancelled", None)
+
+
+class LoopHandle(asyncio.TimerHandle):
+    """An `asyncio.TimerHandle`; for `call_soon`, where `when()` is None, an `asyncio.Handle`.
+
+    One class for both, because a loop that reads the attributes of one type only is the quicker.
+    """
+
+    __slots__ = ("points",)
+
+    points: Any  # where a timer was set, if the loop wants to know
+    _args: Sequence[Any]
+    _callback: Callable[..., object] | None
+    _cancelled: bool
+    _context: Context
+    _loop: Any
+    # Only debug mode writes these; the class has them, so that no handle needs to.
+    _repr = None
+    _scheduled: bool
+    _source_traceback = None
+    _when: Any
+
+    def __init__(
+        self,
+        when: float | None,
+        callback: Callable[..., object],
+        args: Sequence[Any],
+        loop: asyncio.AbstractEventLoop,
+        context: Context | None = None,
+    ) -> None:
+        # The base classes' own do the same in more steps.
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._when = when
+        self._scheduled = when is not None
+
+    def cancel(self) -> None:
+        """Never run; the loop counts it while it is still in its heap."""
+        if not self._cancelled:
+            self._cancelled = True
+            if self._scheduled:
+                self._loop._timer_cancelled_count += 1
+            self._callback = None
+            self._args = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other if self._when is None else super().__eq__(other)
+
+    def __hash__(self) -> int:
+        return id(self) if self._when is None else super().__hash__()
+
+    def _repr_info(self) -> Any:
+        kind: Any = asyncio.Handle if self._when is None else asyncio.TimerHandle
+        return kind._repr_info(self)
+
+    def __lt__(self, other: Any) -> bool:
+        return bool(self._when < other._when)
+
+
+_new_handle = LoopHandle.__new__
+
+
+class SchedulingLoop(FencedLoop):
+    """A loop on virtual time that only schedules; `VirtualLoop` runs what is scheduled."""
+
+    _notes_timers = False  # keep where each timer was set, but for those of `asyncio.sleep`
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        self._home = threading.get_ident()
+        # asyncio's C code asks this of every future and task; a bound method of False is quickest.
+        self.get_debug = self._debug.__bool__  # type: ignore[method-assign]
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._now
+
+    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - asyncio's signature
+        """As asyncio's."""
+        super().set_debug(enabled)
+        self.get_debug = bool(enabled).__bool__  # type: ignore[method-assign]
+
+    def call_soon(
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As asyncio's, in one call instead of three: nearly all work passes through here."""
+        if self._debug or self._closed:
+            return super().call_soon(callback, *args, context=context)
+        # LoopHandle(None, callback, args, self, context), without the call: a tenth of a turn.
+        handle = _new_handle(LoopHandle)
+        handle._context = copy_context() if context is None else context
+        handle._callback, handle._args = callback, args
+        handle._loop, handle._cancelled = self, False
+        handle._scheduled, handle._when = False, None
+        self._ready.append(handle)
+        return handle
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """As asyncio's."""
+        return _Future(loop=self)  # type: ignore[no-any-return]
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, in one call instead of seven."""
+        if self._debug or self._closed:
+            return super().call_later(delay, callback, *args, context=context)
+        handle = _new_handle(LoopHandle)
+        handle._context = copy_context() if context is None else context
+        handle._callback, handle._args = callback, args
+        handle._loop, handle._cancelled = self, False
+        handle._scheduled, handle._when = True, self._now + delay
+        if callback is not WAKES_SLEEPER and self._notes_timers:
+            handle.points = trace(2)
+        heappush(self._scheduled, handle)
+        return handle
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, in one call instead of six."""
+        if self._debug or self._closed:
+            return super().call_at(when, callback, *args, context=context)
+        handle = _new_handle(LoopHandle)
+        handle._context = copy_context() if context is None else context
+        handle._callback, handle._args = callback, args
+        handle._loop, handle._cancelled = self, False
+        handle._scheduled, handle._when = True, when
+        if callback is not WAKES_SLEEPER and self._notes_timers:
+            handle.points = trace(2)
+        heappush(self._scheduled, handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        """`call_soon`, from the loop's own thread only."""
+        if threading.get_ident() != (self._thread_id or self._home):
+            raise SimulationError("call_soon_threadsafe from another thread leaves the simulation")
+        return self.call_soon(callback, *args, context=context)
+
+
+def complain(handle: Any, exc: BaseException) -> None:
+    """Tell the loop what a handle's callback raised, as asyncio's own handles do."""
+    # The text that people know has no public source.
+    source = format_helpers._format_callback_source(handle._callback, handle._args)
+    handle._loop.call_exception_handler(
+        {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
+    )
 
 
 class Timer(NamedTuple):
@@ -43,7 +255,7 @@ class VirtualLoop(SchedulingLoop):
         step_limit: iterations that `run_until_quiescent` and `advance` may take.
         task_source: gives the live tasks in creation order; a `Ledger` sets it. Without it, tasks
             are taken by name, which is creation order as long as they have asyncio's default names.
-        look: whether the next iteration has to look at more than the ready queue and the timers.
+        must_check: True if the next iteration must look beyond the ready queue and the timers.
     """
 
     is_virtual = True  # for `settle`: nothing arrives but by the ready queue and the timers
@@ -55,7 +267,7 @@ class VirtualLoop(SchedulingLoop):
         super().__init__()
         self.step_limit = step_limit
         self.task_source: Callable[[], Iterable[AnyTask]] | None = None
-        self.look = False
+        self.must_check = False
 
     @property
     def pending_timers(self) -> int:
@@ -184,7 +396,7 @@ class VirtualLoop(SchedulingLoop):
         permute, spared, popleft = self._permute, self._spared, self._ready.popleft
         try:
             while iterations < limit:
-                if self.look:
+                if self.must_check:
                     if not self._next(until):
                         break
                 elif timers:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from muxleak import Scope
-    from muxleak.sim.server import SimServer
+    from muxleak.sim.tcp import SimServer
     from muxleak_scenarios.sequence.peers import Peer
     from muxleak_vless import Address, Context, Lifecycle, Limits
     from muxleak_vless.link import Link

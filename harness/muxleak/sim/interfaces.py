@@ -1,0 +1,131 @@
+"""The interfaces by which the loop, the network and the transports of a simulation know each other.
+
+The loop owns the network, the network makes the transports, and each of them calls back to its
+owner. These protocols are the whole of what is called back, so that imports run one way only:
+addresses, transports, network, calls, loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from muxleak.introspect.waiting import AnyTask
+    from muxleak.ledger.ledger import Ledger
+    from muxleak.sim.choices import Choices
+    from muxleak.sim.settings import Network
+    from muxleak.sim.sockets import Address, Names
+
+
+class Scheduler(Protocol):
+    """The part of an asyncio event loop that a transport in memory needs; any loop has it."""
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Run a callback in the next iteration."""
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Report an exception that no caller can receive."""
+
+
+class RunningSimulation(Protocol):
+    """The part of a `Simulation` that the loop and the network need.
+
+    Attributes:
+        ledger: counts the tasks and gives each accepted connection its scope.
+    """
+
+    ledger: Ledger
+
+    def closed(self) -> None:
+        """Run the check that must hold after every close of a connection."""
+
+
+class SimulatedLoop(Scheduler, Protocol):
+    """The part of the simulated loop that the network, its transports and the leak scan need.
+
+    Attributes:
+        must_check: True if the next iteration must look beyond the ready queue and the timers.
+    """
+
+    must_check: bool
+
+    @property
+    def choices(self) -> Choices:
+        """Decide what is free."""
+
+    @property
+    def simulation(self) -> RunningSimulation | None:
+        """The simulation that runs; None once the loop is closed."""
+
+    @property
+    def pending_timers(self) -> int:
+        """The number of timers that are set and not cancelled."""
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Run a callback after so many virtual seconds."""
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a new future of this loop."""
+
+    def set_timers(self) -> list[asyncio.TimerHandle]:
+        """Return the handles of the timers that are set, in no order."""
+
+    def live_tasks(self) -> list[AnyTask]:
+        """Return the tasks that have not ended, in creation order."""
+
+    def note(self, kind: str, text: str) -> None:
+        """Add an event to the trace."""
+
+
+class Carrier(Protocol):
+    """The part of the network that its servers, connections and datagram endpoints need.
+
+    Attributes:
+        loop: the simulation's loop.
+        settings: what is declared.
+        open: every open transport, with its side: "client", "server", "datagrams".
+        servers: every listening server, by each of its addresses.
+        closed: True if a connection has closed at both ends since the loop was last quiescent.
+    """
+
+    loop: SimulatedLoop
+    settings: Network
+    open: dict[Any, str]
+    servers: dict[Address, Any]
+    closed: bool
+
+    @property
+    def names(self) -> Names:
+        """Resolves the names of hosts."""
+
+    def note(self, kind: str, text: str) -> None:
+        """Add an event to the trace."""
+
+    def arrive(
+        self, callback: Callable[[], object], context: Context | None, transport: Any = None
+    ) -> None:
+        """Run `callback` when the thing that has been sent arrives."""
+
+    def unlisten(self, addresses: list[Address], server: Any) -> None:
+        """Take a server's addresses from it."""
+
+    def send(self, sender: Any, source: Address, target: Address, data: bytes) -> None:
+        """Carry a datagram, or lose it."""
+
+    def unbind(self, address: Address) -> None:
+        """Take a UDP address back."""
