@@ -160,9 +160,12 @@ def test_budget_is_what_a_late_task_has(project: Project) -> None:
         ("leaks_budget = 0", ["--leaks=warn"], "*leaks_budget: expected*above 0, got '0'"),
         ("leaks_ignore = watch", ["--leaks=warn"], "*one of created_by, name, waiting_in*'watch'"),
         ("leaks_ignore = name watch", ["--leaks=warn"], "*and a reason, got 'name watch'"),
-        ("", ["--leaks-update", "--leaks=strict"], "*needs the file to write: --leaks-known=FILE*"),
-        ("", ["--leaks-update", "--leaks-known=f"], "*--leaks-update needs --leaks=strict or*warn"),
-        ("", ["--leaks=warn", "--leaks-known=f"], "*known leaks *f is not there*--leaks-update"),
+        (
+            "",
+            ["--leaks-update", "--leaks=strict"],
+            "*needs the file to write: add --leaks-baseline=*",
+        ),
+        ("", ["--leaks=warn", "--leaks-baseline=f"], "*no baseline at *f: write it with*update"),
         ("", ["--leaks=loud"], "*invalid choice: 'loud' (choose from*strict*warn*off*)"),
     ],
 )

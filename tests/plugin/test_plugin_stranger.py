@@ -102,37 +102,37 @@ def test_stranger_gets_the_leaking_test_named(
 
 
 @WORKERS
-def test_stranger_keeps_a_file_of_known_leaks(project: Project, workers: list[str]) -> None:
+def test_stranger_keeps_a_baseline(project: Project, workers: list[str]) -> None:
     """Written, obeyed and tightened the same way by one process and by several."""
     project.write(CHAT.format(scope="module").replace("assert len(PINGERS) == 99", "pass"))
-    ratchet = ["--leaks=strict", "--leaks-known=known.toml", *workers]
+    options = ["--leaks=strict", "--leaks-baseline=leaks.toml", *workers]
 
-    written = project.run_apart(*ratchet, "--leaks-update")
-    known = (project.path / "known.toml").read_text()
-    obeyed = project.run_apart(*ratchet)
-    (project.path / "known.toml").write_text(known.replace(" = 1", " = 2"))
-    tightened = project.run_apart(*ratchet)
+    written = project.run_apart(*options, "--leaks-update")
+    baseline = (project.path / "leaks.toml").read_text()
+    obeyed = project.run_apart(*options)
+    (project.path / "leaks.toml").write_text(baseline.replace(" = 1", " = 2"))
+    tightened = project.run_apart(*options)
 
     assert written.ret == obeyed.ret == pytest.ExitCode.OK
-    assert known.partition("\n\n")[2] == textwrap.dedent("""\
+    assert baseline.partition("\n\n")[2] == textwrap.dedent("""\
         ["test_it.py::test_kick"]
         "task test_it.py in connect" = 1
 
         ["test_it.py::test_say"]
         "task test_it.py in connect" = 1
         """)
-    obeyed.stdout.fnmatch_lines(["2 tests left something behind: 0 new, 2 known"])
+    obeyed.stdout.fnmatch_lines(["2 tests left something behind: 0 new, 2 in the baseline"])
     assert tightened.ret == pytest.ExitCode.TESTS_FAILED
-    tightened.stdout.fnmatch_lines(["*test_say: task test_it.py in connect (known 2, found 1)"])
+    tightened.stdout.fnmatch_lines(["*test_say: task test_it.py in connect (baseline 2, found 1)"])
 
 
 @needs_xdist
 def test_stranger_sees_a_vanished_test_with_xdist(project: Project) -> None:
     """Which tests there are only the workers know."""
     project.write(CHAT.format(scope="function"))
-    (project.path / "known.toml").write_text('["test_it.py::test_old"]\n"task x.py in f" = 1\n')
+    (project.path / "leaks.toml").write_text('["test_it.py::test_old"]\n"task x.py in f" = 1\n')
 
-    result = project.run_apart("--leaks=warn", "--leaks-known=known.toml", "-n", "2")
+    result = project.run_apart("--leaks=warn", "--leaks-baseline=leaks.toml", "-n", "2")
     result.stdout.fnmatch_lines(["  test_it.py::test_old (there is no such test)"])
 
 

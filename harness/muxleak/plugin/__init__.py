@@ -30,7 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", options.LEAKS_ALLOWED)
     mode = options.mode_of(config)
     summary = config.stash[_SUMMARY] = Summary(config, mode)
-    if mode != "off" or config.getoption("leaks_update"):
+    options.check_baseline(config, mode)
+    if mode != "off":
         summary.set_up(options.settings_of(config))
     config.pluginmanager.register(summary, "muxleak-summary")
     named = options.replays_of(config)
@@ -55,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from muxleak.plugin.verdicts import Court  # noqa: PLC0415 - the same
 
     settings = summary.settings or options.settings_of(config)
-    court = Court(summary.known, update=settings.update)
+    court = Court(summary.baseline, update=settings.update)
     checks = Checks(config, settings, court)
     for item in items:
         try:

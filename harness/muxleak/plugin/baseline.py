@@ -1,8 +1,23 @@
-"""The file of known leaks: by test, then by kind and place, with how many.
+"""Reads, compares and writes the baseline: the leaks that a suite already has."""
 
-Places have no line numbers, so that an edit above a leak does not make it a new one. The file is
-TOML, sorted, one leak a line, so that a diff of it reads as what got better or worse.
-"""
+# The baseline lets a suite that leaks already adopt `--leaks=strict`: its present leaks pass, a new
+# leak fails its test, and an entry whose leak no longer occurs fails the run, so that the file can
+# only shrink. The rules:
+#
+# - The file maps the id of a test, or the name of a fixture, to its leaks. A leak is a kind and a
+#   place, with the number of objects: `"task app.py in connect" = 2`. More objects of the same
+#   kind and place than the entry allows are a new leak.
+# - A place is a file and a function, without a line number, so that an edit above a leak does not
+#   make it new. The price: two leaks of one kind in one function differ from one leak by the
+#   number only.
+# - The file is sorted TOML with one leak on each line, so that a diff shows which leaks were added
+#   and which were removed.
+# - An entry counts as no longer occurring only if its test passed, or its fixture was torn down. A
+#   test that failed may have stopped before its leak. So an update replaces the entries of passed
+#   tests, adds to those of failed tests, and keeps those of tests that did not run. Therefore a run
+#   of a part of the suite (`-k`, `file.py::test`, `--lf`) is safe.
+# - A leak that fails its test by an explicit `no_leaks` inside the test, or by `repeat` of the
+#   marker, is neither compared nor written: it fails the test whatever the baseline lists.
 
 import json
 import tomllib
@@ -11,86 +26,101 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 HEADER = """\
-# Leaks that this suite has: by test, then kind and place, with how many.
-# A new one fails its test. Remove what is fixed, or write the file again: pytest --leaks-update
+# Baseline: the leaks that this suite already has, by test, then kind and place, with their number.
+# A new leak fails its test. Remove entries that are fixed, or write the file: pytest --leaks-update
 """
 
-Known = dict[str, dict[str, int]]  # blamed test or fixture -> "kind place" -> count
+Baseline = dict[str, dict[str, int]]  # test or fixture -> "kind place" -> number of objects
 
 
-class Gone(NamedTuple):
-    """A known leak of which there is less now.
+class Excess(NamedTuple):
+    """An entry of the baseline that allows more objects than a run found.
 
     Attributes:
-        blamed: the test or fixture.
+        owner: the test or fixture.
         leak: kind and place.
-        known: how many the file has.
-        found: how many there are.
+        expected: the number in the baseline.
+        found: the number in this run.
     """
 
-    blamed: str
+    owner: str
     leak: str
-    known: int
+    expected: int
     found: int
 
 
-def read(path: Path) -> Known:
-    """What the file says.
+def read(path: Path) -> Baseline:
+    """Return the contents of a baseline.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no such file; the message says where.
+        OSError: the file cannot be read.
+        ValueError: the file is not a baseline; the message names the line or entry.
     """
     tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    for blamed, leaks in tables.items():
+    for owner, leaks in tables.items():
         if not isinstance(leaks, dict):
-            raise ValueError(f"expected a table of leaks for {blamed!r}, got {leaks!r}")  # noqa: TRY004 - one error for a bad file
+            raise ValueError(f"expected a table of leaks for {owner!r}, got {leaks!r}")  # noqa: TRY004 - one error for a bad file
         for leak, count in leaks.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{blamed}: expected a count above 0 for {leak!r}, got {count!r}")
+                raise ValueError(f"{owner}: expected a count above 0 for {leak!r}, got {count!r}")
     return tables
 
 
-def text(known: Mapping[str, Mapping[str, int]]) -> str:
-    """The file that says so."""
+def text(baseline: Mapping[str, Mapping[str, int]]) -> str:
+    """Return a baseline as TOML, sorted, with a header that explains it."""
     lines = [HEADER]
-    for blamed, leaks in sorted(known.items()):
+    for owner, leaks in sorted(baseline.items()):
         if leaks:
-            lines.append(f"[{_quoted(blamed)}]")
+            lines.append(f"[{_quoted(owner)}]")
             lines += [f"{_quoted(leak)} = {count}" for leak, count in sorted(leaks.items())]
             lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write(path: Path, known: Mapping[str, Mapping[str, int]]) -> None:
-    """Write the file whole, or leave the old one as it is."""
+def write(path: Path, baseline: Mapping[str, Mapping[str, int]]) -> None:
+    """Replace the file as a whole. If that fails, the old file stays as it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")
-    draft.write_text(text(known), encoding="utf-8")
+    draft.write_text(text(baseline), encoding="utf-8")
     draft.replace(path)
 
 
-def gone(known: Known, found: Known, done: Iterable[str]) -> list[Gone]:
-    """The known leaks that the tests that ran to their end have less of."""
+def excess(baseline: Baseline, found: Baseline, passed: Iterable[str]) -> list[Excess]:
+    """Return the entries that allow more than was found.
+
+    Args:
+        baseline: the file's contents.
+        found: the leaks of this run.
+        passed: the tests and fixtures that ran to their end.
+    """
     return [
-        Gone(blamed, leak, count, now)
-        for blamed in sorted(set(done) & set(known))
-        for leak, count in sorted(known[blamed].items())
-        if (now := found.get(blamed, {}).get(leak, 0)) < count
+        Excess(owner, leak, count, now)
+        for owner in sorted(set(passed) & set(baseline))
+        for leak, count in sorted(baseline[owner].items())
+        if (now := found.get(owner, {}).get(leak, 0)) < count
     ]
 
 
-def updated(known: Known, found: Known, done: Iterable[str], vanished: Iterable[str]) -> Known:
-    """What the file should say after a run, perhaps of a part of the suite."""
-    settled = {*done, *vanished}
-    new = {blamed: dict(leaks) for blamed, leaks in known.items() if blamed not in settled}
-    for blamed, leaks in found.items():
-        counts = new.setdefault(blamed, {})
+def updated(
+    baseline: Baseline, found: Baseline, passed: Iterable[str], removed: Iterable[str]
+) -> Baseline:
+    """Return the new contents after a run of the suite, or of a part of it.
+
+    Args:
+        baseline: the file's contents.
+        found: the leaks of this run.
+        passed: the tests and fixtures that ran to their end; their entries are replaced.
+        removed: tests that no longer exist; their entries are dropped.
+    """
+    replaced = {*passed, *removed}
+    new = {owner: dict(leaks) for owner, leaks in baseline.items() if owner not in replaced}
+    for owner, leaks in found.items():
+        counts = new.setdefault(owner, {})
         for leak, count in leaks.items():
             counts[leak] = max(count, counts.get(leak, 0))
     return new
 
 
 def _quoted(key: str) -> str:
-    # TOML's basic strings are written like JSON's.
+    # A basic string of TOML is written like a string of JSON.
     return json.dumps(key, ensure_ascii=False)

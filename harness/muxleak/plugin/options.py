@@ -16,14 +16,16 @@ what to do with a test that leaves tasks, timers, transports, generators, thread
 behind: fail it (strict), warn (warn), or check only tests marked no_leaks (off, the default). \
 Example: pytest --leaks=strict\
 """
-KNOWN = """\
-file of the leaks that a suite has already: those pass, new ones fail, and those that are gone \
-have to be removed. Example: pytest --leaks=strict --leaks-known=known-leaks.toml\
+BASELINE = """\
+file of leaks that the suite already has: a leak in the file passes, a new leak fails, and an \
+entry whose leak no longer occurs must be removed. Needs --leaks=strict or --leaks=warn. \
+Example: pytest --leaks=strict --leaks-baseline=leaks.toml\
 """
+BASELINE_OLD = "deprecated name of {}, which wins if both are given\n"
 UPDATE = """\
-write what this run finds to the file of known leaks, except what fails a test by an explicit \
-no_leaks, which no entry excuses; entries of tests that did not run stay. \
-Example: pytest --leaks=strict --leaks-known=known-leaks.toml --leaks-update\
+write the leaks of this run to the baseline. Entries of tests that did not run stay. A leak that \
+fails its test by an explicit no_leaks is left out, since no entry excuses it. \
+Example: pytest --leaks=strict --leaks-baseline=leaks.toml --leaks-update\
 """
 KINDS_HELP = """\
 kinds to look for; all by default. Example: leaks_kinds = task timer transport\
@@ -71,15 +73,15 @@ class PluginSettings:
         kinds: of `kinds.KINDS`.
         budget: seconds.
         ignores: values of `muxleak.checks.ignores`.
-        known: the file of known leaks.
-        update: whether to write it.
+        baseline: the file of leaks that pass; None without one.
+        update: True if the run writes the baseline.
     """
 
     mode: str
     kinds: frozenset[str]
     budget: float
     ignores: tuple[Any, ...]
-    known: Path | None
+    baseline: Path | None
     update: bool
 
 
@@ -87,11 +89,14 @@ def add(parser: pytest.Parser) -> None:
     """Declare the options and ini values."""
     group = parser.getgroup("leaks", "what tests leave behind (muxleak)")
     group.addoption("--leaks", choices=MODES, default=None, help=LEAKS)
-    group.addoption("--leaks-known", metavar="FILE", default=None, help=KNOWN)
+    group.addoption("--leaks-baseline", metavar="FILE", default=None, help=BASELINE)
+    old = BASELINE_OLD.format("--leaks-baseline")
+    group.addoption("--leaks-known", metavar="FILE", default=None, help=old)
     group.addoption("--leaks-update", action="store_true", help=UPDATE)
     group.addoption("--leaks-replays", action="store_true", help=REPLAYS)
     parser.addini("leaks", LEAKS, default="off")
-    parser.addini("leaks_known", KNOWN, default="")
+    parser.addini("leaks_baseline", BASELINE, default="")
+    parser.addini("leaks_known", BASELINE_OLD.format("leaks_baseline"), default="")
     parser.addini("leaks_kinds", KINDS_HELP, type="args", default=[])
     parser.addini("leaks_budget", BUDGET_HELP, default="")
     parser.addini("leaks_replays", REPLAYS, type="bool", default=False)
@@ -132,16 +137,46 @@ def settings_of(config: pytest.Config) -> PluginSettings:
     kinds = frozenset(config.getini("leaks_kinds") or KINDS)
     if kinds != KINDS:
         valid("ini value leaks_kinds", kinds=kinds)
-    mode, known = mode_of(config), _known(config)
-    update = bool(config.getoption("leaks_update"))
-    if update and known is None:
-        raise pytest.UsageError(
-            "--leaks-update needs the file to write: --leaks-known=FILE or leaks_known in the ini"
-        )
-    if update and mode == "off":
-        raise pytest.UsageError("--leaks-update needs --leaks=strict or --leaks=warn")
     budget, ignores = _budget(config), tuple(_ignores(config.getini("leaks_ignore")))
-    return PluginSettings(mode, kinds, budget, ignores, known, update)
+    update = bool(config.getoption("leaks_update"))
+    return PluginSettings(mode_of(config), kinds, budget, ignores, _baseline(config), update)
+
+
+def check_baseline(config: pytest.Config, mode: str) -> None:
+    """Refuse options for the baseline that would have no effect.
+
+    Raises:
+        pytest.UsageError: an option needs a file or a mode; the message says which.
+    """
+    # --leaks=off on the command line overrides `addopts`, which may hold the file as well.
+    option = _baseline_option(config)
+    if config.getoption("leaks_update"):
+        option = "--leaks-update"
+        if _baseline(config) is None:
+            raise pytest.UsageError(
+                "--leaks-update needs the file to write: add --leaks-baseline=FILE, or "
+                "leaks_baseline = FILE in the ini file"
+            )
+    elif config.getoption("leaks") == "off":
+        return
+    if option and mode == "off":
+        raise pytest.UsageError(
+            f"{option} has no effect with leaks = off: add --leaks=strict or --leaks=warn, or "
+            "leaks = strict or leaks = warn in the ini file"
+        )
+
+
+def notes(config: pytest.Config) -> list[str]:
+    """Return a line for each deprecated name in use, and one for a baseline that is not used."""
+    lines = []
+    if config.getoption("leaks_known"):
+        lines.append("--leaks-known is deprecated: use --leaks-baseline")
+    if config.getini("leaks_known"):
+        lines.append("ini value leaks_known is deprecated: use leaks_baseline")
+    option = _baseline_option(config)
+    if option and config.getoption("leaks") == "off":
+        lines.append(f"{option} has no effect with --leaks=off")
+    return lines
 
 
 def is_marked(item: pytest.Item) -> bool:
@@ -169,11 +204,19 @@ def valid(where: str, **options: Any) -> None:
         raise pytest.UsageError(f"{where}: {error}") from error
 
 
-def _known(config: pytest.Config) -> Path | None:
-    given = config.getoption("leaks_known")
+def _baseline_option(config: pytest.Config) -> str:
+    """Return the option on the command line that names a baseline, or an empty string."""
+    for name in ("leaks_baseline", "leaks_known"):
+        if config.getoption(name):
+            return f"--{name.replace('_', '-')}"
+    return ""
+
+
+def _baseline(config: pytest.Config) -> Path | None:
+    given = config.getoption("leaks_baseline") or config.getoption("leaks_known")
     if given:
         return Path(config.invocation_params.dir, given)
-    written = str(config.getini("leaks_known")).strip()
+    written = str(config.getini("leaks_baseline") or config.getini("leaks_known")).strip()
     base = config.inipath.parent if config.inipath is not None else config.rootpath
     return base / written if written else None
 

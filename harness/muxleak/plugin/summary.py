@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from muxleak.plugin.options import notes
+
 if TYPE_CHECKING:
-    from muxleak.plugin.baseline import Gone, Known
+    from muxleak.plugin.baseline import Baseline, Excess
     from muxleak.plugin.options import PluginSettings
 
 _SHOWN = 20  # lines of each list
@@ -34,8 +36,8 @@ class Summary:
     def __init__(self, config: pytest.Config, mode: str) -> None:
         self.config, self.mode = config, mode
         self.settings: PluginSettings | None = None
-        self.known: Known | None = None
-        self._found: Known = {}
+        self.baseline: Baseline | None = None
+        self._found: Baseline = {}
         self._sites: Counter[tuple[str, str]] = Counter()
         self._tests: dict[tuple[str, str], set[str]] = {}
         self._new: dict[str, None] = {}
@@ -55,51 +57,53 @@ class Summary:
         Raises:
             pytest.UsageError: it is not there, or no such file.
         """
-        self.settings, path = settings, settings.known
+        self.settings, path = settings, settings.baseline
         if path is None:
             return
         from muxleak.plugin.baseline import read  # noqa: PLC0415 - only runs with such a file pay for it
 
         try:
-            self.known = read(path)
+            self.baseline = read(path)
         except FileNotFoundError:
             if not settings.update:
                 raise pytest.UsageError(
-                    f"the file of known leaks {path} is not there; write it with --leaks-update"
+                    f"no baseline at {path}: write it with --leaks-update"
                 ) from None
-            self.known = {}
+            self.baseline = {}
         except (OSError, ValueError) as error:
-            raise pytest.UsageError(f"the file of known leaks {path}: {error}") from error
+            raise pytest.UsageError(f"baseline {path}: {error}") from error
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
         """Note which known leaks are of tests that no longer are."""
         whole = not self.config.getoption("lf", default=False)
-        if not self.known or not whole or any("::" in each for each in self.config.args):
+        if not self.baseline or not whole or any("::" in each for each in self.config.args):
             return
         ids = {item.nodeid for item in items}
         files = {each.partition("::")[0] for each in ids}
         self._vanished |= {
             blamed: None
-            for blamed in self.known
+            for blamed in self.baseline
             if FIXTURE not in blamed and blamed not in ids and blamed.partition("::")[0] in files
         }
 
-    def pytest_report_header(self) -> str | None:
-        """Say what is in force."""
+    def pytest_report_header(self) -> list[str]:
+        """Return the settings in force, and a line for each deprecated name."""
+        # Not a warning: `filterwarnings = error` would make a failure of it.
+        lines = [f"muxleak: {line}" for line in notes(self.config)]
         settings = self.settings
         if settings is None:
-            return None
+            return lines
         from muxleak.ledger.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
 
         kinds = "all" if settings.kinds == KINDS else ",".join(sorted(settings.kinds))
         parts = [f"leaks={settings.mode}", f"kinds={kinds}", f"budget={settings.budget:g}s"]
         if settings.ignores:
             parts.append(f"ignored={len(settings.ignores)}")
-        if self.known is not None:
-            count = sum(sum(leaks.values()) for leaks in self.known.values())
-            verb = "updating" if settings.update else "known"
-            parts.append(f"{verb}={settings.known} ({count} leaks)")
-        return f"muxleak: {', '.join(parts)}"
+        if self.baseline is not None:
+            count = sum(sum(leaks.values()) for leaks in self.baseline.values())
+            update = ", to be updated" if settings.update else ""
+            parts.append(f"baseline={settings.baseline} ({count} leaks{update})")
+        return [f"muxleak: {', '.join(parts)}", *lines]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take up what a report brings."""
@@ -138,7 +142,7 @@ class Summary:
             session.config.workeroutput[_VANISHED] = list(self._vanished)  # type: ignore[attr-defined]
             return
         settings = self.settings
-        if settings is None or settings.known is None or self.known is None:
+        if settings is None or settings.baseline is None or self.baseline is None:
             failed = bool(self._homeless)
         elif settings.update:
             failed = bool(self._homeless)
@@ -165,9 +169,9 @@ class Summary:
         from muxleak.ledger.kinds import NOUNS  # noqa: PLC0415 - only runs that find something pay for it
 
         lines = [f"{_who(leaky)} left something behind"]
-        if self.known is not None:
+        if self.baseline is not None:
             explicit, new = len(self._explicit), len(self._new.keys() - self._explicit)
-            lines[0] += f": {new} new, {len(leaky) - new - explicit} known"
+            lines[0] += f": {new} new, {len(leaky) - new - explicit} in the baseline"
             lines[0] += f", {explicit} failed by an explicit no_leaks" if explicit else ""
         # The most common first; else in the order of their first appearance.
         for (kind, site), count in self._sites.most_common(_SHOWN):
@@ -179,34 +183,37 @@ class Summary:
 
     def _lost(self) -> list[str]:
         settings = self.settings
-        if settings is None or settings.known is None or settings.update:
+        if settings is None or settings.baseline is None or settings.update:
             return []
         lines = [
-            f"  {each.blamed}: {each.leak} (known {each.known}, found {each.found})"
+            f"  {each.owner}: {each.leak} (baseline {each.expected}, found {each.found})"
             for each in self._gone()
         ]
         lines += [f"  {blamed} (there is no such test)" for blamed in self._vanished]
         if not lines:
             return []
         more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-        head = f"known leaks that are gone: take them out of {settings.known} (--leaks-update)"
+        head = (
+            f"the baseline {settings.baseline} lists leaks that no longer occur: remove them, or "
+            "write it again with --leaks-update"
+        )
         return [head, *lines[:_SHOWN], *more]
 
-    def _gone(self) -> "list[Gone]":
-        from muxleak.plugin.baseline import gone  # noqa: PLC0415 - only runs with such a file pay for it
+    def _gone(self) -> "list[Excess]":
+        from muxleak.plugin.baseline import excess  # noqa: PLC0415 - only runs with such a file pay for it
 
-        return gone(self.known or {}, self._found, self._done)
+        return excess(self.baseline or {}, self._found, self._done)
 
     def _write(self) -> None:
         from muxleak.plugin.baseline import updated, write  # noqa: PLC0415 - as above
 
         settings = self.settings
-        if settings is None or settings.known is None:
+        if settings is None or settings.baseline is None:
             return
-        new = updated(self.known or {}, self._found, self._done, self._vanished)
-        write(settings.known, new)
+        new = updated(self.baseline or {}, self._found, self._done, self._vanished)
+        write(settings.baseline, new)
         count = sum(sum(leaks.values()) for leaks in new.values())
-        self._wrote = f"wrote {settings.known}: {count} leaks of {_who(new)}"
+        self._wrote = f"wrote {settings.baseline}: {count} leaks of {_who(new)}"
         if self._explicit:
             who = _who(self._explicit)
             self._wrote += f"; what failed {who} by an explicit no_leaks is not in it"

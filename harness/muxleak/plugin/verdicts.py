@@ -20,7 +20,7 @@ from muxleak.plugin.plans import PLAN
 
 if TYPE_CHECKING:
     from muxleak.checks.report import LeakReport
-    from muxleak.plugin.baseline import Known
+    from muxleak.plugin.baseline import Baseline
 
 SECTION = "Left behind"
 VERDICT = pytest.StashKey[tuple["LeakReport", bool]]()  # with whether it fails the test
@@ -35,8 +35,8 @@ class Court:
         update: whether every leak passes, since it will be written to that file.
     """
 
-    def __init__(self, known: "Known | None", *, update: bool) -> None:
-        self._known, self._update = known, update
+    def __init__(self, baseline: "Baseline | None", *, update: bool) -> None:
+        self._baseline, self._update = baseline, update
         self._drives: bool | None = None
         self._driven: pytest.Item | None = None
         self._raised: BaseException | None = None
@@ -45,7 +45,7 @@ class Court:
 
     def judge(self, item: pytest.Item, check: Check) -> None:
         """Settle what a test is blamed for."""
-        if self._known is not None and item.stash.get(_PASSED, False) and not check.plan.allowed:
+        if self._baseline is not None and item.stash.get(_PASSED, False) and not check.plan.allowed:
             self._done.append(check.blamed)
         if not check.reports:
             return
@@ -64,7 +64,7 @@ class Court:
             check: of the fixture.
             innocent: of a test that is being set up, for which the fixture made room.
         """
-        if self._known is not None:
+        if self._baseline is not None:
             self._done.append(check.blamed)
         report = self._new(check) if check.reports else None
         if not report:
@@ -217,7 +217,7 @@ class Court:
         """What is not known of a check's finding; all of it is kept as evidence."""
         from muxleak.plugin.findings import evidence, leak_of, only, report_of  # noqa: PLC0415
 
-        report, known = report_of(check), (self._known or {}).get(check.blamed, {})
+        report, known = report_of(check), (self._baseline or {}).get(check.blamed, {})
         counts: dict[str, int] = {}
         for group in report.groups:
             leak = leak_of(group, check.places)
@@ -229,7 +229,11 @@ class Court:
             self._evidence.append(evidence(check.blamed, group, check.places, new=new))
             if new:
                 chosen.append(group)
-        more = (f"{counts[leak]} x {leak}; {known[leak]} known" for leak in fresh if leak in known)
+        more = (
+            f"{counts[leak]} x {leak}; {known[leak]} in the baseline"
+            for leak in fresh
+            if leak in known
+        )
         return only(report, chosen).noting(*more)
 
 
