@@ -1,7 +1,8 @@
-"""What counting costs: one check with many tasks alive, and one task created with blame on.
+"""Cost of the ledger: one check beside many live tasks, and one task with attribution.
 
-Run it: ``python tests/benchmarks/bench_ledger.py``. Variants are interleaved; medians of CPU time.
-Figures of different runs do not compare, ratios do. `muxleak bench check task` is the short form.
+Run ``python tests/benchmarks/bench_ledger.py``. Variants run in turns; figures are medians of CPU
+time. Ratios can be compared between runs, the figures cannot. `muxleak bench check task` is the
+short form.
 """
 
 # ruff: noqa: T201 - a benchmark prints

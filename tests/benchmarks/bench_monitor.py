@@ -1,10 +1,10 @@
-"""What a monitor costs an echo server: CPU time with it, over CPU time without.
+"""Cost of a monitor for an echo server: CPU time with it, over CPU time without.
 
-Run it: ``python tests/benchmarks/bench_monitor.py``. Server and clients share one process and loop,
-and the monitor counts what both make: with clients in a process of their own, how many events the
-server finds at a time, and so its CPU time, would hang on what else the machine does. Variants are
-interleaved; each ratio is the median over the rounds of that of one round. Figures of different
-runs do not compare, ratios do.
+Run ``python tests/benchmarks/bench_monitor.py``. Server and clients share one process and one loop,
+and the monitor counts the tasks of both. With clients in a process of their own, the number of
+events that the server finds in one iteration, and so its CPU time, would depend on the load of the
+machine. Variants run in turns; each ratio is the median of the ratios of single rounds. Ratios can
+be compared between runs, the figures cannot.
 """
 
 # ruff: noqa: T201 - a benchmark prints
@@ -25,7 +25,7 @@ PLAN = BenchPlan(rounds=15)
 REQUESTS = 10_000
 CONNECTIONS = 1_000
 OPEN = 10
-INTERVAL = 0.1  # seconds: a hundred times the looks that a service has
+INTERVAL = 0.1  # seconds: a hundred times as many samples as in a service
 GOAL = 0.05
 LEFT = 100_000
 SITES = 256
@@ -52,18 +52,18 @@ async def ask(address: Address, requests: int) -> None:
 
 
 async def requests(address: Address) -> None:
-    """Few connections, many requests."""
+    """Make many requests on few connections."""
     await asyncio.gather(*(ask(address, REQUESTS // OPEN) for _ in range(OPEN)))
 
 
 async def connections(address: Address) -> None:
-    """A connection for every request, ten at a time."""
+    """Make a connection for every request, ten at a time."""
     for _ in range(CONNECTIONS // OPEN):
         await asyncio.gather(*(ask(address, 1) for _ in range(OPEN)))
 
 
 def measure(load: Callable[[Address], Awaitable[None]], *, monitored: bool) -> float:
-    """Serve a load on a new loop; the seconds of CPU for it."""
+    """Serve a load on a new loop; return the seconds of CPU for it."""
 
     async def main() -> float:
         with ExitStack() as stack:
@@ -80,7 +80,7 @@ def measure(load: Callable[[Address], Awaitable[None]], *, monitored: bool) -> f
 
 
 def overheads() -> None:
-    """Print how much more the same load costs with a monitor."""
+    """Print the ratio of the same load with a monitor and without."""
     for load, number in ((requests, REQUESTS), (connections, CONNECTIONS)):
         found = in_turns(
             {
@@ -99,15 +99,15 @@ def overheads() -> None:
         )
 
 
-def one_look() -> None:
-    """Print what a look costs with many tasks left, and with as many sites as there may be."""
+def one_sample() -> None:
+    """Print the cost of a sample with many tasks left, and with the most sites allowed."""
 
     async def main() -> None:
         with Monitor(interval=None) as monitor:
             left = [asyncio.create_task(asyncio.Event().wait()) for _ in range(LEFT)]
             await asyncio.sleep(0)
             monitor.look()
-            print(f"a look, {LEFT:,} tasks left: {_time(monitor.look) * 1e6:.0f} us")
+            print(f"a sample, {LEFT:,} tasks left: {_time(monitor.look) * 1e6:.0f} us")
             print(f"/debug/tasks, as many: {_time(monitor.profile) * 1e3:.0f} ms")
             for task in left:
                 task.cancel()
@@ -119,7 +119,7 @@ def one_look() -> None:
             for _ in range(30):
                 left += [names[f"make_{n}"]() for n in range(SITES)]
                 monitor.look()
-            print(f"a look, {SITES} sites that all climb: {_time(monitor.look) * 1e3:.1f} ms")
+            print(f"a sample, {SITES} sites that all grow: {_time(monitor.look) * 1e3:.1f} ms")
             for task in left:
                 task.cancel()
 
@@ -138,6 +138,6 @@ def _time(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     logging.getLogger("muxleak").addHandler(logging.NullHandler())
-    print(f"Python {sys.version.split()[0]}, a look every {INTERVAL} s")
+    print(f"Python {sys.version.split()[0]}, a sample every {INTERVAL} s")
     overheads()
-    one_look()
+    one_sample()

@@ -1,8 +1,8 @@
-"""What the plugin costs: 500 trivial async tests, with and without it, and with it loaded but off.
+"""Cost of the plugin: 500 trivial async tests, without it, with it loaded but off, and strict.
 
-Run it: ``python tests/benchmarks/bench_plugin.py [ROUNDS]``. Each variant is a process of its own;
-variants are interleaved; medians of wall and CPU time. Figures of different runs do not compare,
-ratios do.
+Run ``python tests/benchmarks/bench_plugin.py [ROUNDS]``. Each variant is a process of its own;
+variants run in turns; figures are medians of wall-clock and CPU time. Ratios can be compared
+between runs, the figures cannot.
 """
 
 # ruff: noqa: T201 - a benchmark prints
@@ -18,10 +18,8 @@ from pathlib import Path
 
 TESTS = 500
 ROUNDS = 9
-PYTHONPATH = os.pathsep.join(
-    str(Path(__file__).resolve().parents[2] / each) for each in ("harness", "vless", "scenarios")
-)
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
+PYTHONPATH = os.pathsep.join(str(ROOT / each) for each in ("harness", "vless", "scenarios"))
 VARIANTS = {
     "without": ["-p", "no:muxleak"],
     "off": ["-p", "muxleak.plugin"],
@@ -33,11 +31,11 @@ SUITE = "import asyncio\n" + "".join(
 
 
 def _run(folder: Path, arguments: list[str]) -> tuple[float, float]:
-    """One run of the suite: seconds of wall clock and of CPU."""
+    """Run the suite; return the seconds of wall-clock and of CPU time."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_asyncio.plugin", *arguments]
-    # Only the plugins that are named, so that both sides have the same and nothing else.
+    # Only the named plugins, so that the variants differ by ours alone.
     environ = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": PYTHONPATH}
-    # Compiled modules are kept, as they are where the plugin is installed.
+    # Compiled modules are kept between runs, as they are where the plugin is installed.
     environ["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     before, began = _cpu(), time.perf_counter()

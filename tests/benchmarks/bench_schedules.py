@@ -1,14 +1,15 @@
-"""Schedules per second, and the first counterexample, beside detangle, simloom and simloop.
+"""Runs per second, and the first counterexample, beside detangle, simloom and simloop.
 
 `python tests/benchmarks/bench_schedules.py` makes an environment of its own, installs the three at
 pinned versions, and measures all in one process, in turns, by CPU time. All explore the order of
-tasks; detangle checks for leaked tasks besides, and we for what is left of any kind. Quote ratios.
+tasks; detangle also checks for leaked tasks, and ours for leaked resources of any kind. Quote
+ratios only.
 
-Measured twice, because simloom and simloop collect all garbage in the process after every run
-(`simloom/_run.py`, `simloop/_loop.py`), so that what they cost is mostly the size of the process:
-lean, where nothing but the four is loaded, and loaded, with pytest and Hypothesis, which is what a
-test of a user's runs in. What one such collection takes is printed with each. On 3.11, which these
-two do not support, detangle alone is compared.
+simloom and simloop collect all garbage in the process after every run (`simloom/_run.py`,
+`simloop/_loop.py`), so most of their price is the size of the process. Everything is therefore
+measured twice: lean, with nothing but the four loaded, and loaded, with pytest and Hypothesis, as
+in a user's test. The time of one such collection is printed with each. On 3.11, which these two do
+not support, detangle alone is compared.
 """
 
 import argparse
@@ -27,17 +28,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-PYTHONPATH = os.pathsep.join(
-    str(Path(__file__).resolve().parents[2] / each) for each in ("harness", "vless", "scenarios")
-)
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]  # Nothing need be installed to run it.
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = [str(ROOT / each) for each in ("harness", "vless", "scenarios")]
+PYTHONPATH = os.pathsep.join(PATHS)
+# The script runs from a checkout where the distribution is not installed.
+sys.path[:0] = [*PATHS, str(ROOT / "tests" / "support")]
 
-from muxleak_scenarios.bench.schedules import OTHERS, PEERS, detangle, ours, toy  # noqa: E402 - see above
+from muxleak_scenarios.bench.search_runs import (  # noqa: E402 - see above
+    RIVAL_SEARCHES,
+    RIVALS,
+    detangle,
+    ours,
+    toy,
+)
 from racing import Program, deep_mux, watcher  # noqa: E402 - see above
 
-NEWER = sys.hexversion >= 0x030C0000  # as simloom and simloop need it
-FITTING = PEERS if NEWER else {"detangle": PEERS["detangle"]}
+NEWER = sys.hexversion >= 0x030C0000  # simloom and simloop need 3.12
+FITTING = RIVALS if NEWER else {"detangle": RIVALS["detangle"]}
 PINNED = [f"{package}=={version}" for package, version in FITTING.items()]
 LOADED = ["pytest>=8.3", "hypothesis>=6.131"]
 ROUNDS = 7
@@ -49,9 +56,9 @@ SPEED: dict[str, tuple[Callable[[int], object], int]] = {
     "ours, uniform": (lambda runs: ours(toy, runs, strategies=("uniform",)), 300),
     "ours, portfolio": (lambda runs: ours(toy, runs), 300),
     **{
-        name: (partial(peer.search, toy), peer.runs)
-        for name, peer in OTHERS.items()
-        if peer.package in FITTING
+        name: (partial(rival.search, toy), rival.runs)
+        for name, rival in RIVAL_SEARCHES.items()
+        if rival.package in FITTING
     },
 }
 FIRST: dict[str, Callable[[Program, int], int | None]] = {
@@ -63,7 +70,7 @@ FIRST: dict[str, Callable[[Program, int], int | None]] = {
 
 
 def speed() -> dict[str, float]:
-    """Schedules of the toy per second of CPU time, the median of the rounds."""
+    """Return the runs of the toy per second of CPU time, the median of the rounds."""
     rates: dict[str, list[float]] = {name: [] for name in SPEED}
     for _ in range(ROUNDS):
         for name, (search, runs) in SPEED.items():
@@ -74,7 +81,12 @@ def speed() -> dict[str, float]:
 
 
 def first(program: Program) -> dict[str, tuple[int, float, float]]:
-    """Seeds on which the bug was found, the median number of runs, the median milliseconds."""
+    """Search a program for its bug with each seed.
+
+    Returns:
+        For each tool: the number of seeds that found the bug, the median number of runs, and the
+        median of the milliseconds.
+    """
     results = {}
     for name, search in FIRST.items():
         examples, times = [], []
@@ -89,7 +101,7 @@ def first(program: Program) -> dict[str, tuple[int, float, float]]:
 
 
 def collection() -> float:
-    """Milliseconds that collecting all garbage takes, where there is none."""
+    """Return the milliseconds that a full collection takes in a process without garbage."""
     times = []
     for _ in range(ROUNDS):
         start = time.process_time()
@@ -99,11 +111,11 @@ def collection() -> float:
 
 
 def report(title: str, figures: dict[str, Any]) -> str:
-    """The figures of one process as a table."""
+    """Return the figures of one process as a table."""
     rates = figures["speed"]
     best = rates["ours, uniform"]
     lines = [f"{title}: one collection of all garbage takes {figures['collection']:.1f} ms"]
-    lines.append(f"{title}: schedules of the toy per second, and ours, uniform over each")
+    lines.append(f"{title}: runs of the toy per second, and ours, uniform over each")
     lines += [f"  {name:18} {rate:8,.0f}  {best / rate:6.2f}x" for name, rate in rates.items()]
     for name in BUGS:
         lines.append(f"{title}: first counterexample, {name}: found of {len(SEEDS)}, runs, ms")
@@ -126,7 +138,7 @@ def measure(*, loaded: bool) -> None:
 
 
 def install(folder: Path) -> str:
-    """Make an environment with the peers; its Python."""
+    """Make an environment with the rivals; return the path of its Python."""
     venv.create(folder, with_pip=True, clear=True)
     python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

@@ -14,9 +14,8 @@ from click.testing import CliRunner, Result
 from muxleak_scenarios.cli import cli
 from muxleak_scenarios.cli.serve import USER
 from muxleak_scenarios.hunt.destinations import Destinations
-from muxleak_scenarios.hunt.hunt import Hunt
-from muxleak_scenarios.hunt.outcome import HuntBudget
-from muxleak_scenarios.hunt.target import RemoteServer
+from muxleak_scenarios.hunt.hunt import Hunt, HuntBudget
+from muxleak_scenarios.hunt.remote_server import RemoteServer
 from muxleak_scenarios.real.programs import LOOPBACK, free_port, sing_box_server, v2ray_server
 from proxies import find
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from muxleak_scenarios.hunt.findings import HuntFinding
-    from muxleak_scenarios.hunt.outcome import HuntProgress
+    from muxleak_scenarios.hunt.hunt import HuntProgress
     from muxleak_scenarios.real.programs import Config
 
 pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.timeout(60)]

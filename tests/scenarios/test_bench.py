@@ -21,18 +21,20 @@ from muxleak.ledger.counters import CURRENT
 from muxleak_scenarios import SimTarget, TcpTarget
 from muxleak_scenarios.bench import (
     ROWS,
-    apart,
+    cancelled_waiters,
     examples,
-    leaked,
+    leaked_sessions,
     ledger,
-    parts,
-    schedules,
+    row_process,
+    search_runs,
     sequence,
     ticks,
 )
-from muxleak_scenarios.bench.bare import BareServer
+from muxleak_scenarios.bench.bare_server import BareServer
+from muxleak_scenarios.bench.cancelled_waiters import ContextWaiter
+from muxleak_scenarios.bench.frame_decoding import PAYLOAD, decode, read
 from muxleak_scenarios.bench.measure import BenchPlan, Beside, Comparison, each, in_turns
-from muxleak_scenarios.bench.plain import PlainEcho, PlainStream
+from muxleak_scenarios.bench.plain_echo import PlainEcho, PlainStream
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_scenarios.sequence.strategies import sequences
 from muxleak_scenarios.targets.run import SequenceRun
@@ -326,13 +328,13 @@ def test_task_shapes_create_as_many_as_they_say(
         assert counter.created == 200 + 1
 
 
-# Schedules.
+# Runs of the search.
 
 
 def test_toy_runs_on_a_stock_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program that is explored is an ordinary one."""
-    monkeypatch.setattr(schedules, "SLEEPS", 3)
-    asyncio.run(schedules.toy())
+    monkeypatch.setattr(search_runs, "SLEEPS", 3)
+    asyncio.run(search_runs.toy())
 
 
 def test_search_of_the_bench_finds_a_planted_leak() -> None:
@@ -343,15 +345,15 @@ def test_search_of_the_bench_finds_a_planted_leak() -> None:
         await asyncio.sleep(0)
         assert tasks
 
-    assert schedules.ours(forgetful, 3) == 1
-    assert schedules.ours(schedules.toy, 3) is None
+    assert search_runs.ours(forgetful, 3) == 1
+    assert search_runs.ours(search_runs.toy, 3) is None
 
 
 def test_schedules_tell_how_to_get_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that is not there is named, with the release that was tried."""
-    for package in schedules.PEERS:
+    for package in search_runs.RIVALS:
         monkeypatch.setitem(sys.modules, package, None)
-    (row,) = schedules.measure(QUICK)
+    (row,) = search_runs.measure(QUICK)
 
     assert [(each.name, each.note) for each in row.beside] == [
         ("detangle", "not installed: pip install detangle==0.1.0"),
@@ -367,12 +369,12 @@ def test_schedules_measure_a_peer_that_is_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         peer, "explore", lambda program, seeds: given.append((program, len(seeds))), raising=False
     )
-    for package in schedules.PEERS:
+    for package in search_runs.RIVALS:
         monkeypatch.setitem(sys.modules, package, peer if package == "simloop" else None)
-    monkeypatch.setattr(schedules, "version", lambda _package: "9.9")
-    (row,) = schedules.measure(QUICK)
+    monkeypatch.setattr(search_runs, "version", lambda _package: "9.9")
+    (row,) = search_runs.measure(QUICK)
 
-    assert given == [(schedules.toy, 1)] * 2
+    assert given == [(search_runs.toy, 1)] * 2
     assert row.beside[0].name == "simloop, random"
     assert row.beside[0].note == "release 9.9"
     assert len(row.beside[0].rounds) == 1
@@ -385,7 +387,7 @@ def test_leaked_sessions_are_as_many_as_asked() -> None:
     """Each leaves one task; the tenths are timed one by one."""
     ticked: list[None] = []
     server = BareServer(WatchedContext(), counted=True)
-    found = leaked.leak(server, 100, BenchPlan(1, tick=lambda: ticked.append(None)))
+    found = leaked_sessions.leak(server, 100, BenchPlan(1, tick=lambda: ticked.append(None)))
     server.dispose()
 
     assert found.sessions == 100
@@ -399,36 +401,38 @@ def test_leaked_sessions_are_checked_after_each_close() -> None:
     server = BareServer(Lifecycle(), counted=True)
 
     with pytest.raises(AssertionError, match="expected the bug to leave 1 task"):
-        leaked.leak(server, 100, QUICK)
+        leaked_sessions.leak(server, 100, QUICK)
     server.dispose()
 
 
-# Parts.
+# Parts of the server.
 
 
 def test_decoders_read_the_same_frames() -> None:
     """Ours and the one on asyncio's streams give the same fields, in the same order."""
-    ours = [(each.stream_id, each.status, each.option, each.data) for each in parts.decode()]
+    ours = [(each.stream_id, each.status, each.option, each.data) for each in decode()]
 
-    assert ours == asyncio.run(parts.read())
-    assert {len(data or b"") for *_, data in ours} == {parts.PAYLOAD}
+    assert ours == asyncio.run(read())
+    assert {len(data or b"") for *_, data in ours} == {PAYLOAD}
     assert len(ours) > 400
 
 
-@pytest.mark.parametrize("make", [parts.on_context, parts.on_event])
-def test_waiters_are_cancelled_one_by_one(make: Callable[[], parts.ContextWaiter]) -> None:
+@pytest.mark.parametrize("make", [cancelled_waiters.on_context, cancelled_waiters.on_event])
+def test_waiters_are_cancelled_one_by_one(
+    make: Callable[[], ContextWaiter],
+) -> None:
     """All of them wait, all of them end, and what they waited on knows it."""
-    assert parts.cancel(make, 50) > 0
+    assert cancelled_waiters.cancel(make, 50) > 0
 
 
 def test_waiters_that_stay_registered_are_noticed() -> None:
     """A context that forgot to remove its waiters would not be timed as if it had."""
 
-    def careless() -> parts.ContextWaiter:
-        return parts.ContextWaiter(asyncio.Event().wait, lambda: 50)
+    def careless() -> ContextWaiter:
+        return ContextWaiter(asyncio.Event().wait, lambda: 50)
 
     with pytest.raises(AssertionError, match="expected no waiter, got 50"):
-        parts.cancel(careless, 50)
+        cancelled_waiters.cancel(careless, 50)
 
 
 # The rows.
@@ -461,7 +465,7 @@ def test_rows_tick_as_often_as_they_say(name: str) -> None:
 def test_rows_apart_come_back_from_their_process(name: str) -> None:
     """A row of a process of its own arrives whole, and so do its ticks."""
     ticked: list[None] = []
-    found = apart.measure_apart(name, QUICK._replace(tick=lambda: ticked.append(None)))
+    found = row_process.measure_apart(name, QUICK._replace(tick=lambda: ticked.append(None)))
 
     assert len(ticked) == ticks(name, QUICK)
     assert found[0].value > 0
@@ -476,6 +480,6 @@ def test_rows_apart_come_back_from_their_process(name: str) -> None:
 def test_rows_apart_say_that_their_process_failed(capfd: pytest.CaptureFixture[str]) -> None:
     """What went wrong there stands on stderr; here it is an error."""
     with pytest.raises(RuntimeError, match="measuring 'nothing' failed: exit code 1"):
-        apart.measure_apart("nothing", QUICK)
+        row_process.measure_apart("nothing", QUICK)
 
     assert "KeyError: 'nothing'" in capfd.readouterr().err

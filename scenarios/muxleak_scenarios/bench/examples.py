@@ -1,9 +1,14 @@
-"""What Hypothesis costs for one connection, drawing and running apart.
+"""Cost of one connection of a Hypothesis example, with drawing and running measured apart."""
 
-Ours draws one script of fixed size that is many connections; the usual way draws a list of steps,
-each from a strategy of its own, and runs it as one connection. Both draw from the same vocabulary,
-as many steps a connection, and run in the same world with every property checked.
-"""
+# Hypothesis pays for every draw. The usual strategy, a list of steps each drawn by a strategy of
+# its own, makes several draws for each step and one connection of each example. Ours draws one
+# block of bytes of a fixed size, which the decoder turns into a script of many connections.
+#
+# Both sides get the same verbs and destinations and about the same number of steps for each
+# connection, and run on the same simulated target with every property checked. The settings leave
+# out all but generation: no database, no shrinking, no deadline.
+#
+# Drawing is the rest: the time of the whole call without the time inside the test function.
 
 from __future__ import annotations
 
@@ -26,27 +31,38 @@ if TYPE_CHECKING:
     from muxleak_scenarios.bench.measure import BenchPlan, Rounds
 
 STEPS = 156
-"""Of a script: about 35 connections."""
+"""Steps of a script, which make about 35 connections."""
 LIST_STEPS = 4
-"""Of a list, with the steps that open and close it: as many as a connection of a script has."""
+"""Steps of a list, with open and close: as many as a connection of a script has."""
 _STREAMS = st.integers(1, 3)
 _GAPS = st.sampled_from((None, 0, 1, 2))
 
 
 class Spent(NamedTuple):
-    """Seconds of CPU for one connection."""
+    """Seconds of CPU for one connection.
+
+    Attributes:
+        drawing: seconds in Hypothesis.
+        running: seconds in the run and its checks.
+    """
 
     drawing: float
     running: float
 
     @property
     def both(self) -> float:
-        """In all."""
+        """Seconds in all."""
         return self.drawing + self.running
 
 
 class Drawn(NamedTuple):
-    """What a number of examples was: connections, steps, and the cost of one connection."""
+    """Totals of a number of examples.
+
+    Attributes:
+        connections: number of connections.
+        steps: number of steps.
+        spent: cost of one connection.
+    """
 
     connections: int
     steps: int
@@ -54,7 +70,7 @@ class Drawn(NamedTuple):
 
 
 def lists() -> st.SearchStrategy[Sequence]:
-    """One connection: opened, a list of drawn steps, closed."""
+    """Return a strategy for one connection: open, a list of drawn steps, close."""
     served = st.sampled_from((*HANDLERS, *DESTINATIONS))
     step = st.one_of(
         st.builds(_new, _STREAMS, served, st.sampled_from(SIZES[:3]), _GAPS),
@@ -66,7 +82,14 @@ def lists() -> st.SearchStrategy[Sequence]:
 
 
 def drive(strategy: st.SearchStrategy[Sequence], examples: int) -> Drawn:
-    """Let Hypothesis draw examples, run each, and tell drawing from running.
+    """Let Hypothesis draw examples and run each.
+
+    Args:
+        strategy: draws a sequence.
+        examples: number of examples.
+
+    Returns:
+        The totals, with the time for drawing apart from that for running.
 
     Raises:
         AssertionError: a property was violated.
@@ -100,7 +123,7 @@ def drive(strategy: st.SearchStrategy[Sequence], examples: int) -> Drawn:
 
 
 def measure(plan: BenchPlan) -> list[Comparison]:
-    """A connection as a share of a script, beside one that is an example of its own."""
+    """Compare a connection of a script with one that is an example of its own."""
     found = in_turns(
         {
             "ours": lambda: drive(sequences(STEPS), plan.size(40)).spent,

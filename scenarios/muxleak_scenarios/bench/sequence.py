@@ -1,8 +1,19 @@
-"""One connection sequence, checked for leaks: what it costs, beside what, and where the time goes.
+"""Cost of one connection sequence with its leak check, its baselines, and where its time goes."""
 
-Everything here runs the same steps. What the peer sends is recorded once from a real run, for the
-variants that have no peer of their own.
-"""
+# Every variant serves the same bytes. A checked run is recorded once: the bytes that the client
+# sent with each step, and the bytes that came back. Variants without a client model of their own
+# replay the recording and compare the answer, so that none is fast because it does less.
+#
+# Baselines, from the outside in:
+#
+# - the same sequence on loopback TCP, with every check: the price of real sockets and real time;
+# - the usual test: `asyncio.run`, TCP, a sleep of 10 ms and a count of all tasks. By the wall clock
+#   this is mostly its sleep, which a test does pay. Its CPU time is a baseline of its own;
+# - plain callbacks: the lower bound, see `plain_echo`.
+#
+# The breakdown (`breakdown`) subtracts. Each variant adds one layer to the variant before it, so
+# the differences add up to the whole. A profiler cannot give these figures: its own price for each
+# call would be charged to the layers with the most small calls.
 
 from __future__ import annotations
 
@@ -11,9 +22,9 @@ import time
 from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from muxleak_scenarios.bench.bare import BareServer
+from muxleak_scenarios.bench.bare_server import BareServer
 from muxleak_scenarios.bench.measure import Beside, Comparison, each, in_turns
-from muxleak_scenarios.bench.plain import PlainEcho
+from muxleak_scenarios.bench.plain_echo import PlainEcho
 from muxleak_scenarios.sequence.handlers import echo
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_scenarios.targets.run import SequenceRun, run_sequence
@@ -35,25 +46,35 @@ SEQUENCE = Sequence.parse(
     " a:data:3+5 a:end:1 a:close"
 )
 PAUSE = 0.01
-"""Seconds that a test usually sleeps before it counts."""
-_SLEEPY = 20  # in a round: each takes its pause
+"""Seconds that a test usually sleeps before it counts tasks."""
+_SLEEPY = 20  # Few in a round, since each one sleeps.
 _USERS = frozenset({USER})
 
 
 class RecordedSequence(NamedTuple):
-    """The bytes of a run: what the peer sent, step by step, and what came back for each."""
+    """Bytes of a run.
+
+    Attributes:
+        sent: bytes of the client, one item for each step that sent any.
+        answers: bytes that came back after each of them.
+    """
 
     sent: tuple[bytes, ...]
     answers: tuple[bytes, ...]
 
     @property
     def received(self) -> bytes:
-        """All that came back."""
+        """All bytes that came back."""
         return b"".join(self.answers)
 
 
 class Part(NamedTuple):
-    """A share of a checked sequence, in seconds of CPU."""
+    """A share of a checked sequence.
+
+    Attributes:
+        what: name of the layer.
+        seconds: its share, in seconds of CPU.
+    """
 
     what: str
     seconds: float
@@ -61,14 +82,18 @@ class Part(NamedTuple):
 
 @cache
 def recording() -> RecordedSequence:
-    """Record the sequence, once."""
+    """Return the recording of `SEQUENCE`, made at the first call."""
     return record(SEQUENCE)
 
 
 def record(
     sequence: Sequence, target: Callable[[Lifecycle], Target] = SimTarget
 ) -> RecordedSequence:
-    """Run and check a sequence of one connection, and say what was sent and received.
+    """Run and check a sequence of one connection; return the bytes in both directions.
+
+    Args:
+        sequence: a sequence with a single connection.
+        target: makes the target to run it at.
 
     Raises:
         AssertionError: a property does not hold.
@@ -77,10 +102,10 @@ def record(
     answers: list[bytes] = []
 
     def recorder(lifecycle: Lifecycle) -> Target:
-        place = target(lifecycle)
-        connect = place.connect
-        place.connect = lambda: listened(connect())  # type: ignore[method-assign]
-        return place
+        made = target(lifecycle)
+        connect = made.connect
+        made.connect = lambda: listened(connect())  # type: ignore[method-assign]
+        return made
 
     def listened(peer: Peer) -> Peer:
         send, take = peer.send, peer.take
@@ -107,10 +132,10 @@ def record(
 def checked(
     target: Callable[[Lifecycle], Target] = SimTarget, sequence: Sequence = SEQUENCE
 ) -> None:
-    """Run a sequence in a world of its own and check every property.
+    """Run a sequence at a new target and check every property.
 
     Raises:
-        AssertionError: one does not hold.
+        AssertionError: a property does not hold.
     """
     outcome = run_sequence(sequence, Lifecycle(), target)
     if outcome.violations:
@@ -118,27 +143,27 @@ def checked(
 
 
 def plain() -> bytes:
-    """Send the same bytes through plain callbacks; return the answer."""
-    script = recording()
+    """Send the recorded bytes through plain callbacks; return the answer."""
+    recorded = recording()
     written: list[bytes] = []
     connection = PlainEcho(_USERS, written.append)
-    for data in script.sent:
+    for data in recorded.sent:
         connection.data_received(data)
-    return _same(b"".join(written), script.received)
+    return _same(b"".join(written), recorded.received)
 
 
 def naive() -> bytes:
-    """Test as tests usually do: a server on a loopback port, a pause, and a count of all tasks."""
+    """Run the usual test: a server on a loopback port, a sleep, and a count of all tasks."""
     return asyncio.run(_naive(recording()))
 
 
-async def _naive(script: RecordedSequence) -> bytes:
+async def _naive(recorded: RecordedSequence) -> bytes:
     inbound = Inbound([User(USER)], echo, lifecycle=Lifecycle())
     address = await inbound.listen()
     baseline = len(asyncio.all_tasks())
     reader, writer = await asyncio.open_connection(*address)
     received = b""
-    for data, answer in zip(script.sent, script.answers, strict=True):
+    for data, answer in zip(recorded.sent, recorded.answers, strict=True):
         writer.write(data)
         received += await reader.readexactly(len(answer))
     writer.close()
@@ -148,16 +173,26 @@ async def _naive(script: RecordedSequence) -> bytes:
     await inbound.shutdown()
     if len(left) != baseline:
         raise AssertionError(f"expected {baseline} tasks, got {left}")
-    return _same(received, script.received)
+    return _same(received, recorded.received)
 
 
 def served(*, counted: bool) -> bytes:
-    """Send the same bytes to a simulated server, at rest after each step; return the answer."""
-    script = recording()
+    """Send the recorded bytes to a simulated server, which settles after each step.
+
+    Args:
+        counted: True to count tasks in a ledger.
+
+    Returns:
+        The answer.
+
+    Raises:
+        AssertionError: a task is left, or the answer is another one.
+    """
+    recorded = recording()
     server = BareServer(Lifecycle(), counted=counted)
     try:
         peer = server.connect()
-        for data in script.sent:
+        for data in recorded.sent:
             peer.send(data)
             server.settle()
         peer.close()
@@ -167,7 +202,7 @@ def served(*, counted: bool) -> bytes:
         server.end()
     finally:
         server.dispose()
-    return _same(peer.received, script.received)
+    return _same(peer.received, recorded.received)
 
 
 def unused() -> None:
@@ -178,27 +213,28 @@ def unused() -> None:
 
 
 class Unchecked(SequenceRun):
-    """A run that holds nothing but the data against the properties."""
+    """A run that checks the data of each stream and no other property."""
 
     def check(self, name: str, scope: Scope) -> None:
-        """Look at nothing."""
+        """Check nothing."""
 
     def check_server(self) -> None:
-        """Look at nothing."""
+        """Check nothing."""
 
 
 def unchecked() -> None:
-    """Run the sequence with its peer's model and the ledger, without the checks."""
+    """Run the sequence with the client model and the ledger, without the checks."""
     target = SimTarget(Lifecycle())
     try:
         Unchecked(target).run(SEQUENCE)
     finally:
         target.dispose()
+        # The target and its server form a cycle, which `run_sequence` breaks in the same way.
         vars(target).clear()
 
 
 def measure(plan: BenchPlan) -> list[Comparison]:
-    """A checked sequence beside loopback TCP, the usual way of testing, and the limit."""
+    """Compare a checked sequence with loopback TCP, the usual test, and the lower bound."""
     sleepy = plan.size(_SLEEPY)
     works: dict[str, Callable[[], float]] = {
         "ours": each(checked, plan.size(200)),
@@ -229,9 +265,11 @@ def measure(plan: BenchPlan) -> list[Comparison]:
 
 
 def breakdown(plan: BenchPlan) -> tuple[Rounds, list[Part]]:
-    """Where the time of a checked sequence goes: what each layer adds to those before it.
+    """Divide the time of a checked sequence among its layers.
 
-    The parts add up to the whole, which is returned first, because each is a difference.
+    Returns:
+        The seconds of a checked sequence, one value for each round; and the parts, which add up to
+        their median.
     """
     times = plan.size(200)
     found = in_turns(
@@ -250,7 +288,7 @@ def breakdown(plan: BenchPlan) -> tuple[Rounds, list[Part]]:
         Part("the wire: decode, echo, encode, by plain callbacks", at["plain"]),
         Part("a loop and a server made, ended and disposed of", at["unused"]),
         Part(
-            "tasks, streams, transports, run to rest after each step",
+            "tasks, streams, transports, settled after each step",
             at["bare"] - at["unused"] - at["plain"],
         ),
         Part("ledger: count, scope and site of every task", at["counted"] - at["bare"]),
@@ -261,6 +299,7 @@ def breakdown(plan: BenchPlan) -> tuple[Rounds, list[Part]]:
 
 
 def _by_the_wall(work: Callable[[], object], times: int) -> float:
+    # A sleep takes no CPU time, so `each` would not see it.
     began = time.perf_counter()
     for _ in range(times):
         work()

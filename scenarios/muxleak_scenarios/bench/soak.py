@@ -1,7 +1,15 @@
-"""Very many connections, one random sequence after the other: what is left, does it grow?
+"""Runs random sequences one after the other, for very many connections, and measures the growth.
 
-With the collector off, so that what only it could free shows. One tenth is compared with the next.
+Every sequence is checked; memory, allocated blocks and garbage are measured after each tenth.
 """
+
+# - The garbage collector is off, so that garbage in reference cycles is counted and not silently
+#   freed. It is collected after each batch, since millions of connections would fill the memory.
+# - Growth is counted from the second tenth on. The first fills caches: compiled code, interned
+#   strings, the allocator's arenas.
+# - Two counts, since each alone misleads. Resident memory also grows by fragmentation, and libc
+#   returns it to the system or not; allocated blocks are exact, but leave out memory of C
+#   libraries. The limits allow for bounded caches.
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muxleak_scenarios.bench.leaked import resident
+from muxleak_scenarios.bench.measure import resident
 from muxleak_scenarios.sequence.decoder import STEPS, WIDTH, decode
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
@@ -28,19 +36,22 @@ if TYPE_CHECKING:
 
 TENTHS = 10
 SLACK = 4 * 1024 * 1024
-"""Bytes by which the memory may move about."""
+"""Bytes by which the resident memory may vary."""
 BLOCKS = 10_000
-"""Allocated blocks that bounded caches may come to: uvloop's, of addresses, is the largest."""
+"""Allocated blocks that bounded caches may hold; uvloop's cache of addresses is the largest."""
 _BATCH = 2000
-"""Connections after which what only the collector can free is counted, and freed."""
+"""Connections after which garbage in cycles is counted and freed."""
 
 
 class Tenth(NamedTuple):
-    """A share of the connections: what one cost, in seconds of CPU, and what was alive.
+    """A tenth of the connections.
 
-    ``garbage`` counts the objects in reference cycles per connection; ``blocks`` those that Python
-    has allocated, and ``resident`` the memory of the process in bytes, None where it cannot be
-    asked, both at its end.
+    Attributes:
+        connections: number of connections up to its end.
+        seconds: seconds of CPU for one connection.
+        garbage: objects in reference cycles for each connection.
+        blocks: blocks that Python had allocated at its end.
+        resident: bytes of the process in memory at its end; None if the platform cannot tell.
     """
 
     connections: int
@@ -52,7 +63,15 @@ class Tenth(NamedTuple):
 
 @dataclass(slots=True)
 class Soaked:
-    """What so many connections came to; ``violation`` names the first, ``sequence`` what did it."""
+    """Result of a soak.
+
+    Attributes:
+        tenths: the measurements.
+        connections: number of connections made.
+        sequences: number of sequences run.
+        violation: the first violated property; "" if every property held.
+        sequence: the sequence that violated it.
+    """
 
     tenths: list[Tenth] = field(default_factory=list)
     connections: int = 0
@@ -62,19 +81,19 @@ class Soaked:
 
     @property
     def grown(self) -> int:
-        """By how many bytes the process has grown since its second tenth."""
+        """Bytes by which the process has grown since the second tenth."""
         sizes = [tenth.resident for tenth in self.tenths[1:] if tenth.resident is not None]
         return sizes[-1] - sizes[0] if sizes else 0
 
     @property
     def blocks(self) -> int:
-        """By how many allocated blocks Python has grown since the second tenth."""
+        """Allocated blocks by which Python has grown since the second tenth."""
         counts = [tenth.blocks for tenth in self.tenths[1:]]
         return counts[-1] - counts[0] if counts else 0
 
     @property
     def flat(self) -> bool:
-        """Whether nothing was left, and the memory stayed as it was."""
+        """True if every property held and the memory did not grow beyond the limits."""
         return not self.violation and self.grown <= SLACK and self.blocks <= BLOCKS
 
     def to_json(self) -> dict[str, Any]:
@@ -100,13 +119,20 @@ def soak(
     virtual: bool = True,
     progress: Callable[[int], bool] | None = None,
 ) -> Soaked:
-    """Run random sequences until there were so many connections, or a property is violated.
+    """Run random sequences until enough connections were made, or a property is violated.
 
-    ``progress`` hears of the connections so far; a true answer ends it.
+    Args:
+        lifecycle: makes the variant of the server for each sequence.
+        connections: number of connections.
+        seed: of the random sequences.
+        target: makes the target for each sequence.
+        virtual: True if the target runs on virtual time.
+        progress: called with the number of connections so far; True ends the soak.
     """
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
     found = Soaked()
     stopped = False
+    # Frozen objects, all that were imported so far, are left out of every later collection.
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -123,8 +149,8 @@ def soak(
                     found.violation, found.sequence = str(outcome.violations[0]), sequence
                 if batch >= _BATCH:
                     garbage, batch = garbage + gc.collect(), 0
-                told = progress is not None and progress(found.connections)
-                stopped = told or bool(outcome.violations)
+                ended = progress is not None and progress(found.connections)
+                stopped = ended or bool(outcome.violations)
             done = max(found.connections - first, 1)
             spent = (time.process_time() - began) / done
             garbage += gc.collect()
@@ -140,8 +166,8 @@ def soak(
 
 
 def _trim() -> None:
-    # glibc keeps megabytes of what was freed, now more and now less: given back, they do not count.
-    # Other C libraries have no such call; where there is no /proc, nobody asks for the memory.
+    # glibc keeps a varying number of freed megabytes; returned to the system, they do not count as
+    # growth. Other C libraries have no such call, and without /proc the memory is not measured.
     if resident() is not None:
         with suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -13,8 +13,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from muxleak_scenarios.bench import ROWS, measure, ticks
-from muxleak_scenarios.bench.apart import measure_apart
 from muxleak_scenarios.bench.measure import LEAKS, MAX_LEAKS, ROUNDS, BenchPlan
+from muxleak_scenarios.bench.row_process import measure_apart
 from muxleak_scenarios.bench.sequence import SEQUENCE, breakdown
 from muxleak_scenarios.cli import params, render
 

@@ -18,16 +18,22 @@ from muxleak_scenarios.hunt import findings as files
 from muxleak_scenarios.hunt.batch import REACH_SECONDS, Driver, Spending, UnreachableError
 from muxleak_scenarios.hunt.counters import CounterError, Pprof
 from muxleak_scenarios.hunt.destinations import HOST, Destinations
-from muxleak_scenarios.hunt.hunt import Hunt
-from muxleak_scenarios.hunt.outcome import BANDWIDTH, CONNECTIONS, PATIENCE, SECONDS, HuntBudget
-from muxleak_scenarios.hunt.target import StartError
+from muxleak_scenarios.hunt.hunt import (
+    BANDWIDTH,
+    CONNECTIONS,
+    PATIENCE,
+    SECONDS,
+    Hunt,
+    HuntBudget,
+)
+from muxleak_scenarios.hunt.remote_server import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from muxleak_scenarios.hunt.outcome import HuntProgress, HuntResult
-    from muxleak_scenarios.hunt.target import RemoteServer
+    from muxleak_scenarios.hunt.hunt import HuntProgress, HuntResult
+    from muxleak_scenarios.hunt.remote_server import RemoteServer
     from muxleak_scenarios.sequence.steps import Sequence
 
 SUFFIX = ".hunt.json"

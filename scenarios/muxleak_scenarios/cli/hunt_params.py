@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from muxleak_scenarios.hunt import findings as files
-from muxleak_scenarios.hunt.drawing import hosted
-from muxleak_scenarios.hunt.target import RemoteServer
+from muxleak_scenarios.hunt.random_sequences import hosted
+from muxleak_scenarios.hunt.remote_server import RemoteServer
 from muxleak_scenarios.sequence.steps import OPERATOR, Sequence
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from muxleak_scenarios.cli.params import Listen
     from muxleak_scenarios.hunt.findings import HuntFinding
-    from muxleak_scenarios.hunt.outcome import HuntProgress, HuntResult
+    from muxleak_scenarios.hunt.hunt import HuntProgress, HuntResult
     from muxleak_scenarios.hunt.stacks import Stack
 
 _TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations", "patience", "idle")
@@ -73,7 +73,7 @@ def progress_in_words(status: HuntProgress) -> str:
     """Say how far a hunt is."""
     best = "" if status.shortest is None else f", shortest {status.shortest} steps"
     found = f", {status.findings} found" if status.findings else ""
-    run = f"{status.connections:,} connections, {status.looks:,} looks"
+    run = f"{status.connections:,} connections, {status.measurements:,} looks"
     return f"{run}{found}{best}: {status.doing}"
 
 
@@ -86,7 +86,7 @@ def to_json(
         "seed": seed,
         "ended": result.ended,
         "trouble": result.trouble or None,
-        "looks": result.looks,
+        "looks": result.measurements,
         "connections": result.connections,
         "bytes_sent": result.sent,
         "seconds": round(result.seconds, 1),
@@ -119,8 +119,9 @@ def show(
         render.copyable(console, again.line(finding), 4)
         console.print()
     ran = (
-        f"{render.plural(result.looks, 'look')}, {render.plural(result.connections, 'connection')}"
-        f", {result.sent / 1e6:,.1f} MB sent, in {result.seconds:.0f} s"
+        f"{render.plural(result.measurements, 'look')}, "
+        f"{render.plural(result.connections, 'connection')}, "
+        f"{result.sent / 1e6:,.1f} MB sent, in {result.seconds:.0f} s"
     )
     why = f"; {_WHY[result.ended]}" if result.ended in _WHY else ""
     if result.findings:

@@ -10,7 +10,7 @@ import click
 
 from muxleak_scenarios.cli import interrupt, real_report, render
 from muxleak_scenarios.hunt.counters import CounterError
-from muxleak_scenarios.hunt.target import StartError
+from muxleak_scenarios.hunt.remote_server import StartError
 from muxleak_scenarios.real.cases import CASES
 from muxleak_scenarios.real.compare import SERVERS, SUBJECTS, DiedError, Servers, compare
 from muxleak_scenarios.real.programs import MissingError, find

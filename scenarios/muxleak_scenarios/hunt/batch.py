@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from muxleak_scenarios.sequence.steps import Step
 
 CONNECT_SECONDS = 2.0
-REST_SECONDS = 0.5
+SETTLE_SECONDS = 0.5
 """At most, for the server to come to rest between two steps."""
 _BURST_SECONDS = 0.1
 """How far ahead of its bandwidth a hunt may be."""
@@ -82,11 +82,11 @@ class Driver:
         return self._arrivals + self._destinations.traffic
 
     async def run(
-        self, sequence: Sequence, copies: int, rest: Callable[[], Awaitable[object]]
+        self, sequence: Sequence, copies: int, settle: Callable[[], Awaitable[object]]
     ) -> None:
         """Perform the steps in every copy, and close what is open then.
 
-        ``rest`` waits until the server is at rest.
+        ``settle`` waits until the server is at rest.
 
         Raises:
             UnreachableError: if the server takes no connection.
@@ -102,7 +102,7 @@ class Driver:
                     sent += await self._perform(peers, step)
                 await self._spend(sent)
                 if step.gap is None:
-                    await rest()
+                    await settle()
                 for _ in range(step.gap or 0):
                     await asyncio.sleep(0)
         finally:

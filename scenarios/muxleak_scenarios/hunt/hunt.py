@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from muxleak_scenarios.hunt.batch import Driver, Spending, UnreachableError
 from muxleak_scenarios.hunt.counters import CounterError
-from muxleak_scenarios.hunt.drawing import draw
 from muxleak_scenarios.hunt.findings import HuntFinding, Known
 from muxleak_scenarios.hunt.measure import BATCHES, Meter, RepetitionGrowth
-from muxleak_scenarios.hunt.outcome import HuntBudget, HuntProgress, HuntResult
+from muxleak_scenarios.hunt.random_sequences import draw
+from muxleak_scenarios.hunt.remote_server import StartError
 from muxleak_scenarios.hunt.shrink import shrink
-from muxleak_scenarios.hunt.target import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
     from muxleak_scenarios.hunt.destinations import Destinations
-    from muxleak_scenarios.hunt.target import RemoteServer
+    from muxleak_scenarios.hunt.remote_server import RemoteServer
     from muxleak_scenarios.sequence.steps import Sequence
 
+SECONDS = 120.0
+CONNECTIONS = 100_000
+BANDWIDTH = 50e6
+PATIENCE = 6.0
+"""Longer than the dial limit of sing-box, 5 s."""
 _TROUBLES = 3
 """Looks in a row that may fail at a server that lives."""
 _EMPTY = 1000
@@ -35,6 +39,70 @@ _RESERVE = 4
 _LONGEST_LOOK = 2.5
 """Seconds without a change that a quick look waits at most. What takes longer to go is kept out of
 later sequences instead, as what leaks is."""
+
+
+class HuntBudget(NamedTuple):
+    """What a hunt may spend: seconds, connections, bytes a second; ``findings`` ends it, too.
+
+    ``patience`` is how many seconds what is left must stay to be called a leak, ``idle`` the
+    server's own limit for what is idle, 0 if it is not known to have one.
+    """
+
+    seconds: float = SECONDS
+    connections: int = CONNECTIONS
+    bandwidth: float = BANDWIDTH
+    patience: float = PATIENCE
+    findings: int | None = None
+    idle: float = 0.0
+
+    @property
+    def wait(self) -> float:
+        """Seconds without a change after which what is left is taken to stay for ever."""
+        # Who looks for the idle once in each interval (V2Ray) ends them after up to two.
+        return max(self.patience, 2 * self.idle + 1 if self.idle else 0)
+
+
+class HuntProgress(NamedTuple):
+    """How far a hunt is; ``shortest`` are the steps of what is being shrunk."""
+
+    doing: str
+    seconds: float
+    measurements: int
+    connections: int
+    findings: int
+    shortest: int | None
+
+
+@dataclass(slots=True)
+class HuntResult:
+    """What a hunt came to.
+
+    Attributes:
+        findings: what leaks, or kills the server.
+        passing: what looks like a leak until the server ends it by itself.
+        suspicion: what was being shrunk or measured at the end, and may be either.
+        ended: "time", "connections", "stopped", "enough", "replayed", "died", "trouble", or "known"
+            if nothing is left to try.
+        trouble: which.
+        explained: looks that left nothing but what is known to be left.
+        unsure: suspicions that were gone so soon that it took but a longer look.
+        measurements: sequences that were repeated.
+        connections: that were made.
+        sent: bytes.
+        seconds: that it took.
+    """
+
+    findings: list[HuntFinding] = field(default_factory=list)
+    passing: list[HuntFinding] = field(default_factory=list)
+    suspicion: HuntFinding | None = None
+    ended: str = ""
+    trouble: str = ""
+    explained: int = 0
+    unsure: int = 0
+    measurements: int = 0
+    connections: int = 0
+    sent: int = 0
+    seconds: float = 0
 
 
 class _End(BaseException):
@@ -219,7 +287,7 @@ class Hunt:
     async def _grow(
         self, sequence: Sequence, batches: tuple[int, ...] = (), patience: float = 0
     ) -> RepetitionGrowth:
-        self.result.looks += 1
+        self.result.measurements += 1
         self._progress(self._status)
         more = {"batches": batches} if batches else {}
         while True:
@@ -277,7 +345,7 @@ class Hunt:
         return HuntProgress(
             self._doing,
             self._clock() - self._begun,
-            self.result.looks,
+            self.result.measurements,
             self._spending.connections,
             len(self.result.findings),
             None if self._best is None else len(self._best.sequence),

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from muxleak_scenarios.hunt.batch import REST_SECONDS
+from muxleak_scenarios.hunt.batch import SETTLE_SECONDS
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, tasks
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ BATCHES = (4, 4, 8)
 QUICK = 0.25
 """Seconds without a change after which a quick look takes the counts as final."""
 _POLL = 0.01
-_POLLS = 1000
+_SAMPLES = 1000
 """Looks in a patience, at most."""
 _STILL = 0.75
 """Of the looks in a patience, how many see the same when counts stand still. To be looked at moves
@@ -107,7 +107,7 @@ def _least_squares(points: list[tuple[int, int]]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
 
 
-def _outlasted(
+def _split_by_wait(
     quick: Counter[Stack], points: list[tuple[int, Counter[Stack]]], late: Counter[Stack]
 ) -> tuple[Counter[Stack], Counter[Stack], bool]:
     """Split what a quick look has seen, per repetition, into what is left late and what is gone.
@@ -119,12 +119,12 @@ def _outlasted(
     # each batch, what is left of it is a race; if not, what a server keeps for later may be in it.
     moved = {stack for stack in {*last, *late} if late[stack] != last[stack]}
     left = Counter({stack: late[stack] - first[stack] for stack in moved})
-    held, exact = _shared(left, copies, nearest=quick)
+    held, exact = _per_repetition(left, copies, nearest=quick)
     held += Counter({stack: count for stack, count in quick.items() if stack not in moved})
     return held, quick - held, exact
 
 
-def _shared(
+def _per_repetition(
     left: Counter[Stack], copies: int, *, nearest: Container[Stack]
 ) -> tuple[Counter[Stack], bool]:
     """Return what is left for each repetition, and whether that comes to whole numbers.
@@ -137,7 +137,7 @@ def _shared(
     return +Counter(share), exact
 
 
-class Looks:
+class Samples:
     """What has been seen lately, and whether it has stood still for so many seconds."""
 
     def __init__(self, patience: float) -> None:
@@ -205,7 +205,7 @@ class Meter:
         points, memory = [(0, before.counts)], [before.memory]
         now = before
         for copies in batches:
-            await self._driver.run(sequence, copies, self._rest)
+            await self._driver.run(sequence, copies, self._settle_step)
             ended = self._clock()
             now = await self.settle(before)
             points.append((points[-1][0] + copies, now.counts))
@@ -215,7 +215,7 @@ class Meter:
         passing: Counter[Stack] = Counter()
         if patience:
             now = await self.settle(before, patience)
-            held, passing, whole = _outlasted(held, points, now.counts)
+            held, passing, whole = _split_by_wait(held, points, now.counts)
             exact &= whole
         gone = self._changed - ended if passing else 0
         # In its first batch a server makes what it keeps for all that follow.
@@ -226,7 +226,7 @@ class Meter:
         self._destinations.leave()
         self._last = after = await self.settle(before, patience)
         left = after.counts - before.counts
-        kept, whole = _shared(left, copies, nearest=() if exact else left)
+        kept, whole = _per_repetition(left, copies, nearest=() if exact else left)
         return RepetitionGrowth(held, kept, exact and whole, each, passing, gone)
 
     async def left(
@@ -241,7 +241,7 @@ class Meter:
             CounterError: if it cannot be counted any more.
         """
         before = await self.settle(self._last)
-        await self._driver.run(sequence, copies, self._rest)
+        await self._driver.run(sequence, copies, self._settle_step)
         held = (await self.settle(before, patience)).counts.copy()
         self._destinations.leave()
         self._last = await self.settle(before, patience)
@@ -253,21 +253,21 @@ class Meter:
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
         """Look until all is as ``before``, or stands still for so many seconds; bounded."""
         patience = patience or self.quick
-        looks, begun = Looks(patience), self._clock()
+        samples, begun = Samples(patience), self._clock()
         while True:
             last = await self._counter.read()
             now = self._clock()
-            looks.add(now, last.counts)
+            samples.add(now, last.counts)
             as_before = before is not None and last.counts == before.counts
-            if as_before or looks.still or now - begun >= patience * _LIMIT:
-                self._changed = looks.since
+            if as_before or samples.still or now - begun >= patience * _LIMIT:
+                self._changed = samples.since
                 return last
             self._driver.spending.check()
-            await asyncio.sleep(max(_POLL, patience / _POLLS))
+            await asyncio.sleep(max(_POLL, patience / _SAMPLES))
 
-    async def _rest(self) -> None:
+    async def _settle_step(self) -> None:
         """Wait until two looks see the same and nothing has moved between them; bounded."""
-        until = self._clock() + REST_SECONDS
+        until = self._clock() + SETTLE_SECONDS
         last, moved = await self._counter.read(), -1
         while moved != self._driver.traffic and self._clock() < until:
             moved = self._driver.traffic

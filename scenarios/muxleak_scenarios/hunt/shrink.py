@@ -15,7 +15,7 @@ _SIZES = (0, *SIZES[1:])
 
 
 async def shrink(
-    sequence: Sequence, leaks: Callable[[Sequence], Awaitable[bool]], looks: int = 400
+    sequence: Sequence, leaks: Callable[[Sequence], Awaitable[bool]], measurements: int = 400
 ) -> Sequence:
     """Return a shortest sequence that still ``leaks``, after at most so many looks.
 
@@ -31,7 +31,7 @@ async def shrink(
             while found is not None:
                 found = None
                 for candidate in candidates(sequence):
-                    if str(candidate) in seen or not candidate or len(seen) > looks:
+                    if str(candidate) in seen or not candidate or len(seen) > measurements:
                         continue
                     seen.add(str(candidate))
                     if await leaks(candidate):

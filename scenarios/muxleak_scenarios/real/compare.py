@@ -18,7 +18,7 @@ from muxleak_scenarios.hunt.batch import Driver, Spending, UnreachableError
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, CounterError, tasks
 from muxleak_scenarios.hunt.destinations import Destinations
 from muxleak_scenarios.hunt.measure import Meter
-from muxleak_scenarios.hunt.target import RemoteServer, StartError
+from muxleak_scenarios.hunt.remote_server import RemoteServer, StartError
 from muxleak_scenarios.real.cases import Left
 from muxleak_scenarios.real.programs import ATTEMPTS, LOOPBACK, free_port, sing_box_server
 from muxleak_scenarios.sequence.steps import Sequence

@@ -25,11 +25,11 @@ from creation_sites import site
 from muxleak_scenarios import Sequence, find_pair
 from muxleak_scenarios.cli import cli, hunt_report
 from muxleak_scenarios.cli.params import Listen
-from muxleak_scenarios.hunt import batch, outcome, target, v2ray
+from muxleak_scenarios.hunt import batch, remote_server, v2ray
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, CounterError
 from muxleak_scenarios.hunt.destinations import Destinations
 from muxleak_scenarios.hunt.findings import HuntFinding
-from muxleak_scenarios.hunt.hunt import Hunt
+from muxleak_scenarios.hunt.hunt import Hunt, HuntResult
 from muxleak_scenarios.hunt.measure import RepetitionGrowth
 from muxleak_scenarios.real.programs import free_port
 from muxleak_vless import MuxSession
@@ -87,7 +87,7 @@ def test_hunt_tells_what_is_no_leak() -> None:
     growth = RepetitionGrowth(Counter({GOROUTINES: 8, DESCRIPTORS: 2}), Counter())
     lines = ["a:open a:new:1:@deaf a:close", "a:open a:close"]
     passing, suspicion = (HuntFinding(Sequence.parse(line), growth) for line in lines)
-    result = outcome.HuntResult(
+    result = HuntResult(
         passing=[replace(passing, gone=15.4)],
         suspicion=replace(suspicion, shrunk=False, confirmed=False),
         ended="time",
@@ -128,7 +128,7 @@ class Hunted:
     """What the command hunts with, in place of a server."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.result: outcome.HuntResult | Exception = outcome.HuntResult(ended="time")
+        self.result: HuntResult | Exception = HuntResult(ended="time")
         self.settings: dict[str, Any] = {}
 
         async def run(
@@ -152,19 +152,19 @@ def hunted(monkeypatch: pytest.MonkeyPatch) -> Hunted:
 @pytest.mark.parametrize(
     ("result", "code"),
     [
-        (outcome.HuntResult(ended="time"), 0),
-        (outcome.HuntResult(ended="time", suspicion=FOUND, passing=[FOUND]), 0),
-        (outcome.HuntResult(ended="replayed", findings=[FOUND]), 1),
-        (outcome.HuntResult(ended="stopped", findings=[FOUND]), 1),
-        (outcome.HuntResult(ended="trouble", trouble="no profile", findings=[FOUND]), 1),
-        (outcome.HuntResult(ended="died"), 1),
-        (outcome.HuntResult(ended="trouble", trouble="no profile"), 2),
-        (outcome.HuntResult(ended="stopped"), 130),
+        (HuntResult(ended="time"), 0),
+        (HuntResult(ended="time", suspicion=FOUND, passing=[FOUND]), 0),
+        (HuntResult(ended="replayed", findings=[FOUND]), 1),
+        (HuntResult(ended="stopped", findings=[FOUND]), 1),
+        (HuntResult(ended="trouble", trouble="no profile", findings=[FOUND]), 1),
+        (HuntResult(ended="died"), 1),
+        (HuntResult(ended="trouble", trouble="no profile"), 2),
+        (HuntResult(ended="stopped"), 130),
         (CounterError("no profile"), 2),
     ],
 )
 def test_hunt_exits_with_what_it_came_to(
-    result: outcome.HuntResult | Exception, code: int, hunted: Hunted, tmp_path: Path
+    result: HuntResult | Exception, code: int, hunted: Hunted, tmp_path: Path
 ) -> None:
     """A leak or a death comes before trouble, and that before an interruption; it is said, too."""
     hunted.result = result
@@ -180,8 +180,8 @@ def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Pat
     passing = replace(FOUND, sequence=Sequence.parse("a:open a:close"), gone=15.0)
     words = [SERVER, "--pid", "1", "--out", str(tmp_path)]
     for result, known in (
-        (outcome.HuntResult(ended="time", passing=[passing]), [passing]),
-        (outcome.HuntResult(ended="enough", findings=[FOUND], passing=[passing]), [FOUND, passing]),
+        (HuntResult(ended="time", passing=[passing]), [passing]),
+        (HuntResult(ended="enough", findings=[FOUND], passing=[passing]), [FOUND, passing]),
     ):
         hunted.result = result
         told = invoke(*words, "--json")
@@ -194,7 +194,7 @@ def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Pat
         ]
     limits = hunted.settings["limits"]
     assert (hunted.settings["seed"], limits.bandwidth, limits.idle) == (7, 2e6, 3.0)
-    hunted.result = outcome.HuntResult(ended="time", suspicion=FOUND)
+    hunted.result = HuntResult(ended="time", suspicion=FOUND)
     before = set(tmp_path.iterdir())
     invoke(*words)
     assert set(tmp_path.iterdir()) == before
@@ -202,7 +202,7 @@ def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Pat
 
 def test_hunt_tells_the_line_that_measures_again(hunted: Hunted, tmp_path: Path) -> None:
     """With what says which server it is and how long it is waited for, as far as it was given."""
-    hunted.result = outcome.HuntResult(
+    hunted.result = HuntResult(
         ended="enough", findings=[FOUND], passing=[FOUND], suspicion=FOUND, unsure=3, explained=4
     )
     server = ["--pprof", "http://192.0.2.1:6060", "--pprof", "http://192.0.2.1:6061", "--pid", "1"]
@@ -225,7 +225,7 @@ def test_hunt_shows_what_it_found() -> None:
     """How much of what is left where, what frees it, and what there is to know beside that."""
     shrinking = FOUND.growth._replace(memory=-(3 << 10))
     console = Console(width=100, file=StringIO(), color_system=None, emoji=False)
-    result = outcome.HuntResult(
+    result = HuntResult(
         findings=[FOUND, replace(FOUND, shrunk=False, log=(), growth=shrinking)],
         ended="trouble",
         trouble="no profile",
@@ -319,7 +319,7 @@ def test_hunt_finds_nothing_in_the_reference(tmp_path: Path) -> None:
 
 def test_hunt_ends_while_it_waits_for_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that interrupts it before it comes up, and then never does."""
-    monkeypatch.setattr(target, "START_SECONDS", inf)
+    monkeypatch.setattr(remote_server, "START_SECONDS", inf)
     script = "import os, signal; os.kill(os.getppid(), signal.SIGINT); signal.pause()"
     result = invoke(SERVER, "--command", shlex.join([sys.executable, "-c", script]))
 

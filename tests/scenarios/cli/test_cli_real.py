@@ -17,12 +17,12 @@ from click.testing import CliRunner, Result
 
 from muxleak_scenarios.cli import cli
 from muxleak_scenarios.cli import real as command
-from muxleak_scenarios.hunt import target as targets
+from muxleak_scenarios.hunt import remote_server
 from muxleak_scenarios.hunt.batch import Driver
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, CounterError, Snapshot
 from muxleak_scenarios.hunt.destinations import Destinations
+from muxleak_scenarios.hunt.remote_server import RemoteServer, StartError
 from muxleak_scenarios.hunt.stacks import Stack
-from muxleak_scenarios.hunt.target import RemoteServer, StartError
 from muxleak_scenarios.real import compare, programs
 from muxleak_scenarios.real.cases import CASES, Left, left
 from muxleak_scenarios.real.compare import CaseRow, Servers
@@ -369,7 +369,7 @@ def test_program_that_ends_at_once_is_told_with_what_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have been the port: three attempts, then its own words."""
-    monkeypatch.setattr(targets, "_PAUSE", 0.01)
+    monkeypatch.setattr(remote_server, "_PAUSE", 0.01)
     path = script(
         tmp_path, f"open({str(tmp_path / 'runs')!r}, 'a').write('x')\nexit('no option')\n"
     )

@@ -10,11 +10,11 @@ import pytest
 from muxleak_scenarios.hunt import findings, pattern
 from muxleak_scenarios.hunt.batch import Spending
 from muxleak_scenarios.hunt.destinations import KINDS
-from muxleak_scenarios.hunt.drawing import draw, hosted
 from muxleak_scenarios.hunt.findings import HuntFinding, Known
-from muxleak_scenarios.hunt.measure import Looks, RepetitionGrowth, slopes
-from muxleak_scenarios.hunt.outcome import HuntBudget
+from muxleak_scenarios.hunt.hunt import HuntBudget
+from muxleak_scenarios.hunt.measure import RepetitionGrowth, Samples, slopes
 from muxleak_scenarios.hunt.peers import encode
+from muxleak_scenarios.hunt.random_sequences import draw, hosted
 from muxleak_scenarios.hunt.shrink import shrink
 from muxleak_scenarios.hunt.stacks import Stack, parse_stacks, readable
 from muxleak_scenarios.sequence.steps import (
@@ -286,7 +286,7 @@ def test_shrink_keeps_within_its_looks() -> None:
         return False
 
     start = draw(Random(3))
-    assert asyncio.run(shrink(start, leaks, looks=10)) == start
+    assert asyncio.run(shrink(start, leaks, measurements=10)) == start
     assert looks == 10
 
 
@@ -359,9 +359,9 @@ def test_finding_says_what_frees_it(line: str, held: int, kept: int, freed: str)
     assert found.freed.startswith(freed)
 
 
-def looks(seen: str, patience: float) -> Looks:
+def samples(seen: str, patience: float) -> Samples:
     """One look each second; a letter is a state of the server, a space none."""
-    found = Looks(patience)
+    found = Samples(patience)
     for at, state in enumerate(seen):
         if state != " ":
             found.add(at, Counter({(state,): 1}))
@@ -386,7 +386,7 @@ def looks(seen: str, patience: float) -> Looks:
 )
 def test_counts_stand_still_if_most_looks_say_so(seen: str, *, still: bool, since: int) -> None:
     """A server that is seen accepting a look is not taken for one that has changed."""
-    found = looks(seen, 12)
+    found = samples(seen, 12)
 
     assert (found.still, found.since) == (still, since)
 

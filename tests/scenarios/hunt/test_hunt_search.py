@@ -14,9 +14,8 @@ from muxleak_scenarios.hunt import hunt as hunts
 from muxleak_scenarios.hunt import pattern
 from muxleak_scenarios.hunt.counters import CounterError
 from muxleak_scenarios.hunt.findings import HuntFinding
-from muxleak_scenarios.hunt.hunt import Hunt
+from muxleak_scenarios.hunt.hunt import Hunt, HuntBudget, HuntProgress, HuntResult
 from muxleak_scenarios.hunt.measure import BATCHES, COPIES, RepetitionGrowth
-from muxleak_scenarios.hunt.outcome import HuntBudget, HuntProgress, HuntResult
 from muxleak_scenarios.sequence.steps import Sequence
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
     from muxleak_scenarios.hunt.batch import Driver
     from muxleak_scenarios.hunt.destinations import Destinations
+    from muxleak_scenarios.hunt.remote_server import RemoteServer
     from muxleak_scenarios.hunt.stacks import Stack
-    from muxleak_scenarios.hunt.target import RemoteServer
 
 USER = UUID(int=1)
 POLL: Stack = ("io.Read",)
@@ -195,7 +194,7 @@ def test_hunt_ends_with_enough_findings_each_once(
     assert (result.ended, result.suspicion, result.passing) == ("enough", None, [])
     assert told(result.findings) == [(SHORT, True, True), (OTHER, True, True)]
     assert [each.growth.tasks for each in result.findings] == [(1, 1), (2, 2)]
-    assert result.looks == len(world.looks) == len(world.statuses)
+    assert result.measurements == len(world.looks) == len(world.statuses)
     assert result.connections == sum(copies for _, copies in world.looks)
     assert result.sent == 100 * len(world.looks)
     assert {status.doing for status in world.statuses} == {"searches", "shrinks", "measures"}

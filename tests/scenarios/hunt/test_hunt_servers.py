@@ -13,17 +13,15 @@ from uuid import UUID
 
 import pytest
 
-from muxleak_scenarios.hunt import batch, counters, findings, measure
+from muxleak_scenarios.hunt import batch, counters, findings, measure, remote_server
 from muxleak_scenarios.hunt import hunt as hunts
-from muxleak_scenarios.hunt import target as targets
 from muxleak_scenarios.hunt.batch import Driver, Spending
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, CounterError, Pprof, Process, Snapshot
 from muxleak_scenarios.hunt.destinations import Destinations
-from muxleak_scenarios.hunt.hunt import Hunt
+from muxleak_scenarios.hunt.hunt import Hunt, HuntBudget, HuntResult
 from muxleak_scenarios.hunt.measure import Meter
-from muxleak_scenarios.hunt.outcome import HuntBudget, HuntResult
 from muxleak_scenarios.hunt.peers import HuntPeer, encode
-from muxleak_scenarios.hunt.target import RemoteServer, StartError
+from muxleak_scenarios.hunt.remote_server import RemoteServer, StartError
 from muxleak_scenarios.sequence.steps import Sequence, Step
 from muxleak_vless import Address, Inbound, NetworkType, Outbound, User
 from muxleak_vless.frames import FrameDecoder
@@ -40,9 +38,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits are as short as the servers here allow."""
     monkeypatch.setattr(measure, "QUICK", 0.005)
     monkeypatch.setattr(measure, "_POLL", 0.0005)
-    monkeypatch.setattr(batch, "REST_SECONDS", 0.002)
-    monkeypatch.setattr(measure, "REST_SECONDS", 0.002)
-    monkeypatch.setattr(targets, "_PAUSE", 0.001)
+    monkeypatch.setattr(batch, "SETTLE_SECONDS", 0.002)
+    monkeypatch.setattr(measure, "SETTLE_SECONDS", 0.002)
+    monkeypatch.setattr(remote_server, "_PAUSE", 0.001)
 
 
 class Counted(RemoteServer):
@@ -189,7 +187,7 @@ async def test_server_is_reached_by_a_user_that_it_knows(
 def test_hunt_says_that_a_server_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It listens, and its queue is full: dead for the hunt, which waits no longer than it must."""
     monkeypatch.setattr(batch, "CONNECT_SECONDS", 0.02)
-    monkeypatch.setattr(targets, "_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(remote_server, "_ANSWER_SECONDS", 0.01)
 
     async def main() -> None:
         async with Destinations() as black_hole:
@@ -403,7 +401,7 @@ def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
             await reader.read()
 
         async with serving(leaky) as (_, target), Destinations() as destinations:
-            one = Hunt(target, USER, destinations, stopped=lambda: one.result.looks > 1)
+            one = Hunt(target, USER, destinations, stopped=lambda: one.result.measurements > 1)
             result = await one.run()
         suspicion = result.suspicion
         assert (result.ended, result.findings) == ("stopped", [])

@@ -14,7 +14,7 @@ import pytest
 
 from muxleak_scenarios.hunt import v2ray
 from muxleak_scenarios.hunt.counters import GOROUTINES, CounterError, Snapshot, Together
-from muxleak_scenarios.hunt.target import RemoteServer
+from muxleak_scenarios.hunt.remote_server import RemoteServer
 from muxleak_scenarios.hunt.v2ray import V2RayStats, read_stats
 
 if TYPE_CHECKING:

@@ -1,8 +1,17 @@
-"""How many schedules of a small program can be run in a second, beside those who do the same.
+"""Runs of a small program per second, by our search and by rival tools.
 
-All explore the order of tasks; we and detangle check for leaks besides. simloom and simloop collect
-all garbage in every run, so the size of the process is part of what they cost.
+All of them explore the order of tasks; ours and detangle also check for leaks.
 """
+
+# simloom and simloop collect all garbage after every run, so their price grows with the size of the
+# process: the row runs in a process of its own, which holds nothing but the tools. For the same
+# reason they get fewer runs in a round. `tests/benchmarks/bench_schedules.py` measures both a lean
+# and a loaded process.
+#
+# Each side searches with random order and without shrinking. Our search is timed with one
+# scheduler, "uniform", since its default portfolio has no counterpart; detangle is timed with its
+# random and its automatic strategy. A rival is imported only if it is installed; otherwise its line
+# says how to install it.
 
 from __future__ import annotations
 
@@ -21,15 +30,22 @@ if TYPE_CHECKING:
 
     Program = Callable[[], Any]
 
-PEERS = {"detangle": "0.1.0", "simloom": "0.5.0", "simloop": "0.2.2"}
-"""The packages of others, at the releases that were tried."""
+RIVALS = {"detangle": "0.1.0", "simloom": "0.5.0", "simloop": "0.2.2"}
+"""Packages of the rival tools, with the releases that were tried."""
 SLEEPS = 50
 _RUNS = 300
 _GOAL, _FAR = 2, 20
 
 
 class RivalTool(NamedTuple):
-    """A way of another's to explore: its package, its search, runs for a round, our goal."""
+    """A search of a rival tool.
+
+    Attributes:
+        package: its distribution on PyPI.
+        search: runs a program so many times.
+        runs: number of runs in a round.
+        goal: for the ratio of its price to ours.
+    """
 
     package: str
     search: Callable[[Program, int], object]
@@ -38,7 +54,7 @@ class RivalTool(NamedTuple):
 
 
 async def toy() -> None:
-    """A producer, a consumer, a queue of 2, 50 sleeps: 157 callbacks on a stock loop."""
+    """Pass 50 numbers through a queue of 2, with a sleep before each: 157 callbacks in asyncio."""
     queue: asyncio.Queue[int | None] = asyncio.Queue(2)
 
     async def producer() -> None:
@@ -59,19 +75,19 @@ async def toy() -> None:
 
 
 def ours(program: Program, runs: int, seed: int = 0, **settings: Any) -> int | None:
-    """Search with us; the number of the failing run."""
-    sim = import_module("muxleak.search")
-    found = sim.find_leaks(
+    """Search with `muxleak.search.find_leaks`; return the number of the failing run, or None."""
+    search = import_module("muxleak.search")
+    found = search.find_leaks(
         program, examples=runs, seed=seed, wakeups=True, shrinking=False, **settings
     )
     return None if found is None else int(found.examples)
 
 
 def detangle(program: Program, runs: int, seed: int = 0, strategy: str = "random") -> int | None:
-    """Search with detangle, its leak check on."""
-    peer = import_module("detangle")
+    """Search with detangle and its leak check; return the number of the failing run, or None."""
+    rival = import_module("detangle")
     try:
-        peer.explore(
+        rival.explore(
             program,
             runs=runs,
             seed=seed,
@@ -80,7 +96,7 @@ def detangle(program: Program, runs: int, seed: int = 0, strategy: str = "random
             shrink=False,
             database=False,
         )
-    except peer.BugFound as found:
+    except rival.BugFound as found:
         return int(found.report.runs)
     return None
 
@@ -91,11 +107,11 @@ def simloom(program: Program, runs: int) -> None:
 
 
 def simloop(program: Program, runs: int) -> None:
-    """Search with simloop."""
+    """Search with simloop, by its seeds."""
     import_module("simloop").explore(program, range(runs))
 
 
-OTHERS = {
+RIVAL_SEARCHES = {
     "detangle, random": RivalTool("detangle", detangle, 150, _GOAL),
     "detangle, auto": RivalTool("detangle", partial(detangle, strategy="auto"), 150, _GOAL),
     "simloop, random": RivalTool("simloop", simloop, 12, _FAR),
@@ -104,22 +120,22 @@ OTHERS = {
 
 
 def measure(plan: BenchPlan) -> list[Comparison]:
-    """Schedules of the toy a second, beside the peers that are installed here."""
+    """Compare the runs of the toy per second with those of the installed rivals."""
     runs = plan.size(_RUNS)
     works = {"ours": _timed(partial(ours, strategies=("uniform",)), runs)}
-    missing = [package for package in PEERS if not _installed(package)]
-    there = {name: peer for name, peer in OTHERS.items() if peer.package not in missing}
-    for name, peer in there.items():
-        works[name] = _timed(peer.search, plan.size(peer.runs))
+    missing = [package for package in RIVALS if not _installed(package)]
+    there = {name: rival for name, rival in RIVAL_SEARCHES.items() if rival.package not in missing}
+    for name, rival in there.items():
+        works[name] = _timed(rival.search, plan.size(rival.runs))
     found = in_turns(works, plan)
     beside = [
-        Beside(name, found[name], goal=peer.goal, note=f"release {version(peer.package)}")
-        for name, peer in there.items()
+        Beside(name, found[name], goal=rival.goal, note=f"release {version(rival.package)}")
+        for name, rival in there.items()
     ]
     for package in missing:
-        how = f"not installed: pip install {package}=={PEERS[package]}"
+        how = f"not installed: pip install {package}=={RIVALS[package]}"
         beside.append(Beside(package, note=how))
-    return [Comparison("a schedule of a toy program", found["ours"], tuple(beside), unit="/s")]
+    return [Comparison("a run of a toy program", found["ours"], tuple(beside), unit="/s")]
 
 
 def _timed(search: Callable[[Program, int], object], runs: int) -> Callable[[], float]:

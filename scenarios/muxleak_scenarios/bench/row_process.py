@@ -1,8 +1,18 @@
-"""A row measured in a process of its own: this module, as a program, with ``ROW PLAN``.
+"""Measures a row of the table in a process of its own.
 
-The child writes a line for each tick and, last, what it has measured. It dies with its parent: its
-input ends then.
+The child process runs this module as a program, with the arguments ``ROW PLAN``.
 """
+
+# Protocol on the child's standard output: an empty line for each tick, then one line of JSON with
+# the comparisons. The plan crosses as JSON too, without its callback.
+#
+# The child must not outlive its parent. Its standard input is a pipe that the parent holds and
+# never writes to, so a read of it returns when the parent is gone, however it ended; a thread waits
+# for that. The child is in a session of its own, because Ctrl-C would otherwise reach it as well
+# and it would end with a traceback in the middle of the parent's output.
+#
+# Both ends of the child are `os._exit`: an orderly end would first cancel, await and free hundreds
+# of thousands of tasks that were leaked on purpose.
 
 from __future__ import annotations
 
@@ -22,13 +32,17 @@ if TYPE_CHECKING:
 
 
 def measure_apart(name: str, plan: BenchPlan) -> list[Comparison]:
-    """Measure a row in a new process; its ticks are passed on.
+    """Measure a row in a new process; pass its ticks on to the plan.
+
+    Args:
+        name: a key of `ROWS`.
+        plan: the extent of the measurement.
 
     Raises:
-        RuntimeError: the process failed; it has said why on stderr.
+        RuntimeError: the process failed; its traceback is on stderr.
     """
-    command = [*child_process.module("muxleak_scenarios.bench.apart"), name, json.dumps(plan[:3])]
-    # In a session of its own, Ctrl-C does not reach it: it would end with a traceback.
+    program = child_process.module("muxleak_scenarios.bench.row_process")
+    command = [*program, name, json.dumps(plan[:3])]
     with subprocess.Popen(  # noqa: S603 - our own module
         command,
         stdin=subprocess.PIPE,
@@ -47,28 +61,31 @@ def measure_apart(name: str, plan: BenchPlan) -> list[Comparison]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be the child."""
+    """Run as the child process.
+
+    Args:
+        arguments: the row's name, and the plan as JSON.
+    """
     name, plan = arguments
-    # It waits all the time, and so takes none from what is measured.
+    # The thread waits in a system call, so it takes no CPU time from the measurement.
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         rounds, quick, leaks = json.loads(plan)
         found = measure(name, BenchPlan(rounds, quick, leaks, _tick))
-        print(json.dumps(found), flush=True)  # noqa: T201 - how it answers
+        print(json.dumps(found), flush=True)  # noqa: T201 - the protocol with the parent
     except BrokenPipeError:
-        os._exit(1)  # As below: there is nobody to tell.
-    # What was leaked on purpose is not worth an orderly end.
+        os._exit(1)
     os._exit(0)
 
 
 def _follow_parent() -> None:
-    # Not through `sys.stdin`, whose lock an ending interpreter wants to have.
+    # Not `sys.stdin.read`, which holds a lock that an interpreter needs when it ends.
     os.read(0, 1)
     os._exit(1)
 
 
 def _tick() -> None:
-    print(flush=True)  # noqa: T201 - how it says that it lives
+    print(flush=True)  # noqa: T201 - the protocol with the parent
 
 
 def _comparison(what: str, ours: Any, beside: Any, *rest: Any) -> Comparison:

@@ -1,9 +1,14 @@
-"""The limit: a mux.cool echo server in plain callbacks, without a task, a timer or a loop.
+"""The lower bound: a mux.cool echo server in plain callbacks, without task, timer or loop.
 
-It reads the same bytes with the same decoders and writes the same bytes as the session does with
-its echo handlers. What it leaves out is what a server needs besides: handlers that may wait,
-back-pressure, limits, and an end that reaches everything. Nothing built of tasks can cost less.
+It reads the same bytes with the same decoders as the session with its echo handlers, and writes the
+same bytes. It has no handlers that can wait, no back-pressure, no limits and no shutdown, which a
+server needs. No server built of tasks can cost less.
 """
+
+# It is a bound only while its answers are right, so the tests compare its bytes with those of the
+# real session. The rules of mux.cool that the recorded sequence touches are therefore here too:
+# the response header precedes the first frame, data for an unknown id is answered by End with an
+# error, and End without an error is answered by End.
 
 from __future__ import annotations
 
@@ -18,7 +23,12 @@ if TYPE_CHECKING:
 
 
 class PlainEcho:
-    """One connection: bytes in by `data_received`, bytes out by ``write``."""
+    """One connection.
+
+    Args:
+        users: the ids that may connect.
+        write: called with the bytes to send.
+    """
 
     def __init__(self, users: Container[UUID], write: Callable[[bytes], object]) -> None:
         self.streams: dict[int, PlainStream] = {}
@@ -29,11 +39,11 @@ class PlainEcho:
         self._prefix = encode_response(Response())
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes as they came, cut anywhere, and answer what they complete.
+        """Decode bytes, cut anywhere, and answer each request and frame that they complete.
 
         Raises:
-            ProtocolError: malformed.
-            PermissionError: the user is unknown, or the command is not the mux's.
+            ProtocolError: the bytes are malformed.
+            PermissionError: the user is unknown, or the command is not mux.
         """
         if self._header is not None:
             request = self._header.receive_data(data)
@@ -47,7 +57,7 @@ class PlainEcho:
             self._handle(frame)
 
     def send(self, data: bytes) -> None:
-        """Write; the response header leaves with the first frame."""
+        """Write a frame; the response header precedes the first one."""
         self._write(self._prefix + data)
         self._prefix = b""
 
@@ -69,13 +79,13 @@ class PlainEcho:
 
 
 class PlainStream:
-    """One stream: returns what comes."""
+    """One stream, which echoes."""
 
     def __init__(self, connection: PlainEcho, stream_id: int) -> None:
         self._connection = connection
         self._stream_id = stream_id
 
     def data_received(self, data: bytes) -> None:
-        """Return it."""
+        """Send the bytes back."""
         for frame in data_frames(self._stream_id, data):
             self._connection.send(frame)

@@ -1,7 +1,13 @@
-"""The inbound on the simulated network, and nothing else unless asked for.
+"""The inbound on the simulated network, without the checks of a simulated target.
 
-`SimWorld` without the parts that check it, so that both can be priced.
+The difference between a `SimTarget` and a `BareServer` is the price of the checks.
 """
+
+# Each layer is left out by not being built: no client model, no properties, no reports of errors,
+# no destinations, and without ``counted`` no ledger either. Loop, network, handlers, limits and
+# horizon are those of `SimTarget`, so that the difference of two figures is the price of the layer
+# between them. A setting that differs here would be charged to that layer in the breakdown of
+# `sequence`.
 
 from __future__ import annotations
 
@@ -25,11 +31,18 @@ if TYPE_CHECKING:
 
     from muxleak_vless import Lifecycle
 
-_HORIZON = 5.0  # virtual seconds: longer than the limits of a connection that ends, as in a world
+# Virtual seconds, as in `SimTarget`: longer than the limits of a connection that ends, shorter than
+# the limits of one that is idle.
+_HORIZON = 5.0
 
 
 class BareServer:
-    """One server; with ``counted``, its tasks are, and its exceptions are kept."""
+    """One server on a virtual loop of its own.
+
+    Args:
+        lifecycle: the variant of the server.
+        counted: True to count its tasks in a ledger and to keep its unhandled exceptions.
+    """
 
     def __init__(self, lifecycle: Lifecycle, *, counted: bool) -> None:
         self.loop = SimLoop(Choices(), Settings())
@@ -53,7 +66,11 @@ class BareServer:
         self.loop.fabric.host([(HOST, PORT)], factory)
 
     def connect(self) -> BarePeer:
-        """Connect a peer, in a scope of its own where tasks are counted."""
+        """Connect a peer; where tasks are counted, its connection has a scope of its own.
+
+        Raises:
+            AssertionError: nothing listens at the server's address.
+        """
         transport = self.loop.fabric.dial((HOST, PORT))
         if transport is None:
             raise AssertionError(f"expected a server at {HOST}:{PORT}")
@@ -65,17 +82,17 @@ class BareServer:
         return peer
 
     def settle(self) -> None:
-        """Run until nothing is ready and no limit is about to expire."""
+        """Run until no callback is ready and no timer is due within the horizon."""
         while self.loop.run_until_quiescent(_HORIZON):
             pass
 
     def end(self) -> None:
-        """End the server's context and let all that follows happen."""
+        """End the server's context and run until the loop is quiescent."""
         self.loop.call_soon(self.context.cancel)
         self.settle()
 
     def dispose(self) -> None:
-        """End what is left and close the loop."""
+        """Close every coroutine that is left, and the loop."""
         close_coroutines(self.loop.dispose())
         if self.ledger is not None:
             self.ledger.uninstall()
@@ -83,24 +100,28 @@ class BareServer:
 
 
 class BarePeer(asyncio.Protocol):
-    """The client end: sends bytes, collects bytes."""
+    """The client's end of a connection: sends bytes and collects bytes."""
 
     def __init__(self) -> None:
         self.scope: Scope | None = None
         self.received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Keep the transport.
+
+        Raises:
+            TypeError: it is no stream transport.
+        """
         if not isinstance(transport, asyncio.Transport):
             raise TypeError(f"expected a stream transport, got {transport!r}")
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Collect."""
+        """Collect the bytes that came."""
         self.received += data
 
     def send(self, data: bytes) -> None:
-        """Send."""
+        """Send bytes."""
         self._transport.write(data)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from muxleak_scenarios.hunt import target as targets
+from muxleak_scenarios.hunt import remote_server
 from muxleak_scenarios.hunt.counters import (
     DESCRIPTORS,
     GOROUTINES,
@@ -22,7 +22,7 @@ from muxleak_scenarios.hunt.counters import (
     Snapshot,
     Together,
 )
-from muxleak_scenarios.hunt.target import LOG_LINES, RemoteServer
+from muxleak_scenarios.hunt.remote_server import LOG_LINES, RemoteServer
 
 if TYPE_CHECKING:
     import subprocess
@@ -210,7 +210,7 @@ async def test_wait_for_a_server_that_cannot_be_counted_can_be_ended(
     sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is there, and tells nothing yet: whoever waits is asked again and again."""
-    monkeypatch.setattr(targets, "_PAUSE", 0)
+    monkeypatch.setattr(remote_server, "_PAUSE", 0)
     sleeper.countable = False
     asked: list[int] = []
 
@@ -226,7 +226,7 @@ async def test_wait_for_a_server_that_cannot_be_counted_can_be_ended(
 @pytest.mark.asyncio
 async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that say why it ended; blank ones say nothing."""
-    monkeypatch.setattr(targets, "_LOG_BYTES", 200)
+    monkeypatch.setattr(remote_server, "_LOG_BYTES", 200)
     target = Speaker("sh -c 'seq 1000; echo; echo'")
     await target.start()
     target.process.wait(10)
