@@ -78,13 +78,13 @@ def test_lifecycle_is_asked_by_the_session() -> None:
         assert set(asked(path)) <= allowed, path
 
 
-def test_lifecycle_questions_have_one_line_that_asks() -> None:
-    """The docstring of every question is that question, in one line."""
+def test_lifecycle_questions_have_one_line_that_says_what_is_due() -> None:
+    """The docstring of every question is the contract of its answer, in one line."""
     for name in QUESTIONS:
         docstring = inspect.getdoc(getattr(Lifecycle, name))
 
         assert docstring is not None
-        assert docstring.endswith("?")
+        assert docstring.endswith(".")
         assert "\n" not in docstring
 
 

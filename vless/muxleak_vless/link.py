@@ -1,9 +1,49 @@
-"""One byte connection as tasks see it: receive, send, drain, close, and an end with a cause.
+"""One byte connection: receive, send, drain, close, and an end with a cause.
 
-An `asyncio.Protocol`, so it runs on every loop and transport (TCP, in-memory, simulated). Knows
-nothing of frames. Three promises that `asyncio.StreamWriter` does not make: closing has a time
-limit, and so have a peer that does not read and a connection without a byte.
+`Link` is an `asyncio.Protocol`, so it runs on every loop and transport (TCP, in-memory, simulated).
+It knows nothing of frames.
 """
+
+# `asyncio.StreamReader` and `StreamWriter` leave three waits without a limit, and each is a leak
+# that a peer can cause. A link bounds all three:
+#
+#   closing              `close` and `finish` flush for the close limit at most; then the transport
+#                        is aborted. `StreamWriter.wait_closed` may never return (cpython #83939).
+#   peer does not read   `pause_writing` starts a timer, `resume_writing` stops it. At the write
+#                        limit `on_stalled` is called, by default `end_stalled`.
+#   no byte passes       A tick per idle limit looks for bytes since the last tick. Without any,
+#                        `on_idle` is called, by default `end_idle`. So the end comes one to two
+#                        limits after the last byte.
+#
+# States of a link. Once true, each stays true:
+#
+#   ended    nothing more will be received: FIN, reset, or our own `close`, `abort` or `finish`
+#   closing  nothing more can be sent: the transport is closing or gone, or we are finishing
+#   lost     the cause, if the connection broke or was aborted. `receive` raises it after the
+#            buffered bytes, and `drain` chains it
+#   gone     `connection_lost` has run: no transport, no timer; `wait_closed` returns
+#
+# Waits and wakers:
+#
+#   receive      data_received, and `_end` (FIN, reset, close, abort, finish)
+#   drain        resume_writing, and every end of our direction
+#   wait_closed  connection_lost; the close limit bounds it after `close`, `finish` or `abort`
+#
+# One future per wait, set by the transport's callbacks. A receive that is cancelled leaves no bytes
+# behind: they stay in `_chunks` until a later call returns them.
+#
+# The end of the peer is announced twice. `receive` returns empty bytes once the buffer is taken,
+# and `on_eof` is called at once, while no task may be in `receive`: a receive loop that waits for
+# room in a stream must see the end of its connection (the pair `reader_blocked_by_stream`). The
+# peer's end leaves our direction open (`eof_received`), so that buffered replies can be flushed.
+#
+# `close` and `finish` differ in the last bytes that the peer gets. A socket that is closed with
+# bytes unread makes the kernel send a reset, which discards our bytes that the peer has not read
+# yet. `finish` closes our direction only, drops the bytes that the peer still sends, and closes
+# when the peer has ended, too.
+#
+# The one timer slot (`_timer`) holds the write limit or the close limit, never both: an end stops
+# the first before it starts the second.
 
 from __future__ import annotations
 
@@ -27,9 +67,16 @@ READ_LIMIT = 256 * 1024
 class Link(asyncio.Protocol):
     """A connection's two directions and its end.
 
-    ``on_made`` is called once the connection stands. ``on_eof`` is called at most once, when the
-    peer has closed or the connection broke, even while nobody is in `receive`. ``on_idle`` and
-    ``on_stalled`` are called, where they are set, in place of `end_idle` and `end_stalled`.
+    Args:
+        on_made: Called with the link once it is connected.
+        limits: Limits of time; the defaults if None.
+
+    Attributes:
+        on_eof: Called at most once, when nothing more will be received: the peer has closed, the
+            connection broke, or we ended it. Called even while no task is in `receive`.
+        on_idle: Called in place of `end_idle`, if set.
+        on_stalled: Called in place of `end_stalled`, if set.
+        lost: Cause of a broken or aborted connection, else None.
     """
 
     def __init__(
@@ -40,7 +87,7 @@ class Link(asyncio.Protocol):
         self.on_stalled: Callable[[], None] | None = None
         self.lost: Exception | None = None
         self.ended = False
-        """Whether nothing more will be received."""
+        """True once nothing more will be received."""
         self._on_made = on_made
         self._limits = limits or Limits()
         self._transport: asyncio.Transport | None = None
@@ -59,7 +106,7 @@ class Link(asyncio.Protocol):
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport and report that the connection stands."""
+        """Keep the transport, start the idle timer, and call ``on_made``."""
         self._transport = cast("asyncio.Transport", transport)
         self._closed = asyncio.get_running_loop().create_future()
         self._rearm_idle()
@@ -80,14 +127,14 @@ class Link(asyncio.Protocol):
         self._wake_receiver()
 
     def eof_received(self) -> bool:
-        """Note the peer's end; keep our direction open, so that replies can be flushed."""
+        """Record the peer's end; keep our direction open, so that replies can be flushed."""
         self._end()
         if self._finishing:
             self.close()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Record the end, wake everybody, and cut the cycle with the transport."""
+        """Record the end, wake all waiters, and drop the transport, which holds this link."""
         if exc is not None and self.lost is None:
             self.lost = LinkLost(f"connection lost: {exc!r}")
         self._transport = None
@@ -100,7 +147,7 @@ class Link(asyncio.Protocol):
             self._closed.set_result(None)
 
     def pause_writing(self) -> None:
-        """Make writers wait, for as long as the write limit allows."""
+        """Make writers wait, and start the write limit."""
         self._paused = True
         if self._timer is None:
             loop = asyncio.get_running_loop()
@@ -108,7 +155,7 @@ class Link(asyncio.Protocol):
             self._timer = loop.call_later(seconds, self._stalled)
 
     def resume_writing(self) -> None:
-        """Let writers go on."""
+        """Wake the writers, and stop the write limit."""
         self._paused = False
         if not self.closing:
             self._stop_timer()
@@ -118,7 +165,7 @@ class Link(asyncio.Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether our side has ended: nothing can be sent any more."""
+        """True once our direction has ended and nothing more can be sent."""
         return self._transport is None or self._transport.is_closing() or self._finishing
 
     @property
@@ -128,7 +175,7 @@ class Link(asyncio.Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether senders wait for the peer to read."""
+        """True while senders wait for the peer to read."""
         return self._paused and not self.closing
 
     @property
@@ -137,14 +184,15 @@ class Link(asyncio.Protocol):
         return self._transport
 
     async def receive(self) -> bytes:
-        """Return the next bytes, empty once the peer or we have closed.
+        """Return the next bytes; empty once either side has closed.
 
         Raises:
-            LinkLost: if the connection broke; `WriteStalled` if we gave the peer up.
+            LinkLost: If the connection broke.
+            Cause: The cause of an abort, for instance `WriteStalled`.
         """
         while not self._chunks:
             if self.lost is not None:
-                # A copy: the traceback of a kept one would close a cycle, and grow.
+                # A copy: a kept exception would grow a traceback per call, and close a cycle.
                 raise copy(self.lost)
             if self.ended:
                 return b""
@@ -164,7 +212,7 @@ class Link(asyncio.Protocol):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def send(self, data: bytes) -> None:
-        """Queue ``data``; dropped when the connection has ended. Call `drain` before, not after."""
+        """Queue ``data``; it is dropped once our direction has ended. Call `drain` before it."""
         if self._transport is not None and not self.closing:
             self._active = True
             self._transport.write(data)
@@ -173,7 +221,7 @@ class Link(asyncio.Protocol):
         """Wait until the peer has taken enough for more to be sent.
 
         Raises:
-            StreamClosed: if the connection has ended; its cause is chained.
+            StreamClosed: If the connection has ended; its cause is chained.
         """
         while self._paused and not self.closing:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -188,15 +236,15 @@ class Link(asyncio.Protocol):
     def send_eof(self) -> None:
         """Close our direction only (TCP half-close)."""
         if self._transport is not None and not self.closing:
-            # It fails if the peer has reset the connection meanwhile; the reading will tell.
+            # Fails if the peer has reset the connection meanwhile; `connection_lost` reports it.
             with suppress(OSError):
                 self._transport.write_eof()
 
     def finish(self) -> None:
         """Flush and end our direction; close once the peer has ended, too, or at the close limit.
 
-        `close` would make the kernel reset a peer that is still sending, and so take from it what
-        it has not read yet. What the peer still sends is dropped.
+        Bytes that the peer still sends are dropped. `close` would make the kernel reset a peer that
+        is still sending, which discards the bytes that the peer has not read yet.
         """
         if self._transport is None or self.closing:
             return
@@ -213,7 +261,7 @@ class Link(asyncio.Protocol):
         self._wake_drainers()
 
     def close(self) -> None:
-        """Flush and close; what the peer does not take within the close limit is dropped."""
+        """Flush and close; bytes that the peer does not take within the close limit are dropped."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -225,7 +273,7 @@ class Link(asyncio.Protocol):
         self._wake_drainers()
 
     def abort(self, cause: Exception | None = None) -> None:
-        """Reset the connection and drop what was not sent; `receive` then raises ``cause``."""
+        """Reset the connection and drop unsent bytes; `receive` then raises ``cause``."""
         if self._transport is not None:
             self.lost = self.lost or cause
             self._stop_timer()
@@ -235,15 +283,15 @@ class Link(asyncio.Protocol):
             self._wake_drainers()
 
     def end_idle(self) -> None:
-        """Give up a connection without a byte."""
+        """Reset a connection on which no byte has passed for the idle limit."""
         self.abort(IdleTimeout(f"no byte for {self._limits.idle_seconds:g} s"))
 
     def end_stalled(self) -> None:
-        """Give up a peer that does not read."""
+        """Reset a connection whose peer has not read for the write limit."""
         self.abort(WriteStalled(f"the peer has not read for {self._limits.write_seconds:g} s"))
 
     async def wait_closed(self) -> None:
-        """Wait until the transport is gone. Call `close` or `abort` first, which bound the wait."""
+        """Wait until the transport is gone. Call `close` or `abort` first: they bound the wait."""
         if self._closed is not None and not self._closed.done():
             await asyncio.shield(self._closed)
 
@@ -257,7 +305,7 @@ class Link(asyncio.Protocol):
         (self.on_stalled or self.end_stalled)()
 
     def _rearm_idle(self) -> None:
-        # A tick instead of a deadline: nothing is rescheduled for a byte, so a byte costs nothing.
+        # A tick, not a deadline: a byte sets a flag, and no timer is rescheduled for it.
         self._active = False
         loop = asyncio.get_running_loop()
         self._idle = loop.call_later(self._limits.idle_seconds, self._idle_tick)
@@ -292,7 +340,8 @@ class Link(asyncio.Protocol):
 
 
 def _do_not_linger(transport: asyncio.Transport) -> None:
-    # Else the kernel goes on sending what it has, for minutes, and then says that all is well.
+    # Otherwise the kernel goes on sending its buffer after an abort, for minutes, and the peer sees
+    # an orderly end in place of a reset.
     sock = transport.get_extra_info("socket")
     if sock is not None:
         with suppress(OSError):

@@ -1,12 +1,52 @@
 """One mux.cool connection, server side: stream table, receive loop, handlers, end.
 
-The tasks of a connection: the caller's, which runs the receive loop in `MuxSession.run`; the
-watcher, which turns the end of a context into the cleanup; and one per stream for its handler.
-
-A stream that has left the table while its handler still runs is *lingering*, and the cleanup
-reaches it there: a handler stays registered until its task has ended, not until its stream has.
-Every life-cycle decision is asked of a `Lifecycle`; this file has no opinion.
+Every decision about the life of the connection is asked of a `Lifecycle`; this module makes none.
 """
+
+# States. A session is *open* until its cleanup has acted, then *closing*, which is never undone,
+# and over when `run` returns. A stream is in the table (`streams`) until it is retired. If its
+# handler still runs then, the stream is *lingering* until the task of the handler has ended. So a
+# handler is reachable for as long as it runs: table and lingering streams together are
+# `reachable()`.
+#
+# Tasks, the waits of each, and the events that end them:
+#
+#   receive loop  Link.receive  bytes, FIN, reset, idle and write limit; the cleanup closes the link
+#   (`run`, in    Stream.room   the handler reads; the stream ends; the peer has closed (`on_eof`,
+#   the caller's                even while the loop is here); the stall limit
+#   task)         join          the handlers end; two close limits
+#   watcher       Context.wait  `receive_ended` cancels the context; the server's context ends
+#   handler,      Stream.read   data, End, or the end of the stream with its cause
+#   one a stream  Stream.write  the peer reads; the link ends; the write limit ends the link
+#                 other waits   `end_stream` cancels its task
+#
+# Invariants:
+#
+# 1. The cleanup acts exactly once. `may_clean_up` admits the first call, and `closing` is set
+#    before anything is released, so the cleanup may be called from every path that might need it.
+# 2. The receive loop calls it explicitly, in the `finally` of `run`, and then cancels the context
+#    of the connection. The watcher is woken by that, finds the session closing, and ends.
+# 3. The watcher is the fallback: if the server's context ends first, the watcher cleans up, and the
+#    link that the cleanup closes wakes the receive loop.
+# 4. No stream is registered while the session is closing, since no cleanup would end it.
+# 5. The receive loop never waits for the peer to read. Replies go into the transport's buffer, and
+#    a backlog above its limit ends the connection. Otherwise a peer that does not read would keep
+#    the loop from its own FIN.
+#
+# In sing-vmess d70afe4 the watcher waits for the caller's context, so 2 holds but for the watcher,
+# which stays: that is sing-box issue #2421. Its fix, 8cd5f17, drops the explicit call of 2 and
+# keeps the watcher alone, which breaks 4 for a stream that arrives after the watcher has run.
+#
+# Order. The cleanup never awaits, so no task runs between its steps, and no handler sees a half
+# released connection. `closing` is set first, since `on_cleanup` is the caller's code and may call
+# the cleanup again; `on_cleanup` comes last, when the caller's resources are no longer needed. The
+# context is cancelled after the cleanup (`receive_ended`), so that everything that the context
+# wakes finds the session closing. `join` comes after both: a handler ends only once it is
+# cancelled.
+#
+# No reference cycles. A session that ends must be freed at once, or its sockets and buffers wait
+# for a garbage collection. So causes are kept without tracebacks, a stream drops its owner when it
+# ends, and `_handler_gone` drops the task, whose traceback would hold the stream.
 
 from __future__ import annotations
 
@@ -44,10 +84,23 @@ log = logging.getLogger("muxleak_vless")
 
 
 class MuxSession:
-    """The state of one connection that carries the mux.cool command.
+    """One connection that carries the mux.cool command, on the server.
 
-    ``cleanups`` counts how often the cleanup acted (right: once). ``on_cleanup`` is called each
-    time with the cause: what the caller holds for the connection is given back there.
+    Args:
+        link: The connection, after its request header.
+        handler: Serves each stream, in a task of its own.
+        parent: Context of the server; the connection's own is a child of it.
+        lifecycle: Answers to the life-cycle questions; the reference by default.
+        limits: Limits of time and size.
+        on_cleanup: Called with the cause each time the cleanup acts, to give back the resources
+            that the caller holds for the connection.
+
+    Attributes:
+        context: Ends with the connection, or earlier with ``parent``.
+        streams: The stream table: open streams by id.
+        closing: True once the cleanup has acted.
+        cleanups: Number of times that the cleanup has acted; one is right.
+        cause: Cause given to the first cleanup, None before it.
     """
 
     def __init__(
@@ -76,16 +129,19 @@ class MuxSession:
         self._prefix = encode_response(Response())
 
     def __repr__(self) -> str:
-        """State without an address in memory."""
+        """Return the state, without an address in memory: reports must not differ between runs."""
         return f"<MuxSession {len(self.streams)} streams, {'closing' if self.closing else 'open'}>"
 
     async def run(self, received: bytes = b"") -> BaseException:
         """Serve until the connection ends and return the cause.
 
-        ``received`` is what came in one segment with the request header. Returns after the
-        handlers that the cleanup reached have ended, or have ignored their cancellation for the
-        close limit.
+        Returns after the handlers that the cleanup reached have ended, or have ignored two
+        cancellations, each for the close limit.
+
+        Args:
+            received: Bytes that came in one segment with the request header.
         """
+        # A context that nothing can cancel needs no watcher (Go: `Done()` is nil).
         watched = self.lifecycle.watched_context(self)
         if watched is not None and watched.cancellable:
             self._watcher = asyncio.get_running_loop().create_task(self._watch(watched))
@@ -103,7 +159,7 @@ class MuxSession:
         return self.cause or cause
 
     def cleanup(self, cause: BaseException) -> None:
-        """Release what the connection holds, because of ``cause``. May be called from any path."""
+        """Release the resources of the connection, once. May be called from any path."""
         if not self.lifecycle.may_clean_up(self):
             return
         self.closing = True
@@ -114,7 +170,7 @@ class MuxSession:
         if self._on_cleanup is not None:
             self._on_cleanup(cause)
 
-    # Streams: what the answers are built from.
+    # Operations on streams, of which the answers of a `Lifecycle` are built.
 
     def reachable(self) -> list[Stream]:
         """Return the streams of the table and those whose handlers are still ending."""
@@ -122,49 +178,54 @@ class MuxSession:
 
     @property
     def load(self) -> int:
-        """How many streams there are, with those whose handlers are still ending."""
+        """Number of streams, including those whose handlers are still ending."""
         return len(self.streams) + len(self._lingering)
 
     def retire(self, stream: Stream, cause: BaseException) -> None:
-        """End both directions of a stream and free its id; its handler lingers until it ends."""
+        """End both directions of a stream and free its id; it lingers while its handler runs."""
         stream.fail(cause)
         self.lifecycle.forget(self, stream)
         if stream.task is not None and not stream.task.done():
             self._lingering[stream] = None
 
     def end_stream(self, stream: Stream, cause: BaseException) -> None:
-        """Retire a stream and cancel its handler; the peer is not told."""
+        """Retire a stream and cancel its handler, without a frame to the peer."""
         self.retire(stream, cause)
         if stream.task is not None:
             stream.task.cancel(f"{stream!r}")
 
     def reset_stream(self, stream: Stream, cause: BaseException) -> None:
-        """End a stream and tell the peer that it failed."""
+        """End a stream and send the peer an End with the error bit, if the id is this stream's."""
         if self._owns(stream):
             self.refuse(stream.stream_id)
         self.end_stream(stream, cause)
 
     def close_stream(self, stream: Stream, *, error: bool) -> None:
-        """End a stream on our side; tell the peer, unless the id is another stream's by now."""
+        """Retire a stream and send the peer an End, if the id is still this stream's."""
         if self._owns(stream):
             self._send(Frame.end(stream.stream_id, error=error))
         self.retire(stream, StreamClosed("closed by its handler"))
 
     def refuse(self, stream_id: int) -> None:
-        """Tell the peer that there is no such stream."""
+        """Send the peer an End with the error bit for an id without a stream."""
         self._send(Frame.end(stream_id, error=True))
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
-        """Send a stream's bytes when the peer has room for them (see `StreamOwner.write`)."""
+        """Send a stream's bytes when the peer has room for them (see `StreamOwner.write`).
+
+        Raises:
+            StreamClosed: If the connection ends, or the id becomes another stream's.
+        """
         source = address if stream.network is NetworkType.UDP else None
-        # Frame by frame: a large write must not count as a backlog, nor delay others' frames.
+        # Wait before each frame: a large write must not count as backlog, nor delay the frames of
+        # other streams. After each wait the id may be another stream's.
         for frame in self.lifecycle.split(stream, data, source):
             await self.link.drain()
             if not self._owns(stream):
                 raise StreamClosed(f"{stream!r} does not own its id") from stream.cause
             self._send_bytes(frame)
 
-    # The tasks.
+    # Tasks.
 
     async def _watch(self, watched: Context) -> None:
         cause = await watched.wait()
@@ -184,7 +245,7 @@ class MuxSession:
         except (ProtocolError, Cause) as exc:
             if isinstance(exc, FrameError) and (opened := decoder.next_new) is not None:
                 self.lifecycle.malformed(self, opened)
-            # A kept traceback would close a cycle: cause, frame, session, cause.
+            # A kept traceback would close a cycle: cause, stack frame, session, cause.
             return exc.with_traceback(None)
 
     async def _serve(self, stream: Stream) -> None:
@@ -201,12 +262,16 @@ class MuxSession:
 
     def _handler_gone(self, stream: Stream, _task: asyncio.Task[None]) -> None:
         self._lingering.pop(stream, None)
-        # A cancelled task keeps its traceback, whose frames hold the stream: cut the cycle.
+        # A cancelled task keeps its traceback, whose stack frames hold the stream: cut the cycle.
         stream.task = None
 
     async def join(self) -> None:
-        """Wait until the handlers that the cleanup reached have ended, or are given up."""
-        # Twice: a handler may spend its first cancellation on an orderly farewell of its own.
+        """Wait until the lingering handlers have ended, for two close limits at most.
+
+        A handler that still runs after the first is cancelled again; one that still runs after the
+        second is abandoned with a warning in the log.
+        """
+        # Twice: a handler may catch its first cancellation to end in good order.
         try:
             for _ in range(2):
                 tasks = [stream.task for stream in self._lingering if stream.task is not None]
@@ -223,7 +288,7 @@ class MuxSession:
 
     async def _handle(self, frame: Frame) -> None:
         if frame.padding and not self.lifecycle.tolerates(frame):
-            raise FrameError("metadata", 0, "no more than it must say", f"{frame.padding!r}")
+            raise FrameError("metadata", 0, "no padding", f"{frame.padding!r}")
         if frame.status is FrameStatus.NEW:
             await self._open(frame)
         elif frame.status is FrameStatus.KEEP:
@@ -238,7 +303,7 @@ class MuxSession:
         if not self.lifecycle.admit(self):
             self.refuse(frame.stream_id)
             return
-        # First of all: after a refusal, too, the id means nothing to the peer any more.
+        # Before the refusals below: the peer's New has ended its use of the old stream in any case.
         old = self.streams.get(frame.stream_id)
         if old is not None:
             self.lifecycle.id_reused(self, old)
@@ -254,7 +319,7 @@ class MuxSession:
             stream.stop_waiting()
         self.streams[stream_id] = stream
         stream.task = asyncio.get_running_loop().create_task(self._serve(stream))
-        # Not in `_serve`: a task that is cancelled before its first step runs no `finally`.
+        # A callback, not a `finally` in `_serve`: a task cancelled before its first step runs none.
         stream.task.add_done_callback(partial(self._handler_gone, stream))
         return stream
 
@@ -283,7 +348,7 @@ class MuxSession:
         return self.lifecycle.owns(self, stream)
 
     def _send(self, frame: Frame) -> None:
-        # Replies do not wait, or the receive loop would; so their backlog has a bound.
+        # Replies do not wait, since the receive loop sends them; so their backlog has a limit.
         self._send_bytes(encode_frame(frame))
         if self.link.backlog > self.limits.backlog_bytes:
             self.link.abort(WriteStalled("the peer does not read our replies"))

@@ -1,8 +1,37 @@
 """One stream as its handler sees it: read, write, close.
 
-A stream is an object, not a number: ids are reused, objects are not. It belongs to an owner (the
-mux session of a server, of a client, or a whole connection) that carries its bytes.
+A stream belongs to an owner that carries its bytes: the mux session of a server, the client, or a
+session that is one stream (`direct_session`).
 """
+
+# A stream is an object, not a number. Ids are reused: a handler may still hold a stream whose id
+# has a new owner, so identity is that of the object, and the owner decides about each write whether
+# the id still means this stream. In sing-vmess a stream is its number: the late bytes of an old
+# handler arrive as the new stream's, and its close ends the new stream (the pair
+# `id_taken_for_stream`).
+#
+# States. A stream is open until `cause` is set, which happens once; the first cause stays. While it
+# is open, `ended` says that the peer has finished sending: reads return the bytes left in the inbox
+# and then the end, and writes go on. Once `cause` is set, both directions are over: the inbox is
+# dropped, reads and writes raise `StreamClosed` with the cause chained.
+#
+# Waits and wakers:
+#
+#   read     feed (data), feed_eof (the peer's End), fail
+#   write    the owner's: room in the transport, or the end of the connection
+#   room     the handler reads below the inbox limit; fail; stop_waiting; its own time limit
+#   drained  the handler has read everything; fail. It has no limit: the client uses it, which
+#            relies on its own caller to read, and the buggy variant of `reader_blocked_by_stream`
+#
+# The inbox is the buffer between the receive loop and the handler. Without one, as in sing-vmess,
+# the receive loop hands each piece over and waits for its reader; then one handler that does not
+# read blocks all streams, and hides the end of the connection. With an unbounded one the peer could
+# fill the memory. So `room` waits above a limit, and its caller resets the stream after the stall
+# limit. `stop_waiting` lifts the limit once the peer has gone: at most the bytes in the link's
+# buffer and in its decoder can still come.
+#
+# `feed` never waits and `room` is separate, so the last piece may pass the limit: the inbox holds
+# at most its limit and one frame.
 
 from __future__ import annotations
 
@@ -20,20 +49,38 @@ if TYPE_CHECKING:
 
 
 class StreamOwner(Protocol):
-    """What carries a stream's bytes to the peer."""
+    """Carries a stream's bytes to the peer."""
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
-        """Send ``data``; wait for room first; raise `StreamClosed` if it cannot be sent."""
+        """Wait for room, then send ``data``.
+
+        Args:
+            stream: The stream whose bytes these are.
+            data: Bytes, or one packet.
+            address: Source of a UDP packet; None for the stream's target.
+
+        Raises:
+            StreamClosed: If it cannot be sent.
+        """
 
     def close_stream(self, stream: Stream, *, error: bool) -> None:
-        """End the stream on our side and tell the peer."""
+        """End the stream on our side and send the peer its end."""
 
 
 class Stream:
     """A bidirectional stream of bytes (TCP) or packets (UDP) to ``target``.
 
-    ``cause`` is None while the stream lives, then why it ended. ``ended`` says that the peer has
-    finished sending. ``task`` runs the handler, None where there is none or it has ended.
+    Args:
+        owner: Carries the stream's bytes.
+        stream_id: Id on the wire, 0 to 65535.
+        network: TCP for bytes, UDP for packets.
+        target: Destination that the peer asks for.
+        inbox: Bytes that may be unread before `room` waits.
+
+    Attributes:
+        cause: None while the stream is open, then the cause of its end.
+        ended: True once the peer has finished sending.
+        task: The task of the handler; None without one, or once it has ended.
     """
 
     __slots__ = (
@@ -67,7 +114,7 @@ class Stream:
         self.ended = False
         self.cause: BaseException | None = None
         self.task: asyncio.Task[None] | None = None
-        # Dropped when the stream ends: nothing is asked of it then, and it may hold the stream.
+        # Dropped when the stream ends: it is not needed then, and it may hold the stream.
         self._owner: StreamOwner | None = owner
         self._inbox: deque[tuple[bytes, Address | None]] = deque()
         self._size = 0
@@ -83,19 +130,21 @@ class Stream:
     # The handler's side.
 
     async def read(self) -> bytes:
-        """Return the next bytes, empty when the peer has ended its direction.
+        """Return the next bytes; empty once the peer has ended its direction.
 
         Raises:
-            StreamClosed: if the stream has ended otherwise; the true cause is chained.
+            StreamClosed: If the stream has ended otherwise; its cause is chained.
         """
         packet = await self.read_packet()
         return packet[0] if packet is not None else b""
 
     async def read_packet(self) -> tuple[bytes, Address | None] | None:
-        """Return the next packet with the address it is for, None when the peer has ended.
+        """Return the next packet and its destination; None once the peer has ended its direction.
+
+        The destination is None for a packet to the stream's target.
 
         Raises:
-            StreamClosed: if the stream has ended otherwise; the true cause is chained.
+            StreamClosed: If the stream has ended otherwise; its cause is chained.
         """
         while not self._inbox:
             if self.cause is not None:
@@ -115,36 +164,44 @@ class Stream:
         return packet
 
     async def write(self, data: bytes, address: Address | None = None) -> None:
-        """Send ``data`` to the peer; ``address`` is where a UDP packet came from.
+        """Send ``data`` to the peer, after waiting for room.
+
+        Args:
+            data: Bytes of any length, or one UDP packet.
+            address: Source of a UDP packet; None for the stream's target.
 
         Raises:
-            StreamClosed: if the stream has ended; the true cause is chained.
+            StreamClosed: If the stream has ended; its cause is chained.
         """
         if self._owner is None:
             raise StreamClosed(f"stream {self.stream_id}: {self.cause}") from self.cause
         await self._owner.write(self, data, address)
 
     def close(self, *, error: bool = False) -> None:
-        """End the stream on our side and tell the peer; later calls do nothing."""
+        """End the stream on our side and send the peer its end; later calls do nothing.
+
+        Args:
+            error: Send the end as a failure.
+        """
         if self._owner is not None:
             self._owner.close_stream(self, error=error)
 
     # The owner's side.
 
     def feed(self, data: bytes, address: Address | None = None) -> None:
-        """Hand ``data`` to the reader; dropped when the stream has ended."""
+        """Put ``data`` into the inbox and wake the reader; drop it if the stream has ended."""
         if self.cause is None and not self.ended and data:
             self._inbox.append((data, address))
             self._size += len(data)
             self._wake_reader()
 
     def feed_eof(self) -> None:
-        """The peer has ended its direction."""
+        """Record that the peer has ended its direction, and wake the reader."""
         self.ended = True
         self._wake_reader()
 
     def fail(self, cause: BaseException) -> None:
-        """End both directions; what the handler has not read is dropped. The first cause stays."""
+        """End both directions and drop unread data; later calls do nothing."""
         if self.cause is None:
             self.cause = cause
             self._owner = None
@@ -154,9 +211,10 @@ class Stream:
             self._notify()
 
     async def room(self, seconds: float) -> bool:
-        """Wait until the handler has taken enough for more to be fed, or the stream has ended.
+        """Wait until the inbox is below its limit or the stream has ended.
 
-        Returns False if that takes longer than ``seconds``.
+        Returns:
+            False if that takes longer than ``seconds``.
         """
         if self._has_room():
             return True
@@ -170,7 +228,7 @@ class Stream:
             self._watchers.pop(waiter, None)
 
     async def drained(self) -> None:
-        """Wait, without a bound, until the handler has taken everything or the stream has ended."""
+        """Wait without a limit until the inbox is empty or the stream has ended."""
         if not self._is_drained():
             waiter = self._watch(self._is_drained)
             try:
@@ -179,7 +237,7 @@ class Stream:
                 self._watchers.pop(waiter, None)
 
     def stop_waiting(self) -> None:
-        """Lift the limit of `room`: the peer has gone, so little more can come than has."""
+        """Lift the limit of `room`, because the peer has gone and little more can come."""
         self._limit = None
         self._notify()
 
@@ -210,7 +268,7 @@ def _resolve(waiter: asyncio.Future[bool], value: bool) -> None:  # noqa: FBT001
 
 
 class Handler(Protocol):
-    """Serves one stream; the stream is closed when it returns or raises."""
+    """Serves one stream, which is closed when the handler returns or raises."""
 
     def __call__(self, stream: Stream, context: Context, /) -> Awaitable[None]:
         """Serve ``stream`` until it ends or ``context`` does."""

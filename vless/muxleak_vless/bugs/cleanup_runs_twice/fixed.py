@@ -14,5 +14,5 @@ class MayCleanUp(Lifecycle):
     """Answers one question."""
 
     def may_clean_up(self, session: MuxSession) -> bool:
-        """Somebody asks for the cleanup: does it act?"""
+        """Return True for the first call of the cleanup, which alone acts."""
         return not session.closing

@@ -15,6 +15,6 @@ class PeerEnded(Lifecycle):
     """Answers one question."""
 
     def peer_ended(self, session: MuxSession, stream: Stream) -> None:
-        """The peer has ended its direction of a stream: what becomes of the stream?"""
+        """End the input of a stream whose peer has ended its direction; the stream stays."""
         del session
         stream.feed_eof()

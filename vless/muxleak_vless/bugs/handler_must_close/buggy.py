@@ -15,4 +15,4 @@ class HandlerEnded(Lifecycle):
     """Answers one question."""
 
     def handler_ended(self, session: MuxSession, stream: Stream, error: Exception | None) -> None:
-        """A stream's handler has returned or raised: who closes the stream?"""
+        """Close a stream whose handler has returned or raised."""

@@ -15,5 +15,5 @@ class HandlerContext(Lifecycle):
     """Answers one question."""
 
     def handler_context(self, session: MuxSession) -> Context:
-        """Which context tells a handler that its connection has ended?"""
+        """Return the context that tells a handler of the end of its connection."""
         return session.parent

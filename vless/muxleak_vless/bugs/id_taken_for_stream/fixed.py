@@ -15,5 +15,5 @@ class Owns(Lifecycle):
     """Answers one question."""
 
     def owns(self, session: MuxSession, stream: Stream) -> bool:
-        """A stream is about to use its id: is it still the one that the id means?"""
+        """Return True if the stream's id means this stream."""
         return session.streams.get(stream.stream_id) is stream

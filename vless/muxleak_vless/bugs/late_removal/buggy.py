@@ -15,5 +15,5 @@ class Forget(Lifecycle):
     """Answers one question."""
 
     def forget(self, session: MuxSession, stream: Stream) -> None:
-        """A stream has ended: which entry does the table lose?"""
+        """Remove an ended stream from the table, unless its entry is another stream's."""
         session.streams.pop(stream.stream_id, None)

@@ -15,6 +15,6 @@ class Forget(Lifecycle):
     """Answers one question."""
 
     def forget(self, session: MuxSession, stream: Stream) -> None:
-        """A stream has ended: which entry does the table lose?"""
+        """Remove an ended stream from the table, unless its entry is another stream's."""
         if session.streams.get(stream.stream_id) is stream:
             del session.streams[stream.stream_id]

@@ -16,4 +16,4 @@ class IdReused(Lifecycle):
     """Answers one question."""
 
     def id_reused(self, session: MuxSession, old: Stream) -> None:
-        """The peer opens a stream under the id of a living one: what becomes of the old one?"""
+        """End the stream whose id the peer uses for a new one."""

@@ -16,5 +16,5 @@ class IdReused(Lifecycle):
     """Answers one question."""
 
     def id_reused(self, session: MuxSession, old: Stream) -> None:
-        """The peer opens a stream under the id of a living one: what becomes of the old one?"""
+        """End the stream whose id the peer uses for a new one."""
         session.end_stream(old, StreamReplaced(f"stream {old.stream_id} opened again"))

@@ -16,6 +16,6 @@ class Split(Lifecycle):
     """Answers one question."""
 
     def split(self, stream: Stream, data: bytes, source: Address | None) -> list[bytes]:
-        """A handler writes: in which frames does it leave?"""
+        """Return the frames of one write, each with no more data than its length can say."""
         cut = len(data) & 0xFFFF
         return [encode_frame(Frame.keep(stream.stream_id, data[:cut], source)) + data[cut:]]

@@ -16,5 +16,5 @@ class Split(Lifecycle):
     """Answers one question."""
 
     def split(self, stream: Stream, data: bytes, source: Address | None) -> list[bytes]:
-        """A handler writes: in which frames does it leave?"""
+        """Return the frames of one write, each with no more data than its length can say."""
         return data_frames(stream.stream_id, data, source)

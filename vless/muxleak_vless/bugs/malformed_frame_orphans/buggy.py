@@ -14,5 +14,5 @@ class Malformed(Lifecycle):
     """Answers one question."""
 
     def malformed(self, session: MuxSession, stream_id: int) -> None:
-        """A New is malformed: what has it done to the stream that has its id?"""
+        """Leave the table as it is when a New is malformed; its id may be in use."""
         session.streams.pop(stream_id, None)

@@ -14,5 +14,5 @@ class Admit(Lifecycle):
     """Answers one question."""
 
     def admit(self, session: MuxSession) -> bool:
-        """The peer opens a stream: may it be registered?"""
+        """Return True if the peer may open a stream: not once the connection is closing."""
         return not session.closing

@@ -14,5 +14,5 @@ class Full(Lifecycle):
     """Answers one question."""
 
     def full(self, session: MuxSession) -> bool:
-        """The peer opens a stream: are there too many already?"""
+        """Return True if the connection has as many streams as its limit allows."""
         return session.load >= session.limits.max_streams

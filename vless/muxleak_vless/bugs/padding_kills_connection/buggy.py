@@ -14,5 +14,5 @@ class Tolerates(Lifecycle):
     """Answers one question."""
 
     def tolerates(self, frame: Frame) -> bool:
-        """A frame's metadata says more than it must: is it taken all the same?"""
+        """Return True if a frame with padding in its metadata is accepted."""
         return False

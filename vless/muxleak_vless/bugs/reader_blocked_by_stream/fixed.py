@@ -19,7 +19,7 @@ class Deliver(Lifecycle):
     async def deliver(
         self, session: MuxSession, stream: Stream, data: bytes, address: Address | None
     ) -> None:
-        """Data has come for a stream: how long may the receive loop wait for its handler?"""
+        """Pass data to a stream, and wait for room in it for the stall limit at most."""
         stream.feed(data, address)
         if not await stream.room(session.limits.stall_seconds):
             session.reset_stream(stream, StreamStalled(f"{stream!r} does not read"))

@@ -14,5 +14,5 @@ class HangUp(Lifecycle):
     """Answers one question."""
 
     def hang_up(self, link: Link) -> None:
-        """The server is done with a connection, served or refused: who closes it?"""
+        """Close the link of a connection that the server has served or refused."""
         link.close()

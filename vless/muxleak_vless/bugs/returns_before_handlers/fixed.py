@@ -14,5 +14,5 @@ class Join(Lifecycle):
     """Answers one question."""
 
     async def join(self, session: MuxSession) -> None:
-        """The connection is over: does its server wait for the handlers?"""
+        """Wait within limits for the handlers of a connection that is over."""
         await session.join()

@@ -14,5 +14,5 @@ class EndLink(Lifecycle):
     """Answers one question."""
 
     def end_link(self, session: MuxSession) -> None:
-        """Does the cleanup end the transport, so that a receive loop asleep in it wakes?"""
+        """Close the transport in the cleanup, so that a receive loop that waits in it wakes."""
         session.link.close()

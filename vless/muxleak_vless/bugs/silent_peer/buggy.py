@@ -14,4 +14,4 @@ class Idle(Lifecycle):
     """Answers one question."""
 
     def idle(self, session: MuxSession) -> None:
-        """No byte has passed for the idle limit: does the connection end?"""
+        """End a connection on which no byte has passed for the idle limit."""

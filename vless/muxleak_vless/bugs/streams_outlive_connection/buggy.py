@@ -14,5 +14,5 @@ class Release(Lifecycle):
     """Answers one question."""
 
     def release(self, session: MuxSession, cause: BaseException) -> None:
-        """What does the cleanup release?"""
+        """End every stream whose handler may still run."""
         session.streams.clear()

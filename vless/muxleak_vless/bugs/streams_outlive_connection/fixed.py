@@ -14,6 +14,6 @@ class Release(Lifecycle):
     """Answers one question."""
 
     def release(self, session: MuxSession, cause: BaseException) -> None:
-        """What does the cleanup release?"""
+        """End every stream whose handler may still run."""
         for stream in session.reachable():
             session.end_stream(stream, cause)

@@ -17,7 +17,7 @@ class Unknown(Lifecycle):
     """Answers one question."""
 
     def unknown(self, session: MuxSession, stream_id: int) -> None:
-        """Data has come for a stream that does not exist: how is the peer told?"""
+        """Answer data for an unknown stream, without a wait and without a task."""
         _ = asyncio.get_running_loop().create_task(_refuse_later(session, stream_id))
 
 

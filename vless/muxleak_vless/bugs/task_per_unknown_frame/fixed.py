@@ -17,5 +17,5 @@ class Unknown(Lifecycle):
     """Answers one question."""
 
     def unknown(self, session: MuxSession, stream_id: int) -> None:
-        """Data has come for a stream that does not exist: how is the peer told?"""
+        """Answer data for an unknown stream, without a wait and without a task."""
         session.refuse(stream_id)

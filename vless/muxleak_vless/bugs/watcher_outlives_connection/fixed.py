@@ -15,5 +15,5 @@ class WatchedContext(Lifecycle):
     """Answers one question."""
 
     def watched_context(self, session: MuxSession) -> Context | None:
-        """Whose end makes the watcher clean up, where there is a watcher (not None)?"""
+        """Return the context whose end makes the watcher clean up, or None for no watcher."""
         return session.context

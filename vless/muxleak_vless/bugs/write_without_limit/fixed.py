@@ -14,5 +14,5 @@ class Stalled(Lifecycle):
     """Answers one question."""
 
     def stalled(self, session: MuxSession) -> None:
-        """The peer has not read for the write limit: does the connection end?"""
+        """End a connection whose peer has not read for the write limit."""
         session.link.end_stalled()
