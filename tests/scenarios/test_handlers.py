@@ -22,16 +22,16 @@ def seen() -> Callable[[str], tuple[ConnectionModel, list[str]]]:
     """Perform a line; return the model of connection a and the server's living streams."""
 
     def perform(line: str) -> tuple[ConnectionModel, list[str]]:
-        place = SimTarget(Lifecycle())
+        server = SimTarget(Lifecycle())
         try:
-            run = SequenceRun(place)
+            run = SequenceRun(server)
             run.steps(Sequence.parse(line))
             model = run.connections["a"]
-            session = place.sessions[model.peer.scope]
+            session = server.sessions[model.peer.scope]
             assert run.outcome.violations == []
             return model, [stream.target.host for stream in session.reachable()]
         finally:
-            place.dispose()
+            server.dispose()
 
     return perform
 
@@ -110,13 +110,13 @@ def test_handler_that_does_not_read_stalls(seen: Seen, what: str, *, stalls: boo
 @pytest.mark.parametrize(("what", "seconds"), [("linger", 0), ("stubborn", LIMITS.close_seconds)])
 def test_handler_ends_by_the_first_cancellation_or_the_second(what: str, seconds: float) -> None:
     """The stubborn one takes the time that a closing connection waits for its handlers."""
-    place = SimTarget(Lifecycle())
+    server = SimTarget(Lifecycle())
     try:
-        run = SequenceRun(place)
+        run = SequenceRun(server)
         run.steps(Sequence.parse(f"a:open a:new:1:{what} a:close"))
-        took = place.loop.time()
+        took = server.loop.time()
     finally:
-        place.dispose()
+        server.dispose()
 
     assert took == pytest.approx(seconds)
     assert run.outcome.violations == []

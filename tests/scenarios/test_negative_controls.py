@@ -17,7 +17,7 @@ from muxleak_scenarios.pairs.standing import POOLED, AccessLog, Pool
 from muxleak_scenarios.sequence.decoder import WIDTH, decode
 from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.targets.run import SequenceRun
-from muxleak_scenarios.targets.target import Stock
+from muxleak_scenarios.targets.target import Allowance
 from muxleak_vless import Address, Context, Lifecycle
 from muxleak_vless.link import Link
 
@@ -34,15 +34,15 @@ def seen_after(
 ) -> tuple[int, int]:
     """How many tasks and outgoing connections of a control there are after a line, and at rest."""
     control = CONTROLS[name]
-    place = control.target(base)(control.lifecycle())
+    server = control.target(base)(control.lifecycle())
     try:
-        run = SequenceRun(place)
+        run = SequenceRun(server)
         run.steps(Sequence.parse(line))
-        at_once = place.ledger.count + place.open_links(None)
-        place.settle()
-        return at_once, place.ledger.count + place.open_links(None)
+        at_once = server.ledger.count + server.open_links(None)
+        server.settle()
+        return at_once, server.ledger.count + server.open_links(None)
     finally:
-        place.dispose()
+        server.dispose()
 
 
 @EACH
@@ -90,7 +90,7 @@ def test_control_without_its_bound_is_flagged(
     target = control.target(base, twin.switches)
     outcome = run_sequence(Sequence.parse(twin.minimal), twin.lifecycle(), target)
 
-    assert outcome.violated == tuple(each for each in twin.fails if each not in base.blind)
+    assert outcome.violated == tuple(each for each in twin.fails if each not in base.unobservable)
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -125,7 +125,7 @@ def test_control_takes_its_time(name: str, line: str) -> None:
 
 def test_try_control_finds_what_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A control that is in truth a leak does not hold, and says on which sequence."""
-    monkeypatch.setattr(CONTROLS["service_task"].kind, "stock", Stock())
+    monkeypatch.setattr(CONTROLS["service_task"].kind, "allowance", Allowance())
     trial = try_control("service_task", sequences=1)
 
     assert not trial.holds
@@ -255,5 +255,5 @@ async def test_access_log_writes_what_it_is_given() -> None:
 
 def test_world_of_the_reference_keeps_nothing() -> None:
     """What a control may keep is no other server's right."""
-    assert SimTarget.stock == TcpTarget.stock == Stock(0, 0, 0)
+    assert SimTarget.allowance == TcpTarget.allowance == Allowance(0, 0, 0)
     assert Control.__dataclass_fields__["lifecycle"].default is Lifecycle

@@ -25,7 +25,7 @@ from muxleak_scenarios.pairs.verify import SEARCH_EXAMPLES
 from muxleak_scenarios.sequence.decoder import WIDTH, decode
 from muxleak_vless import Lifecycle
 
-NewWorld = Callable[[Lifecycle], Target]
+NewTarget = Callable[[Lifecycle], Target]
 MAX_DIFF = 15
 STORY_WIDTH, DRAWING_WIDTH = 100, 78
 """A drawing must fit a terminal of 80 columns with the margin of ``muxleak show``."""
@@ -159,13 +159,13 @@ def test_pair_witness_is_canonical(pair: Pair) -> None:
 
 
 @PAIRS
-def test_pair_witness_tells_the_halves_apart(pair: Pair, target: NewWorld) -> None:
+def test_pair_witness_tells_the_halves_apart(pair: Pair, target: NewTarget) -> None:
     """At every target, the buggy variant breaks exactly what is claimed, the fixed one nothing."""
-    blind = set() if target is SimTarget else set(TcpTarget.blind)
+    unseen = set() if target is SimTarget else set(TcpTarget.unobservable)
     if target not in {SimTarget, TcpTarget}:
         # What lasts one iteration of asyncio's loop does not on uvloop's.
-        blind.add("bounds")
-    seen = [name for name in pair.facts.fails if name not in blind]
+        unseen.add("bounds")
+    seen = [name for name in pair.facts.fails if name not in unseen]
     fixed = run_sequence(pair.minimal, pair.fixed(), target)
 
     if seen:

@@ -29,7 +29,7 @@ from muxleak_vless.stream import Handler
 from muxleak_vless.versions import VERSIONS
 
 RunLine = Callable[..., SequenceOutcome]
-NewWorld = Callable[[Lifecycle], Target]
+NewTarget = Callable[[Lifecycle], Target]
 
 FLAGSHIP_BUGGY = load_pairs()[FLAGSHIP].buggy
 
@@ -180,7 +180,7 @@ LIFECYCLE_FAULTS: dict[type[Lifecycle], str] = {
 
 
 @pytest.mark.parametrize("line", ["a:open a:new:1:echo+5 a:data:1+60 a:close"])
-def test_oracle_is_content_with_the_reference(run: RunLine, target: NewWorld, line: str) -> None:
+def test_oracle_is_content_with_the_reference(run: RunLine, target: NewTarget, line: str) -> None:
     """Without a fault, no property fails on the sequence that the faults are shown on."""
     assert run(line, target=target).violations == []
 
@@ -369,33 +369,33 @@ def test_oracle_sees_a_link_of_no_connection(run: RunLine, monkeypatch: pytest.M
 # Who is blamed, and when.
 
 
-def test_leak_is_told_while_others_are_open(target: NewWorld) -> None:
+def test_leak_is_told_while_others_are_open(target: NewTarget) -> None:
     """What `a` leaves is told of after its close, with b and c open, and charged to `a` alone."""
-    place = target(FLAGSHIP_BUGGY())
+    server = target(FLAGSHIP_BUGGY())
     try:
-        run = SequenceRun(place)
+        run = SequenceRun(server)
         run.steps(Sequence.parse("a:open b:open c:open b:new:1:echo+5 c:new:1:linger a:close"))
         told = [str(violation) for violation in run.outcome.violations]
         open_ = [connection.peer.scope.live for connection in run.connections.values()]
     finally:
-        place.dispose()
+        server.dispose()
 
     assert told == ["tasks: connection a: expected 0 alive after its close, got 1"]
     assert open_ == [3, 3]
 
 
 def test_leak_is_told_when_the_server_ends_the_connection(
-    target: NewWorld, monkeypatch: pytest.MonkeyPatch
+    target: NewTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection is over when the server says so, not only when its peer does."""
     monkeypatch.setitem(HANDLERS, "echo", leaves_a_task)
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        run = SequenceRun(place)
+        run = SequenceRun(server)
         run.steps(Sequence.parse("a:open a:new:1:echo+5 cancel"))
         told = [str(violation) for violation in run.outcome.violations]
     finally:
-        place.dispose()
+        server.dispose()
 
     assert told == [
         "bounds: connection a: expected at most 3 while it is open, got 4",
@@ -410,7 +410,7 @@ def test_leaks_are_charged_one_by_one(run: RunLine) -> None:
     assert [violation.connection for violation in outcome.violations] == ["b", "a", "c"]
 
 
-def test_open_connections_are_never_blamed(run: RunLine, target: NewWorld) -> None:
+def test_open_connections_are_never_blamed(run: RunLine, target: NewTarget) -> None:
     """However much a connection runs, nothing is said of it while it is open."""
     line = "a:open a:new:1:linger a:new:2:@silent+5 a:new:3:deaf b:open b:close c:open c:abort"
     outcome = run(line, target=target)
@@ -420,7 +420,7 @@ def test_open_connections_are_never_blamed(run: RunLine, target: NewWorld) -> No
 
 
 def test_report_names_what_was_left(run: RunLine) -> None:
-    """The report of the first leak names task, place and connection."""
+    """The report of the first leak names task, server and connection."""
     report = run("a:open b:open b:close a:close", FLAGSHIP_BUGGY).report
 
     assert report is not None
@@ -465,7 +465,7 @@ def test_run_counts_what_each_version_leaves(
 @pytest.mark.parametrize(("line", "version", "expected"), CELLS)
 @pytest.mark.slow
 def test_run_counts_the_same_over_tcp(
-    run: RunLine, target: NewWorld, line: str, version: str, expected: str
+    run: RunLine, target: NewTarget, line: str, version: str, expected: str
 ) -> None:
     """The same in each world."""
     outcome = run(line, VERSIONS[version], target)
@@ -473,7 +473,7 @@ def test_run_counts_the_same_over_tcp(
     assert f"{outcome.left}/{outcome.cleanups}/{outcome.left_after_end}" == expected
 
 
-def test_run_counts_connections_and_living_tasks(run: RunLine, target: NewWorld) -> None:
+def test_run_counts_connections_and_living_tasks(run: RunLine, target: NewTarget) -> None:
     """The tasks are those after the last step: two for each open connection, one for a stream."""
     outcome = run("a:open b:open b:new:1:echo c:bad:user", target=target)
 
@@ -507,13 +507,13 @@ def test_outcome_lists_properties_in_their_order(run: RunLine) -> None:
 # Steps that do not fit the state.
 
 
-def test_run_refuses_an_unknown_connection(run: RunLine, target: NewWorld) -> None:
+def test_run_refuses_an_unknown_connection(run: RunLine, target: NewTarget) -> None:
     """A step of a connection that was never opened is a mistake of the line."""
     with pytest.raises(ValueError, match="step 'b:close': connection 'b' was not opened before"):
         run("a:open b:close", target=target)
 
 
-def test_run_ignores_steps_of_a_closed_connection(run: RunLine, target: NewWorld) -> None:
+def test_run_ignores_steps_of_a_closed_connection(run: RunLine, target: NewTarget) -> None:
     """Shrinking takes steps out, so what follows a close may be left over."""
     outcome = run("a:open a:close a:new:1:echo+5 a:close", target=target)
 
@@ -580,7 +580,7 @@ def test_reference_holds_in_long_campaigns(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_reference_holds_over_sockets(target: NewWorld, seed: int) -> None:
+def test_reference_holds_over_sockets(target: NewTarget, seed: int) -> None:
     """Nor in the other worlds, on real time."""
     random = Random(seed)
     for _ in range(40):

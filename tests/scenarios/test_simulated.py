@@ -4,7 +4,7 @@ import pytest
 
 from muxleak_scenarios import Sequence, SimTarget, find_pair, run_sequence
 from muxleak_scenarios.targets.run import SequenceRun
-from muxleak_scenarios.targets.simulated import Dealt
+from muxleak_scenarios.targets.simulated import StepDecisions
 from muxleak_vless import Lifecycle
 from muxleak_vless.link import Link
 
@@ -27,11 +27,11 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Arrival]:
 
 def perform(line: str) -> None:
     """Perform a line's steps, and drop what is left of them."""
-    place = SimTarget(Lifecycle())
+    server = SimTarget(Lifecycle())
     try:
-        SequenceRun(place).steps(Sequence.parse(line))
+        SequenceRun(server).steps(Sequence.parse(line))
     finally:
-        place.dispose()
+        server.dispose()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_network_brings_a_race_out() -> None:
 
 def test_dealt_decisions_are_taken_in_turn_and_within_their_limit() -> None:
     """Each is reduced to what it may be; after the last, the plain course."""
-    choices = Dealt()
-    choices.deal(bytes([5, 0, 7]))
+    choices = StepDecisions()
+    choices.use(bytes([5, 0, 7]))
 
     assert [choices.decide("order", 3) for _ in range(5)] == [2, 0, 1, 0, 0]

@@ -19,7 +19,7 @@ from muxleak_vless import Context, Lifecycle, Stream
 from muxleak_vless.stream import Handler
 from muxleak_vless.versions import VERSIONS
 
-NewWorld = Callable[[Lifecycle], Target]
+NewTarget = Callable[[Lifecycle], Target]
 
 
 def starting(work: Callable[[], Coroutine[None, None, None]]) -> Handler:
@@ -44,9 +44,9 @@ async def endless() -> None:
         await asyncio.sleep(0)
 
 
-def steps(place: Target, line: str) -> SequenceRun:
+def steps(server: Target, line: str) -> SequenceRun:
     """Perform a line's steps, and leave everything as it is then."""
-    run = SequenceRun(place)
+    run = SequenceRun(server)
     run.steps(Sequence.parse(line))
     return run
 
@@ -56,76 +56,76 @@ def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_world_charges_each_connection_with_its_own(target: NewWorld) -> None:
+def test_world_charges_each_connection_with_its_own(target: NewTarget) -> None:
     """Tasks, session and links are those of the connection's scope; nothing is unowned."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        run = steps(place, "a:open a:new:1:@silent+5 b:open")
+        run = steps(server, "a:open a:new:1:@silent+5 b:open")
         a, b = (run.connections[name].peer.scope for name in "ab")
-        counted = [(place.open_links(each), each.live) for each in (a, b)]
-        owners = list(place.sessions)
-        unowned = place.ledger.count - a.live - b.live, place.open_links(None)
+        counted = [(server.open_links(each), each.live) for each in (a, b)]
+        owners = list(server.sessions)
+        unowned = server.ledger.count - a.live - b.live, server.open_links(None)
     finally:
-        place.dispose()
+        server.dispose()
 
     assert counted == [(2, 4), (1, 2)]
     assert owners == [a, b]
     assert unowned == (0, 0)
 
 
-def test_world_is_idle_when_no_connection_has_a_task(target: NewWorld) -> None:
+def test_world_is_idle_when_no_connection_has_a_task(target: NewTarget) -> None:
     """Connections make it busy; their close makes it idle again."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        run = SequenceRun(place)
-        seen = [place.idle()]
+        run = SequenceRun(server)
+        seen = [server.is_idle()]
         run.steps(Sequence.parse("a:open"))
-        seen.append(place.idle())
+        seen.append(server.is_idle())
         run.steps(Sequence.parse("a:close"))
-        seen.append(place.idle())
+        seen.append(server.is_idle())
     finally:
-        place.dispose()
+        server.dispose()
 
     assert seen == [True, False, True]
 
 
-def test_world_cancel_is_an_event_of_the_loop(target: NewWorld) -> None:
+def test_world_cancel_is_an_event_of_the_loop(target: NewTarget) -> None:
     """The server's context ends in the next iteration, not in the driver's call."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        place.cancel()
-        seen = [place.ending, place.context.cancelled]
-        place.turn(1)
-        seen.append(place.context.cancelled)
-        place.restart()
-        seen += [place.ending, place.context.cancelled]
+        server.cancel()
+        seen = [server.ending, server.context.cancelled]
+        server.turn(1)
+        seen.append(server.context.cancelled)
+        server.restart()
+        seen += [server.ending, server.context.cancelled]
     finally:
-        place.dispose()
+        server.dispose()
 
     assert seen == [True, False, True, False, False]
 
 
 def test_world_with_the_background_context_cannot_be_cancelled() -> None:
     """A server whose context nobody can end goes on."""
-    place = SimTarget(Lifecycle(), context=Context.background())
-    place.cancel()
-    place.settle()
-    place.dispose()
+    server = SimTarget(Lifecycle(), context=Context.background())
+    server.cancel()
+    server.settle()
+    server.dispose()
 
-    assert not place.ending
+    assert not server.ending
 
 
-def test_world_restart_serves_again(target: NewWorld) -> None:
+def test_world_restart_serves_again(target: NewTarget) -> None:
     """After a reload, new connections are served as before."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        run = steps(place, "a:open cancel")
-        place.restart()
+        run = steps(server, "a:open cancel")
+        server.restart()
         run.steps(Sequence.parse("a:open a:new:1:echo+5"))
         model = run.connections["a"]
         seen = model.streams[1].received, run.outcome.violations
     finally:
-        place.dispose()
+        server.dispose()
 
     assert seen == (5, [])
 
@@ -134,14 +134,14 @@ def test_memory_world_rests_only_when_every_limit_has_expired() -> None:
     """Streams that stall one after the other take longer than the horizon, and are waited for."""
     streams = range(1, 9)
     line = "a:open " + " ".join(f"a:new:{n}:deaf+60~0 a:data:{n}+300~0" for n in streams)
-    place = SimTarget(Lifecycle())
+    server = SimTarget(Lifecycle())
     try:
-        run = steps(place, line + " a:new:9:echo+5")
-        seconds, missing = place.loop.time(), run.connections["a"].missing
+        run = steps(server, line + " a:new:9:echo+5")
+        seconds, missing = server.loop.time(), run.connections["a"].missing
     finally:
-        place.dispose()
+        server.dispose()
 
-    assert len(streams) * LIMITS.stall_seconds > place.horizon
+    assert len(streams) * LIMITS.stall_seconds > server.horizon
     assert seconds == pytest.approx(len(streams) * LIMITS.stall_seconds)
     assert missing == ""
 
@@ -164,15 +164,15 @@ def test_memory_world_rests_although_something_never_does(
 
 def test_memory_world_wait_ends_what_is_idle() -> None:
     """After the idle intervals no connection is left, although no peer did anything."""
-    place = SimTarget(Lifecycle())
+    server = SimTarget(Lifecycle())
     try:
-        run = steps(place, "a:open a:new:1:@echo+5 b:connect c:open c:stall c:new:1:sink+5")
-        busy = place.idle()
-        place.wait()
+        run = steps(server, "a:open a:new:1:@echo+5 b:connect c:open c:stall c:new:1:sink+5")
+        busy = server.is_idle()
+        server.wait()
         peers = [connection.peer for connection in run.connections.values()]
-        seen = place.idle(), [peer.ended for peer in peers]
+        seen = server.is_idle(), [peer.ended for peer in peers]
     finally:
-        place.dispose()
+        server.dispose()
 
     assert not busy
     # A peer that does not read cannot see the end.
@@ -186,17 +186,17 @@ def test_tcp_world_wait_ends_what_is_idle() -> None:
     assert run_sequence(Sequence.parse(line), Lifecycle(), TcpTarget).violations == []
 
 
-def test_world_that_is_not_exact_excuses_a_busy_machine(target: NewWorld) -> None:
+def test_world_that_is_not_exact_excuses_a_busy_machine(target: NewTarget) -> None:
     """Where limits may expire because nobody ran, a connection that they end is no fault."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        (idle,) = steps(place, "a:open").connections.values()
-        (busy,) = steps(place, "a:open a:new:1:echo").connections.values()
+        (idle,) = steps(server, "a:open").connections.values()
+        (busy,) = steps(server, "a:open a:new:1:echo").connections.values()
     finally:
-        place.dispose()
+        server.dispose()
 
     assert not idle.strained
-    assert busy.strained is not place.exact
+    assert busy.strained is not server.exact
 
 
 def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
@@ -206,41 +206,41 @@ def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
 
 
 @pytest.mark.parametrize("version", ["REF", "V0"])
-def test_dispose_ends_everything(target: NewWorld, version: str) -> None:
+def test_dispose_ends_everything(target: NewTarget, version: str) -> None:
     """Living connections, leaks, handlers that never end: no descriptor and no warning is left."""
     before = descriptors()
-    place = target(VERSIONS[version]())
-    run = SequenceRun(place)
+    server = target(VERSIONS[version]())
+    run = SequenceRun(server)
     for step in Sequence.parse(
         "a:open a:new:1:@silent+5 a:new:2:linger a:new:1:echo b:open a:close"
     ):
         run.perform(step)
-        place.settle()
-    place.dispose()
-    assert place.loop.is_closed()
-    assert place.ledger.count == 0
-    del place, run
+        server.settle()
+    server.dispose()
+    assert server.loop.is_closed()
+    assert server.ledger.count == 0
+    del server, run
     gc.collect()
 
     assert descriptors() == before
 
 
 def test_dispose_gives_up_on_what_swallows_every_cancellation(
-    target: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    target: NewTarget, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A task that cannot be ended is abandoned, and its destruction is no news."""
     monkeypatch.setitem(HANDLERS, "sink", starting(endless))
-    place = target(Lifecycle())
-    steps(place, "a:open a:new:1:sink b:open")
-    place.dispose()
-    del place
+    server = target(Lifecycle())
+    steps(server, "a:open a:new:1:sink b:open")
+    server.dispose()
+    del server
     gc.collect()
 
     assert "destroyed" not in caplog.text
 
 
 def test_dispose_is_silent_about_what_fails_meanwhile(
-    target: NewWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    target: NewTarget, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A task that is ended by the disposal, and fails at that, is nobody's fault."""
 
@@ -251,16 +251,16 @@ def test_dispose_is_silent_about_what_fails_meanwhile(
             raise RuntimeError("unseen")
 
     monkeypatch.setitem(HANDLERS, "sink", starting(fail))
-    place = target(Lifecycle())
-    steps(place, "a:open a:new:1:sink")
-    place.dispose()
-    del place
+    server = target(Lifecycle())
+    steps(server, "a:open a:new:1:sink")
+    server.dispose()
+    del server
     gc.collect()
 
     assert caplog.text == ""
 
 
-def test_dispose_cleans_up_after_a_line_that_is_refused(target: NewWorld) -> None:
+def test_dispose_cleans_up_after_a_line_that_is_refused(target: NewTarget) -> None:
     """When a step raises, peers and server are closed all the same."""
     before = descriptors()
     with pytest.raises(ValueError, match="not opened"):
@@ -275,18 +275,18 @@ def test_dispose_cleans_up_after_a_line_that_is_refused(target: NewWorld) -> Non
 def test_dispose_ends_what_is_being_accepted(turns: int, version: str) -> None:
     """Connections that the kernel has and nobody has seen yet are closed, too."""
     before = descriptors()
-    place = TcpTarget(VERSIONS[version]())
-    run = steps(place, "a:open a:new:1:@echo+5~0 a:new:2:@silent+5~0")
-    place.turn(turns)
-    place.dispose()
-    del place, run
+    server = TcpTarget(VERSIONS[version]())
+    run = steps(server, "a:open a:new:1:@echo+5~0 a:new:2:@silent+5~0")
+    server.turn(turns)
+    server.dispose()
+    del server, run
     gc.collect()
 
     assert descriptors() == before
 
 
 @pytest.mark.parametrize("gap", range(6))
-def test_cancelled_dial_leaves_nothing(target: NewWorld, gap: int) -> None:
+def test_cancelled_dial_leaves_nothing(target: NewTarget, gap: int) -> None:
     """A stream that is replaced in any iteration of its dial leaves no link and no descriptor."""
     before = descriptors()
     line = f"a:open a:new:1:@echo+5~{gap} a:new:1:@silent+5~{gap} a:abort"
@@ -296,22 +296,24 @@ def test_cancelled_dial_leaves_nothing(target: NewWorld, gap: int) -> None:
     assert descriptors() == before
 
 
-def test_datagrams_reach_destinations(target: NewWorld) -> None:
+def test_datagrams_reach_destinations(target: NewTarget) -> None:
     """A UDP stream to an echo gets its datagrams back; one to nobody who answers gets nothing."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        run = steps(place, "a:open a:udp:1:@echo+5 a:data:1+60 a:udp:2:@silent+5 a:xudp:3:@echo+5")
-        place.rest(lambda: all(run.connections["a"].streams[each].owed == 0 for each in (1, 3)))
+        run = steps(server, "a:open a:udp:1:@echo+5 a:data:1+60 a:udp:2:@silent+5 a:xudp:3:@echo+5")
+        server.settle_until(
+            lambda: all(run.connections["a"].streams[each].owed == 0 for each in (1, 3))
+        )
         run.connections["a"].take()
         received = [run.connections["a"].streams[each].received for each in (1, 2, 3)]
     finally:
-        place.dispose()
+        server.dispose()
 
     assert received == [65, 0, 5]
     assert run.outcome.violations == []
 
 
-def test_datagram_stream_of_a_reused_id_is_a_leak(target: NewWorld) -> None:
+def test_datagram_stream_of_a_reused_id_is_a_leak(target: NewTarget) -> None:
     """What sing-box leaves for ever, in Python: the first stream has nobody to end it."""
     line = Sequence.parse("a:open a:udp:1:@echo a:udp:1:@echo a:close")
 
@@ -319,14 +321,14 @@ def test_datagram_stream_of_a_reused_id_is_a_leak(target: NewWorld) -> None:
     assert run_sequence(line, Lifecycle(), target).violations == []
 
 
-def test_connect_in_a_burst(target: NewWorld) -> None:
+def test_connect_in_a_burst(target: NewTarget) -> None:
     """Each of many peers gets the scope of its own connection."""
-    place = target(Lifecycle())
+    server = target(Lifecycle())
     try:
-        models = [ConnectionModel(place.connect(), USER) for _ in range(20)]
+        models = [ConnectionModel(server.connect(), USER) for _ in range(20)]
         names = [model.peer.scope.name for model in models]
     finally:
-        place.dispose()
+        server.dispose()
 
     assert names == [f"connection {n}" for n in range(1, 21)]
 

@@ -1,4 +1,4 @@
-"""Exceptions that nobody retrieves are told of at once, whatever holds their tasks."""
+"""Exceptions that nobody retrieves are reported at once, whatever holds their tasks."""
 
 import asyncio
 import gc
@@ -6,7 +6,7 @@ import gc
 import pytest
 
 from muxleak import Ledger, VirtualLoop
-from muxleak_scenarios.targets.unretrieved import Failures
+from muxleak_scenarios.targets.unretrieved import UnretrievedExceptions
 
 
 async def fail() -> None:
@@ -14,37 +14,37 @@ async def fail() -> None:
     raise RuntimeError("unseen")
 
 
-def test_failures_tell_of_an_exception_once(loop: VirtualLoop) -> None:
-    """The coroutine and the exception are named; telling counts as looking."""
-    failures = Failures(loop)
+def test_exception_is_reported_once(loop: VirtualLoop) -> None:
+    """The report names the coroutine and the exception, and retrieves it."""
+    exceptions = UnretrievedExceptions(loop)
     _ = loop.create_task(fail())
     loop.run_until_quiescent()
 
-    assert failures.unretrieved() == ["fail: never retrieved: RuntimeError('unseen')"]
-    assert failures.unretrieved() == []
+    assert exceptions.unretrieved() == ["fail: never retrieved: RuntimeError('unseen')"]
+    assert exceptions.unretrieved() == []
 
 
-def test_failures_see_a_task_that_is_collected_and_one_in_a_cycle(
+def test_exception_is_reported_of_a_collected_task_and_of_one_in_a_cycle(
     loop: VirtualLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It makes no difference whether anybody holds the task, and asyncio says nothing more."""
-    failures = Failures(loop)
+    """It makes no difference if the task is still referenced, and asyncio logs nothing more."""
+    exceptions = UnretrievedExceptions(loop)
     cycle: list[object] = [loop.create_task(fail())]
     cycle.append(cycle)
-    held_by_nobody = loop.create_task(fail())
+    unreferenced = loop.create_task(fail())
     loop.run_until_quiescent()
-    del cycle, held_by_nobody
+    del cycle, unreferenced
     gc.collect()
-    told = failures.unretrieved()
+    reported = exceptions.unretrieved()
     gc.collect()
 
-    assert len(told) == 2
+    assert len(reported) == 2
     assert caplog.text == ""
 
 
-def test_failures_do_not_tell_of_what_was_looked_at(loop: VirtualLoop) -> None:
-    """An exception that reaches whoever waits, even later, is no failure; nor is a cancel."""
-    failures = Failures(loop)
+def test_exception_that_was_retrieved_is_not_reported(loop: VirtualLoop) -> None:
+    """An exception that was awaited or asked for, even later, is none; nor is a cancellation."""
+    exceptions = UnretrievedExceptions(loop)
     early, late, cancelled = (loop.create_task(fail()) for _ in range(3))
     cancelled.cancel()
     with pytest.raises(RuntimeError):
@@ -52,12 +52,12 @@ def test_failures_do_not_tell_of_what_was_looked_at(loop: VirtualLoop) -> None:
     loop.run_until_quiescent()
     late.exception()
 
-    assert failures.unretrieved() == []
+    assert exceptions.unretrieved() == []
 
 
-def test_failures_leave_counting_to_the_ledger(loop: VirtualLoop) -> None:
+def test_ledger_counts_the_tasks_of_the_factory(loop: VirtualLoop) -> None:
     """A ledger installed afterwards counts what the factory makes."""
-    failures = Failures(loop)
+    exceptions = UnretrievedExceptions(loop)
     with Ledger().watching(loop) as ledger:
         task = loop.create_task(asyncio.Event().wait(), name="named")
         counted = ledger.count, task.get_name()
@@ -66,4 +66,4 @@ def test_failures_leave_counting_to_the_ledger(loop: VirtualLoop) -> None:
 
     assert counted == (1, "named")
     assert ledger.count == 0
-    assert failures.unretrieved() == []
+    assert exceptions.unretrieved() == []

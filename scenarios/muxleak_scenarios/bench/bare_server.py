@@ -22,7 +22,7 @@ from muxleak_scenarios.sequence.handlers import Switchboard
 from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.targets.simulated import HOST, PORT
 from muxleak_scenarios.targets.target import USER
-from muxleak_scenarios.targets.unretrieved import Failures
+from muxleak_scenarios.targets.unretrieved import UnretrievedExceptions
 from muxleak_vless import Context, Inbound, User
 from muxleak_vless.outbound import dial_tcp
 
@@ -49,7 +49,7 @@ class BareServer:
         self._scopes: list[Scope] = []
         self.ledger: Ledger | None = None
         if counted:
-            self._failures = Failures(self.loop)
+            self._failures = UnretrievedExceptions(self.loop)
             self.ledger = Ledger()
             self.ledger.install(self.loop)
         self.context = Context.background().child("server")

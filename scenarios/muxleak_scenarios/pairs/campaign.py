@@ -23,7 +23,7 @@ from muxleak_scenarios.pairs.search import Found, shorten
 from muxleak_scenarios.sequence.decoder import STEPS, WIDTH, decode
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_scenarios.sequence.strategies import sequences
-from muxleak_scenarios.targets.run import SequenceOutcome, run_sequence
+from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from hypothesis.database import ExampleDatabase
 
+    from muxleak_scenarios.sequence.properties import SequenceOutcome
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from muxleak_scenarios.sequence.steps import Sequence
-from muxleak_scenarios.targets.run import SequenceOutcome, run_sequence
+from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 from muxleak_vless import Context
 from muxleak_vless.versions import VERSIONS
@@ -21,6 +21,7 @@ from muxleak_vless.versions import VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from muxleak_scenarios.sequence.properties import SequenceOutcome
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle
 

@@ -46,7 +46,7 @@ def measure(
             run.repeat(minimal)
             if progress is not None:
                 progress()
-        target.rest(target.idle)
+        target.settle_until(target.is_idle)
         records = target.ledger.live()
         return TaskGrowth(times, len(records), target.inbound.active, LeakReport.of(records))
     finally:

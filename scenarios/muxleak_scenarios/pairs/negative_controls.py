@@ -196,7 +196,7 @@ def try_control(name: str, *, seed: int = 0, sequences: int = SEQUENCES) -> Tria
         for base in (SimTarget, TcpTarget):
             target = control.target(base, twin.switches)
             violated = run_sequence(Sequence.parse(twin.minimal), twin.lifecycle(), target).violated
-            expected = tuple(each for each in twin.fails if each not in base.blind)
+            expected = tuple(each for each in twin.fails if each not in base.unobservable)
             if violated != expected:
                 where = f"in {base.__name__}: {twin.minimal}"
                 trial.broken.append(f"{label}: expected {expected}, got {violated} {where}")

@@ -27,7 +27,7 @@ from muxleak_vless.versions import VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from muxleak_scenarios.targets.run import SequenceOutcome
+    from muxleak_scenarios.sequence.properties import SequenceOutcome
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle
 

@@ -14,12 +14,13 @@ from hypothesis.errors import NoSuchExample
 
 from muxleak_scenarios.sequence.decoder import STEPS
 from muxleak_scenarios.sequence.strategies import sequences
-from muxleak_scenarios.targets.run import SequenceOutcome, run_sequence
+from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from muxleak_scenarios.sequence.properties import SequenceOutcome
     from muxleak_scenarios.sequence.steps import Sequence
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle

@@ -12,7 +12,7 @@ from contextvars import Context as Variables
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from muxleak_scenarios.targets.target import Stock, Target
+from muxleak_scenarios.targets.target import Allowance, Target
 from muxleak_vless import Lifecycle, NetworkType
 from muxleak_vless.errors import LinkLost
 
@@ -49,13 +49,13 @@ class Lingering(Target, ABC):
 class Pooling(Target, ABC):
     """Streams to one destination take turns on connections, one of which is kept when idle."""
 
-    stock = Stock(transports=1, timers=1)
+    allowance = Allowance(transports=1, timers=1)
     reused = apart = True
 
     def handler(self, dial: Dial, limits: Limits) -> Handler:
         """Serve that destination's streams from a pool, others as ever."""
         serve = super().handler(dial, limits)
-        most = self.stock.transports if self.reused else None
+        most = self.allowance.transports if self.reused else None
         pool = Pool(dial, limits, self.context, most=most, apart=self.apart)
 
         async def exchange(stream: Stream, context: Context) -> None:
@@ -70,7 +70,7 @@ class Pooling(Target, ABC):
 class Recording(Target, ABC):
     """One task writes the access log of all connections, and the first stream starts it."""
 
-    stock = Stock(tasks=1)
+    allowance = Allowance(tasks=1)
     shared = apart = True
 
     def handler(self, dial: Dial, limits: Limits) -> Handler:

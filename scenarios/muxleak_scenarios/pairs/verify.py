@@ -146,7 +146,7 @@ def _check_tells_apart(
     verdict: Verdict, minimal: Sequence, fails: tuple[str, ...], **variants: type[Lifecycle]
 ) -> None:
     for target in (SimTarget, TcpTarget):
-        expected = tuple(name for name in fails if name not in target.blind)
+        expected = tuple(name for name in fails if name not in target.unobservable)
         if not expected:
             continue
         seen = {

@@ -1,9 +1,14 @@
-"""The world in one process: the simulated network, on virtual time, with decisions of its own.
+"""The target on a simulated network and virtual time."""
 
-The server listens and dials as it would on sockets. When what is sent is seen to arrive, in which
-order, and in how many pieces is free, as on any network: each step of a sequence says how it goes
-while that step runs (``^HEX``), and what it leaves unsaid takes the plain course.
-"""
+# The server listens and dials as it would on sockets. A network is free to choose when bytes
+# arrive, in which order, and in how many pieces. Here each step of a sequence makes those choices
+# for the time until the next step (``^HEX`` in the notation); a choice that it does not make is 0,
+# the plain course: at once, in order, whole. So the network is part of the data, and shrinks with
+# it.
+#
+# A run keeps no record of the choices, because the sequence is the record. Destinations begin to
+# listen when they are first dialled, and the inbound listens without a task: a sequence pays only
+# for what it uses.
 
 from __future__ import annotations
 
@@ -34,29 +39,31 @@ HOST, PORT = "10.0.0.1", 443
 _HOSTS = {f"{name}.dest": f"10.0.1.{n}" for n, name in enumerate((*DESTINATIONS, "refuse"), 1)}
 _SETTINGS = Settings(network=Network(hosts=_HOSTS), step_limit=5_000)
 _LIMITS_IN_TURN = LIMITS.max_streams
-"""Bounds the wait for a server that has work every few seconds, for ever."""
+"""How often `settle` lets limits expire. Streams may stall one after the other, so once is too few;
+a handler that acts every few seconds, for ever, must not hold up the run."""
 
 
-class Dealt(Choices):
-    """Decisions of the network that are dealt a few at a time; the rest takes the plain course."""
+class StepDecisions(Choices):
+    """The network's decisions for one step; when they are used up, the plain course."""
 
-    _at = 0
+    _decisions = b""
+    _next = 0
 
-    def deal(self, decisions: bytes) -> None:
-        """Take these next, in place of what is left of those before."""
-        self._dealt, self._at = decisions, 0
+    def use(self, decisions: bytes) -> None:
+        """Replace the decisions, used up or not."""
+        self._decisions, self._next = decisions, 0
 
     def decide(self, kind: str, limit: int) -> int:
-        """As `Choices`, and keeps no record: the sequence is one."""
+        """Return the next decision, below ``limit``, without recording it."""
         del kind
-        if self._at >= len(self._dealt):
+        if self._next >= len(self._decisions):
             return 0
-        self._at += 1
-        return self._dealt[self._at - 1] % limit
+        self._next += 1
+        return self._decisions[self._next - 1] % limit
 
 
 class SimTarget(Target):
-    """The inbound and its destinations on a simulated network: exact, and fast."""
+    """The inbound and its destinations on a simulated network."""
 
     loop: SimLoop
 
@@ -66,12 +73,12 @@ class SimTarget(Target):
         limits: Limits = LIMITS,
         context: Context | None = None,
     ) -> None:
-        self._choices = Dealt()
+        self._choices = StepDecisions()
         super().__init__(SimLoop(self._choices, _SETTINGS), lifecycle, limits, context)
         self._accepted: list[Scope] = []
         self._hosted: dict[str, SimServer] = {}
         factory = self.ledger.scoped_factory(self._protocol, made=self._accepted.append)
-        # What `Inbound.listen` comes to, without the task that would wait for it.
+        # The effect of `Inbound.listen`, without the task that would await it.
         self.loop.fabric.host([(HOST, PORT)], factory)
 
     @property
@@ -83,7 +90,7 @@ class SimTarget(Target):
         """Connect a raw peer, once the server has accepted it; nothing is sent.
 
         Raises:
-            ConnectionRefusedError: if the server does not listen.
+            ConnectionRefusedError: the server does not listen.
         """
         transport = self.loop.fabric.dial((HOST, PORT))
         if transport is None:
@@ -95,62 +102,62 @@ class SimTarget(Target):
         self.loop.turn()
         return peer
 
-    def deal(self, decisions: bytes) -> None:
-        """Let the network decide so from now on, as long as these last."""
-        self._choices.deal(decisions)
+    def use_decisions(self, decisions: bytes) -> None:
+        """Set the network's decisions from now on; after the last it takes the plain course."""
+        self._choices.use(decisions)
 
     def turn(self, iterations: int) -> None:
-        """Run so many iterations; the clock stands still."""
+        """Run a number of iterations; the clock stands still."""
         self.loop.turn(iterations)
 
     def settle(self) -> None:
-        """Run until nothing is ready and no limit can still expire: rest is a fact here."""
-        # Again where a limit expired, which may start another one: streams stall one by one.
+        """Run until nothing is ready and no limit within the horizon can expire."""
+        # Once more after a limit has expired, because that may start another one.
         for _ in range(_LIMITS_IN_TURN):
             before = self.loop.time()
             self.loop.run_until_quiescent(self.horizon)
             if self.loop.time() == before:
                 return
 
-    def rest(self, done: Callable[[], bool]) -> None:
-        """The same: what has not happened by then never will."""
+    def settle_until(self, done: Callable[[], bool]) -> None:
+        """Settle: anything that has not happened by then never will."""
         del done
         self.settle()
 
     def wait(self) -> None:
-        """Let the idle intervals pass."""
+        """Let the idle intervals pass, in virtual time."""
         self.loop.advance(IDLE_INTERVALS * self.inbound.limits.idle_seconds)
 
     def dispose(self) -> None:
-        """End everything that is left and close the loop."""
+        """End everything and close the loop."""
         close_coroutines(self.loop.dispose())
         self.ledger.uninstall()
-        self.failures.unretrieved()
+        self.exceptions.unretrieved()
 
     async def dial(self, address: Address, limits: Limits) -> Link:
         """Connect to a destination on the simulated network.
 
         Raises:
-            OSError: if it refuses.
+            OSError: it refuses.
         """
         factory = DESTINATIONS.get(address.host.partition(".")[0])
         if factory is not None and address.host not in self._hosted:
-            # In no connection's context: what serves there is charged to nobody.
-            places = [(_HOSTS[address.host], address.port)]
-            host, nobody = self.loop.fabric.host, contextvars.Context()
-            self._hosted[address.host] = nobody.run(host, places, factory)
+            # In an empty context, so that nothing of the destination counts for a connection.
+            addresses = [(_HOSTS[address.host], address.port)]
+            host = self.loop.fabric.host
+            self._hosted[address.host] = contextvars.Context().run(host, addresses, factory)
         return await dial_tcp(address, limits)
 
     async def resolve(self, address: Address) -> tuple[str, int]:
-        """Return where a destination for datagrams is, which begins to listen.
+        """Return the address of a destination for datagrams, and bind it there.
 
         Raises:
-            OSError: if the name is unknown.
+            OSError: the name is unknown.
         """
-        place = await resolve_udp(address)
+        found = await resolve_udp(address)
         factory = DATAGRAM_DESTINATIONS.get(address.host.partition(".")[0])
         fabric = self.loop.fabric
-        if factory is not None and not fabric.bound(place):
-            endpoint = contextvars.Context().run(SimDatagrams, fabric, factory(), place, None)
-            fabric.bind(endpoint, place)
-        return place
+        if factory is not None and not fabric.bound(found):
+            endpoint = contextvars.Context().run(SimDatagrams, fabric, factory(), found, None)
+            fabric.bind(endpoint, found)
+        return found

@@ -1,8 +1,25 @@
-"""Where sequences run: the same inbound on a simulated network, or on loopback TCP.
+"""The target that a sequence runs at: one server, any number of raw peers, and the loop they use.
 
-A world has one server and any number of raw peers. Every world is driven from outside, on a loop of
-its own, so that a step can be followed by an exact number of loop iterations.
+`SimTarget` hosts the inbound on a simulated network, `TcpTarget` on loopback TCP.
 """
+
+# A target is driven from outside: no peer and no driver runs on the server's loop. So a step can be
+# followed by an exact number of iterations (`turn`), and the ledger counts nothing but the server.
+#
+# Each connection has a scope, a context variable that is set where the connection begins and is
+# inherited by everything it starts. `sessions` and `_links` are keyed by it, as the counts of the
+# ledger are, which makes every check exact while other connections are open. Whatever has no scope
+# belongs to the server itself, and may stay only within `allowance`.
+#
+# Ways to let time pass, from short to long:
+#
+#   turn(n)              n iterations; the clock of a simulated loop stands still
+#   settle()             until nothing is ready and no limit is about to expire
+#   settle_until(done)   the same; where settling is inferred, until ``done()`` or out of patience
+#   wait()               until every idle connection must have been ended
+#
+# `horizon` separates limits: `settle` lets a timer within it expire, so that a close limit or a
+# stalled write has its effect before the check; timers beyond it (idleness, the header) stay.
 
 from __future__ import annotations
 
@@ -13,7 +30,7 @@ from uuid import UUID
 from muxleak import Ledger
 from muxleak.ledger.counters import CURRENT
 from muxleak_scenarios.sequence.handlers import Switchboard
-from muxleak_scenarios.targets.unretrieved import Failures
+from muxleak_scenarios.targets.unretrieved import UnretrievedExceptions
 from muxleak_vless import Context, Inbound, Limits, User
 
 if TYPE_CHECKING:
@@ -29,14 +46,16 @@ if TYPE_CHECKING:
 
 USER = UUID("00112233-4455-6677-8899-aabbccddeeff")
 IDLE_INTERVALS = 4
-"""Two at most without a byte end a connection; before, they may end its outbound's, and tell it."""
+"""Idle intervals in `Target.wait`. Two without a byte end a connection at the latest. That of an
+outbound may end first and send an End to the peer, so that the peer's two begin anew."""
 
 
-class Stock(NamedTuple):
-    """What a server may keep when all its connections are closed, however many there were.
+class Allowance(NamedTuple):
+    """The most that a server may keep when all connections are closed, however many there were.
 
-    Only what it started in a context of its own (``contextvars.Context()``) can be of it: all else
-    is charged to the connection in whose context it was started, and is a leak of that.
+    It covers only objects that the server started in a context of its own
+    (``contextvars.Context()``). Any other object counts for the connection in whose context it was
+    started, and is a leak of that connection.
     """
 
     tasks: int = 0
@@ -45,18 +64,28 @@ class Stock(NamedTuple):
 
 
 class Target(ABC):
-    """A server under test.
+    """A server under test, with the peers and destinations around it.
 
-    ``horizon`` is how far ahead timers are let run when the world comes to rest, in seconds: longer
-    than any limit that ends something, shorter than those that end the idle. ``exact`` says that a
-    limit expires for what the sequence did only, never for a machine that was busy. ``blind`` are
-    the properties that cannot be seen not to hold. ``stock`` is what the server says it keeps.
+    Attributes:
+        allowance: the most that the server keeps on purpose.
+        horizon: how far ahead timers expire while the target settles, in seconds: longer than any
+            limit that ends something, shorter than the limits that end an idle connection.
+        exact: True if a limit expires only because of the sequence, never because the machine was
+            busy.
+        unobservable: properties whose violation this target cannot see.
+        loop: the server's loop.
+        exceptions: the exceptions of the loop's tasks that nobody retrieved.
+        ledger: counts the loop's tasks by connection.
+        context: the server's context; `cancel` ends it.
+        sessions: the session of each connection, by its scope.
+        ending: True once `cancel` was called.
+        inbound: the server.
     """
 
-    stock = Stock()
+    allowance = Allowance()
     horizon = 5.0
     exact = True
-    blind: frozenset[str] = frozenset()
+    unobservable: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -66,13 +95,13 @@ class Target(ABC):
         context: Context | None = None,
     ) -> None:
         self.loop = loop
-        self.failures = Failures(loop)
+        # Before the ledger, which counts the tasks that the task factory in place makes.
+        self.exceptions = UnretrievedExceptions(loop)
         self.ledger = Ledger()
         self.ledger.install(loop)
         self.context = context or Context.background().child("server")
         self.sessions: dict[Scope, MuxSession] = {}
         self.ending = False
-        """Whether the server's context has been told to end."""
         self._links: dict[Scope | None, list[Link]] = {}
         self.inbound = Inbound(
             [User(USER, "scenario")],
@@ -84,32 +113,32 @@ class Target(ABC):
         )
 
     def handler(self, dial: Dial, limits: Limits) -> Handler:
-        """Make what serves the server's streams."""
+        """Return the handler of the server's streams."""
         return Switchboard(dial, limits, self.resolve)
 
     @abstractmethod
     def connect(self) -> Peer:
-        """Connect a raw peer; nothing is sent."""
+        """Connect a raw peer and send nothing."""
 
-    def deal(self, decisions: bytes) -> None:
-        """Let the network decide so from now on, where it is simulated; others decide alone."""
+    def use_decisions(self, decisions: bytes) -> None:
+        """Set the decisions of a simulated network from now on; a real network ignores them."""
         del decisions
 
     @abstractmethod
     def turn(self, iterations: int) -> None:
-        """Run so many iterations of the server's loop."""
+        """Run a number of iterations of the server's loop."""
 
     @abstractmethod
     def settle(self) -> None:
         """Run until nothing is ready and no limit is about to expire."""
 
     @abstractmethod
-    def rest(self, done: Callable[[], bool]) -> None:
-        """Let the server come to rest; ``done`` says that what is expected has happened."""
+    def settle_until(self, done: Callable[[], bool]) -> None:
+        """Settle; where that is inferred, wait until ``done()`` is true or patience runs out."""
 
     @abstractmethod
     def dispose(self) -> None:
-        """End everything that is left, leaks too, and close the loop; cannot hang."""
+        """End everything, leaks included, and close the loop. This cannot hang."""
 
     @abstractmethod
     async def dial(self, address: Address, limits: Limits) -> Link:
@@ -117,38 +146,38 @@ class Target(ABC):
 
     @abstractmethod
     async def resolve(self, address: Address) -> tuple[str, int]:
-        """Return where the server's outbound finds one of them that speaks UDP."""
+        """Return the address of a hosted destination that speaks UDP."""
 
     @property
     def pending_timers(self) -> int:
-        """Timers that are set, where the world can tell; else 0."""
+        """Number of pending timers; 0 if the loop does not show them."""
         return 0
 
     @abstractmethod
     def wait(self) -> None:
-        """Let `IDLE_INTERVALS` pass, after which the server must have ended every connection."""
+        """Let `IDLE_INTERVALS` pass; the server must have ended every connection by then."""
 
     def cancel(self) -> None:
-        """End the server's context, if it can be, as an event of the loop like any arrival."""
+        """End the server's context, if that is possible, in the next iteration of the loop."""
         if self.context.cancellable:
             self.ending = True
             self.loop.call_soon(self.context.cancel)
 
     def restart(self) -> None:
-        """Give the server a new context, as a reload in the same process does."""
+        """Give the server a new context, as a reload within the process does."""
         self.ending = False
         self.context = self.inbound.context = Context.background().child("server")
 
-    def idle(self) -> bool:
-        """Whether no connection has a task left."""
+    def is_idle(self) -> bool:
+        """Return True if no connection has a live task."""
         return not self.ledger.scopes
 
     def open_links(self, scope: Scope | None) -> int:
-        """How many connections, in or out, a connection (None: nobody) still holds open."""
+        """Return the number of open links, in and out, of a connection; of the server for None."""
         return sum(link.transport is not None for link in self._links.get(scope, ()))
 
     def paused_links(self, scope: Scope) -> int:
-        """How many of a connection's links, in or out, have a sender that waits for its peer."""
+        """Return the number of a connection's links with a sender that waits for its peer."""
         return sum(link.paused for link in self._links.get(scope, ()))
 
     def _session_started(self, session: MuxSession) -> None:
@@ -162,6 +191,7 @@ class Target(ABC):
         return link
 
     async def _recorded_dial(self, address: Address, limits: Limits) -> Link:
+        # The destination `@hang`: a dial that never ends, whatever the network.
         if address.host == "hang.dest":
             await self.loop.create_future()
         link = await self.dial(address, limits)

@@ -1,4 +1,15 @@
-"""The world on loopback TCP: real sockets, a real loop (asyncio's or any other), real time."""
+"""The target on loopback TCP: real sockets, a real loop (asyncio's or another), real time."""
+
+# Settling is inferred here: nothing is ready, no timer is near. Bytes may still be in the kernel,
+# so `settle_until` waits for the expected state as well, `PATIENCE` at most. A run without a
+# violation reaches that state at once and does not wait, so only leaks cost the patience.
+#
+# A limit may expire because the machine was busy. So `exact` is False, and the client model excuses
+# resets and ends that a limit could explain. Timers of a real loop cannot be counted, and a
+# livelock cannot be told from slowness: the properties `timers` and `quiet` are unobservable.
+#
+# Buffers of the kernel are set small at both ends, so that a peer that does not read is felt after
+# kilobytes, not after megabytes.
 
 from __future__ import annotations
 
@@ -27,16 +38,16 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PATIENCE = 0.1
-"""Seconds to wait for what is expected, before it counts as not happening. Paid by leaks only."""
+"""Seconds until an expected event counts as missing."""
 SCALED = LIMITS._replace(
     idle_seconds=2.0, write_seconds=0.02, stall_seconds=0.02, close_seconds=0.02, dial_seconds=0.02
 )
-"""The limits of `LIMITS` whose expiry a sequence waits for, in real time."""
+"""`LIMITS` with times that a sequence can wait for in real time."""
 BUFFER = 64 * 1024
-"""Bytes that the kernel is asked to keep for a connection, at either end; Linux takes double."""
+"""Size in bytes of the socket buffers, at both ends; Linux doubles it."""
 _TURNS = 1000
 _PERSISTENCE = 100
-"""Cancellations after which a task is given up."""
+"""Cancellations after which a task is abandoned."""
 _ACCEPTING = 3
 """Iterations from an arrival in the kernel to the protocol's `connection_made`."""
 
@@ -46,7 +57,7 @@ class TcpTarget(Target):
 
     horizon = 0.1
     exact = False
-    blind = frozenset({"timers", "quiet"})
+    unobservable = frozenset({"timers", "quiet"})
 
     def __init__(
         self,
@@ -59,7 +70,7 @@ class TcpTarget(Target):
         self._servers: dict[str, asyncio.Server] = {}
         self._datagrams: dict[str, asyncio.DatagramTransport] = {}
         self._hosted: list[Destination] = []
-        # Bound and not listening: connections to it are refused, and nobody else can take it.
+        # Bound but not listening: connections to it are refused, and its port stays taken.
         self._refusing = socket.socket()
         self._refusing.bind((HOST, 0))
         self._sockets = [self._refusing]
@@ -69,11 +80,10 @@ class TcpTarget(Target):
         """Connect a socket and wait until the server has accepted it.
 
         Raises:
-            TimeoutError: if it does not.
+            TimeoutError: the server did not accept it.
         """
         sock = socket.socket()
         self._sockets.append(sock)
-        # Small, so that a peer that does not read is felt after bytes, not after megabytes.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         sock.connect(self._address)
         for _ in range(_TURNS):
@@ -83,7 +93,7 @@ class TcpTarget(Target):
         raise TimeoutError(f"not accepted within {_TURNS} loop iterations")
 
     def turn(self, iterations: int) -> None:
-        """Run so many iterations: each looks once at the sockets."""
+        """Run a number of iterations, each of which polls the sockets once."""
         for _ in range(iterations):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
@@ -93,27 +103,27 @@ class TcpTarget(Target):
         self.loop.run_until_complete(settle(horizon=self.horizon))
 
     def wait(self) -> None:
-        """Let the idle intervals pass, in real time: seconds. No longer than something is left."""
+        """Let the idle intervals pass, several seconds; return early if no connection is left."""
         limit = IDLE_INTERVALS * self.inbound.limits.idle_seconds
-        self.loop.run_until_complete(settle(limit=limit, until=self.idle))
+        self.loop.run_until_complete(settle(limit=limit, until=self.is_idle))
 
-    def rest(self, done: Callable[[], bool]) -> None:
-        """Run until nothing is ready and no timer is near; then wait for ``done`` a while."""
+    def settle_until(self, done: Callable[[], bool]) -> None:
+        """Settle, then wait `PATIENCE` at most until ``done()`` is true."""
         self.settle()
         if not done():
             self.loop.run_until_complete(settle(limit=PATIENCE, until=done))
-            # For a process that was not run meanwhile: what is under way comes to its end.
+            # If this process was not scheduled meanwhile, pending work gets its chance here.
             self.settle()
 
     def dispose(self) -> None:
-        """End everything that is left and close the loop."""
+        """End everything and close the loop."""
         for sock in self._sockets:
             sock.close()
         for links in self._links.values():
             for link in links:
                 link.abort()
         self.loop.run_until_complete(self.inbound.shutdown())
-        # A server that is closed while it accepts fails on an assertion of asyncio's.
+        # asyncio fails on an assertion if a server is closed while it accepts a connection.
         self.turn(_ACCEPTING)
         for _ in range(_PERSISTENCE):
             if not self.ledger.count:
@@ -126,7 +136,7 @@ class TcpTarget(Target):
             destination.transport.abort()
         left = self.ledger.tasks()
         self.ledger.uninstall()
-        self.failures.unretrieved()
+        self.exceptions.unretrieved()
         self.turn(_ACCEPTING)
         self.loop.close()
         for task in left:
@@ -137,17 +147,17 @@ class TcpTarget(Target):
         """Connect to a destination on loopback.
 
         Raises:
-            OSError: if it refuses.
+            OSError: it refuses.
         """
         server = self._servers.get(address.host.partition(".")[0])
         sock = self._refusing if server is None else server.sockets[0]
         return await dial_tcp(Address.of(*sock.getsockname()), limits)
 
     async def resolve(self, address: Address) -> tuple[str, int]:
-        """Return where a destination for datagrams is; other addresses as they are.
+        """Return the address of a destination for datagrams; resolve any other address.
 
         Raises:
-            OSError: if the name is unknown.
+            OSError: the name is unknown.
         """
         transport = self._datagrams.get(address.host.partition(".")[0])
         if transport is None:
@@ -156,8 +166,8 @@ class TcpTarget(Target):
         return host, port
 
     async def _listen(self) -> tuple[str, int]:
-        # Not when first asked for: the handler that asks may be cancelled, and is to be charged
-        # with its own connection only.
+        # All at once, not at the first dial: the handler that dials may be cancelled meanwhile, and
+        # the listener would count for its connection.
         for name in DESTINATIONS:
             host = partial(self._host, name)
             self._servers[name] = await self.loop.create_server(host, HOST, 0)

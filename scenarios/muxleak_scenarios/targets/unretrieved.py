@@ -1,8 +1,9 @@
-"""Exceptions that nobody retrieves, without waiting for the garbage collector.
+"""Finds exceptions that nobody retrieves, without the garbage collector."""
 
-asyncio tells of them when their task is collected. A task whose exception's traceback leads back to
-it is in a cycle, so that it is told of at any time, or in another run; here they are kept.
-"""
+# asyncio logs such an exception when its task is destroyed. The traceback of the exception often
+# leads back to the task, so that the two are in a cycle, and the message comes with some later
+# collection: perhaps in another run, perhaps never. A done callback keeps the failed tasks instead,
+# so that each run sees its own. `unretrieved` retrieves what it reports, which silences asyncio.
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ import asyncio
 from typing import Any
 
 
-class Failures:
-    """The tasks of a loop that have ended with an exception; made by its task factory.
+class UnretrievedExceptions:
+    """Keeps the tasks of a loop that ended with an exception which nobody has retrieved.
 
-    To be made before a `Ledger` is installed, which counts what the factory makes.
+    It sets the loop's task factory. A `Ledger` must be installed afterwards, so that it counts the
+    tasks which that factory makes.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -21,7 +23,7 @@ class Failures:
         loop.set_task_factory(self._make)
 
     def unretrieved(self) -> list[str]:
-        """Say which exceptions nobody has looked at; they count as retrieved then."""
+        """Return a description of each exception, and mark it as retrieved."""
         failed = filter(_is_unretrieved, self._failed)
         return [f"{_name(task)}: never retrieved: {task.exception()!r}" for task in failed]
 
@@ -36,7 +38,7 @@ class Failures:
 
 
 def _is_unretrieved(task: asyncio.Task[Any]) -> bool:
-    # What asyncio's own destructor asks; `exception` would count as looking.
+    # The attribute that the task's own destructor reads. Calling `exception` would retrieve it.
     return bool(task._log_traceback)  # noqa: SLF001
 
 
