@@ -1,8 +1,20 @@
-"""Counting, settling and reporting. Knows no protocol.
+"""Finds leaks of asyncio programs: tasks and other resources that outlive the code that made them.
 
-Names are imported when they are asked for: whoever installs this gets a pytest plugin with it, and
-a test run that does not use it should not wait for it.
+The package knows no protocol. Start with `no_leaks` for a block or a function, `measure_growth` for
+an operation that is repeated, `simulate` and `find_leaks` for a program on virtual time, and
+`Monitor` for a service in operation.
 """
+
+# Names are imported when they are first used (PEP 562). A distribution that installs this one gets
+# its pytest plugin too, and pytest imports this package with it; a test run that does not use the
+# plugin must not wait for the simulator. For the same reason a name loads only the rooms below its
+# own: `no_leaks` imports `introspect`, `ledger` and `checks`, but neither `sim`, `search`,
+# `monitor` nor `plugin`. Imports between the rooms run in this order only, also those for type
+# checkers: introspect < ledger < checks < sim < search < (plugin, monitor).
+#
+# Type checkers and editors do not follow `__getattr__`, so they get the same names by imports that
+# never run. A new name goes into three places: the block for type checkers, `__all__`, and the
+# table at the end.
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for (PEP 562)."""
+"""Names of a package that are imported when they are first used (PEP 562)."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -11,7 +11,13 @@ def lazily(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make the ``__getattr__`` and ``__dir__`` of a package.
 
-    ``homes`` has, for each of its modules, the names that are taken from there, between spaces.
+    Args:
+        package: the ``__name__`` of the package.
+        homes: the names that the package offers, separated by spaces, by the module that defines
+            them, which is relative to the package.
+
+    Returns:
+        The two functions. A name that was used once is an ordinary attribute from then on.
     """
     home = {name: module for module, names in homes.items() for name in names.split()}
     own = vars(sys.modules[package])

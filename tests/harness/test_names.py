@@ -31,11 +31,23 @@ def test_names_that_are_not_there_are_refused() -> None:
         muxleak.find_leak  # noqa: B018 - asking is the test
 
 
-def test_names_are_imported_when_asked_for() -> None:
-    """Whoever imports the package does not wait for the simulation."""
-    code = "import sys, muxleak; print([each for each in sys.modules if 'muxleak.sim' in each])"
+def loaded(statement: str) -> list[str]:
+    """Return the modules of the package that a fresh process has loaded after a statement."""
+    code = f"import sys, muxleak; {statement}; print(*(n for n in sys.modules if 'muxleak' in n))"
     done = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
+    return done.stdout.split()
 
-    assert done.stdout == "[]\n"
+
+def test_names_are_imported_when_asked_for() -> None:
+    """The package itself loads none of its modules but the one that makes its names lazy."""
+    assert set(loaded("pass")) == {"muxleak", "muxleak.lazy"}
+
+
+@pytest.mark.parametrize("name", ["no_leaks", "measure_growth", "check_scope", "Ledger", "settle"])
+def test_names_of_the_checks_load_no_room_above_them(name: str) -> None:
+    """A check loads neither the simulator, the search, the monitor nor the plugin."""
+    rooms = {module.split(".")[1] for module in loaded(f"muxleak.{name}") if "." in module}
+
+    assert rooms <= {"lazy", "introspect", "ledger", "checks"}

@@ -1,1 +1,1 @@
-"""Creation sites, the stacks of tasks, and referrers."""
+"""Facts read from a running program: creation sites, stacks of tasks, referrers."""

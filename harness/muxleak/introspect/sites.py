@@ -1,8 +1,39 @@
-"""Creation sites: the few lines of code that led to a task.
+"""Creation sites: the few lines of code that led to a task or a resource.
 
 Captured in under a microsecond and interned, because every task of a long run has one; turned into
 text only when shown. The text names no absolute path, so it is the same on every machine.
 """
+
+# Capture. Every task that is made while a ledger is installed pays for one walk up the stack, so
+# `trace` does as little as it can: it follows `f_back` from `sys._getframe` (the `traceback` module
+# costs 20 times as much), decides by one dictionary lookup for each frame what to do with it, and
+# appends the code object and the instruction offset to one flat list. It makes no tuple for a
+# frame, looks up no line and formats nothing.
+#
+# Which frames count:
+#
+#   file of the frame                       effect on the walk
+#   ------------------------------------    -----------------------------------------------
+#   user code                               kept; the walk ends after `MAX_FRAMES` of them
+#   asyncio, this package, hidden folders   passed over
+#   asyncio's events.py and runners.py      the same, but `Handle._run` and `Runner.run` end it
+#   an event loop written in Python         ends it (`end_at`, called by the simulated loops)
+#
+# The walk ends at the loop because the frames below it belong to whoever drives the loop, which is
+# not what led to the creation and differs between a test run and a service. uvloop has no frame of
+# its own; the runner that drives it has one.
+#
+# Interning. Most tasks end before anybody asks for their site. So `trace` gives raw points, and the
+# ledger calls `intern` only for tasks that were alive at a sweep, or that a report names.
+# `_interned` is keyed by the `id` of the innermost code object, because code objects hash by value,
+# slowly; they compare by identity first, so finding the site among the few of one key is fast. The
+# ids are stable because the table holds the code objects. A second table, `_by_line`, makes two
+# sites one if their lines are equal: a line is several instructions, and Python 3.11 moves a call
+# from one to the next as the code warms up.
+#
+# Price: neither table ever shrinks. Both are bounded by the places in a program that create
+# something, not by how many things are created. Code that a program compiles anew again and again
+# would make them grow.
 
 import asyncio
 import os
@@ -17,12 +48,10 @@ _FULL = 2 * MAX_FRAMES
 
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
-# The loop's own frame ends the walk: below it stands whoever drives the loop. uvloop has none, but
-# the runner that drives it has.
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
 _RUNNER_RUN = asyncio.Runner.run.__code__
 
-_USER, _INTERNAL, _LAST, _PERHAPS_LAST = range(4)  # what a walk does at a frame of a file
+_USER, _INTERNAL, _LAST, _PERHAPS_LAST = range(4)  # the effect of a file's frames on a walk
 _internal = [_ASYNCIO, _PACKAGE]
 _by_file: dict[str, int] = {}
 _interned: dict[tuple[int, int], list[tuple[list[Any], "Site"]]] = {}
@@ -45,8 +74,8 @@ class SiteFrame(NamedTuple):
 class Site:
     """The few frames that led to a creation, innermost first.
 
-    Interned: equal sites are one object, so compare with `is`. Lines are looked up when asked for,
-    never when captured.
+    Interned: equal sites are one object, so compare them with `is`. Lines are looked up when they
+    are read, never when the site is captured.
     """
 
     __slots__ = ("_points",)
@@ -69,7 +98,7 @@ class Site:
 
     @property
     def points(self) -> Points:
-        """What `intern` makes this site of."""
+        """The raw site, from which `intern` gives this object."""
         return [each for point in self._points for each in point]
 
     def __str__(self) -> str:
@@ -83,9 +112,17 @@ _NOWHERE = Site(())
 
 
 def trace(depth: int = 1) -> Points:
-    """The raw site of the caller `depth` calls up, without frames of asyncio and of this package.
+    """Return the raw site of the caller `depth` calls up.
 
-    Half the price of `capture`: for what will mostly be gone before anybody asks; see `intern`.
+    It has no frames of asyncio and of this package. It costs half of `capture`, so it is the one
+    for things that mostly end before their site is read; see `intern`.
+
+    Args:
+        depth: 1 for the caller of this function.
+
+    Returns:
+        At most `MAX_FRAMES` pairs, flattened: code object, instruction offset, code object, ...;
+        innermost frame first.
     """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - traceback costs 20 times as much
     points: Points = []
@@ -108,17 +145,14 @@ def trace(depth: int = 1) -> Points:
 
 
 def intern(points: Points) -> Site:
-    """The one site object for what `trace` gave."""
+    """Return the one `Site` for a raw site of `trace`."""
     if not points:
         return _NOWHERE
-    # Code objects hash by value, slowly, but are compared by identity first. Their ids are stable
-    # because the sites hold them.
     known = _interned.setdefault((id(points[0]), points[1]), [])
     for other, site in known:
         if other == points:
             return site
     pairs = tuple(zip(points[::2], points[1::2], strict=True))
-    # A line is several instructions; 3.11 moves a call from one to the next as it warms up.
     lines = tuple((id(code), _line(code, lasti)) for code, lasti in pairs)
     site = _by_line.setdefault(lines, Site(pairs))
     known.append((points, site))
@@ -126,7 +160,7 @@ def intern(points: Points) -> Site:
 
 
 def capture(depth: int = 1) -> Site:
-    """`intern` of `trace`: the site of the caller `depth` calls up."""
+    """Return the site of the caller `depth` calls up: `intern` of `trace`."""
     return intern(trace(depth + 1))
 
 
@@ -141,7 +175,7 @@ def hide(folder: str) -> None:
 
 
 def is_internal(filename: str) -> bool:
-    """Whether a file belongs to asyncio or to this package, whose frames no site shows."""
+    """Return True if a file belongs to asyncio or to this package, whose frames no site shows."""
     part = _by_file.get(filename)
     return (_part(filename) if part is None else part) != _USER
 
@@ -157,7 +191,7 @@ def _part(filename: str) -> int:
 
 @lru_cache(maxsize=1024)
 def short_path(filename: str) -> str:
-    """`filename` relative to the working directory, else to the root of its package."""
+    """Return `filename` relative to the working directory, else to the root of its package."""
     if filename.startswith("<"):
         return filename
     path = Path(filename)

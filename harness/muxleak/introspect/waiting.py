@@ -1,8 +1,23 @@
-"""Where a task waits, and for what.
+"""The place where a task waits, and the object it waits for.
 
 The text is the same in every process: no memory addresses, no absolute paths, no numbers that a
 process-wide counter gave.
 """
+
+# A suspended task is a chain of awaitables: its coroutine awaits another coroutine, and so on down
+# to a future. `links` follows the chain by the public attributes `cr_await`, `ag_await` and
+# `gi_yieldfrom`. Between them stand iterators written in C (of a future, of `async for`) that have
+# no such attribute; the garbage collector knows what they refer to, so it is asked for those links
+# alone.
+#
+# The place in a report is the innermost frame outside the standard library: "waits in Client.read"
+# says more than "waits in Queue.get". The awaited object is, in this order: the `self` of that
+# frame if its class has a `__repr__` of its own; the task that is awaited, by name; the `self` of
+# the innermost frame (asyncio's Queue, Event, Lock ...); the bare future. `__repr__` is the only
+# user code that runs here, and it may raise: `waiting_of` then says so in place of the text.
+#
+# `_fut_waiter` is private to asyncio, but both of its task classes and uvloop, which uses them,
+# have it; there is no public way to ask a task for it.
 
 import asyncio
 import gc
@@ -25,12 +40,12 @@ _LINKS = (asyncio.Future, CoroutineType, AsyncGeneratorType, GeneratorType)
 
 
 class Waiting(NamedTuple):
-    """Where a task is suspended.
+    """The place where a task is suspended.
 
     Attributes:
         chain: the suspended frames as "file:line in function", outermost first.
         place: the innermost frame of user code as "function (file:line)".
-        on: what is waited for.
+        on: the awaited object, as text.
     """
 
     chain: tuple[str, ...]
@@ -42,15 +57,18 @@ class Waiting(NamedTuple):
 
 
 def waiting_of(task: AnyFuture) -> Waiting:
-    """Where `task` is suspended and on what. Never raises; runs no user code but `__repr__`."""
+    """Describe the place where `task` is suspended and the object it waits for.
+
+    It never raises, and runs no user code but `__repr__`.
+    """
     try:
         return _waiting_of(task)
-    except Exception as exc:  # noqa: BLE001 - a report must not fail over what it reports on
+    except Exception as exc:  # noqa: BLE001 - a broken object must not break the report on it
         return Waiting((), name_of(task), f"something unreadable ({type(exc).__name__})")
 
 
 def name_of(task: AnyFuture) -> str:
-    """The qualified name of a task's coroutine; the type's name of any other future."""
+    """Return the qualified name of a task's coroutine; the type's name of any other future."""
     if not isinstance(task, asyncio.Task):
         return type(task).__name__
     coroutine = task.get_coro()
@@ -58,12 +76,16 @@ def name_of(task: AnyFuture) -> str:
 
 
 def called_by(handle: asyncio.Handle) -> str:
-    """The name of what a handle calls: the coroutine of a task, else the function."""
-    return callable_name(handle._callback)  # type: ignore[attr-defined]  # noqa: SLF001 - a handle tells it no other way
+    """Return the name of the coroutine whose task a handle runs, else of its function."""
+    return callable_name(handle._callback)  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public name
 
 
 def callable_name(callback: Any) -> str:
-    """The qualified name of a function, of a task's coroutine for its wake-up, else of the type."""
+    """Return the qualified name of a callback.
+
+    For the wake-up of a task it is "task" and the name of its coroutine; for an object without a
+    qualified name it is the name of the type.
+    """
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
         return f"task {name_of(owner)}"
@@ -72,17 +94,17 @@ def callable_name(callback: Any) -> str:
 
 
 def is_stdlib(filename: str) -> bool:
-    """Whether a file belongs to Python's standard library."""
+    """Return True if a file belongs to Python's standard library."""
     return filename.startswith(_STDLIB) and "site-packages" not in filename
 
 
 def code_place(code: CodeType, line: int) -> str:
-    """A line of a function as "function (file:line)"."""
+    """Format a line of a function as "function (file:line)"."""
     return f"{code.co_qualname} ({short_path(code.co_filename)}:{line})"
 
 
 def scrub(text: str, length: int = _MAX_REPR) -> str:
-    """`text` on one line of at most `length` characters, without memory addresses."""
+    """Return `text` on one line of at most `length` characters, without memory addresses."""
     text = " ".join(_ADDRESS.sub("", text).split())
     return text if len(text) <= length else text[: length - 3] + "..."
 
@@ -96,7 +118,6 @@ def _waiting_of(task: AnyFuture) -> Waiting:
         return Waiting(chain, name_of(task), _future(awaited, task))
     where = (own or frames)[-1]
     place = code_place(where.f_code, where.f_lineno)
-    # The user's own object says most; then a task by its name; then asyncio's object (a Queue).
     on = _own_repr(own[-1]) if own and awaited is not None else None
     if on is None and not isinstance(awaited, asyncio.Task) and awaited is not None:
         on = _own_repr(frames[-1])
@@ -104,12 +125,17 @@ def _waiting_of(task: AnyFuture) -> Waiting:
 
 
 def suspended(task: AnyFuture) -> list[FrameType]:
-    """The frames in which `task` is suspended, outermost first."""
+    """Return the frames in which `task` is suspended, outermost first."""
     return [frame for frame, _ in links(task) if frame is not None]
 
 
 def links(task: AnyFuture) -> list[tuple[FrameType | None, Any]]:
-    """What a task is made of, outermost first: coroutines and the like, each with its frame."""
+    """Return the chain of awaitables of a task, outermost first, each with its frame.
+
+    Returns:
+        Pairs of a frame, or None for an iterator written in C, and the coroutine, generator or
+        iterator. The awaited future at the end of the chain is left out.
+    """
     found: list[tuple[FrameType | None, Any]] = []
     link: Any = task.get_coro() if isinstance(task, asyncio.Task) else None
     while link is not None and not isinstance(link, asyncio.Future):
@@ -124,14 +150,13 @@ def _frame(frame: FrameType) -> SiteFrame:
 
 
 def _step(link: Any) -> tuple[FrameType | None, Any]:
-    """The frame of one awaitable and the awaitable that it waits for in turn."""
+    """Return the frame of one awaitable, and the awaitable that it waits for in turn."""
     if isinstance(link, CoroutineType):
         return link.cr_frame, link.cr_await
     if isinstance(link, AsyncGeneratorType):
         return link.ag_frame, link.ag_await
     if isinstance(link, GeneratorType):
         return link.gi_frame, link.gi_yieldfrom
-    # The C iterators between them (of a future, of `async for`) name what they hold nowhere else.
     return None, next((ref for ref in gc.get_referents(link) if isinstance(ref, _LINKS)), None)
 
 
