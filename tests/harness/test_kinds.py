@@ -116,13 +116,13 @@ def test_transports_and_servers_are_seen_until_closed(new_loop: Loops) -> None:
             transports.append(transport)
 
     transports: list[asyncio.BaseTransport] = []
-    assert run(new_loop, body).blind == ()
+    assert run(new_loop, body).unseen == ()
     assert len(transports) == 1
 
 
 @REAL
 def test_transport_that_cannot_be_watched_is_said(new_loop: Loops) -> None:
-    """A protocol whose objects take no attribute hides its accepted connection; `blind` says so."""
+    """A protocol whose objects take no attribute hides its connection; `unseen` says so."""
 
     class Slotted(asyncio.BaseProtocol):
         __slots__ = ()
@@ -143,18 +143,19 @@ def test_transport_that_cannot_be_watched_is_said(new_loop: Loops) -> None:
             client.close()
         server.close()
         await asyncio.sleep(0.02)
-        (blind,) = ledger.blind
-        assert blind.endswith("Slotted, whose objects take no attribute")
+        (unseen,) = ledger.unseen
+        assert unseen.endswith("Slotted, whose objects take no attribute")
 
     run(new_loop, body)
 
 
-def test_blind_tells_of_a_task_factory_put_over_ours() -> None:
-    """Who replaces the task factory hides the tasks made from then on."""
+def test_unseen_names_a_task_factory_put_over_ours() -> None:
+    """Another factory hides the tasks made from then on; the former name of `unseen` works."""
 
     async def body(ledger: Ledger, _scope: Scope) -> None:
         asyncio.get_running_loop().set_task_factory(None)
-        assert ledger.blind == ("tasks made since another task factory was installed",)
+        assert ledger.unseen == ("tasks made since another task factory was installed",)
+        assert ledger.blind == ledger.unseen
 
     run(asyncio.SelectorEventLoop, body)
 

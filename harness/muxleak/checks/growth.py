@@ -257,7 +257,7 @@ async def measure_growth(
         if not report:
             return report
         notes = await release(probe.grown(), budget)
-        leaks = report.report.noting(*notes, *ledger.blind)
+        leaks = report.report.noting(*notes, *ledger.unseen)
         return GrowthReport(repetitions, report.growing, leaks)
 
 

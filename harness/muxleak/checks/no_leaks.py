@@ -76,7 +76,7 @@ class LeakCheck:
         found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
         if not found:
             return LeakReport((), 0)
-        report = diagnosed(found, scope).noting(*ledger.blind)
+        report = diagnosed(found, scope).noting(*ledger.unseen)
         return report.noting(*await release(found, self.budget))
 
     def select(self, records: list[Any]) -> list[Any]:

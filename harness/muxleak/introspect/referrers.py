@@ -241,7 +241,7 @@ def _modules() -> dict[int, str]:
 def _running_locals() -> dict[int, str]:
     """Return the places of the local variables of running functions, by the id of their value."""
     found: dict[int, str] = {}
-    for start in sys._current_frames().values():  # noqa: SLF001 - documented, despite its name
+    for start in sys._current_frames().values():  # noqa: SLF001 - documented
         frame: FrameType | None = start
         while frame is not None:
             module = str(frame.f_globals.get("__name__", ""))

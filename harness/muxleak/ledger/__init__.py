@@ -1,1 +1,1 @@
-"""Counts live tasks and other resources by scope, with their creation sites."""
+"""Counts the tasks and resources of event loops, by scope and creation site."""

@@ -1,9 +1,53 @@
-"""The counters of a ledger, in two generations, and the record of a live task.
+"""The counters of a ledger in two generations, the scopes that are charged, and their records.
 
-What is created goes onto a list and nothing else happens; what is still alive at the next look (or
-when the list is full) is charged to its scope, and only a task that got so far pays for a done
-callback. Most are gone by then and have cost one list entry.
+A new task is one entry of a list. Tasks that are still alive at the next sweep are charged to their
+scope and get a done callback; most have ended by then and have cost one entry.
 """
+
+# Two generations. A done callback costs more than all else that counting does, and most tasks end
+# soon. So a creation appends ``(task, raw site, scope)`` to `Counters.young` and does nothing more.
+# A *sweep* goes through that list once: a task that has ended is dropped, a task that is alive is
+# charged to its scope (`Scope.hold`), which interns its site, raises the count and adds the done
+# callback that lowers it again. Hence a task is charged at the sweep after its creation, never
+# before; every property that gives a number or a list sweeps first, so readers see no difference.
+# So a task costs 1.3 to 1.5 times a bare one (`muxleak bench`, row ``task``).
+#
+# A task that has been charged leaves the count by its callback, one iteration of the loop after its
+# end, as asyncio calls it then. Lists of live tasks leave it out at once.
+#
+# If nobody asks, `compact` sweeps after `YOUNG` creations, but only the older half of the list: a
+# task that was made a moment ago has had no time to end. Each task is swept once, so a creation
+# costs O(1), amortised. Resources do not report their end, so a scope's list may hold some that
+# have ended; `compact` prunes the lists once they are twice as long as the last pruning left them.
+#
+# Scopes. A scope belongs to one ledger and has two links upwards. `outer` is the scope that was
+# current when it was made, of any ledger; `parent` is the next one of its own ledger, the root at
+# last. The current scope is a context variable. asyncio copies the context into every task and
+# callback, so whatever a scope's code starts, directly or through other tasks, is charged to the
+# scope without any bookkeeping, and blocks that run at the same time keep apart. A task that was
+# started before, such as that of a server, has another context and is charged elsewhere. Several
+# ledgers share the variable; `charged` follows `outer` to the innermost scope of one of them.
+#
+# Invariant: `Scope.within` holds exactly those scopes below it, one level down, in or inside which
+# something was alive at the last sweep or pruning. `_link` and `_unlink` keep it so along the path
+# to the root. Therefore
+#   - `Scope.clean` is O(1) for a clean scope, however many others have leaks;
+#   - a walk through a ledger meets only scopes that hold something;
+#   - a ledger does not keep scopes of connections that have ended.
+# Most scopes never hold anything at a sweep, so all share one empty dictionary and one empty list
+# until they have to store something; a server may have a hundred thousand of them.
+#
+# References to tasks are strong. asyncio's own are weak: a pending task whose future nobody holds
+# would be destroyed by the garbage collector, and a leak would vanish from the count. Prices: the
+# ledger keeps a finished task, its result and its exception until the next sweep, which takes at
+# most `YOUNG` creations; so exceptions that nobody retrieved are reported that much later; and a
+# ledger can make another ledger believe that a finished task is retained, which is why growth
+# sweeps all ledgers of a loop (`sweep_all`) before it counts. Resources are held weakly, because
+# the end of several kinds is that they are freed.
+#
+# Threads. Hooks append to `Counters.fresh` from any thread, since threads start threads and submit
+# jobs. Appending to a list and deleting a slice are atomic, and a sweep removes only the entries
+# that it has copied, so no entry is lost.
 
 from __future__ import annotations
 
@@ -21,18 +65,25 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 
-YOUNG = 256  # creations after which a look is taken even if nobody asks
+YOUNG = 256  # creations after which tasks are swept even if nobody asks
 _MAX_STATE = 160  # characters
 FEW = 256  # resources below which pruning is not worth it
-_NONE: dict[Any, Any] = {}  # stands for a dictionary that is still empty; never changed
+# All scopes share these until they have something to store; never changed.
+_EMPTY_DICT: dict[Any, Any] = {}
+_EMPTY_LIST: list[Any] = []
 
 _installed: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Counters, ...]] = WeakKeyDictionary()
 
 
 class TaskRecord(NamedTuple):
-    """A live task: who it belongs to, where it was made, and our own number for it (1, 2, 3...).
+    """The record of a live task.
 
-    Numbers are the ledger's, since asyncio's `Task-7` comes from a counter of the whole process.
+    Attributes:
+        task: the task.
+        site: its creation site.
+        scope: the scope that is charged; None for the root.
+        number: 1 for the first task that the ledger saw. asyncio's own `Task-7` comes from a
+            counter of the whole process, so it differs from run to run.
     """
 
     task: AnyTask
@@ -42,7 +93,7 @@ class TaskRecord(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """As a resource tells it."""
+        """The kind, as of a `Resource`."""
         return "task"
 
     @property
@@ -51,27 +102,27 @@ class TaskRecord(NamedTuple):
         return name_of(self.task)
 
     def waiting_on(self) -> Waiting:
-        """Where the task is suspended and on what; never raises."""
+        """Describe the place where the task is suspended; never raises."""
         return waiting_of(self.task)
 
     def state(self) -> str:
-        """Where it waits, in one line."""
+        """Describe in one line where it waits."""
         return str(self.waiting_on())
 
     def thing(self) -> AnyTask:
-        """The task."""
+        """Return the task."""
         return self.task
 
 
 class Resource:
-    """Something that ought to end: what it is, who caused it and where.
+    """The record of a resource that ought to end, which it refers to weakly.
 
     Attributes:
         kind: one of `KINDS`.
-        name: what it is called in reports.
-        points: where it was made, as `sites.trace` gave it.
+        name: its name in reports.
+        points: its raw creation site, as `sites.trace` gave it.
         owner: the scope that is charged.
-        number: in order of creation; 0 until the ledger has seen it.
+        number: in order of creation; 0 until the first sweep.
     """
 
     __slots__ = ("_ref", "name", "number", "owner", "points")
@@ -86,48 +137,48 @@ class Resource:
 
     @property
     def site(self) -> Site:
-        """Where it was made."""
+        """The creation site."""
         return intern(self.points)
 
     @property
     def scope(self) -> Scope | None:
-        """Whose it is; None outside every scope."""
+        """The scope that is charged; None for the root."""
         return self.owner if self.owner.parent is not None else None
 
     def thing(self) -> Any:
-        """The thing itself, or None if it is gone."""
+        """Return the resource itself, or None if it has been freed."""
         return self._ref()
 
     def alive(self) -> bool:
-        """Whether it is still there."""
+        """Return True if it exists and is in use."""
         thing = self._ref()
         return thing is not None and self.open(thing)
 
     def open(self, thing: Any) -> bool:
-        """Whether the thing, which exists, is still in use."""
+        """Return True if the resource, which exists, is in use."""
         raise NotImplementedError
 
     def state(self) -> str:
-        """What it is doing, in one line; never raises."""
+        """Describe in one line what it is doing; never raises."""
         try:
             return scrub(self.describe(self._ref()), _MAX_STATE)
-        except Exception as exc:  # noqa: BLE001 - a report must not fail over what it reports on
+        except Exception as exc:  # noqa: BLE001 - a broken object must not break the report on it
             return f"is unreadable ({type(exc).__name__})"
 
     def describe(self, thing: Any) -> str:
-        """What `state` says."""
+        """Return the text of `state`."""
         raise NotImplementedError
 
     def waiting_on(self) -> Waiting:
-        """As of a task; a resource has no chain of frames."""
+        """Describe its state in the form of a task's; a resource has no chain of frames."""
         return Waiting((), self.name, self.state())
 
     def end(self) -> None:
-        """Close it, as far as that is possible from outside and at once."""
+        """Close it, as far as that is possible from outside and without waiting."""
 
 
 class Observer(Protocol):
-    """Is called by the counters of a ledger as tasks, resources and connections come and go.
+    """The calls that counters make as tasks, resources and connections come and go.
 
     The monitor implements it, to count by creation site; without one, each call site costs one test
     for None.
@@ -153,26 +204,31 @@ class Observer(Protocol):
 
 
 class Counters:
-    """What a ledger and its scopes share.
+    """The numbers and lists that a ledger and its scopes share.
 
     Attributes:
-        active: whether a ledger is installed.
-        loops: how many ledgers are: one for each loop.
-        kinds: which kinds the ledger was asked for.
-        attentive: whether exceptions that nobody asks for are wanted.
-        observer: is told of what comes and goes, where a monitor wants that.
-        count: tasks charged to scopes and alive; the ledger adds nothing until `sweep`.
+        active: True while a ledger is installed.
+        loops: number of installed ledgers that share these counters, one for each loop.
+        kinds: the kinds that are recorded.
+        wants_errors: True if exceptions that nobody retrieves are recorded.
+        observer: is called as tasks, resources and connections come and go; None without a monitor.
+        count: tasks that are charged to scopes and alive; changes in `sweep` and in done callbacks.
+        swept: tasks that have been through a sweep.
+        held: resources on the lists of scopes, some of which may have ended.
+        limit: the number of such resources above which `compact` prunes.
+        scopes_made: scopes made so far.
+        resources_made: resources that have been through a sweep.
         young: tasks since the last sweep: task, raw site, scope.
         fresh: resources since the last sweep; other threads may append.
-        failed: where tasks were made that ended with an exception nobody has asked for yet.
-        finished: weak references to finished tasks, while somebody wants to know who keeps them.
+        failed: site and scope of finished tasks whose exception nobody has retrieved yet.
+        finished: weak references to finished tasks, while their retention is measured.
     """
 
     __slots__ = (
         *(
             "__weakref__",
             "active",
-            "attentive",
+            "wants_errors",
             "observer",
             "count",
             "failed",
@@ -191,19 +247,19 @@ class Counters:
         self.held, self.limit = 0, FEW
         self.young: list[tuple[AnyTask, Points, Scope]] = []
         self.fresh: list[Resource] = []
-        self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = _NONE
-        self.attentive = "error" in kinds
+        self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = _EMPTY_DICT
+        self.wants_errors = "error" in kinds
         self.observer: Observer | None = None
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Note that a ledger counts what `loop` makes."""
+        """Note that a ledger counts the tasks and resources of `loop`."""
         _installed[loop] = (*_installed.get(loop, ()), self)
         self.loops += 1
         self.active = True
 
     def uninstall(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Undo one `install`; of a loop that is gone, only the count."""
+        """Undo one `install`; of a loop that has been freed, only the number of ledgers."""
         if loop is not None:
             left = list(_installed.pop(loop))
             left.remove(self)
@@ -214,14 +270,14 @@ class Counters:
 
     @property
     def created(self) -> int:
-        """How many tasks were made."""
+        """Number of tasks made."""
         return self.swept + len(self.young)
 
     def sweep(self, spared: int = 0) -> None:
-        """Charge what is new and alive to its scope; let go of what has ended.
+        """Charge new tasks and resources that are alive to their scope, and drop the others.
 
         Args:
-            spared: how many of the newest tasks to leave for the next time.
+            spared: number of the newest tasks to leave for the next sweep.
         """
         if self.young:
             self._sweep_tasks(spared)
@@ -235,21 +291,21 @@ class Counters:
                     resource.owner.keep(resource)
 
     def ended(self, task: AnyTask, points: Points, scope: Scope) -> None:
-        """Remember of a finished task what may be asked later; by default nothing."""
+        """Keep the data of a finished task that is needed later; by default none."""
         if self.finished is not None:
             self.finished.append((ref(task), intern(points), scope))
-        # Whether it would complain is told nowhere else.
-        if self.attentive and task._log_traceback:
-            if self.failed is _NONE:
+        # Private to asyncio, which offers no public way to ask if the exception was retrieved.
+        if self.wants_errors and task._log_traceback:
+            if self.failed is _EMPTY_DICT:
                 self.failed = WeakKeyDictionary()
             self.failed[task] = intern(points), scope
 
     def _sweep_tasks(self, spared: int) -> None:
         batch, number = self.young[: len(self.young) - spared], self.swept
-        # In place: the task factory holds on to the list.
+        # In place: the task factory has bound the `append` of this very list.
         del self.young[: len(batch)]
         self.swept += len(batch)
-        attentive, observer = self.finished is not None or self.attentive, self.observer
+        wants_finished, observer = self.finished is not None or self.wants_errors, self.observer
         for task, points, scope in batch:
             number += 1
             if observer is not None and not observer.made(task, points, scope):
@@ -257,34 +313,32 @@ class Counters:
             scope.made += 1
             if not task.done():
                 scope.hold(task, intern(points), number)
-            elif attentive and (self.finished is not None or task._log_traceback):
+            elif wants_finished and (self.finished is not None or task._log_traceback):
                 self.ended(task, points, scope)
 
 
 def sweep_all(loop: asyncio.AbstractEventLoop) -> None:
-    """Have every ledger of `loop` let go of what has ended, lest one keep it in another's eyes."""
+    """Sweep every ledger of `loop`, so that no ledger keeps a finished task alive."""
     for counters in _installed.get(loop, ()):
         counters.sweep()
 
 
-_NOTHING: list[Any] = []
-
-
 class Scope:
-    """What one operation, such as a connection, caused: whatever is made inside it and by that.
+    """The account of one operation, such as a connection: all that it creates, also indirectly.
 
-    Made by `Ledger.scope`. `with scope:` attributes to it what the block creates; `enter` does so
-    for the rest of the current context. Scopes may nest; the innermost is charged, and the ones
-    around it know that something lives `within`.
+    `Ledger.scope` makes scopes. Inside `with scope:`, everything that is created is charged to it;
+    after `enter`, everything that the current context creates. Scopes may nest: the innermost is
+    charged, and those around it know that something is alive `within`.
 
     Attributes:
-        name: for reports.
+        name: its name in reports.
         outer: the scope, of any ledger, that was current when this one was made.
-        parent: the same, but of this ledger; its root at last. Only the root has none.
-        entries: its live tasks with their site and number.
-        things: its live resources of other kinds, and some that have ended since the last look.
-        within: scopes inside it that have something alive.
-        number: of the scope, counted by the ledger.
+        parent: the innermost scope around it of its own ledger; None for the root.
+        entries: its live tasks, each with site and number.
+        things: its live resources, and some that have ended since the last pruning.
+        within: scopes directly inside it that have something alive, by number.
+        number: 1 for the root, which is the ledger's first scope.
+        made: tasks made in it, as of the last sweep.
         counters: the ledger's counters.
     """
 
@@ -304,31 +358,30 @@ class Scope:
         self.counters = counters
         self.parent, self.outer = parent, outer
         self.made = 0
-        # Most scopes hold nothing when they are looked at, so each makes room when it has to.
-        self.entries: dict[AnyTask, tuple[Site, int]] = _NONE
-        self.things: list[Resource] = _NOTHING
-        self.within: dict[int, Scope] = _NONE
-        self._tokens: list[Any] = _NOTHING
+        self.entries: dict[AnyTask, tuple[Site, int]] = _EMPTY_DICT
+        self.things: list[Resource] = _EMPTY_LIST
+        self.within: dict[int, Scope] = _EMPTY_DICT
+        self._tokens: list[Any] = _EMPTY_LIST
         counters.scopes_made += 1
         self.number = counters.scopes_made
 
     @property
     def live(self) -> int:
-        """How many of its tasks have not ended. O(1)."""
+        """Number of its tasks that have not ended. O(1), amortised."""
         self.counters.sweep()
         return len(self.entries)
 
     @property
     def created(self) -> int:
-        """How many tasks were made in it."""
+        """Number of tasks made in it."""
         self.counters.sweep()
         return self.made
 
     @property
     def clean(self) -> bool:
-        """Whether nothing of any kind is alive in it or in a scope inside it.
+        """True if nothing of any kind is alive in it or in a scope inside it.
 
-        O(1) when that is so already; else whatever has ended since the last look is let go first.
+        O(1), amortised, if the scope was clean before; else resources that have ended are pruned.
         """
         if self.counters.young or self.counters.fresh:
             self.counters.sweep()
@@ -336,16 +389,20 @@ class Scope:
 
     @property
     def tasks(self) -> list[AnyTask]:
-        """Its live tasks, in creation order."""
+        """Live tasks charged to it, in creation order."""
         self.counters.sweep()
         return [task for task in self.entries if not task.done()]
 
     def enter(self) -> None:
-        """Attribute to this scope what the current context creates from now on."""
+        """Charge to this scope everything that the current context creates from now on."""
         CURRENT.set(self)
 
     def records(self, scope: Scope | None) -> list[TaskRecord]:
-        """Its live tasks, as records that name `scope`."""
+        """Return records of its live tasks.
+
+        Args:
+            scope: the scope that the records name; None for the root.
+        """
         self.counters.sweep()
         return [
             TaskRecord(task, site, scope, number)
@@ -354,7 +411,11 @@ class Scope:
         ]
 
     def everything(self) -> list[TaskRecord | Resource]:
-        """What is alive in it and in the scopes inside it: tasks first, in creation order."""
+        """Return everything alive in it and in the scopes inside it.
+
+        Returns:
+            Records of tasks, then of resources, each in creation order.
+        """
         self.prune()
         tasks: list[TaskRecord] = []
         things: list[Resource] = []
@@ -366,7 +427,17 @@ class Scope:
         return [*tasks, *things]
 
     def newer(self, tasks: int, resources: int) -> list[TaskRecord | Resource]:
-        """Its own live things whose numbers are above these, newest first; O(what it returns)."""
+        """Return its own live tasks and resources that are newer than given ones.
+
+        O(records that are newer).
+
+        Args:
+            tasks: number of the last task to leave out.
+            resources: number of the last resource to leave out.
+
+        Returns:
+            Records of tasks, then of resources, each newest first.
+        """
         self.counters.sweep()
         owner = self if self.parent is not None else None
         found: list[TaskRecord | Resource] = []
@@ -383,33 +454,33 @@ class Scope:
         return found
 
     def is_inside(self, scope: Scope) -> bool:
-        """Whether it is `scope` or inside it."""
+        """Return True if it is `scope`, or inside it at any depth."""
         each: Scope | None = self
         while each is not None and each is not scope:
             each = each.parent
         return each is scope
 
     def inside(self) -> list[Scope]:
-        """The scopes inside it, at any depth, that have something alive; outermost first."""
+        """Return the scopes inside it, at any depth, that have something alive; outermost first."""
         found = list(self.within.values())
         for scope in found:
             found += scope.within.values()
         return found
 
     def prune(self) -> int:
-        """Let go of resources that have ended.
+        """Remove resources that have ended, in it and in the scopes inside it.
 
         Returns:
-            How many things of any kind are alive in it and in the scopes inside it.
+            Number of tasks and resources that are alive there.
         """
         self.counters.sweep()
         return self._prune()
 
     def hold(self, task: AnyTask, site: Site, number: int) -> None:
-        """Take a live task onto the count."""
+        """Charge a live task to this scope, until its end."""
         if not self.entries:
-            self._wake()
-            if self.entries is _NONE:
+            self._link()
+            if self.entries is _EMPTY_DICT:
                 self.entries = {}
         self.entries[task] = site, number
         counters = self.counters
@@ -419,8 +490,8 @@ class Scope:
         task.add_done_callback(self.forget)
 
     def keep(self, resource: Resource) -> None:
-        """Take a live resource onto the list."""
-        self._wake()
+        """Charge a live resource to this scope, until a pruning finds that it has ended."""
+        self._link()
         if self.things:
             self.things.append(resource)
         else:
@@ -430,15 +501,15 @@ class Scope:
             self.counters.observer.kept(resource)
 
     def forget(self, task: AnyTask) -> None:
-        """Take a task that is done, or given up, off the count."""
+        """Remove a task that is done, or given up, from the count."""
         site, _ = self.entries.pop(task)
         counters = self.counters
         counters.count -= 1
         if counters.observer is not None:
             counters.observer.gone(task, site, self)
         if not self.entries:
-            self._rest()
-        if (counters.finished is not None or counters.attentive) and task.done():
+            self._unlink()
+        if (counters.finished is not None or counters.wants_errors) and task.done():
             counters.ended(task, site.points, self)
 
     def _prune(self) -> int:
@@ -447,21 +518,21 @@ class Scope:
             self.things = [thing for thing in self.things if thing.alive()]
             self.counters.held -= before - len(self.things)
         alive = sum(scope._prune() for scope in list(self.within.values()))
-        self._rest()
+        self._unlink()
         return alive + len(self.things) + len(self.entries)
 
-    def _wake(self) -> None:
+    def _link(self) -> None:
         if self.parent is not None and self.number not in self.parent.within:
-            self.parent._wake()
-            if self.parent.within is _NONE:
+            self.parent._link()
+            if self.parent.within is _EMPTY_DICT:
                 self.parent.within = {}
             self.parent.within[self.number] = self
 
-    def _rest(self) -> None:
+    def _unlink(self) -> None:
         if self.parent is None or self.entries or self.things or self.within:
             return
         if self.parent.within.pop(self.number, None) is not None:
-            self.parent._rest()
+            self.parent._unlink()
 
     def __enter__(self) -> Self:
         self._tokens = [*self._tokens, CURRENT.set(self)]
@@ -478,16 +549,26 @@ CURRENT: ContextVar[Scope | None] = ContextVar("scope", default=None)
 
 
 def charged(scope: Scope | None, counters: Counters) -> Scope | None:
-    """The innermost scope of that ledger around and including `scope`."""
+    """Return the innermost scope of a ledger that is `scope` or around it; None if there is none.
+
+    Args:
+        scope: of any ledger.
+        counters: those of the ledger.
+    """
     while scope is not None and scope.counters is not counters:
         scope = scope.outer
     return scope
 
 
-def tidy(root: Scope) -> None:
-    """Sweep, and let go of resources that have ended once they are many; amortised O(1)."""
+def compact(root: Scope) -> None:
+    """Sweep the older half of the new tasks, and prune resources once they are many.
+
+    O(1) for each creation, amortised.
+
+    Args:
+        root: the root of the ledger.
+    """
     counters = root.counters
-    # What was made a moment ago has had no time to end.
     counters.sweep(spared=len(counters.young) // 2)
     if counters.held > counters.limit:
         root.prune()

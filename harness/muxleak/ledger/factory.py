@@ -1,16 +1,39 @@
-"""The task factory that counts."""
+"""The task factory that counts, and its counterpart for tasks that are made without a factory."""
+
+# `counting` runs for every task of a loop, so it is the hottest code of the ledger. It is a closure
+# over local names, because an attribute of an object would be looked up for every task. It calls
+# the constructor without keyword arguments if there are none, appends one tuple, and leaves all
+# else to the sweep (see `counters`).
+#
+# A factory that was installed before makes the task. It may do so by `asyncio.Task`, whose stand-in
+# has noted the task by then (`task_class`), with a site inside that factory. So the new task is
+# compared with the last entry, and such an entry is replaced by one with the site of the caller of
+# `create_task`. This holds because `noting` sweeps *before* it appends: its entry is still the last
+# one when the factory returns.
+#
+# The scope is that of the context which the task will run in: the one given by ``context=``, else
+# the current one.
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from muxleak.introspect.sites import Points, trace
-from muxleak.ledger.counters import CURRENT, YOUNG, Counters, Scope, charged, tidy
+from muxleak.ledger.counters import CURRENT, YOUNG, Counters, Scope, charged, compact
 from muxleak.ledger.task_class import TASK, Note
 
 
 def counting(counters: Counters, root: Scope, previous: Any) -> Callable[..., Any]:
-    """A task factory that counts; a closure, since its every lookup is paid per task."""
+    """Make a task factory that counts.
+
+    Args:
+        counters: those of the ledger.
+        root: the scope that is charged outside all others.
+        previous: the factory that makes the tasks; None for `asyncio.Task`.
+
+    Returns:
+        A factory for `loop.set_task_factory`.
+    """
     current, young, new_task = CURRENT.get, counters.young, TASK
     note = young.append
 
@@ -36,28 +59,35 @@ def counting(counters: Counters, root: Scope, previous: Any) -> Callable[..., An
             task = previous(loop, coro, **settings)
         if counters.active:
             scope = current() if context is None else context.get(CURRENT)
-            # A scope of another ledger says nothing to this one.
             if scope is None or scope.counters is not counters:
                 scope = charged(scope, counters) or root
-            # One that was made by `asyncio.Task` has been noted already, where that was called.
+            # The previous factory has made it by `asyncio.Task`, so it is noted already.
             if previous is not None and young and young[-1][0] is task:
                 young.pop()
             note((task, trace(2), scope))
             if len(young) >= YOUNG:
-                tidy(root)
+                compact(root)
         return task
 
     return factory
 
 
 def noting(counters: Counters, root: Scope) -> Note:
-    """Take note, as `counting` does, of a task that is made without a factory."""
+    """Make a function that counts a task made without a factory, as `counting` does.
+
+    Args:
+        counters: those of the ledger.
+        root: the scope that is charged outside all others.
+
+    Returns:
+        A function for `task_class.install`.
+    """
 
     def note(task: Any, context: Any, points: Points) -> None:
         if counters.active:
-            # Before, so that it stays the last until its maker returns.
+            # Before the entry is appended, so that `counting` finds it as the last one.
             if len(counters.young) >= YOUNG:
-                tidy(root)
+                compact(root)
             scope = CURRENT.get() if context is None else context.get(CURRENT)
             counters.young.append((task, points, charged(scope, counters) or root))
 

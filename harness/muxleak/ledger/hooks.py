@@ -1,8 +1,37 @@
-"""Hooks on one loop that see timers, transports, servers, descriptors and generators being made.
+"""Hooks on one loop that record its new timers, transports, servers, readers and generators.
 
 They replace public methods on the loop object (and the hook that asyncio calls for generators), so
 that they work on any loop whose objects take attributes, uvloop's included.
 """
+
+# Replaced, as the kinds of the ledger require:
+#
+#   timer              `call_at`, or `call_later`, or both: see `_timer_makers`
+#   generator          `_asyncgen_firstiter_hook`, which the running loop gives to the interpreter
+#   transport          the methods of `_CLIENTS`; the protocol factories of servers
+#   server             the methods of `_SERVERS`
+#   reader             `add_reader`, `add_writer` and their removals
+#   job, thread        `run_in_executor`, only to tell the loop's own pool from others (`threads`)
+#
+# Attributes are set on the loop *object*, where they shadow the methods of its class; other loops
+# pay nothing. `remove` goes through them in reverse order and puts back the attribute that was set
+# before, or deletes ours, so that the method of the class is used again. If somebody has replaced
+# ours, theirs stays, and ours passes calls on without recording, because the counters are not
+# active any more. The former state is found by comparing bound methods, not with `vars(loop)`: up
+# to Python 3.12, an object whose dictionary was asked for has slower attributes from then on.
+#
+# A timer that asyncio sets is not recorded: a sleep, a timeout or a transport owns it, and the task
+# in that sleep is counted already. Its maker is told by one look at the calling frame.
+#
+# An accepted connection has no call that returns its transport. So the protocol factory of a server
+# is wrapped, and the protocol it makes gets a `connection_made` of its own, an attribute that
+# deletes itself when it is called and then records the transport. Classes whose objects take no
+# attributes are named in `unseen`. The scope is read after the inner factory has run: a factory of
+# `Ledger.scoped_factory` enters the scope of the connection, which is then charged with its
+# transport, too. asyncio and uvloop run all callbacks of the connection in that same context.
+#
+# Price: about a dozen attributes for each loop. Many loops never make a connection or use an
+# executor, so `RARE` can be left to the first call: the plugin sets them up from the loop's class.
 
 import asyncio
 import sys
@@ -13,7 +42,7 @@ from typing import Any
 
 from muxleak.introspect.sites import Points, is_internal, trace
 from muxleak.introspect.waiting import callable_name
-from muxleak.ledger.counters import CURRENT, YOUNG, Resource, Scope, charged, tidy
+from muxleak.ledger.counters import CURRENT, YOUNG, Resource, Scope, charged, compact
 from muxleak.ledger.kinds import (
     GeneratorRecord,
     ReaderRecord,
@@ -37,26 +66,29 @@ _READERS = ("add_reader", "add_writer")
 RARE = (*_CLIENTS, *_SERVERS, *_READERS, "remove_reader", "remove_writer", "run_in_executor")
 _TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
 
-# Whether the pool being made is a loop's own, which the loop shuts down.
+# True while a loop makes its own pool, which it shuts down itself.
 DEFAULT_POOL: ContextVar[bool] = ContextVar("default_pool", default=False)
 
 
 class Hooks:
-    """What replaces methods of `loop` for a ledger, and puts them back.
+    """The replaced methods of one loop, for one ledger.
 
     Attributes:
-        blind: what cannot be seen on this loop, as sentences.
+        loop: the loop.
+        root: the scope that is charged outside all others.
+        counters: those of the ledger.
+        unseen: resources that cannot be seen on this loop, as clauses; the values mean nothing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, root: Scope) -> None:
         self.loop, self.root, self.counters = loop, root, root.counters
-        self.blind: dict[str, None] = {}
+        self.unseen: dict[str, None] = {}
         self._replaced: list[tuple[str, Any, Any]] = []
         self._firstiter: tuple[Any, Any] = (None, None)
         self._readers: dict[tuple[str, int], ReaderRecord] = {}
 
     def install(self) -> None:
-        """Replace what the kinds of the ledger need, but for what `install_rest` does."""
+        """Replace the methods that the kinds of the ledger need, but for `RARE`."""
         kinds = self.counters.kinds
         for name in _timer_makers(self.loop) if "timer" in kinds else ():
             self._replace(name, self._timer)
@@ -64,7 +96,7 @@ class Hooks:
             self._see_generators()
 
     def install_rest(self) -> None:
-        """Replace `RARE`, which many a loop never comes to use."""
+        """Replace those of `RARE` that the kinds of the ledger need; many loops never call them."""
         kinds = self.counters.kinds
         for name in _CLIENTS if "transport" in kinds else ():
             self._replace(name, self._client)
@@ -79,7 +111,7 @@ class Hooks:
             self._replace("run_in_executor", self._run_in_executor)
 
     def remove(self) -> None:
-        """Put back what is still ours; what was put over it only passes on from now on."""
+        """Put the methods back, but for those that somebody has replaced since."""
         for name, ours, previous in reversed(self._replaced):
             if getattr(self.loop, name, None) is ours:
                 if previous is None:
@@ -93,14 +125,14 @@ class Hooks:
         self._readers.clear()
 
     def charge(self, resource: Resource) -> None:
-        """Have a new resource charged at the next look."""
+        """Record a new resource, which the next sweep charges to its scope."""
         fresh = self.counters.fresh
         fresh.append(resource)
         if len(fresh) >= YOUNG:
-            tidy(self.root)
+            compact(self.root)
 
     def scope(self) -> Scope:
-        """Who is charged for what is made now."""
+        """Return the scope that is charged at this moment."""
         scope = CURRENT.get()
         if scope is None or scope.counters is not self.counters:
             scope = charged(scope, self.counters) or self.root
@@ -111,14 +143,13 @@ class Hooks:
         if original is None:
             return
         ours = make(name, original)
-        # Not by `vars`: a loop whose dictionary was asked for is slower from then on, up to 3.12.
         bind = getattr(getattr(type(self.loop), name, None), "__get__", None)
         inherited = bind is not None and original == bind(self.loop)
         previous = None if inherited else original
         try:
             setattr(self.loop, name, ours)
         except AttributeError:
-            self.blind[f"{type(self.loop).__name__}.{name} cannot be watched"] = None
+            self.unseen[f"{type(self.loop).__name__}.{name} cannot be watched"] = None
         else:
             self._replaced.append((name, ours, previous))
 
@@ -157,7 +188,7 @@ class Hooks:
         return serve
 
     def _accepting(self, protocol_factory: Any, points: Points) -> Any:
-        """The same factory, whose protocols tell of their transport when connected."""
+        """Wrap a protocol factory, so that each transport is recorded when it is connected."""
         outer = CURRENT.get()
 
         def accept() -> Any:
@@ -184,7 +215,7 @@ class Hooks:
                 protocol.connection_made = connection_made
             except AttributeError:
                 name = type(protocol).__qualname__
-                self.blind[f"accepted connections of {name}, whose objects take no attribute"] = (
+                self.unseen[f"accepted connections of {name}, whose objects take no attribute"] = (
                     None
                 )
             return protocol
@@ -242,7 +273,7 @@ class Hooks:
             return firstiter
 
         self._replace("_asyncgen_firstiter_hook", wrap)
-        if asyncio._get_running_loop() is self.loop:  # noqa: SLF001 - public, says the documentation, despite its name
+        if asyncio._get_running_loop() is self.loop:  # noqa: SLF001 - documented, despite its name
             # A running loop has given its hook to the interpreter already.
             previous = sys.get_asyncgen_hooks().firstiter
             ours = wrap("", previous)
@@ -251,17 +282,18 @@ class Hooks:
 
 
 def _timer_makers(loop: asyncio.AbstractEventLoop) -> list[str]:
-    """The methods that make timers: where one is made of the other, that other only."""
+    """Return the methods that make timers; of two where one calls the other, only the latter."""
     kind = type(loop)
     if not isinstance(loop, asyncio.BaseEventLoop):
         return ["call_later"]  # uvloop's call_at calls it
+    # asyncio's call_later calls call_at; so does that of a simulated loop in debug mode.
     if kind.call_later is asyncio.BaseEventLoop.call_later or loop.get_debug():
         return ["call_at"]
     return ["call_at", "call_later"]
 
 
 def _is_asyncio(frame: FrameType | None) -> bool:
-    """Whether asyncio sets the timer: then a sleep, a timeout or a transport owns it."""
+    """Return True if asyncio sets the timer: then a sleep, a timeout or a transport owns it."""
     if frame is not None and frame.f_code is _TIMER_CODE:
         frame = frame.f_back
     return frame is not None and is_internal(frame.f_code.co_filename)

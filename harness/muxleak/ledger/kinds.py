@@ -1,8 +1,33 @@
-"""The kinds of things that can be left behind, and what a record of one tells.
+"""The kinds of resources that can leak, and their records.
 
-A resource is recorded where it is made, by weak reference, so that recording keeps nothing alive;
-whether it is still there is asked of the thing itself, by public methods that every loop has.
+A resource is recorded where it is made, by weak reference, so that recording keeps nothing alive.
 """
+
+# No loop reports the end of a resource, so a record asks the resource itself, by public methods
+# that every loop has, whenever the ledger needs to know (`Resource.alive`). A resource that was
+# freed has ended. Else:
+#
+#   kind        has ended when
+#   ---------   --------------------------------------------------------------------------------
+#   timer       it is cancelled or due, or its loop is closed
+#   transport   it has no protocol: `connection_lost` was called. Closing is not enough, because a
+#               transport that still has data to send stays open until the peer has taken them
+#   server      it has no sockets
+#   reader      the hook saw its removal, or another callback for the same descriptor, or its loop
+#               is closed
+#   generator   it is exhausted or closed; while it runs or awaits it does not count either, since
+#               the task that iterates over it is counted
+#   job         its future is done
+#   thread      it is not alive
+#   error       never: the exception was lost, whatever happens later
+#   destroyed   never
+#
+# Tasks are no resources; the counters hold them strongly and learn of their end by a callback. Two
+# more kinds, finished tasks that are retained and callbacks on a future, are legitimate at any one
+# moment, so they are not recorded but counted between repetitions (`checks.retention`).
+#
+# `end` does what the owner of the resource would do. It is called after the leak was reported, and
+# must not wait.
 
 import asyncio
 import concurrent.futures
@@ -36,10 +61,13 @@ KINDS = frozenset(NOUNS)
 
 
 def valid_kinds(kinds: Iterable[str]) -> frozenset[str]:
-    """The kinds as a set.
+    """Return kinds as a set.
+
+    Args:
+        kinds: of `KINDS`; a single one may be a string.
 
     Raises:
-        ValueError: one of them is unknown; the message says which are known.
+        ValueError: one of them is unknown; the message names the known ones.
     """
     if isinstance(kinds, frozenset) and kinds <= KINDS:
         return kinds
@@ -69,14 +97,14 @@ class TimerRecord(Resource):
         self.loop = ref(loop)
 
     def open(self, thing: asyncio.TimerHandle) -> bool:
-        """Due in the future: once it is due, the loop lets go of it."""
+        """Return True if it is due in the future: the loop drops it once it is due."""
         loop = self.loop()
         if loop is None or thing.cancelled() or loop.is_closed():
             return False
         return thing.when() > loop.time()
 
     def describe(self, thing: asyncio.TimerHandle) -> str:
-        """When it is due."""
+        """Say when it is due."""
         loop = self.loop()
         return f"is due in {thing.when() - loop.time():.3g} s" if loop else "is due"
 
@@ -88,17 +116,17 @@ class TimerRecord(Resource):
 
 
 class TransportRecord(Resource):
-    """A connection, datagram endpoint, pipe or process; it lets go of its protocol at its end."""
+    """A connection, datagram endpoint, pipe or process; it drops its protocol at its end."""
 
     __slots__ = ()
     kind = "transport"
 
     def open(self, thing: Any) -> bool:
-        """Until `connection_lost`: closing is not closed while data waits to be sent."""
+        """Return True until `connection_lost`; one that is closing may still have data to send."""
         return thing.get_protocol() is not None
 
     def describe(self, thing: Any) -> str:
-        """Where it leads."""
+        """Say if it is closing, and name the peer or its own address."""
         state = "is closing" if thing.is_closing() else "is open"
         peer = thing.get_extra_info("peername") or thing.get_extra_info("sockname")
         return f"{state}, to {peer}" if peer else state
@@ -117,11 +145,11 @@ class ServerRecord(Resource):
     kind = "server"
 
     def open(self, thing: asyncio.Server) -> bool:
-        """Whether it has sockets."""
+        """Return True if it has sockets."""
         return bool(thing.sockets)
 
     def describe(self, thing: asyncio.Server) -> str:
-        """Where it listens."""
+        """Name the addresses it listens on."""
         return f"listens on {', '.join(str(sock.getsockname()) for sock in thing.sockets)}"
 
     def end(self) -> None:
@@ -132,7 +160,13 @@ class ServerRecord(Resource):
 
 
 class ReaderRecord(Resource):
-    """A descriptor given to `add_reader` or `add_writer`; the hook on removal marks its end."""
+    """A descriptor given to `add_reader` or `add_writer`; the hook on its removal marks its end.
+
+    Attributes:
+        call: "add_reader" or "add_writer".
+        descriptor: the file descriptor.
+        removed: True once the descriptor is not watched any more.
+    """
 
     __slots__ = ("call", "descriptor", "removed")
     kind = "reader"
@@ -144,11 +178,11 @@ class ReaderRecord(Resource):
         self.call, self.descriptor, self.removed = call, descriptor, False
 
     def open(self, thing: asyncio.AbstractEventLoop) -> bool:
-        """Until removed, or the loop closes."""
+        """Return True until it is removed or the loop closes."""
         return not self.removed and not thing.is_closed()
 
     def describe(self, _thing: asyncio.AbstractEventLoop) -> str:
-        """Which descriptor."""
+        """Name the call and the descriptor."""
         return f"is called by {self.call} for descriptor {self.descriptor}"
 
     def end(self) -> None:
@@ -165,11 +199,11 @@ class GeneratorRecord(Resource):
     kind = "generator"
 
     def open(self, thing: AsyncGeneratorType[Any, Any]) -> bool:
-        """Suspended at a yield; while it runs or awaits it is its task's, which is counted."""
+        """Return True if it is suspended at a yield; while it runs or awaits, its task counts."""
         return thing.ag_frame is not None and not thing.ag_running
 
     def describe(self, thing: AsyncGeneratorType[Any, Any]) -> str:
-        """Where it is suspended."""
+        """Name the line where it is suspended."""
         frame: FrameType | None = thing.ag_frame
         line = frame.f_lineno if frame is not None else thing.ag_code.co_firstlineno
         return f"is suspended in {code_place(thing.ag_code, line)}"
@@ -182,15 +216,15 @@ class JobRecord(Resource):
     kind = "job"
 
     def open(self, thing: concurrent.futures.Future[Any]) -> bool:
-        """Queued or running."""
+        """Return True while it is queued or running."""
         return not thing.done()
 
     def describe(self, thing: concurrent.futures.Future[Any]) -> str:
-        """Whether it has begun."""
+        """Say if it runs or is queued."""
         return "runs in an executor" if thing.running() else "is queued in an executor"
 
     def end(self) -> None:
-        """Take it off the queue; what runs in a thread cannot be stopped."""
+        """Remove it from the queue; a function that runs in a thread cannot be stopped."""
         thing = self._ref()
         if thing is not None:
             thing.cancel()
@@ -203,12 +237,12 @@ class ThreadRecord(Resource):
     kind = "thread"
 
     def open(self, thing: threading.Thread) -> bool:
-        """Whether it runs."""
+        """Return True while it runs."""
         return thing.is_alive()
 
     def describe(self, thing: threading.Thread) -> str:
-        """Its innermost frame outside the standard library, else its innermost."""
-        frame = sys._current_frames().get(thing.ident or 0)  # noqa: SLF001 - the documented way
+        """Name its innermost frame outside the standard library, else its innermost frame."""
+        frame = sys._current_frames().get(thing.ident or 0)  # noqa: SLF001 - documented
         if frame is None:
             return "runs"
         shown = next(
@@ -224,7 +258,14 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 class ErrorRecord(Resource):
-    """An exception that nobody asked for; `name` is the task's."""
+    """An exception that nobody retrieved.
+
+    Args:
+        text: the line of `loop_errors.describe`.
+        name: of the task.
+        site: of the task.
+        owner: the scope of the task.
+    """
 
     __slots__ = ("text",)
     kind = "error"
@@ -234,11 +275,11 @@ class ErrorRecord(Resource):
         self.text = text
 
     def open(self, _thing: Any) -> bool:
-        """What has happened remains so."""
+        """Return True: a lost exception stays lost."""
         return True
 
     def describe(self, _thing: Any) -> str:
-        """What the loop said."""
+        """Return the loop's message."""
         return self.text
 
 

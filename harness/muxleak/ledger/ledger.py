@@ -1,8 +1,36 @@
-"""Counting what is made and what has ended, by connection, with where each thing was made.
+"""The ledger of a loop: counts its tasks and resources by scope, each with its creation site.
 
-The count is kept, never taken: nothing here goes through all tasks. References are strong, because
-asyncio's own are weak and a task that waits on a future nobody holds would vanish uncounted.
+The count is kept as tasks come and go, so reading it never walks through all tasks.
 """
+
+# A ledger has three parts: counters (see `counters`), which are the same for every way of seeing a
+# creation; the ways themselves; and a handler for errors of the loop. `install` connects them to a
+# loop:
+#
+#   way                                 sees                              module
+#   --------------------------------    ------------------------------    ----------
+#   task factory of the loop            `loop.create_task` and friends    factory
+#   class in place of `asyncio.Task`    tasks made by calling the class   task_class
+#   methods replaced on the loop        timers, transports, servers ...   hooks
+#   methods replaced in the process     executor jobs, threads            threads
+#   exception handler of the loop       exceptions never retrieved        loop_errors
+#
+# The first two are installed always, the rest as the kinds require; a ledger of tasks alone leaves
+# the methods of the loop untouched.
+#
+# Chaining. A task factory or exception handler that was there goes on working: ours calls it.
+# `uninstall` puts it back only if ours is still in place. If somebody has installed another over
+# ours in the meantime, theirs stays, and ours below it passes everything on without counting, as
+# `Counters.active` is False then. So ledgers can be uninstalled in any order. `unseen` reports a
+# factory that was put over ours, because it may make tasks without calling ours.
+#
+# Uninstalling stops the counting of new tasks only. Tasks that are counted keep their callback, so
+# `count` and `live` stay correct until they end; a check can therefore examine a scope afterwards.
+#
+# One loop can have several ledgers at once (that of a service, the plugin's, that of a block); each
+# charges its own scopes. `no_leaks` and `measure_growth` use the one that `shared_ledger` gives, so
+# that any number of blocks on a loop pay for one set of hooks. A ledger made `beside` another one
+# shares its counters: the plugin charges one scope with the work of all loops that a test runs.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
@@ -21,23 +49,27 @@ from muxleak.ledger.loop_errors import charge, describe
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
+# The default is compared by identity, which skips the validation of kinds.
 _TASKS = frozenset({"task"})
 _HOOKED = KINDS - {"task", "error", "destroyed"}
 
 
 class Ledger:
-    """What one loop has alive: tasks, counted by its task factory, and other kinds if asked for.
+    """Counts the live tasks of one loop, and resources of other kinds if asked for.
 
-    A task leaves the count at the first look after its end, or one iteration after its end if a
-    look found it alive before. Until then, and for at most `counters.YOUNG` creations more, the
-    ledger keeps a finished task from being freed.
+    A task leaves the count at the first reading after its end, or one iteration of the loop after
+    its end if an earlier reading found it alive. Until then, and for at most `counters.YOUNG`
+    creations more, the ledger keeps a finished task from being freed.
 
     Args:
-        kinds: of `kinds.KINDS`; all but tasks cost a hook when the ledger is installed.
-        log: hand what reaches the exception handler to the loop's default one too, when none was
-            installed before; else it stands in `errors` alone.
-        beside: the ledger of another loop, or of none, whose kinds, scopes and counts it shares, so
-            that one scope is charged for what several loops make.
+        kinds: of `kinds.KINDS`; every kind but tasks costs hooks when the ledger is installed.
+        log: pass errors that reach the exception handler on to the loop's default one too, when no
+            handler was installed before; else they are in `errors` alone.
+        beside: the ledger of another loop, or of none, whose kinds, scopes and counts this one
+            shares, so that one scope is charged for the work of several loops.
+
+    Raises:
+        ValueError: an unknown kind.
     """
 
     def __init__(
@@ -56,7 +88,7 @@ class Ledger:
             self._root = beside.root
             self._counters = self._root.counters
         self._hooks: Hooks | None = None
-        self._blind: dict[str, None] = {}
+        self._unseen: dict[str, None] = {}
         self._threads = False
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self._factories: tuple[Any, Any] = (None, None)
@@ -65,54 +97,70 @@ class Ledger:
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Which kinds it was asked for."""
+        """The kinds that are recorded."""
         return self._counters.kinds
 
     @property
     def count(self) -> int:
-        """How many of the tasks made since `install` have not ended. O(1), amortised."""
+        """Number of tasks made since `install` that have not ended. O(1), amortised."""
         self._counters.sweep()
         return self._counters.count
 
     @property
     def created(self) -> int:
-        """How many tasks were made since `install`."""
+        """Number of tasks made since `install`."""
         return self._counters.created
 
     @property
     def errors(self) -> list[str]:
-        """What reached the loop's exception handler, such as exceptions never retrieved.
+        """Errors that reached the loop's exception handler, such as exceptions never retrieved.
 
-        A handler that was installed before is called too.
+        A line each, the same in every process. A handler that was installed before is called too.
         """
         self._counters.sweep()
         return self._errors
 
     @property
-    def blind(self) -> tuple[str, ...]:
-        """What cannot be seen on this loop, each said once."""
+    def unseen(self) -> tuple[str, ...]:
+        """Tasks and resources that the ledger cannot see on this loop, a clause for each reason."""
         loop = self._loop() if self._loop is not None else None
         if loop is not None and loop.get_task_factory() is not self._factories[0]:
-            self._blind["tasks made since another task factory was installed"] = None
-        return tuple(self._blind)
+            self._unseen["tasks made since another task factory was installed"] = None
+        return tuple(self._unseen)
+
+    @property
+    def blind(self) -> tuple[str, ...]:
+        """The former name of `unseen`."""
+        return self.unseen
 
     @property
     def root(self) -> Scope:
-        """What is charged for everything outside every scope."""
+        """The scope that is charged for everything outside all others."""
         return self._root
 
     @property
     def scopes(self) -> list[Scope]:
-        """The scopes that have live tasks, oldest first; the ledger holds no others."""
+        """Scopes that have live tasks, oldest first; the ledger keeps no others alive."""
         self._root.prune()
         return sorted((each for each in self._root.inside() if each.entries), key=_number)
 
     def scope(self, name: str) -> Scope:
-        """A new, empty scope, inside the one that is current."""
+        """Make a scope inside the current one.
+
+        Args:
+            name: its name in reports.
+
+        Returns:
+            The scope, which is empty; it becomes current by `with` or by `Scope.enter`.
+        """
         return self._scope_in(CURRENT.get(), name)
 
     def live(self, scope: Scope | None = None) -> list[TaskRecord]:
-        """The tasks that have not ended, in creation order; of all scopes, or of one."""
+        """Return records of the live tasks, in creation order.
+
+        Args:
+            scope: restricts them to this scope, without the scopes inside it.
+        """
         if scope is not None:
             return scope.records(scope)
         found = self._root.records(None)
@@ -121,11 +169,15 @@ class Ledger:
         return sorted(found, key=_number)
 
     def everything(self, scope: Scope | None = None) -> list[TaskRecord | Resource]:
-        """What of every kind is alive; of all scopes, or of one with the scopes inside it."""
+        """Return records of everything alive: tasks, then resources, each in creation order.
+
+        Args:
+            scope: restricts them to this scope and the scopes inside it.
+        """
         return (scope or self._root).everything()
 
     def tasks(self) -> list[AnyTask]:
-        """The tasks that have not ended, in creation order."""
+        """Return the live tasks, in creation order."""
         return [record.task for record in self.live()]
 
     def scoped_factory(
@@ -139,16 +191,19 @@ class Ledger:
 
         asyncio calls the factory in the task that accepts, and uvloop in a context of the
         connection; both then run `connection_made` and the reading callbacks in that context, so
-        that all the connection starts is charged to it. Tested on 3.11 to 3.13 and with uvloop
-        0.23. The accepting task itself is charged to whoever started the server.
+        that everything the connection starts is charged to it. Tested on 3.11 to 3.13 and with
+        uvloop 0.23. The accepting task itself is charged to the scope that started the server.
 
         Args:
             protocol_factory: as for `loop.create_server`.
-            name: names a scope by its number: 1 for the first connection.
-            made: is given each scope; the ledger itself keeps only those with live tasks.
+            name: makes the name of a scope from its number, 1 for the first connection.
+            made: is called with each scope; the ledger itself keeps only those with live tasks.
+
+        Returns:
+            The factory to pass to `loop.create_server`.
         """
         accepted = 0
-        # Not the accepting context's: one connection is not inside the one before it.
+        # Read here, not in `accept`: else one connection would be inside the one before it.
         outer = CURRENT.get()
 
         def accept() -> _Protocol:
@@ -168,12 +223,14 @@ class Ledger:
         *,
         rest: Callable[[Hooks], object] | None = None,
     ) -> None:
-        """Count what `loop` makes from now on; its own task factory goes on making the tasks.
+        """Count the tasks and resources that `loop` makes from now on.
+
+        Its own task factory, if it has one, goes on making the tasks.
 
         Args:
             loop: not closed.
-            rest: is given the hooks of which the rarer ones wait to be installed, and sees to
-                threads and jobs itself.
+            rest: is called with the hooks in place of installing the rarer ones, which it does when
+                they are needed; it is responsible for threads and jobs, too.
 
         Raises:
             RuntimeError: the ledger is installed already.
@@ -193,7 +250,7 @@ class Ledger:
         if not self.kinds.isdisjoint(_HOOKED):
             self._hooks = Hooks(loop, self._root)
             self._hooks.install()
-            self._blind = self._hooks.blind
+            self._unseen = self._hooks.unseen
             if rest is not None:
                 rest(self._hooks)
             else:
@@ -205,7 +262,7 @@ class Ledger:
         self._counters.install(loop)
 
     def uninstall(self) -> None:
-        """Stop counting what is new; what is counted stays in `count` and `live` until it ends."""
+        """Stop counting new tasks and resources; those already counted stay until they end."""
         loop = self._loop() if self._loop is not None else None
         if self._loop is not None:
             self._counters.uninstall(loop)
@@ -222,7 +279,6 @@ class Ledger:
         if self._threads:
             self._threads = False
             threads.remove(loop, self._root)
-        # Whoever installed theirs over ours keeps it; ours then only passes on.
         if loop.get_task_factory() is factory:
             loop.set_task_factory(old_factory)
         if loop.get_exception_handler() == handler:
@@ -233,7 +289,11 @@ class Ledger:
 
     @contextmanager
     def watching(self, loop: asyncio.AbstractEventLoop) -> Iterator[Self]:
-        """`install` for the length of a block."""
+        """Install the ledger for the length of a block.
+
+        Raises:
+            RuntimeError: the ledger is installed already.
+        """
         self.install(loop)
         try:
             yield self
@@ -263,7 +323,10 @@ _ledgers = WeakKeyDictionary()
 
 @contextmanager
 def shared_ledger(loop: asyncio.AbstractEventLoop) -> Iterator[Ledger]:
-    """The ledger of `loop`, installed for the length of the longest block that uses it."""
+    """Give the one ledger of `loop` that all blocks share; it is installed while any is open.
+
+    It records every kind.
+    """
     ledger, users = _ledgers.setdefault(loop, (Ledger(KINDS, log=True), []))
     if not users:
         ledger.install(loop)

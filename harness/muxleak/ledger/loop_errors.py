@@ -1,4 +1,11 @@
-"""What a loop's exception handler is told, as text and as a record."""
+"""Errors that reach a loop's exception handler, as text and as records."""
+
+# asyncio calls the handler with a dictionary. Two of its messages are leaks: an exception that was
+# never retrieved, and a task that was destroyed while pending. asyncio has no class or code for
+# them, so they are recognised by their text. Both come when the garbage collector frees the task,
+# which may be long after its end and in any context. So the scope to charge is looked up, not read
+# from the current context: in `Counters.failed`, where a sweep or a done callback of the ledger has
+# put it; else in the context of the task, which Python 3.12 and later give; else it is the root.
 
 from contextvars import Context
 from typing import Any
@@ -13,7 +20,11 @@ _NOWHERE = Site(())
 
 
 def describe(context: dict[str, Any]) -> str:
-    """What the handler was told, as one line that is the same in every process."""
+    """Describe an error in one line that is the same in every process.
+
+    Args:
+        context: as asyncio passes it to an exception handler.
+    """
     message = str(context.get("message", "unknown error")).split(" at ")[0]
     task = context.get("task") or context.get("future")
     exception = context.get("exception")
@@ -23,9 +34,14 @@ def describe(context: dict[str, Any]) -> str:
 
 
 def charge(context: dict[str, Any], text: str, root: Scope) -> None:
-    """Keep a record of an exception never retrieved, or of a destroyed task, if asked for.
+    """Record an exception never retrieved, or a destroyed task, if the ledger wants that kind.
 
-    The scope is that of the task, if the ledger of `root` saw it end or its context is known.
+    The scope of the task is charged if the ledger saw its end or the context is known, else `root`.
+
+    Args:
+        context: as asyncio passes it to an exception handler.
+        text: the line of `describe`.
+        root: the root of the ledger.
     """
     counters, message = root.counters, str(context.get("message"))
     never = "error" in counters.kinds and message.endswith("never retrieved")
@@ -41,6 +57,6 @@ def charge(context: dict[str, Any], text: str, root: Scope) -> None:
 
 
 def _context_of(future: Any) -> Context:
-    # Tasks tell their context since 3.12.
+    # New in Python 3.12.
     get_context = getattr(future, "get_context", None)
     return get_context() if get_context is not None else Context()

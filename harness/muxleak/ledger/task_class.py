@@ -1,8 +1,28 @@
 """Tasks made by calling ``asyncio.Task``, which no task factory sees: aiohttp does, from 3.12 on.
 
-While a ledger is installed, a class stands in its place that makes tasks of the real one and has
-the ledgers of their loop take note. Whoever had imported the class before makes them unseen.
+While a ledger is installed, another class stands in for ``asyncio.Task``. It makes tasks of the
+real class and notifies the ledgers of their loop.
 """
+
+# `asyncio.Task` is a type written in C, so its methods cannot be replaced. The names in `asyncio`
+# and `asyncio.tasks` can be bound to another class. Programs must not notice the stand-in:
+#
+# - Calling it gives an object of the real class, `TASK`, never of the stand-in. Its metaclass does
+#   this, as `__new__` of a subclass would have to make an object of the subclass.
+# - `isinstance` and `issubclass` answer as for `TASK`, also for tasks made before and after.
+# - A subclass that a program defines in the meantime inherits from the stand-in. Its objects are of
+#   that subclass, and are noted too. It stays usable after the stand-in is gone.
+# - Name, module and docstring are those of `TASK`, so that its repr and annotations read the same.
+#
+# Code that imported the class by name before the ledger was installed keeps the real one; tasks it
+# makes are not seen. The ledger's own factory calls `TASK` directly, so that a task is noted once;
+# if a factory that it calls makes its task by `asyncio.Task`, the ledger's factory removes the note
+# (see `factory`).
+#
+# There is one class for the process but a ledger for each loop, so the notes are kept by loop, and
+# the first ledger puts the class in place and the last one puts `TASK` back. Loops may run in
+# several threads, hence the lock. A class that another tool has put in that place stays there,
+# before and after.
 
 import asyncio
 import threading
@@ -16,7 +36,7 @@ TASK = asyncio.Task
 """The real class."""
 
 Note = Callable[[Any, Any, Points], None]
-"""Takes a task, the context it was given or None, and where it was made."""
+"""Takes a task, the context it was given or None, and its raw creation site."""
 
 _notes: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Note, ...]] = WeakKeyDictionary()
 _users = 0
@@ -24,7 +44,7 @@ _lock = threading.Lock()
 
 
 class _Noting(type):
-    """What makes the class that stands in for `TASK`, and is that to whoever asks."""
+    """The metaclass of the stand-in, which makes it behave as `TASK` does."""
 
     def __call__(cls, *args: Any, **settings: Any) -> Any:
         task = TASK(*args, **settings) if cls is _Task else super().__call__(*args, **settings)
@@ -48,7 +68,7 @@ for _name in ("__module__", "__name__", "__qualname__", "__doc__"):
 
 
 def install(loop: asyncio.AbstractEventLoop, note: Note) -> None:
-    """Have ``note`` called for every task of ``loop`` that is made so."""
+    """Call ``note`` for every task of ``loop`` that is made by calling the class, from now on."""
     global _users  # noqa: PLW0603 - one process, one class
     with _lock:
         _notes[loop] = (*_notes.get(loop, ()), note)
@@ -58,7 +78,12 @@ def install(loop: asyncio.AbstractEventLoop, note: Note) -> None:
 
 
 def remove(loop: asyncio.AbstractEventLoop | None, note: Note) -> None:
-    """Undo one `install`; of a loop that is gone, only the hook."""
+    """Undo one `install`.
+
+    Args:
+        loop: None if it has been freed.
+        note: as given to `install`.
+    """
     global _users  # noqa: PLW0603 - as above
     with _lock:
         if loop is not None:
@@ -71,7 +96,7 @@ def remove(loop: asyncio.AbstractEventLoop | None, note: Note) -> None:
 
 
 def _put(expected: type, replacement: type) -> None:
-    # What somebody else has put there stays.
+    # A class that another tool has put there stays.
     for module in (asyncio, asyncio.tasks):
         if module.Task is expected:
             module.Task = replacement  # type: ignore[attr-defined]

@@ -1,8 +1,28 @@
-"""Hooks of the whole process that see executor jobs and threads being made.
+"""Hooks of the whole process that record new executor jobs and threads.
 
-They stand while a ledger that asks for them is installed. A thread of a pool is charged to whoever
-made the pool; a loop's own pool, which the loop shuts down, is nobody's leak.
+They are in place while a ledger that asks for them is installed. A thread of a pool is charged to
+the scope that made the pool; a loop's own pool, which the loop shuts down, is no leak.
 """
+
+# Threads and jobs are made by classes of the standard library, without a loop, so the methods of
+# those classes are replaced: `Thread.start`, `ThreadPoolExecutor.__init__` and `submit`, and
+# `ProcessPoolExecutor.submit` if the process has imported it (importing it here would load half of
+# multiprocessing for nothing). The first ledger puts the hooks in place, the last one removes those
+# that nobody has replaced since.
+#
+# Charged is one scope for each ledger concerned: the innermost scopes of the current context, and
+# the roots of the ledgers of the loop that runs in this thread. A thread that runs outside every
+# scope and every loop charges nobody; a context variable does not pass to a new thread by itself.
+#
+# Workers of a pool are a case of their own. A pool starts a worker at some `submit`, in whatever
+# scope that happens to be, and keeps it until it is shut down. So a worker is charged to the place
+# and the scopes where its *pool* was made. A pool that was made before the ledger was installed is
+# unknown, and a pool that a loop makes for itself is left out (`DEFAULT_POOL`): the workers of both
+# charge nobody. The standard library starts a worker with a weak reference to its pool as the first
+# argument, which is how a worker is recognised. The threads by which a process pool manages its
+# processes are left out, too.
+#
+# The records go onto `Counters.fresh`, which takes entries from any thread.
 
 import asyncio
 import sys
@@ -28,9 +48,13 @@ _originals: list[tuple[Any, str, Any, Any]] = []
 
 
 def install(loop: object, root: Scope) -> None:
-    """Charge to `root` what the thread of `loop` makes outside every scope, to scopes the rest.
+    """Record new jobs and threads for a ledger.
 
-    Anything that is no loop may stand for none: then scopes alone are charged.
+    Args:
+        loop: jobs and threads that are made in its thread outside every scope are charged to
+            `root`. Any other object that can be referred to weakly, in place of a loop, means that
+            scopes alone are charged.
+        root: the root of the ledger.
     """
     global _users  # noqa: PLW0603 - one process, one set of hooks
     with _lock:
@@ -39,7 +63,7 @@ def install(loop: object, root: Scope) -> None:
         if _users == 1:
             _replace(ThreadPoolExecutor, "__init__", _new_pool)
             _replace(ThreadPoolExecutor, "submit", _submit)
-            # Half of multiprocessing comes with it; who has a pool has imported it.
+            # A program that has a process pool has imported it.
             processes = sys.modules.get("concurrent.futures.process")
             if processes is not None:
                 _replace(processes.ProcessPoolExecutor, "submit", _submit)
@@ -68,7 +92,7 @@ def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 
 def _scopes(kind: str) -> Iterator[Scope]:
-    """Who is charged for what this thread makes now: one scope for each ledger concerned."""
+    """Yield the scopes that are charged in this thread now, one for each ledger concerned."""
     seen = []
     scope = CURRENT.get()
     while scope is not None:
@@ -104,7 +128,7 @@ def _submit(original: Any) -> Any:
 
 def _start(original: Any) -> Any:
     def start(self: threading.Thread) -> None:
-        # A thread that ends at once forgets what it ran.
+        # Before it runs: a thread that has ended has dropped its function and arguments.
         pool, name = _pool_of(self), _thread_name(self)
         original(self)
         if pool is None and type(self).__module__ not in _PROCESS_POOL:
@@ -120,7 +144,7 @@ def _start(original: Any) -> Any:
 
 
 def _pool_of(thread: threading.Thread) -> Any:
-    """The pool whose worker `thread` is: the standard library hands it over as a weak reference."""
+    """Return the pool whose worker `thread` is; None if there is none."""
     args: tuple[Any, ...] = getattr(thread, "_args", ())
     first = args[0] if args else None
     pool = first() if isinstance(first, ref) else None
@@ -133,7 +157,7 @@ def _thread_name(thread: threading.Thread) -> str:
 
 
 def _job_name(fn: Any) -> str:
-    """What runs: `to_thread` hides it in a call of its context."""
+    """Return the name of the function of a job; `to_thread` wraps it in a call of its context."""
     args: tuple[Any, ...] = getattr(fn, "args", ())
     hidden = args and getattr(getattr(fn, "func", None), "__qualname__", "") == "Context.run"
     return callable_name(args[0] if hidden else fn)

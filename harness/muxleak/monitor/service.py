@@ -48,7 +48,7 @@ class Monitor:
     for a sleep or timeout), and `window` squared / 2 slopes for each site that climbs. Memory: at
     most `max_sites` + 1 rows of `window` numbers. A look is a callback of the loop, not a task.
     Live tasks are held, so that one which nobody else holds is counted, not destroyed by the
-    garbage collector. `ledger.blind` says what cannot be seen on this loop.
+    garbage collector. `ledger.unseen` says what cannot be seen on this loop.
 
     Args:
         ledger: to count by; one that is not installed is installed and uninstalled with this. One

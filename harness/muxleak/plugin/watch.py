@@ -94,7 +94,7 @@ class LoopWatcher:
     def blind(self, loop: _Loop) -> tuple[str, ...]:
         """What cannot be seen on `loop`."""
         watched = _watched(loop)
-        return watched.ledger.blind if watched is not None and watched.ledger is not None else ()
+        return watched.ledger.unseen if watched is not None and watched.ledger is not None else ()
 
     def _replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         original = getattr(owner, name)

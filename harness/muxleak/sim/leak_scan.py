@@ -121,7 +121,7 @@ def left_behind(
     found: list[Any] = []
     if not scope.clean:
         found = [each for each in scope.everything() if _counts(each, kinds)]
-    if within is None and "task" in kinds and ledger.blind:
+    if within is None and "task" in kinds and ledger.unseen:
         found += _uncounted(loop, found)
     if loop.pending_timers or fabric.open or fabric.servers or seen.generators or seen.futures:
         found = without_owned([*found, *_things(loop, kinds, within, horizon)])
