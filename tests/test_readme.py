@@ -94,7 +94,7 @@ def test_readme_lists_every_control() -> None:
     table = README.partition("| control | looks like a leak | why it is none |")[2]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", table.partition("\n\n")[0], re.MULTILINE)
 
-    assert rows == [(name, each.looks, each.bound) for name, each in CONTROLS.items()]
+    assert rows == [(name, each.resembles, each.bound) for name, each in CONTROLS.items()]
 
 
 def test_readme_lists_every_property() -> None:

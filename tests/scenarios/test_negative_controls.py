@@ -12,8 +12,15 @@ import pytest
 from muxleak import settle
 from muxleak_scenarios import Sequence, SimTarget, TcpTarget, run_sequence
 from muxleak_scenarios.pairs.check import check_sequence
-from muxleak_scenarios.pairs.negative_controls import CONTROLS, Control, Twin, try_control
-from muxleak_scenarios.pairs.standing import POOLED, AccessLog, Pool
+from muxleak_scenarios.pairs.negative_controls import (
+    CONTROLS,
+    POOLED,
+    AccessLog,
+    Control,
+    Pool,
+    Twin,
+    try_control,
+)
 from muxleak_scenarios.sequence.decoder import WIDTH, decode
 from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.targets.run import SequenceRun
@@ -50,7 +57,7 @@ def seen_after(
 def test_control_is_not_flagged(name: str, base: type[SimTarget | TcpTarget]) -> None:
     """Nothing is held against it on its minimal sequences, and it ends with its server."""
     control = CONTROLS[name]
-    for line in control.witnesses:
+    for line in control.sequences:
         outcome = run_sequence(Sequence.parse(line), control.lifecycle(), control.target(base))
 
         assert outcome.violations == []
@@ -125,7 +132,7 @@ def test_control_takes_its_time(name: str, line: str) -> None:
 
 def test_try_control_finds_what_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A control that is in truth a leak does not hold, and says on which sequence."""
-    monkeypatch.setattr(CONTROLS["service_task"].kind, "allowance", Allowance())
+    monkeypatch.setattr(CONTROLS["service_task"].mixin, "allowance", Allowance())
     trial = try_control("service_task", sequences=1)
 
     assert not trial.holds
@@ -136,7 +143,7 @@ def test_try_control_finds_what_is_flagged(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_try_control_finds_what_outlives_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept by right while the server lives must end with it."""
-    monkeypatch.setattr("muxleak_scenarios.pairs.standing._cancel", lambda *_: None)
+    monkeypatch.setattr("muxleak_scenarios.pairs.negative_controls._cancel", lambda *_: None)
     trial = try_control("service_task", sequences=1)
 
     assert trial.broken[0].startswith("expected 0 tasks when the server has ended, got 1")
