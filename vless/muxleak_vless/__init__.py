@@ -1,4 +1,9 @@
-"""A VLESS and mux.cool server and client on asyncio. Knows nothing of testing."""
+"""A VLESS and mux.cool server and client on asyncio.
+
+The package knows nothing of testing. `Lifecycle` holds the decisions about the life of a
+connection, with the right answers. `muxleak_vless.bugs` holds wrong answers, and
+`muxleak_vless.versions` the compositions of them that the versions of sing-vmess are.
+"""
 
 import logging
 
@@ -30,5 +35,5 @@ __all__ = [
     "VlessError",
 ]
 
-# As of any library: who wants its messages configures logging; nobody else is told on stderr.
+# As any library: without a configured handler, logging would print warnings to stderr.
 logging.getLogger("muxleak_vless").addHandler(logging.NullHandler())

@@ -1,12 +1,12 @@
 """Addresses on the wire: port, type, host. The same layout in headers and in mux frames.
 
 Layout: port (2 bytes, big-endian), type (1), then 4 bytes of IPv4, 16 bytes of IPv6, or one
-length byte and a domain. Beware: 2 is the domain and 3 is IPv6, which is not the order of SOCKS.
-
-This module knows no stream: it reads from bytes that others have buffered. From `socket` it
-takes two pure functions only, since the standard text of an IPv6 address must not change with
-the Python version, as that of `ipaddress` did in 3.13.
+length byte and a domain. Type 2 is the domain and 3 is IPv6, which is not the order of SOCKS.
 """
+
+# This module knows no stream: it decodes bytes that its callers have buffered. From `socket` it
+# takes two pure functions only. `ipaddress` would not do: the standard text of an IPv6 address must
+# not change with the Python version, as that of `ipaddress` did in 3.13.
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PORT_AND_TYPE: Final = Struct(">HB")
 
 
 class NetworkType(IntEnum):
-    """What a stream carries; the byte that precedes a target in a mux frame."""
+    """Bytes (TCP) or packets (UDP); the byte that precedes a target in a mux frame."""
 
     TCP = 1
     UDP = 2
 
 
 class AddressType(IntEnum):
-    """How a host is written on the wire; the values of VLESS and mux.cool, not of SOCKS."""
+    """Form of a host on the wire; the values of VLESS and mux.cool, not of SOCKS."""
 
     IPV4 = 1
     DOMAIN = 2
@@ -40,16 +40,16 @@ class AddressType(IntEnum):
 
 
 class Address(NamedTuple):
-    """A host and port, as they were on the wire or shall be.
+    """A host and a port in the form that they have on the wire.
 
-    A domain is any 0 to 255 bytes, held as Latin-1 text: every byte has one character, so that
-    it returns to the wire unchanged and can always be printed. A name outside ASCII must come
-    in its IDNA form. An empty domain is an address too; to refuse it is the session's business.
+    A domain is any 0 to 255 bytes, held as Latin-1 text: every byte has one character, so that it
+    is encoded unchanged and can always be printed. A name outside ASCII must be in its IDNA form.
+    An empty domain is an address, too; the sessions refuse it.
 
     Attributes:
         host: The standard text of an IP address, or a domain.
         port: 0 to 65535.
-        kind: How the host is written on the wire.
+        kind: Form of the host on the wire.
     """
 
     host: str
@@ -58,8 +58,8 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, host: str, port: int) -> Address:
-        """Infer the kind from the text: an IP literal, else a domain."""
-        # Asking the system costs an exception for each no; most names cannot be a literal.
+        """Return the address of a host text: an IP literal, else a domain."""
+        # `inet_pton` costs an exception for each text that is no literal; most names cannot be one.
         if not host[-1:].isdigit() and ":" not in host:
             return cls(host, port, AddressType.DOMAIN)
         for kind, family in _FAMILIES:
@@ -71,13 +71,13 @@ class Address(NamedTuple):
 
     @property
     def literal(self) -> Address:
-        """The same address, with a domain that spells an IP address turned into that address."""
+        """The same address, but as an IP address if it is a domain that spells one."""
         return Address.of(self.host, self.port) if self.kind is AddressType.DOMAIN else self
 
     def __str__(self) -> str:
         if self.kind is AddressType.IPV6:
             return f"[{self.host}]:{self.port}"
-        # Escaped: a domain is any bytes of a peer, and what is printed may be a line of a log.
+        # Escaped: a domain is any bytes of a peer, and the text may become a line of a log.
         return f"{self.host.encode('unicode_escape').decode()}:{self.port}"
 
 
@@ -92,7 +92,7 @@ _SIZES: Final[dict[int, int]] = {
 
 
 def encode_address(address: Address) -> bytes:
-    """Write port, type and host.
+    """Encode port, type and host.
 
     Raises:
         ValueError: The port, or a host of this kind, cannot be put on the wire.
@@ -106,22 +106,22 @@ def encode_address(address: Address) -> bytes:
 def decode_address(
     buffer: bytes | bytearray, start: int, origin: int, error: type[ProtocolError]
 ) -> tuple[Address | None, int]:
-    """Read the address at `start`, which may be incomplete.
+    """Decode the address at `start`, which may be incomplete.
 
     The type is checked as soon as it is at hand, before the bytes that follow it.
 
     Args:
         buffer: The bytes at hand; the address may not reach past their end.
-        start: Where in the buffer the address begins.
+        start: Position in the buffer at which the address begins.
         origin: The buffer's own offset in the stream; only error messages need it.
         error: The error to raise, since headers and frames each have their own.
 
     Returns:
         The address and the number of bytes it took; or None and the number of bytes needed to
-        tell more, which is always greater than the number at hand.
+        decode further, which is always greater than the number at hand.
 
     Raises:
-        ProtocolError: As `error`: there is no such address type.
+        ProtocolError: As `error`, if there is no such address type.
     """
     at_hand = len(buffer) - start
     if at_hand < _PORT_AND_TYPE.size:
@@ -141,7 +141,7 @@ def decode_address(
 
 
 def _encode_host(host: str, kind: AddressType) -> bytes:
-    """Write what follows the type byte."""
+    """Encode the bytes after the type byte."""
     if kind is not AddressType.DOMAIN:
         try:
             return inet_pton(_FAMILY[kind], host)
@@ -159,7 +159,7 @@ def _encode_host(host: str, kind: AddressType) -> bytes:
 
 
 def _decode_host(host: bytes | bytearray, kind: int) -> str:
-    """Read a host of a known type whose bytes are all at hand."""
+    """Decode a host of a known type whose bytes are all at hand."""
     if kind == AddressType.DOMAIN:
         return host.decode("latin-1")
     return inet_ntop(AF_INET if kind == AddressType.IPV4 else AF_INET6, host)

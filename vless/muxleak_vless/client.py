@@ -1,7 +1,7 @@
 """A VLESS client: one connection with the command TCP, UDP or Mux.
 
-It speaks properly through `Stream`s, and improperly, frame by frame or byte by byte, through `send`
-and `send_frame`: nothing is checked on the way out, so it can say what no client should.
+It follows the protocol through `Stream`s, and can violate it through `send` and `send_frame`: they
+check nothing, so a test can send any frame in any state, and any bytes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,16 @@ MAX_ID = 0xFFFF
 class Client:
     """One connection to a server; use as an async context manager, or `close` it.
 
-    ``frames`` are all mux frames received, when ``record`` is set: what a test wants to see.
-    ``cause`` is None until the server's direction has ended.
+    Args:
+        link: The connection, connected.
+        command: Command of the request header.
+        limits: Limits of time and size.
+        record: Keep all received frames.
+
+    Attributes:
+        frames: All received mux frames if ``record`` is set, else None.
+        streams: Open streams by id; id 0 for the one stream of the commands TCP and UDP.
+        cause: None until the server's direction has ended, then the cause.
     """
 
     def __init__(self, link: Link, command: Command, *, limits: Limits, record: bool) -> None:
@@ -65,10 +73,19 @@ class Client:
         record: bool = False,
         header: bytes | None = None,
     ) -> Self:
-        """Connect and send the request header, or ``header`` in its place (it may be empty).
+        """Connect and send the request header.
+
+        Args:
+            address: Host and port of the server.
+            user: User id of the header.
+            command: Command of the header.
+            target: Target of the header; only for TCP and UDP.
+            network_limits: Limits of time and size; the defaults if None.
+            record: Keep all received frames.
+            header: Bytes to send in place of the header; may be empty.
 
         Raises:
-            OSError: if the server cannot be reached.
+            OSError: If the server cannot be reached.
         """
         limits = network_limits or Limits()
         if header is None:
@@ -93,7 +110,7 @@ class Client:
     ) -> None:
         await self.close()
 
-    # Proper use.
+    # Use that follows the protocol.
 
     @property
     def stream(self) -> Stream:
@@ -109,7 +126,18 @@ class Client:
         stream_id: int | None = None,
         global_id: bytes | None = None,
     ) -> Stream:
-        """Open a mux stream; its first ``data`` rides in the New frame."""
+        """Open a mux stream.
+
+        Args:
+            target: Destination that the server is to dial.
+            data: First data, sent in the New frame.
+            network: TCP or UDP.
+            stream_id: Id to use, also if it is in use; None for the next free one.
+            global_id: 8 bytes that name a UDP session across connections.
+
+        Raises:
+            StreamClosed: If the connection has ended, or no id is free.
+        """
         await self.link.drain()
         if stream_id is None:
             stream_id = self._free_id()
@@ -129,10 +157,10 @@ class Client:
         await self._task
 
     async def ended(self) -> BaseException:
-        """Wait until the server has ended its direction; return the cause."""
+        """Wait until the server has ended its direction, and return the cause."""
         return await self._ended.wait()
 
-    # Improper use.
+    # Use that may violate the protocol.
 
     def send(self, data: bytes) -> None:
         """Send any bytes."""
@@ -143,7 +171,7 @@ class Client:
         self.link.send(encode_frame(frame))
 
     def end(self, stream_id: int, *, error: bool = False) -> None:
-        """Send End for any id."""
+        """Send an End for any id, with the error bit if ``error``."""
         self.send_frame(Frame.end(stream_id, error=error))
 
     def half_close(self) -> None:
@@ -151,7 +179,7 @@ class Client:
         self.link.send_eof()
 
     def reset(self) -> None:
-        """Break the connection: the server sees a reset, not an end."""
+        """Reset the connection: the server sees a reset, not an end."""
         self.link.abort()
 
     # As the owner of streams.
@@ -165,7 +193,7 @@ class Client:
             self.send(encode_packet(data) if self._command is Command.UDP else data)
 
     def close_stream(self, stream: Stream, *, error: bool) -> None:
-        """End a stream on our side; a connection's only stream ends our direction of it."""
+        """End a stream on our side; without mux, end our direction of the connection."""
         stream.fail(StreamClosed("closed by us"))
         if self._command is not Command.MUX:
             self.half_close()

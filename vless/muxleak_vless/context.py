@@ -13,15 +13,14 @@ This module knows nothing of connections.
 #    `cancel` does nothing.
 # 2. A context is registered with its parent until it ends, and only if the parent can end. A
 #    connection that ends removes itself (`cancel`), so that the server's context does not grow with
-#    each connection that has come and gone. Registered with a parent that ended before, a child is
-#    born ended.
+#    each connection that has come and gone. A child of a context that has ended is created ended.
 # 3. Wakers run in the order of registration, which Go leaves open: a run must be repeatable. Each
 #    is removed before it is called, and one that an earlier waker removes is not called any more.
 # 4. The background has no `cause` ever, registers nothing, and `wait` on it never returns. In Go
 #    its `Done()` is nil; there, too, sing-vmess starts no watcher for it.
 #
-# A dict holds the registered, so registering and removing are O(1). A shared `asyncio.Event` would
-# not do: it keeps its waiters in a deque, so cancelling n of them in any order but FIFO is
+# A dict holds children and waiters, so registering and removing are O(1). A shared `asyncio.Event`
+# would not do: it keeps its waiters in a deque, so cancelling n of them in any order but FIFO is
 # quadratic. `muxleak bench` compares the two.
 #
 # `on_cancel` is the cheaper way to react: a callback is no task, so nothing can be left behind. The

@@ -1,7 +1,17 @@
 """A whole VLESS connection as one stream: the commands TCP and UDP.
 
-Offers handlers the same `Stream` as a mux session does, so one outbound serves all three commands.
+Handlers get the same `Stream` as from a mux session, so one outbound serves all three commands.
 """
+
+# The rules of a mux session hold here, too, with less to hold: there is one stream and no table.
+#
+# - The receive loop feeds the stream and waits for room, up to the stall limit. The peer's end
+#   lifts that wait (`on_eof`), so a handler that does not read cannot hide it.
+# - Whichever of handler, connection and context ends first, `run` ends the other two before it
+#   returns, and repeats the cancellation of a handler that swallows the first one.
+# - The peer's end is passed to the handler as the end of its input, and the handler may go on
+#   writing: TCP and UDP streams have a half-close, unlike a mux connection.
+# - A failed stream is a reset, since TCP has no other way to report an error.
 
 from __future__ import annotations
 
@@ -25,11 +35,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("muxleak_vless")
 
 PIECE = 64 * 1024
-"""Bytes sent at once, so that what the peer does not take stays bounded."""
+"""Bytes sent at once, so that the bytes that the peer has not taken stay bounded."""
 
 
 class DirectSession:
-    """One connection, one stream: carries bytes as they are and packets with their length."""
+    """One connection that is one stream: carries bytes as they are and packets with their length.
+
+    Args:
+        link: The connection, after its request header.
+        network: TCP or UDP, after the command.
+        target: Target of the request header.
+        limits: Limits of time and size.
+    """
 
     def __init__(
         self, link: Link, network: NetworkType, target: Address, *, limits: Limits
@@ -40,7 +57,13 @@ class DirectSession:
         self._prefix = encode_response(Response())
 
     async def run(self, received: bytes, handler: Handler, context: Context) -> None:
-        """Serve until the handler, the connection or the context has ended; then end them all."""
+        """Serve until handler, connection or context has ended; then end the other two.
+
+        Args:
+            received: Bytes that came in one segment with the request header.
+            handler: Serves the stream, in a task of its own.
+            context: Its end closes the connection.
+        """
         serving = asyncio.get_running_loop().create_task(self._serve(handler, context))
         undo = context.on_cancel(lambda _cause: self.link.close())
         self.link.on_eof = self.stream.stop_waiting
@@ -56,7 +79,11 @@ class DirectSession:
             await self._end(serving)
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
-        """Send bytes, or one packet; the address of a packet is always the header's."""
+        """Send bytes, or one packet, whose address is always the header's.
+
+        Raises:
+            StreamClosed: If the connection has ended.
+        """
         del address
         payload = encode_packet(data) if stream.network is NetworkType.UDP else data
         for start in range(0, len(payload), PIECE):
@@ -65,7 +92,7 @@ class DirectSession:
             self._prefix = b""
 
     def close_stream(self, stream: Stream, *, error: bool) -> None:
-        """Close the connection, at once if the stream failed: TCP has no other way to say so."""
+        """Close the connection; reset it if the stream failed."""
         stream.fail(StreamClosed("closed by its handler"))
         if error:
             self.link.abort()
@@ -106,7 +133,7 @@ class DirectSession:
 
     async def _end(self, serving: asyncio.Task[None]) -> None:
         stream = self.stream
-        # Twice: a handler may spend its first cancellation on an orderly farewell of its own.
+        # Twice: a handler may catch its first cancellation to end in good order.
         try:
             for _ in range(2):
                 serving.cancel()

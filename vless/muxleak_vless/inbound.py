@@ -1,8 +1,28 @@
-"""The VLESS server: accepts, reads the request header, knows its users, serves the command.
+"""The VLESS server: accepts, reads the request header, checks the user, serves the command.
 
 Every connection ends within limits: the header has one, a silent peer has one, closing has one,
-and `Inbound.shutdown` has one for all. Nothing a peer sends makes a traceback.
+and `Inbound.shutdown` has one for all. No bytes of a peer produce a traceback in the log.
 """
+
+# One task serves a connection from accept to close. Its waits, and the events that end them:
+#
+#   the header    Link.receive  bytes, the peer's end, the header limit, the server's context
+#   the session   `run` of a mux or direct session; see there
+#   the close     Link.wait_closed, which the link bounds by its close limit
+#
+# Two rules. Each way out of `_serve` closes the link: served, refused or failed. It is one
+# `finally` with `hang_up`, not a close in each refusal (the pair `refused_stays_open`). And the end
+# of the server's context must wake each wait: while the header is read, a callback on the context
+# closes the link; a session then watches the context itself.
+#
+# Order in `shutdown`: the listeners first, or new connections would come in behind. Then three
+# steps, each for one close limit: cancel the context (connections end in good order), abort the
+# links (for peers that do not take the rest), cancel the tasks (for code of handlers that does not
+# end). The connections that are left are returned by name. `asyncio.Server.wait_closed` is not
+# used: since Python 3.12.1 it waits for all connections without a limit.
+#
+# sing-box closes its listeners and its outbound connections at shutdown and keeps no list of the
+# connections it has accepted. After a reload they live on until their peers close.
 
 from __future__ import annotations
 
@@ -39,7 +59,13 @@ log = logging.getLogger("muxleak_vless")
 
 
 class User(NamedTuple):
-    """Who may connect. ``flow`` must equal the request's; no flow but the empty one is spoken."""
+    """A user that may connect.
+
+    Attributes:
+        uuid: Id that the request must carry.
+        name: Shown to people only.
+        flow: Must equal the request's flow. No flow is implemented, so only the empty one works.
+    """
 
     uuid: UUID
     name: str = ""
@@ -49,10 +75,19 @@ class User(NamedTuple):
 class Inbound:
     """Serves VLESS on any number of listeners.
 
-    ``context`` is the parent of every connection's context; `shutdown` ends it, so it should be
-    the server's own. Given the background, there is nothing to end, and `shutdown` takes longer.
-    ``active`` counts the mux sessions that have not been cleaned up: back to 0 when all are closed,
-    below 0 if a cleanup ran twice. ``on_session`` sees every mux session as it starts.
+    Args:
+        users: Users that may connect.
+        handler: Serves each stream.
+        context: Parent of the context of each connection. `shutdown` ends it, so it should be the
+            server's own. The background cannot be ended, and `shutdown` then takes longer.
+        lifecycle: Answers to the life-cycle questions; the reference by default.
+        limits: Limits of time and size.
+        on_session: Called with each mux session as it starts.
+
+    Attributes:
+        accepted: Number of connections accepted so far.
+        active: Number of mux sessions that have not been cleaned up: 0 once all are closed, below 0
+            if a cleanup ran twice.
     """
 
     def __init__(
@@ -78,16 +113,16 @@ class Inbound:
 
     @property
     def connections(self) -> int:
-        """Connections accepted and not yet gone."""
+        """Number of connections accepted and not yet gone."""
         return len(self._connections)
 
     @property
     def sockets(self) -> list[socket.socket]:
-        """The sockets it listens on; what they are set to, the connections accepted inherit."""
+        """The listening sockets, whose options the accepted connections inherit."""
         return [sock for server in self._servers for sock in server.sockets]
 
     def protocol(self) -> Link:
-        """Make the protocol of one connection: the factory for `loop.create_server`."""
+        """Return the protocol of a new connection: the factory for `loop.create_server`."""
         return Link(self._accepted, limits=self.limits)
 
     async def listen(
@@ -97,12 +132,18 @@ class Inbound:
         *,
         factory: Callable[[], asyncio.Protocol] | None = None,
     ) -> tuple[str, int]:
-        """Listen on TCP and return the address, with the port chosen if ``port`` is 0.
+        """Listen on TCP.
 
-        ``factory`` may wrap `protocol`, to see connections as they are accepted.
+        Args:
+            host: Address to bind.
+            port: Port to bind; 0 for any free port.
+            factory: Called for each connection in place of `protocol`, which it may wrap.
+
+        Returns:
+            The bound address and port.
 
         Raises:
-            OSError: if the address cannot be bound.
+            OSError: If the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
         server = await loop.create_server(factory or self.protocol, host, port, backlog=1024)
@@ -111,9 +152,15 @@ class Inbound:
         return address[0], address[1]
 
     async def shutdown(self, cause: BaseException | None = None) -> list[str]:
-        """Stop listening, end every connection, and return the names of those that did not end.
+        """Stop listening and end every connection.
 
         Takes at most three close limits: an orderly end, an abort, and a cancellation.
+
+        Args:
+            cause: Cause given to the connections; a `ServerStopped` if None.
+
+        Returns:
+            The names of the connections that did not end.
         """
         servers, self._servers = self._servers, []
         for server in servers:
@@ -180,7 +227,7 @@ class Inbound:
         return request, decoder.trailing
 
     def _check_open(self) -> None:
-        # A new exception: the cause may be of any type, and a traceback in it would outlive us.
+        # A new exception: the cause may be of any type, and would keep the traceback of this raise.
         if self.context.cause is not None:
             raise ServerStopped(f"{self.context.cause}")
 
@@ -223,9 +270,11 @@ class Inbound:
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:
-    # A peer that vanished without a word is found by the kernel's probes, long before idle limits.
+    # Beside the idle limit, which may be long: the kernel's probes find a peer that has vanished
+    # without a FIN, at the intervals that the system sets.
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        # Some systems refuse it for a connection that was reset already; the reading will tell.
+        # Some systems refuse it for a connection that has been reset; `connection_lost` reports
+        # that.
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,9 +1,25 @@
-"""Dials a stream's target, TCP or UDP, and relays until one side has ended.
+"""The handler of a proxy: dials a stream's target, TCP or UDP, and relays.
 
-The client's end of a TCP stream is passed on as a write-end, and the target may go on answering;
-the target's end, and either end of a UDP stream, is the end of both directions. What bounds a relay
-besides is its stream: when that ends, the relay is cancelled and what it opened is closed.
+The peer's end of a TCP stream is passed on as a half-close, and the target may go on answering. The
+target's end, and either end of a UDP stream, ends both directions.
 """
+
+# A relay has two directions, each a coroutine. One is *decisive*: its end ends the relay (for TCP
+# the downlink, for UDP the uplink, since only the peer can end a UDP stream). The other is a helper
+# task in a task group, cancelled when the decisive one ends; an error in either ends both.
+#
+# The decisive direction runs in the handler's own task. So a relay costs one task beside the
+# handler, and a cancellation of the handler reaches both directions.
+#
+# Limits: `dial_seconds` for reaching the target, the write and idle limits of the target's link,
+# and an idle limit for UDP, where no end is ever sent. Besides these, the stream bounds the relay:
+# when the stream ends, the session cancels the handler, and the `finally` blocks here close the
+# socket. A silent target whose peer has ended its direction is therefore kept until the connection
+# ends, and no longer. In sing-vmess such a relay has left the table, and stays as long as the
+# target does (the pair `end_forgets_stream`).
+#
+# The errors of a task group hold tracebacks, whose stack frames hold the errors. `_first_error`
+# cuts that cycle: otherwise each failed dial would keep its stream and sockets until a collection.
 
 from __future__ import annotations
 
@@ -23,31 +39,39 @@ if TYPE_CHECKING:
     from muxleak_vless.stream import Stream
 
 DATAGRAMS = 64
-"""Datagrams of a target that wait for a slow client; more are dropped, as UDP allows."""
+"""Datagrams of a target that may wait for a slow client; further ones are dropped, as in UDP."""
 
 NAMES = 256
-"""Names of one UDP stream whose addresses are kept; then all are looked up again."""
+"""Names of one UDP stream whose addresses are kept; beyond that, all are looked up again."""
 
 
 class Dial(Protocol):
-    """Opens a connection to ``address``; raises `OSError` if that fails."""
+    """Opens a TCP connection."""
 
     async def __call__(self, address: Address, limits: Limits) -> Link:
-        """Return the link, connected."""
+        """Return a link that is connected to ``address``.
+
+        Raises:
+            OSError: If the target cannot be reached.
+        """
 
 
 class Resolve(Protocol):
-    """Finds where to send datagrams for ``address``; raises `OSError` if its name is unknown."""
+    """Resolves a target of datagrams."""
 
     async def __call__(self, address: Address) -> tuple[str, int]:
-        """Return an IP address and a port."""
+        """Return the IP address and port for ``address``.
+
+        Raises:
+            OSError: If the name is unknown.
+        """
 
 
 async def dial_tcp(address: Address, limits: Limits) -> Link:
     """Connect to ``address`` over TCP.
 
     Raises:
-        OSError: if the name is unknown, the target refuses or cannot be reached.
+        OSError: If the name is unknown, or the target refuses or cannot be reached.
     """
     loop = asyncio.get_running_loop()
     _, link = await loop.create_connection(lambda: Link(limits=limits), address.host, address.port)
@@ -55,13 +79,13 @@ async def dial_tcp(address: Address, limits: Limits) -> Link:
 
 
 async def resolve_udp(address: Address) -> tuple[str, int]:
-    """Return the address itself, or the first that its name has.
+    """Return the IP address and port of an address, the first one if it is a name.
 
     Raises:
-        OSError: if the name is unknown.
+        OSError: If the name is unknown.
     """
     if address.kind is not AddressType.DOMAIN:
-        return address.host, address.port  # Without the detour through a thread.
+        return address.host, address.port  # `getaddrinfo` would take a thread.
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)
     host, port = found[0][4][:2]
@@ -69,7 +93,13 @@ async def resolve_udp(address: Address) -> tuple[str, int]:
 
 
 class Outbound:
-    """The handler of a proxy: what a stream says goes to its target, and back."""
+    """The handler of a proxy: relays between a stream and its target.
+
+    Args:
+        limits: Limits of time and size; the defaults if None.
+        dial: Opens the connection to the target of a TCP stream.
+        resolve: Finds the IP address of a UDP target; `resolve_udp` if None.
+    """
 
     def __init__(
         self,
@@ -86,11 +116,11 @@ class Outbound:
         """Serve ``stream`` until target or peer ends it.
 
         Raises:
-            OSError: if the target cannot be reached; `TimeoutError` past the dial limit.
-            LinkLost: if the target resets the connection.
-            IdleTimeout: if nothing has passed in either direction for the idle limit.
+            OSError: If the target cannot be reached; `TimeoutError` past the dial limit.
+            LinkLost: If the target resets the connection.
+            IdleTimeout: If no byte has passed in either direction for the idle limit.
         """
-        del context  # The session cancels its handlers at its end; a relay needs no more.
+        del context  # Not needed: the session cancels its handlers when it ends.
         if stream.network is NetworkType.UDP:
             await self._relay_packets(stream)
         else:
@@ -112,7 +142,7 @@ class Outbound:
             local = ("::", 0) if ":" in remote[0] else ("0.0.0.0", 0)  # noqa: S104 - an outgoing port
             await loop.create_datagram_endpoint(lambda: port, local_addr=local)
         try:
-            # UDP has no end of its own: the peer's End is the end of the stream.
+            # A UDP socket is never ended by its target, so the peer's End is the end of the stream.
             down = _packets_down(stream, port, self._limits.idle_seconds)
             await _both(down, _packets_up(stream, port, remote, self._resolve))
         finally:
@@ -120,7 +150,6 @@ class Outbound:
 
 
 async def _both(helper: Coroutine[Any, Any, None], decisive: Coroutine[Any, Any, None]) -> None:
-    # The end of the decisive direction ends both; so does an error in either.
     error = await _first_error(helper, decisive)
     try:
         if error is not None:
@@ -138,7 +167,7 @@ async def _first_error(
             await decisive
             task.cancel()
     except ExceptionGroup as errors:
-        # The frames of a task group hold its errors: tracebacks through them would close a cycle.
+        # The stack frames of a task group hold its errors: their tracebacks would close a cycle.
         return errors.with_traceback(None).exceptions[0].with_traceback(None)
     return None
 
@@ -148,7 +177,7 @@ async def _uplink(stream: Stream, link: Link) -> None:
         try:
             await link.drain()
         except StreamClosed:
-            return  # The target has gone; what it sent before is still the downlink's to deliver.
+            return  # The target has gone; the downlink still delivers the bytes it sent before.
         link.send(data)
     link.send_eof()
 
@@ -191,7 +220,7 @@ class _DatagramPort(asyncio.DatagramProtocol):
     def __init__(self) -> None:
         self.received: asyncio.Queue[tuple[bytes, tuple[str, int]]] = asyncio.Queue(DATAGRAMS)
         self.active = False
-        """Whether anything was sent since it was last set to False."""
+        """True if a datagram was sent since it was last set to False."""
         self._paused = False
         self._transport: asyncio.DatagramTransport | None = None
 

@@ -1,7 +1,8 @@
 """UDP packets over a byte stream: a length of two bytes, big-endian, then the payload.
 
-This is what follows the headers of a connection with the UDP command, in both directions; all
-packets belong to the request's target. A length of 0 is legal here, though some peers drop it.
+A connection with the UDP command carries such packets after its headers, in both directions. All
+packets belong to the request's target. A length of 0 is legal, though some peers drop such packets
+(the writers of Xray-core and v2ray-core).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _LENGTH: Final = Struct(">H")
 
 
 def encode_packet(payload: bytes) -> bytes:
-    """Put the length before the payload.
+    """Encode a packet: the length, then the payload.
 
     Raises:
         ValueError: The payload is longer than 65535 bytes; a packet is never split.
@@ -28,7 +29,7 @@ def encode_packet(payload: bytes) -> bytes:
 
 
 class PacketDecoder:
-    """Cuts the bytes of one direction into packets. Holds bytes, knows no address."""
+    """Cuts the bytes of one direction into packets; it knows no address."""
 
     __slots__ = ("_buffer", "_consumed")
 
@@ -37,11 +38,11 @@ class PacketDecoder:
         self._consumed = 0
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes as they came, cut anywhere."""
+        """Append received bytes, cut anywhere."""
         self._buffer += data
 
     def next_packet(self) -> bytes | None:
-        """Give the next payload, which may be empty; None when more bytes are needed."""
+        """Return the next payload, which may be empty; None if more bytes are needed."""
         buffer = self._buffer
         if len(buffer) < _LENGTH.size:
             return None
@@ -49,17 +50,17 @@ class PacketDecoder:
         if len(buffer) < stop:
             return None
         payload = bytes(buffer[_LENGTH.size : stop])
-        # Cheap: a bytearray gives up its front without moving the rest.
+        # Cheap: a bytearray drops its front by moving an offset, not the rest of the bytes.
         del buffer[:stop]
         self._consumed += stop
         return payload
 
     def receive_eof(self) -> None:
-        """Take the end of the stream, after `next_packet` has returned None.
+        """Accept the end of the stream, after `next_packet` has returned None.
 
         Raises:
             TruncatedError: The stream ended inside a packet.
-            RuntimeError: A whole packet is still to be taken.
+            RuntimeError: A whole packet has not been taken yet.
         """
         at_hand = len(self._buffer)
         if at_hand == 0:

@@ -1,12 +1,14 @@
 """The historical versions of the mux session, each a composition of wrong answers.
 
-Read each as the diary of one commit: which questions it answered wrongly, and nothing else. The
-answers that a pair of `muxleak_vless.bugs` is about are taken from its buggy variant; the others
-stand here.
-
 V0, V1 and V2 are sing-vmess `9b63475`, `d70afe4` and `8cd5f17`. P-A is V1 with the watcher deleted;
 P-B and P-C are the two fixes proposed in sing-box issue #2421.
 """
+
+# Each class lists the questions that its version answers wrongly, and nothing else. An answer that
+# a pair of `muxleak_vless.bugs` is about is its buggy variant; the others are defined here.
+#
+# The first base that overrides a question wins (method resolution order), so the answers of one
+# version stand before `SingVmess`, which holds the answers that all versions share.
 
 from __future__ import annotations
 
@@ -43,21 +45,21 @@ class ReleasesTable(Lifecycle):
     """The cleanup closes the pipes of the streams in the table; it knows no handlers."""
 
     def release(self, session: MuxSession, cause: BaseException) -> None:
-        """Close what the table holds."""
+        """Fail the streams of the table."""
         for stream in session.streams.values():
             stream.fail(cause)
 
 
 class NoWatcher(Lifecycle):
-    """Nothing watches a context."""
+    """There is no watcher."""
 
     def watched_context(self, session: MuxSession) -> Context | None:
-        """Return none."""
+        """Return None."""
         return None
 
 
 class CleansUpInWatcherOnly(Lifecycle):
-    """The end of the receive loop ends the connection's context; the rest is the watcher's."""
+    """The end of the receive loop ends the connection's context; only the watcher cleans up."""
 
     def receive_ended(self, session: MuxSession, cause: BaseException) -> None:
         """Wake the watcher, if there is one."""
@@ -82,7 +84,7 @@ class SingVmess(
     write_without_limit.Stalled,
     silent_peer.Idle,
 ):
-    """What every version has in common."""
+    """The wrong answers that all versions share."""
 
 
 class V0(NoWatcher, CleansUpInWatcherOnly, handler_sees_wrong_context.HandlerContext, SingVmess):
