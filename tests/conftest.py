@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from muxleak.introspect.sites import short_path
 from muxleak.ledger.ledger import Ledger
 from muxleak.sim.virtual_loop import VirtualLoop
 
@@ -28,6 +29,12 @@ def heeded() -> Iterator[None]:
     yield
     for each in ignored:
         signal.signal(each, signal.SIG_IGN)
+
+
+@pytest.fixture(autouse=True)
+def sites_relative_to_here() -> None:
+    """Forget the paths that were shortened in the folder of an earlier test."""
+    short_path.cache_clear()
 
 
 @pytest.fixture

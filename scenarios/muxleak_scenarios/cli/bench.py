@@ -76,12 +76,15 @@ def bench_command(
     """
     if profile and rows:
         raise click.UsageError("--profile takes the checked sequence apart: expected no ROW")
+    rows = tuple(dict.fromkeys(rows or ROWS))
+    if not profile and "example" in rows:
+        params.need_hypothesis("the row 'example'")
     plan = BenchPlan(1 if quick else rounds, quick, leaks or (QUICK_LEAKS if quick else LEAKS))
     console = None if as_json else render.stdout()
     if profile:
         _profile(plan, console)
     else:
-        _table(plan, tuple(dict.fromkeys(rows or ROWS)), console)
+        _table(plan, rows, console)
 
 
 def _table(plan: BenchPlan, names: tuple[str, ...], console: Console | None) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from hypothesis.database import DirectoryBasedExampleDatabase
 from rich.text import Text
 
 from muxleak_scenarios.cli import describe, interrupt, params, render, replay_files
@@ -148,6 +147,7 @@ def fuzz_command(
         empty = SequenceReplay(*find_subject(subject, variant), Sequence())
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    params.need_hypothesis("muxleak fuzz of a pair or version")
     replay_files.check_out(out)
     result = _search(empty, budget, seed, target, fresh=fresh)
     found = result.found
@@ -169,6 +169,8 @@ def fuzz_command(
 def _search(
     replay: SequenceReplay, budget: Budget, seed: int, target: TargetChoice, *, fresh: bool
 ) -> CampaignResult:
+    from hypothesis.database import DirectoryBasedExampleDatabase
+
     folder = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"), "muxleak")
     # Apart by target: what holds on one need not on another, and would be forgotten there.
     key = f"{_name(replay)} {target.name}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from muxleak import extras
 from muxleak.monitor.endpoint import is_loopback
 from muxleak_scenarios import Pair, SimTarget, TcpTarget, find_pair, load_pairs
 from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject
@@ -118,6 +119,18 @@ def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str)
 def examples(*lines: str) -> str:
     """Return the epilog of a command's help: its examples, as they are typed."""
     return "\n".join(["\b", "Examples:", *(f"  muxleak {line}" for line in lines)])
+
+
+def need_hypothesis(use: str) -> None:
+    """Check that Hypothesis is installed.
+
+    Raises:
+        click.UsageError: it is not; the message has the command that installs it.
+    """
+    try:
+        extras.need_hypothesis(use)
+    except ImportError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> TargetChoice:

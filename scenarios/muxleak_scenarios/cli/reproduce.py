@@ -184,6 +184,7 @@ def reproduce_command(
         chosen = None if default else pair
         ctx.exit(reproduce_real(real, program, copies, chosen, as_json=as_json))
     params.refuse(ctx, "a run without --real", "program", "copies")
+    params.need_hypothesis("muxleak reproduce")
     if as_json:
         result = reproduce(pair, counts, seed)
         render.emit_json(result.to_json())

@@ -104,6 +104,7 @@ def verify_command(
     elif answers:
         holds = print_answers(sequences or ANSWER_SEQUENCES, seed, as_json=as_json)
     else:
+        params.need_hypothesis("muxleak verify")
         whole = not pairs
         proof = _Proof(pairs or tuple(load_pairs().values()), seed, sequences or FIXED_SEQUENCES)
         holds = proof.run(None if as_json else render.stdout(), whole=whole)

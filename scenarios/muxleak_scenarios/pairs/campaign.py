@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from hypothesis import HealthCheck, Phase, find, settings
-from hypothesis.database import InMemoryExampleDatabase, choices_to_bytes
-from hypothesis.errors import Flaky, NoSuchExample
-
+from muxleak.extras import need_hypothesis
 from muxleak_scenarios.pairs.search import Found, shorten
 from muxleak_scenarios.sequence.decoder import STEPS, WIDTH, decode
 from muxleak_scenarios.sequence.steps import Sequence
@@ -94,7 +91,11 @@ class _Hit(NamedTuple):
 
 
 class Campaign:
-    """One search of one server. Deterministic for a seed, but for its clock and its memory."""
+    """One search of one server. Deterministic for a seed, but for its clock and its memory.
+
+    Raises:
+        ImportError: Hypothesis is not installed.
+    """
 
     def __init__(
         self,
@@ -110,6 +111,9 @@ class Campaign:
         stopped: Callable[[], bool] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        need_hypothesis("a campaign")
+        from hypothesis.database import InMemoryExampleDatabase
+
         self._lifecycle = lifecycle
         self._world = target
         self._virtual = virtual
@@ -184,6 +188,8 @@ class Campaign:
 
     def _search(self) -> bool:
         """Run random scripts until one violates something; remember that."""
+        from hypothesis.database import choices_to_bytes
+
         examples = self._budget.examples
         while examples is None or self._searched < examples:
             script = self._random.randbytes(WIDTH * STEPS)
@@ -215,6 +221,9 @@ class Campaign:
 
     def _shrink(self) -> bool:
         """Let Hypothesis try what is remembered, and shrink what violates something."""
+        from hypothesis import HealthCheck, Phase, find, settings
+        from hypothesis.errors import Flaky, NoSuchExample
+
         if not any(next(iter(self._database.fetch(key)), None) for key in (self._key, self._raw)):
             return False
         try:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from hypothesis import HealthCheck, Phase, find, settings
-from hypothesis.errors import NoSuchExample
-
+from muxleak.extras import need_hypothesis
 from muxleak_scenarios.sequence.decoder import STEPS
 from muxleak_scenarios.sequence.strategies import sequences
 from muxleak_scenarios.targets.run import run_sequence
@@ -55,7 +53,11 @@ def find_violation(
     """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.
 
     ``progress`` is called with the number of sequences run so far, shrinking included.
+
+    Raises:
+        ImportError: Hypothesis is not installed.
     """
+    need_hypothesis("find_violation()")
     runs = connections = 0
     first: tuple[int, int] | None = None
 
@@ -109,6 +111,9 @@ def _search(
     *,
     virtual: bool = True,
 ) -> Sequence | None:
+    from hypothesis import HealthCheck, Phase, find, settings
+    from hypothesis.errors import NoSuchExample
+
     try:
         return find(
             sequences(steps, virtual=virtual),
