@@ -53,7 +53,7 @@ SEEDS = range(20)
 BUGS = {name: each(fixed=False) for name, each in (("watcher", watcher), ("deep_mux", deep_mux))}
 
 SPEED: dict[str, tuple[Callable[[int], object], int]] = {
-    "ours, uniform": (lambda runs: ours(toy, runs, strategies=("uniform",)), 300),
+    "ours, uniform": (lambda runs: ours(toy, runs, schedulers=("uniform",)), 300),
     "ours, portfolio": (lambda runs: ours(toy, runs), 300),
     **{
         name: (partial(rival.search, toy), rival.runs)
@@ -63,7 +63,7 @@ SPEED: dict[str, tuple[Callable[[int], object], int]] = {
 }
 FIRST: dict[str, Callable[[Program, int], int | None]] = {
     "ours, portfolio": lambda program, seed: ours(program, 1000, seed),
-    "ours, uniform": lambda program, seed: ours(program, 1000, seed, strategies=("uniform",)),
+    "ours, uniform": lambda program, seed: ours(program, 1000, seed, schedulers=("uniform",)),
     "detangle, pct:3": lambda program, seed: detangle(program, 1000, seed, "pct:3"),
     "detangle, random": lambda program, seed: detangle(program, 1000, seed),
 }

@@ -517,5 +517,5 @@ def test_loop_is_the_same_in_fresh_processes() -> None:
 
     assert [run.returncode for run in runs] == [0, 0]
     assert "blocked tasks: 5" in first
-    assert "not at rest after 100 iterations" in first
+    assert "not quiescent after 100 iterations" in first
     assert first == second

@@ -139,7 +139,7 @@ def test_replay_notices_another_program() -> None:
     found = find_leaks(leaks_on_the_third)
     assert found is not None
 
-    with pytest.raises(ReplayError, match="the run was another one: expected trace"):
+    with pytest.raises(ReplayError, match="no longer follows the recorded run"):
         replay(found.replay, forever, leaks=False)
 
 

@@ -103,7 +103,7 @@ def test_strategies_find_what_is_near(strategy: str, wakeups: bool) -> None:  # 
         assert seen == [1, 2]
 
     program = overtaken if wakeups else cut
-    found = find_leaks(program, strategies=(strategy,), wakeups=wakeups)
+    found = find_leaks(program, schedulers=(strategy,), wakeups=wakeups)
 
     assert found is not None
     assert found.beyond == wakeups
@@ -111,8 +111,8 @@ def test_strategies_find_what_is_near(strategy: str, wakeups: bool) -> None:  # 
 
 def test_strategies_must_exist() -> None:
     """An unknown strategy is refused with what there is."""
-    with pytest.raises(ValueError, match=r"unknown strategies \['dfs'\]; there are pct"):
-        find_leaks(watcher(fixed=True), strategies=("dfs",))
+    with pytest.raises(ValueError, match=r"unknown schedulers \['dfs'\], expected pct"):
+        find_leaks(watcher(fixed=True), schedulers=("dfs",))
 
 
 def test_priorities_are_fair() -> None:
@@ -131,7 +131,7 @@ def test_priorities_are_fair() -> None:
             await asyncio.sleep(0)
         await task
 
-    assert find_leaks(program, wakeups=True, examples=100, strategies=("pct",)) is None
+    assert find_leaks(program, wakeups=True, examples=100, schedulers=("pct",)) is None
 
 
 def test_search_tells_of_a_program_that_cannot_be_repeated() -> None:

@@ -230,7 +230,7 @@ def test_simulate_runs_jobs_inline_where_that_is_allowed() -> None:
 
 def test_simulate_checks_its_settings() -> None:
     """What cannot be allowed is refused with what can."""
-    with pytest.raises(ValueError, match=r"cannot allow \['network'\]; there are executor"):
+    with pytest.raises(ValueError, match=r"cannot allow \['network'\], expected some of executor"):
         simulate(noop, allow=("network",))
 
 

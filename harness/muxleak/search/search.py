@@ -1,4 +1,13 @@
-"""Searches the runs of a program for one that fails, shrinks it, and says how to run it again."""
+"""Searches the runs of a program for one that fails, shrinks it, and returns its replay."""
+
+# A scheduler invents decisions, a run is made with them, and the first run with an error ends the
+# search. The runs of the search and of the shrinker record no trace, which would slow them; the
+# run that is reported is made once more with one. That last run also proves that the failure can
+# be repeated at all.
+#
+# A shrunk run must fail in the same way, or the shrinker slips to another bug. `signature` defines
+# "the same way": for a leak, the kinds, names and creation sites of the groups in the report; for
+# any other error, its type and the line that raised it.
 
 from __future__ import annotations
 
@@ -24,12 +33,12 @@ _STEPS_SHOWN = 12
 
 
 class Progress(NamedTuple):
-    """How far a search is.
+    """The progress of a search.
 
     Attributes:
-        examples: runs of the search.
-        shrinks: runs spent on shrinking.
-        best: what decides the simplest failing run so far; None before there is one.
+        examples: number of runs of the search.
+        shrinks: number of runs spent on shrinking.
+        best: the decisions of the simplest failing run so far; None before there is one.
     """
 
     examples: int
@@ -39,15 +48,15 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A run that fails, as simple as it could be made.
+    """The simplest failing run that a search has reached.
 
     Attributes:
-        error: what went wrong in it.
-        steps: what the program said it did.
-        replay: runs it again.
-        examples: runs until the first failure, that one included.
-        shrinks: runs spent on shrinking.
-        beyond: whether it needs task wake-ups to change places, which stock asyncio never does.
+        error: the error of the run.
+        steps: the steps that the program announced.
+        replay: the facts by which the run can be repeated.
+        examples: number of runs until the first failure, that one included.
+        shrinks: number of runs spent on shrinking.
+        beyond: True if it needs permuted wake-ups of tasks, which stock asyncio never shows.
     """
 
     error: BaseException
@@ -74,7 +83,7 @@ def find_leaks(
     *,
     examples: int = 1_000,
     seed: int = 0,
-    strategies: Sequence[str] = TURNS,
+    schedulers: Sequence[str] = TURNS,
     shrinking: bool = True,
     progress: Callable[[Progress], object] = lambda _: False,
     **options: Unpack[Options],
@@ -86,21 +95,26 @@ def find_leaks(
 
     Args:
         program: an async function without arguments; it is run afresh each time, in one process.
-        examples: how many runs to make at most.
-        seed: of all chance.
-        strategies: the ways to invent decisions, in turn; see `muxleak.sim.schedulers`.
-        shrinking: whether to make what was found simpler.
-        progress: called after each run; if what it returns is true, the search ends with what it
-            has.
-        options: as for `simulate`.
+        examples: number of runs, at most.
+        seed: the seed of all chance.
+        schedulers: the schedulers that take turns; see `muxleak.sim.schedulers`.
+        shrinking: True to simplify the failing run.
+        progress: called after each run; if it returns a true value, the search ends with the
+            simplest failing run so far.
+        options: settings, see `Settings`.
 
     Returns:
-        What was found, or None.
+        The finding, or None if no run failed.
+
+    Raises:
+        RuntimeError: the failing run cannot be repeated, since the program depends on something
+            that the simulation does not decide.
+        ValueError: a scheduler is unknown.
     """
     settings = settings_of(program, options)
     with guarded():
         for number, choices in enumerate(
-            portfolio(seed, strategies, wakeups=settings.wakeups), start=1
+            portfolio(seed, schedulers, wakeups=settings.wakeups), start=1
         ):
             result = run(program, choices, settings, traced=False)
             if result.error is not None:
@@ -115,12 +129,12 @@ def find_leaks(
 def attempt(
     program: Callable[[], Coroutine[Any, Any, object]], settings: Settings, data: Bytes
 ) -> Run[object]:
-    """Run a program with these bytes."""
+    """Run a program with the decisions in `data`, without a trace."""
     return run(program, Choices(*data), settings, traced=False)
 
 
 def signature(error: BaseException | None) -> object:
-    """What two failures must share to count as the same one."""
+    """Return a value that is equal for two errors that count as the same failure."""
     if error is None:
         return None
     if isinstance(error, LeakError):

@@ -1,8 +1,16 @@
-"""The one shrinker: makes the bytes of a failing run shorter and smaller while it fails alike.
+"""The shrinker: makes the bytes of a failing run shorter and smaller while it fails alike."""
 
-The plain course is 0 and the end of the bytes, so smaller bytes are a simpler run: fewer steps,
-earlier options, no fault, first in, first out.
-"""
+# Smaller bytes are a simpler run (see `muxleak.sim.choices`): fewer steps, earlier options, no
+# fault, first in, first out. So the shrinker needs no knowledge of steps or faults. It is greedy:
+# it tries simpler bytes, boldest first, and starts again from each success.
+#
+# The order of the candidates decides how many runs are spent. First everything at once (no bytes at
+# all, no decision of the environment), then blocks of the program from large to small, then the
+# environment's decisions set to 0, then single values. Deleting a byte of the environment comes
+# late: it shifts the decisions about all later arrivals and seldom succeeds.
+#
+# `_renumbered` is for programs that draw an index into a list of their own, such as their open
+# connections: without the step that opened one, the later index must fall by one as well.
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,13 +21,13 @@ _BLOCKS = (64, 32, 16, 8, 6, 5, 4, 3, 2, 1)
 
 
 class Bytes(NamedTuple):
-    """What decides a run: the program's draws and the world's decisions."""
+    """The decisions of a run: the program's draws and the environment's decisions."""
 
     program: bytes
     environment: bytes
 
     def order(self) -> tuple[object, ...]:
-        """Smaller is simpler; the program counts first."""
+        """Return a sort key: smaller is simpler, and the program counts first."""
         return (
             len(self.program),
             len(self.environment) - self.environment.count(0),
@@ -39,17 +47,18 @@ def shrink(
     attempts: int = 2_000,
     enough: Callable[[Bytes, int], object] = lambda _best, _spent: False,
 ) -> tuple[Bytes, int]:
-    """The simplest failing bytes that could be reached.
+    """Return the simplest failing bytes that can be reached.
 
     Args:
         start: bytes that fail.
-        attempt: runs with the bytes and gives those it really used, in normal form, if it failed in
-            the same way; else None.
-        attempts: how many runs to spend.
-        enough: asked before each run, with the simplest so far and the runs spent, whether to stop.
+        attempt: makes a run with the bytes; returns the bytes that it used, in normal form, if it
+            failed in the same way, else None.
+        attempts: number of runs, at most.
+        enough: called before each run with the simplest bytes so far and the runs spent; a true
+            value ends the shrinking.
 
     Returns:
-        The bytes, and the runs spent.
+        The bytes, and the number of runs spent.
     """
     best, spent = start, 0
     seen = {start}
@@ -73,7 +82,7 @@ def shrink(
 
 
 def _candidates(best: Bytes) -> Iterator[Bytes]:
-    """Simpler bytes, boldest first."""
+    """Yield simpler bytes, boldest first."""
     program, environment = best
     yield Bytes(b"", b"")
     yield Bytes(program, b"")
@@ -86,14 +95,14 @@ def _candidates(best: Bytes) -> Iterator[Bytes]:
 
 
 def _shorter(data: bytes) -> Iterator[bytes]:
-    """Without a block of bytes, from the end."""
+    """Yield the bytes without one block, from the end."""
     for size in _BLOCKS:
         for at in range(len(data) - size, -1, -1):
             yield data[:at] + data[at + size :]
 
 
 def _renumbered(data: bytes) -> Iterator[bytes]:
-    """Without a block, and one later byte less by 1: what it chose from has lost a member."""
+    """Yield the bytes without one block, and one later byte less by 1."""
     for size in _STEPS:
         for at in range(len(data) - size):
             rest = data[at + size :]
@@ -103,7 +112,7 @@ def _renumbered(data: bytes) -> Iterator[bytes]:
 
 
 def _plainer(data: bytes) -> Iterator[bytes]:
-    """With a block of bytes set to 0."""
+    """Yield the bytes with one block set to 0."""
     for size in _BLOCKS:
         for at in range(0, len(data), size):
             if any(block := data[at : at + size]):
@@ -111,14 +120,14 @@ def _plainer(data: bytes) -> Iterator[bytes]:
 
 
 def _smaller(data: bytes) -> Iterator[bytes]:
-    """With one byte made smaller."""
+    """Yield the bytes with one byte made smaller."""
     for at, value in enumerate(data):
         for less in _less(value):
             yield data[:at] + bytes([less]) + data[at + 1 :]
 
 
 def _less(value: int) -> list[int]:
-    """Smaller values to try, smallest first."""
+    """Return smaller values to try, smallest first."""
     if value <= _FEW:
         return list(range(value))
     return sorted({0, 1, 2, 3, value // 2, value - 1})

@@ -1,7 +1,11 @@
-"""Choices drawn by Hypothesis: one string of fixed size, so that its shrinker works on all at once.
+"""A Hypothesis strategy for the choices of a simulation.
 
 The only module of this package that needs Hypothesis.
 """
+
+# One byte string of fixed size, not one draw for each decision: drawing is much cheaper so, and the
+# shrinker of Hypothesis works on all decisions at once. The size is fixed because Hypothesis draws
+# sizes near the low end of a range, which would give mostly plain runs.
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from muxleak.sim.choices import Choices
 if TYPE_CHECKING:
     from hypothesis import strategies as st
 
-SIZE = 512  # bytes; half of them for the program. A fixed size: a range yields mostly short ones
+SIZE = 512  # bytes; half of them are for the program
 
 
 def any_choices(size: int = SIZE) -> st.SearchStrategy[Choices]:
-    """Choices for `simulate(..., choices=...)` inside a `@given` test.
+    """Return a strategy for the `choices` of `simulate`, to be used in a `@given` test.
 
     Args:
-        size: bytes; decisions beyond them take the plain course.
+        size: number of bytes; decisions beyond them take the plain course.
 
     Raises:
         ImportError: Hypothesis is not installed.

@@ -1,7 +1,7 @@
-"""The loop's calls that open sockets, resolve names or leave the loop, over the simulated network.
+"""The loop's methods that open sockets and resolve names, over the simulated network.
 
-Arguments are asyncio's. What the simulation cannot do is refused by name; what has no meaning here
-(a backlog, the reuse of an address) is taken and ignored.
+Arguments are asyncio's. A call that the simulation cannot serve is refused by name; an argument
+without meaning here (a backlog, the reuse of an address) is accepted and ignored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class NetworkCalls:
 
     @property
     def _allow(self) -> tuple[str, ...]:
-        """What may leave the simulation."""
+        """The calls that may leave the simulation, see `Settings.allow`."""
         raise NotImplementedError
 
     async def create_server(
@@ -65,7 +65,8 @@ class NetworkCalls:
 
         Raises:
             OSError: an address is in use.
-            SimulationError: an argument that would leave the simulation.
+            SimulationError: an argument would leave the simulation.
+            TypeError: an argument is unknown.
         """
         _check("create_server", settings)
         hosts = [host] if host is None or isinstance(host, str) else list(host)
@@ -94,8 +95,9 @@ class NetworkCalls:
         """Connect to a simulated server.
 
         Raises:
-            OSError: refused, or the name is not known.
-            SimulationError: an argument that would leave the simulation.
+            OSError: the connection is refused, or the name is not known.
+            SimulationError: an argument would leave the simulation.
+            TypeError: an argument is unknown.
         """
         _check("create_connection", settings)
         target = self.fabric.names.info(host, port, socket.SOCK_STREAM, passive=False)[0][4][:2]
@@ -115,7 +117,9 @@ class NetworkCalls:
 
         Raises:
             OSError: the address is in use, or the name is not known.
-            SimulationError: an argument that would leave the simulation.
+            SimulationError: an argument would leave the simulation.
+            TypeError: an argument is unknown.
+            ValueError: no address and no family is given.
         """
         _check("create_datagram_endpoint", settings)
         if local_addr is None and remote_addr is None and not settings.get("family"):
@@ -147,7 +151,7 @@ class NetworkCalls:
         """Resolve IP literals, "localhost" and declared names, at once.
 
         Raises:
-            socket.gaierror: the name is not known, or not in that family.
+            socket.gaierror: the name is not known, or has no address of that family.
         """
         del proto
         passive = bool(flags & socket.AI_PASSIVE)
@@ -158,7 +162,7 @@ class NetworkCalls:
         return found
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
-        """The address as it is: no name is looked up."""
+        """Return the address as it is: no name is looked up."""
         del flags
         return str(sockaddr[0]), str(sockaddr[1])
 
@@ -166,7 +170,7 @@ class NetworkCalls:
         """Run `func` in the loop's own thread, in a later iteration, if that is allowed.
 
         Raises:
-            SimulationError: it is not.
+            SimulationError: `Settings.allow` does not name "executor".
         """
         del executor
         _allow(self._allow, "executor", "run_in_executor", "to run jobs in the loop's thread")
@@ -176,16 +180,20 @@ class NetworkCalls:
         return future
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
-        """Take a handler that never fires, if that is allowed.
+        """Accept a handler that never fires, if that is allowed.
 
         Raises:
-            SimulationError: it is not.
+            SimulationError: `Settings.allow` does not name "signals".
         """
         del sig, callback, args
         _allow(self._allow, "signals", "add_signal_handler", "for handlers that never fire")
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """Take it away again."""
+        """Remove a handler.
+
+        Raises:
+            SimulationError: `Settings.allow` does not name "signals".
+        """
         del sig
         _allow(self._allow, "signals", "remove_signal_handler", "for handlers that never fire")
         return True

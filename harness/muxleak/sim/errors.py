@@ -1,4 +1,4 @@
-"""What a simulated loop may not do, and how a simulation fails."""
+"""The errors of a simulation: a call that leaves it, a livelock, a deadlock."""
 
 import asyncio
 from collections import Counter
@@ -10,23 +10,23 @@ _SHOWN = 10
 
 
 class SimulationError(RuntimeError):
-    """A call that would leave the simulation: a thread, a socket, a signal, a process."""
+    """A call would leave the simulation: a thread, a socket, a signal, a process."""
 
 
 class LivelockError(RuntimeError):
-    """The loop did not come to rest within its step limit; the message names what is ready."""
+    """The loop did not settle within its step limit; the message names the ready callbacks."""
 
     def __init__(self, iterations: int, now: float, ready: Iterable[asyncio.Handle]) -> None:
         counts = Counter(called_by(handle) for handle in ready).most_common(_SHOWN)
         names = ", ".join(f"{name} (x{count})" if count > 1 else name for name, count in counts)
         super().__init__(
-            f"not at rest after {iterations} iterations at {now:g} s, ready: {names}; "
-            "raise step_limit if this is honest work"
+            f"not quiescent after {iterations} iterations at {now:g} s, ready: {names}; "
+            "raise step_limit if the program needs more"
         )
 
 
 class DeadlockError(RuntimeError):
-    """What is run cannot complete: nothing is ready and no timer is set.
+    """The program cannot end: nothing is ready and no timer is set.
 
     Attributes:
         tasks: the blocked tasks.

@@ -1,8 +1,11 @@
-"""Refuses, inside a simulation, what the loop does not get to see: threads, sockets, processes.
+"""Refuses calls inside a simulation that bypass its loop: threads, sockets, processes, sleep."""
 
-While a simulation runs, a few functions of the standard library ask first whether the calling
-thread is inside one. Other threads pass unhindered, and afterwards everything is as it was.
-"""
+# The simulated loop refuses its own methods that leave the simulation (see `FencedLoop`). A program
+# can also leave it without asking the loop: `time.sleep`, a thread, a plain socket. Such a call
+# would take real time or give an answer that no replay repeats, so that a run could not be repeated
+# and nobody would know why. For the length of a simulation these functions are therefore replaced
+# by ones that look at the running loop of the calling thread first. Other threads, and code outside
+# the simulation, pass. The replacement costs one look-up per call and only while a simulation runs.
 
 import asyncio
 import os
@@ -38,7 +41,7 @@ _depth = 0
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Refuse what leaves a simulation, for the length of a block; blocks may be nested."""
+    """Refuse calls that leave the simulation, for the length of a block; blocks may be nested."""
     global _depth  # noqa: PLW0603 - the functions guarded are the whole process's
     if not _depth:
         _install()

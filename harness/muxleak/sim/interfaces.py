@@ -1,9 +1,8 @@
-"""The interfaces by which the loop, the network and the transports of a simulation know each other.
+"""The interfaces by which the loop, the network and the transports of a simulation meet."""
 
-The loop owns the network, the network makes the transports, and each of them calls back to its
-owner. These protocols are the whole of what is called back, so that imports run one way only:
-addresses, transports, network, calls, loop.
-"""
+# The loop owns the network, the network makes the transports, and each of them calls back to its
+# owner. These protocols list every such call. So imports run one way only (addresses, transports,
+# network, calls, loop), and each part can be read, and tested, without its owner.
 
 from __future__ import annotations
 

@@ -1,8 +1,19 @@
-"""What is left behind in a simulation, of every kind that there can be: at rest, it is a leak.
+"""Finds the leaks of a simulation: everything of the wanted kinds that is alive once it settles."""
 
-Nothing is asked of the program while it runs: tasks and errors are the ledger's, the other kinds
-are found where the loop and its network keep them. Each tells its scope by the context it runs in.
-"""
+# Nothing is recorded while the program runs, except by the ledger, which counts tasks and errors
+# anyway. The other kinds are found at the end, in the lists that the loop and its network keep for
+# their own work: timers in the heap, transports and servers in the network. Only asynchronous
+# generators and futures are in no list, so `Seen` keeps weak references to them.
+#
+# The scope of a record is the scope variable of the context in which its callbacks run. So the scan
+# can say what one operation left behind while others are still under way.
+#
+# Three things look like leaks and are none:
+#
+# - the timer of a sleep or a timeout: the task that sleeps is alive and is reported already
+# - an asynchronous generator that a leaked task is suspended in: it is the place where the task
+#   waits (`without_owned`)
+# - a connection that a fault alone keeps from closing (`SimTransport.cut_off`)
 
 from __future__ import annotations
 
@@ -37,28 +48,28 @@ if TYPE_CHECKING:
 
     Owner = Callable[[Context], Scope | None]
 
-_MANY = 256  # references kept before those that lead nowhere are dropped
+_MANY = 256  # references above which dead ones are dropped: amortised O(1) each
 _OURS = ("asyncio.", "muxleak.")
 _NOWHERE = Site(())
 
 
 class CallbackRecord(Resource):
-    """A callback that an operation has left on a future which outlives it."""
+    """Records a callback that an operation has left on a future that outlives it."""
 
     __slots__ = ()
     kind = "callback"
 
     def open(self, thing: asyncio.Future[Any]) -> bool:
-        """Until the future is done."""
+        """Return True until the future is done."""
         return not thing.done()
 
     def describe(self, thing: asyncio.Future[Any]) -> str:
-        """What it waits for."""
+        """Return "waits on a future" with the future's name."""
         return f"waits on a future ({name_of(thing)})"
 
 
 class Seen:
-    """What the loop itself keeps no list of, seen where it is made and by weak reference."""
+    """Holds, by weak reference, the generators and futures that the loop keeps no list of."""
 
     __slots__ = ("futures", "generators")
 
@@ -67,7 +78,7 @@ class Seen:
         self.futures: list[ref[asyncio.Future[Any]]] = []
 
     def generator(self, loop: ScannedLoop, generator: AsyncGeneratorType[Any, Any]) -> None:
-        """Take note of one that begins, and of who began it."""
+        """Record an asynchronous generator that begins, with the current scope."""
         if len(self.generators) >= _MANY:
             self.generators = [each for each in self.generators if each.alive()]
         owner = _charged(CURRENT.get(), loop)
@@ -76,7 +87,7 @@ class Seen:
             self.generators.append(GeneratorRecord(generator, name, trace(3), owner))
 
     def future(self, future: asyncio.Future[Any]) -> asyncio.Future[Any]:
-        """Take note of one; it is given back."""
+        """Record a future, and return it."""
         if len(self.futures) >= _MANY:
             self.futures = [each for each in self.futures if _pending(each()) is not None]
         self.futures.append(ref(future))
@@ -101,13 +112,13 @@ def left_behind(
     within: Scope | None = None,
     horizon: float = -math.inf,
 ) -> list[Any]:
-    """The records of what is alive, tasks first, then in order of kind and creation.
+    """Return the records of everything alive, tasks first, then by kind and creation.
 
     Args:
-        loop: at rest.
-        kinds: of `KINDS` and `OPTIONAL`.
-        within: only what this scope, or one inside it, caused; else everything.
-        horizon: timers due later than that, in virtual seconds, are left behind.
+        loop: a quiescent loop.
+        kinds: the wanted kinds, see `Settings.kinds`.
+        within: a scope; only records of it and of scopes inside it count. None for everything.
+        horizon: virtual time; only timers due later count.
     """
     simulation = loop.simulation
     if simulation is None:
@@ -129,9 +140,9 @@ def left_behind(
 
 
 def is_owned(callback: Any) -> bool:
-    """Whether a timer's callback is asyncio's or the network's own: a sleep, a timeout, a delay.
+    """Return True if a timer's callback belongs to asyncio or the network: a sleep, a timeout.
 
-    What they call is private; whoever sets a timer can only call what is public.
+    Their callbacks have private names; a program can only name public ones.
     """
     function = getattr(callback, "__func__", callback)
     module = getattr(function, "__module__", None) or ""
@@ -139,7 +150,7 @@ def is_owned(callback: Any) -> bool:
 
 
 def _charged(scope: Scope | None, loop: ScannedLoop) -> Any:
-    """Who is charged for what was made in that scope; None outside every simulation."""
+    """Return the scope of this ledger that is charged for `scope`; None once the loop is closed."""
     if loop.simulation is None:
         return None
     root: Scope = loop.simulation.ledger.root
@@ -147,23 +158,24 @@ def _charged(scope: Scope | None, loop: ScannedLoop) -> Any:
 
 
 def _counts(record: Any, kinds: frozenset[str]) -> bool:
-    # A handler that `start_server` started: of its failure asyncio itself tells, from 3.12 on.
-    told = (
+    # A failed handler of `start_server` has no creation site in the program. From 3.12 on asyncio
+    # itself reports it to the exception handler; on every Python it is therefore no leak.
+    handler = (
         isinstance(record, ErrorRecord) and record.text.startswith("Task exc") and not record.points
     )
-    return record.kind in kinds and not told
+    return record.kind in kinds and not handler
 
 
 def _tell_of_cycles(counters: Counters) -> None:
-    """Collect garbage where a task that failed may be part of it, by way of its own traceback.
+    """Collect garbage if a failed task may be part of a cycle through its own traceback.
 
-    The collector takes away the references by which the ledger knows a task before the task tells
-    of its exception, so what is to be said of it is put down first.
+    The collector clears the weak references by which the ledger knows a task before the task
+    reports its exception. So the record of it is made first, and kept if the task is gone then.
     """
     suspects = [
         (ref(task), ErrorRecord(_complaint(task), name_of(task), site, scope))
         for task, (site, scope) in counters.failed.items()
-        if task._log_traceback and site.points  # noqa: SLF001 - told nowhere else
+        if task._log_traceback and site.points  # noqa: SLF001 - no public attribute says so
     ]
     if suspects:
         gc.collect()
@@ -173,7 +185,7 @@ def _tell_of_cycles(counters: Counters) -> None:
 
 
 def _complaint(task: AnyTask) -> str:
-    # Taken without asking the task, which would count as having looked at its exception.
+    # Read directly: `task.exception()` would mark the exception as retrieved.
     error = task._exception  # noqa: SLF001
     message = "Task exception was never retrieved"
     return describe({"message": message, "task": task, "exception": error})
@@ -183,7 +195,7 @@ def _things(
     loop: ScannedLoop, kinds: frozenset[str], within: Scope | None, horizon: float
 ) -> Iterator[Any]:
     def owner(context: Context) -> Scope | None:
-        """Who is charged for what runs there, if that is looked at."""
+        """Return the scope charged for callbacks in a context, or None if it is not wanted."""
         scope: Scope = _charged(context.get(CURRENT), loop)
         return scope if within is None or scope.is_inside(within) else None
 
@@ -202,10 +214,10 @@ def _things(
 
 
 def _uncounted(loop: ScannedLoop, found: list[Any]) -> Iterator[TaskRecord]:
-    """Tasks made by a factory that the program has installed over the ledger's."""
+    """Yield the tasks made by a factory that the program has installed over the ledger's."""
     known = {record.task for record in found if isinstance(record, TaskRecord)}
     others = [task for task in asyncio.all_tasks(_asyncio(loop)) if task not in known]
-    # The set has no order of its own.
+    # `all_tasks` is a set; sorted by name, a report is the same in every process.
     for number, task in enumerate(sorted(others, key=name_of)):
         yield TaskRecord(task, _NOWHERE, None, number)
 
@@ -213,7 +225,7 @@ def _uncounted(loop: ScannedLoop, found: list[Any]) -> Iterator[TaskRecord]:
 def _timers(loop: ScannedLoop, owner: Owner, horizon: float) -> Iterator[TimerRecord]:
     found: list[Any] = [each for each in loop.set_timers() if each.when() > horizon]
     for handle in sorted(found, key=asyncio.TimerHandle.when):
-        # A handle tells neither its context nor what it calls in any other way.
+        # A handle has no public access to its context and callback.
         scope, callback = owner(handle._context), handle._callback  # noqa: SLF001
         if scope is not None and not is_owned(callback):
             points = getattr(handle, "points", None) or []
@@ -258,7 +270,7 @@ def _asyncio(loop: ScannedLoop) -> asyncio.AbstractEventLoop:
 
 
 def _defined(callback: Any) -> list[Any]:
-    """Where a callback's function is: where it was added, no future tells."""
+    """Return the place of a callback's function: a future does not know who added a callback."""
     function = getattr(callback, "func", callback)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return [code, 0] if code is not None else []

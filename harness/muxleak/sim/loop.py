@@ -1,9 +1,30 @@
-"""The loop of a simulation: virtual time, a network in memory, and choices where the world has any.
+"""The loop of a simulation: virtual time, a network in memory, and decisions about its freedoms."""
 
-What is free: which arrivals are seen in which iteration and in which order, how bytes are cut, the
-order of timers due at one instant, when a declared cancellation falls. The ready queue stays first
-in, first out; `ChoosingLoop` alone, when asked to, lets task wake-ups change places.
-"""
+# A run is legal by default: it is one that a stock asyncio loop could show. Free is only what is
+# free in the world as well:
+#
+#   - the iteration in which an arrival is seen, and the order among arrivals that wait together
+#   - the cutting of bytes
+#   - the order of timers that are due at the same instant
+#   - the moment of a declared cancellation, which on a stock loop comes from a callback too
+#
+# The ready queue stays first in, first out, as asyncio documents. `ChoosingLoop` alone lets task
+# wake-ups change places, only if `Settings.wakeups` asks for it, and its findings are labelled.
+# Even there a task has at most one pending wake-up, so its own steps keep their order, and so does
+# every callback that is no wake-up.
+#
+# `_next` is the heart. It is called when an iteration has to look beyond the ready queue
+# (`must_check`), and does in this order what a real loop does around its selector:
+#
+#   1. the main task has ended: stop
+#   2. poll the network: make ready what has arrived
+#   3. with something ready: take the timers that are due now, and run
+#   4. quiescent, a connection closed since the last time, and nothing under way: run the check
+#   5. quiescent, a task settles: let timers within the horizon pass, else wake the first waiter
+#   6. else jump to the next timer
+#
+# So `settle` returns before virtual time passes its horizon, and a check never runs while bytes are
+# under way. Its price is one attribute look-up per iteration.
 
 import asyncio
 import math
@@ -28,18 +49,18 @@ sites.end_at(__file__)
 
 
 class _State:
-    """What a loop keeps apart: an object of 30 attributes is slower in all of them.
+    """The rarely used state of a loop, kept apart: with 30 attributes every look-up is slower.
 
     Attributes:
         choices: decide what is free.
-        trace: what happened, or None where nobody asks.
-        settings: how the run goes.
-        simulation: what the program sees.
-        ended: whether the main task has.
-        made: how many tasks were, where that is noted.
-        seen: what nobody else has a list of.
-        settling: the horizons and the futures of those who wait for rest.
-        spared: tasks that may still be cancelled, and whether that falls together with the next
+        trace: the events of the run, or None if it is not traced.
+        settings: the settings of the run.
+        simulation: the program's view of the simulation.
+        ended: True if the main task has ended.
+        made: number of tasks made, counted only in a traced run.
+        seen: generators and futures, which no other list holds.
+        settling: horizon and future of each call of `settle` that waits.
+        spared: tasks that may still be cancelled; True if that falls together with the next
             wake-up.
     """
 
@@ -83,12 +104,12 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
     @property
     def seen(self) -> Seen:
-        """What was made that nobody else has a list of."""
+        """The generators and futures, which no other list holds."""
         return self._state.seen
 
     @property
     def simulation(self) -> RunningSimulation | None:
-        """What the program sees, see `muxleak.sim.current`."""
+        """The program's view of the simulation, see `muxleak.sim.current`; None once closed."""
         return self._state.simulation
 
     @simulation.setter
@@ -100,7 +121,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         return self._state.settings.allow
 
     def adopt(self, task: AnyTask) -> None:
-        """Take note of a task that was made."""
+        """Number a new task and note it in the trace."""
         self._state.made = number = self._state.made + 1
         if self._state.trace is not None:
             self.note("task", f"{number} {name_of(task)}")
@@ -108,7 +129,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
     @property
     def busy(self) -> bool:
-        """Whether anything is ready, set or under way."""
+        """True if a callback is ready, a timer is set, or something is under way."""
         fabric = self.fabric
         return bool(
             self._ready or self._scheduled or fabric.pending or fabric.held or fabric.closed
@@ -121,7 +142,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
             trace.note(self._now, kind, text)
 
     def stop_tracing(self) -> None:
-        """Note no more."""
+        """Note no further events."""
         self._state.trace = None
 
     def run_main(self, main: AnyTask) -> None:
@@ -129,7 +150,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
         Raises:
             DeadlockError: it cannot end.
-            LivelockError: it has not after `step_limit` iterations.
+            LivelockError: it has not ended after `step_limit` iterations.
         """
         main.add_done_callback(self._end)
         iterations = self._drive(math.inf, self.step_limit)
@@ -144,14 +165,18 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         self._state.ended = self.must_check = True
 
     async def settle(self, horizon: float = 0.0) -> None:
-        """Wait until all else is at rest: nothing ready, nothing under way, no timer that near."""
+        """Wait until nothing is ready or under way and no timer is due within the horizon.
+
+        Args:
+            horizon: virtual seconds.
+        """
         rest: asyncio.Future[None] = self.create_future()
         self._state.settling.append((self._now + horizon, rest))
         self.must_check = True
         await rest
 
     def dispose(self, rounds: int = 8) -> list[AnyTask]:
-        """End what is left and close; nothing to end is the usual case, and quick."""
+        """End the tasks that are alive and close; quick if there are none, the usual case."""
         if self._ready or self._asyncgens or self.simulation is None:
             return super().dispose(rounds)
         if self.simulation.ledger.count:
@@ -160,7 +185,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         return []
 
     def close(self) -> None:
-        """Close the loop and cut what refers back to it."""
+        """Close the loop and cut the references back to it."""
         super().close()
         if "callback" in self._state.settings.counted:
             vars(self).pop("create_future", None)
@@ -174,7 +199,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         super()._asyncgen_firstiter_hook(generator)
 
     def _next(self, until: float) -> bool:
-        """See what has arrived; at rest, tell those who settle before any time passes."""
+        """Make arrivals and due timers ready; wake tasks that settle before any time passes."""
         if self._state.ended:
             return False
         fabric, ready = self.fabric, self._ready
@@ -200,7 +225,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         return self._wake(until)
 
     def _arrange(self, due: int) -> None:
-        """Choose among those due at one instant."""
+        """Order the timers that are due at the same instant."""
         ready: Any = self._ready
         for index in range(len(ready) - due, len(ready) - 1):
             when, last = ready[index].when(), index + 1
@@ -214,8 +239,8 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
 
 def make_task(loop: SimLoop, coro: Any, **settings: Any) -> AnyTask:
-    """A task factory that numbers tasks and notes their ends."""
-    # What `asyncio.Task` makes is adopted by itself.
+    """Make a task, as a task factory that numbers tasks and notes their ends."""
+    # A call of `asyncio.Task` passes no factory; the hook of `task_class` adopts those.
     task: AnyTask = TASK(coro, loop=loop, **settings)
     loop.adopt(task)
     return task
@@ -232,12 +257,12 @@ def _ended(trace: Trace, loop: SimLoop, number: int, task: AnyTask) -> None:
 def _ending(task: AnyTask) -> str:
     if task.cancelled():
         return "cancelled"
-    # Taken without asking the task, which would count as having looked at its exception.
+    # Read directly: `task.exception()` would mark the exception as retrieved.
     error = task._exception  # noqa: SLF001
     return "returned" if error is None else f"raised {type(error).__name__}"
 
 
-_WINDOW = 16  # wake-ups looked at when one is chosen, so that a long queue stays cheap
+_WINDOW = 16  # wake-ups among which one is chosen, so that a long queue stays cheap
 _CANCELS = 5  # never; this iteration; the next; the one after; together with the next wake-up
 _WITH_WAKEUP = _CANCELS - 1
 # A test pins both names on every supported Python; asyncio has no public ones.
@@ -261,14 +286,14 @@ class ChoosingLoop(SimLoop):
         return self._state.spared
 
     def adopt(self, task: AnyTask) -> None:
-        """Take note of a task that was made, and of whether it is cancellable."""
+        """Number a new task, and spare it if it is cancellable."""
         super().adopt(task)
         names = self._state.settings.cancel
         if names and name_of(task).endswith(names):
             self._spared[task] = False
 
     def _choose(self, first: Any) -> Any:
-        """One of the woken tasks; the one whose turn it was takes its place in the queue."""
+        """Return the handle of a woken task; the first handle takes its place in the queue."""
         task = _task_of(first)
         if task is None:
             return first
@@ -290,7 +315,7 @@ class ChoosingLoop(SimLoop):
         return found[chosen]
 
     def _run_sparing(self, handle: Any) -> None:
-        """Run a handle; if it is a step of a cancellable task, consider cancelling that."""
+        """Run a handle; if it is a step of a cancellable task, decide on its cancellation."""
         task = _task_of(handle)
         if task not in self._spared:
             handle._run()  # noqa: SLF001 - what asyncio's own loop does
@@ -304,7 +329,7 @@ class ChoosingLoop(SimLoop):
             self._consider(task)
 
     def _consider(self, task: AnyTask) -> None:
-        """Decide whether a cancellable task is cancelled at the await it has come to."""
+        """Decide if and when a cancellable task is cancelled at the await it has reached."""
         if task.done():
             del self._spared[task]
             return
@@ -317,9 +342,9 @@ class ChoosingLoop(SimLoop):
 
 
 def _task_of(handle: Any) -> Any:
-    """The task whose next step a handle runs, if it does."""
-    # What kind of callable runs a task, asyncio tells nobody but by name.
-    callback = handle._callback  # noqa: SLF001 - a handle tells it no other way
+    """Return the task whose next step a handle runs, or None."""
+    # asyncio's C code has no public types for these callables; their names are pinned by a test.
+    callback = handle._callback  # noqa: SLF001 - a handle has no public access to it
     kind = type(callback)
     name = callback.__name__ if kind is BuiltinMethodType else kind.__name__
     return callback.__self__ if name in _RUNS_TASK else None

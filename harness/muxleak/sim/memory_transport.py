@@ -1,10 +1,24 @@
-"""Two asyncio transports joined in memory, with the manners of a loopback TCP connection.
+"""Two asyncio transports joined in memory, which behave like a TCP connection over loopback."""
 
-The rule: what one end does reaches the other end in a later iteration of the loop, in order, by one
-callback for whatever has gathered, and each end's callbacks run in that end's context. Bytes that
-the receiver has not taken stay in the sender's buffer. The transcript of protocol callbacks is that
-of asyncio's socket transports; a test runs both.
-"""
+# The rule: an action of one end reaches the other end in a later iteration of the loop, in order,
+# by one callback for everything that has gathered, and each end's callbacks run in that end's
+# context. The transcript of protocol callbacks is that of asyncio's socket transports; a test runs
+# the same scripts on both and compares.
+#
+# There is one buffer for each direction, not two. Bytes that the receiver has not taken stand in
+# the receiver's inbox, and count as the sender's write buffer: the kernel's buffers are left out.
+# So flow control begins at the high-water mark exactly, and a program's behaviour at a full buffer
+# is seen after 64 KiB instead of after megabytes.
+#
+# How a connection ends, in the order in which `_hand_over` looks:
+#
+#   inbox not empty     its bytes are delivered first, whatever follows
+#   `_reset`            the peer aborted, or closed with unread data: connection_lost(reset)
+#   `_eof_seen`         the peer closed its direction: eof_received, then close unless that is true
+#
+# `close` ends the connection at once if the peer reads: the bytes under way reach it all the same,
+# as a kernel delivers the bytes of a closed socket. If the peer is paused, or more than the
+# high-water mark waits for it, the connection ends when `_taken` reports the last byte.
 
 # The two ends are one thing and see each other's state:
 # ruff: noqa: SLF001
@@ -33,10 +47,10 @@ _CHUNK = 256 * 1024  # what asyncio's socket transports read at once
 
 
 class Wire(asyncio.Transport):
-    """One end's inbox and its endings; `MemoryTransport` adds what the protocol calls.
+    """The inbox of one end, and its endings; `MemoryTransport` adds the methods of a transport.
 
-    The inbox holds what the other end has written and this end has not taken: the other end's write
-    buffer. What follows it, end-of-file or a reset, is delivered when it is empty.
+    The inbox holds the bytes that the other end has written and this end has not taken: the other
+    end's write buffer. End-of-file or a reset is delivered when the inbox is empty.
     """
 
     _protocol: Any
@@ -86,7 +100,7 @@ class Wire(asyncio.Transport):
             self._complain(exc, "protocol.pause_writing() failed")
 
     def _expect(self) -> None:
-        """Have the inbox, or what follows it, delivered in the next iteration."""
+        """Schedule a delivery of the inbox, or of the ending behind it, for the next iteration."""
         if not (self._scheduled or self._paused or self._closing or self._deaf):
             self._scheduled = True
             self._loop.call_soon(self._deliver, context=self._context)
@@ -130,7 +144,7 @@ class Wire(asyncio.Transport):
         protocol.buffer_updated(len(data))
 
     def _pull(self, limit: int) -> bytes:
-        """At most `limit` bytes out of the inbox."""
+        """Take at most `limit` bytes out of the inbox."""
         inbox, parts = self._inbox, []
         left = limit
         while inbox and left:
@@ -146,7 +160,7 @@ class Wire(asyncio.Transport):
         return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
 
     def _taken(self, left: int) -> None:
-        """The other end took bytes, so that `left` remain in this end's write buffer."""
+        """Note that the other end took bytes: `left` remain in this end's write buffer."""
         if self._throttled and left <= self._low and not self._lost:
             self._throttled = False
             self._loop.call_soon(self._protocol.resume_writing, context=self._context)
@@ -184,7 +198,7 @@ class Wire(asyncio.Transport):
             return
         self._reset = True
         if self._closing or self._throttled:
-            # Whoever has bytes to write notices at once, reading or not.
+            # An end with bytes to write notices a reset at once, whether it reads or not.
             self._lose(_error(ConnectionResetError, errno.ECONNRESET))
         else:
             self._expect()
@@ -214,15 +228,16 @@ def memory_pair(
     """Join two protocols over `loop`; `connection_made` of each follows by `call_soon`.
 
     Args:
-        loop: any asyncio loop.
+        loop: any asyncio event loop.
         client_protocol: a `Protocol` or `BufferedProtocol`.
-        server_protocol: the same for the other end.
+        server_protocol: a `Protocol` or `BufferedProtocol` for the other end.
         peername: the client's address, as the server sees it.
         sockname: the server's address.
         high_water: bytes in a write buffer above which its protocol is told to pause writing.
-        client_context: where the client's callbacks run; by default a copy of the current context.
-        server_context: the same for the server's.
-        registry: holds each transport, as "client" or "server", until its `connection_lost`.
+        client_context: the context of the client's callbacks; by default a copy of the current one.
+        server_context: the context of the server's callbacks; the same default.
+        registry: a dictionary that holds each transport, with "client" or "server", until its
+            `connection_lost`.
 
     Returns:
         The client's transport and the server's.
@@ -267,23 +282,23 @@ class MemoryTransport(Wire):
         self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """The present protocol; None after `connection_lost`, as with sockets."""
+        """Return the present protocol; None after `connection_lost`, as with sockets."""
         return self._protocol  # type: ignore[no-any-return]
 
     def is_closing(self) -> bool:
-        """Whether the transport is closing or closed."""
+        """Return True if the transport is closing or closed."""
         return self._closing
 
     def is_reading(self) -> bool:
-        """Whether arriving data goes to the protocol."""
+        """Return True if arriving data goes to the protocol."""
         return not self._closing and not self._paused
 
     def pause_reading(self) -> None:
-        """Leave arriving data in the other end's write buffer: a stalled reader."""
+        """Stop reading: leave arriving data in the other end's write buffer."""
         self._paused = self._paused or not self._closing
 
     def resume_reading(self) -> None:
-        """Take data again."""
+        """Read again."""
         if self._paused and not self._closing:
             self._paused = False
             self._expect()
@@ -299,15 +314,15 @@ class MemoryTransport(Wire):
         self._throttle()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
-        """The low and the high mark, in bytes."""
+        """Return the low and the high mark, in bytes."""
         return self._low, self._high
 
     def get_write_buffer_size(self) -> int:
-        """Bytes written here that the other end has not taken."""
+        """Return the number of bytes written here that the other end has not taken."""
         return self._peer._size if self._peer is not None else 0
 
     def can_write_eof(self) -> bool:
-        """Always: each direction closes on its own."""
+        """Return True: each direction closes on its own."""
         return True
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -335,7 +350,7 @@ class MemoryTransport(Wire):
             self._throttle()
 
     def write_eof(self) -> None:
-        """Close the sending direction once what is written has been taken."""
+        """Close the sending direction once the peer has taken all bytes."""
         if self._closing or self._eof_sent:
             return
         self._eof_sent = True
@@ -344,17 +359,17 @@ class MemoryTransport(Wire):
             self._peer._expect()
 
     def close(self) -> None:
-        """Close once what is written has been taken; `connection_lost(None)` follows."""
+        """Close once the peer has taken all bytes; `connection_lost(None)` follows."""
         if self._closing:
             return
         self._closing = True
-        # A reading peer takes what is under way without our help, as a kernel would carry it.
+        # A peer that reads takes the bytes under way by itself, as a kernel would deliver them.
         peer = self._peer
         if peer is None or not peer._size or not (peer._paused or peer._size > self._high):
             self._lose(None)
 
     def abort(self) -> None:
-        """Drop what is written and reset the connection; `connection_lost(None)` follows."""
+        """Drop the bytes under way and reset the connection; `connection_lost(None)` follows."""
         if not self._lost:
             self._aborted = True
             self._lose(None)

@@ -1,8 +1,25 @@
-"""The network of a simulation: who listens where, what is under way, and what befalls it.
+"""The network of a simulation: listening addresses, bytes under way, and their faults."""
 
-All that arrives passes through `arrive` and becomes visible to the loop in `poll`, which stands
-where asyncio's loop asks its selector: after what is ready, before the timers that are due.
-"""
+# Everything that arrives passes through `arrive` and becomes visible to the loop in `poll`. `poll`
+# is called at the point where asyncio's loop asks its selector: after the callbacks that were
+# ready, before the timers that are due. So every order of events here is one that a real loop can
+# show.
+#
+# An arrival takes one of three ways:
+#
+#   with latency      a timer of the loop, due after the drawn time; `in_flight` is the latest such
+#                     time, so that a loop with something under way is not taken for quiescent
+#   without           `pending`, until the next poll
+#   held by choice    `held`, with the number of polls that it still waits
+#
+# The environment's decisions, by the names that `Choices.decide` gets: "fault" when something is
+# sent on an open connection, "connect" when one is made, "latency", then at the poll "hold" for
+# each arrival and "order" among those that wait together, "cut" when bytes are taken (see `tcp`),
+# "drop" for a datagram. Each is asked for only if the settings allow it: a decision that cannot
+# happen would waste a byte of every replay.
+#
+# A closed loop must leave nothing that keeps it alive, since a search makes thousands: `close` cuts
+# every reference from transports and tables back to it.
 
 from __future__ import annotations
 
@@ -29,17 +46,22 @@ Arrival = tuple["Callable[[], object]", "Context | None"]
 
 
 class Fabric:
-    """The sockets of one simulation and what travels between them.
+    """The network of one simulation.
+
+    Args:
+        loop: the simulation's loop.
+        settings: the freedoms and faults of the network.
 
     Attributes:
         loop: the simulation's loop.
-        settings: what is declared.
-        pending: arrivals that the next poll sees.
-        held: arrivals that are seen some polls later.
-        in_flight: when the last thing now travelling arrives, in virtual seconds.
-        open: every open transport and what it is.
+        settings: the freedoms and faults of the network.
+        pending: arrivals that the next poll makes ready.
+        held: arrivals that a later poll makes ready, each with the number of polls to go.
+        in_flight: virtual time at which the last thing now under way arrives.
+        open: every open transport, with "client", "server" or "datagrams".
         servers: every listening server, by each of its addresses.
-        closed: whether a connection has closed at both ends since the last rest.
+        closed: True if a connection has closed at both ends since the loop was last quiescent.
+        declared: faults that the program has declared, by the server's address.
     """
 
     def __init__(self, loop: SimulatedLoop, settings: Network) -> None:
@@ -65,7 +87,7 @@ class Fabric:
 
     @property
     def names(self) -> Names:
-        """Who has which address."""
+        """Resolves the names of hosts."""
         if self._names is None:
             self._names = Names(self.settings.hosts)
         return self._names
@@ -76,7 +98,7 @@ class Fabric:
             self.loop.note(kind, text)
 
     def close(self) -> None:
-        """Cut what refers back."""
+        """Cut the references from transports and tables back to the loop."""
         for transport in self.open:
             transport.give_up()
         tables: list[Any] = [self.servers, self._endpoints, self.open, self.pending, self.held]
@@ -91,7 +113,14 @@ class Fabric:
         context: Context | None,
         transport: SimTransport | None = None,
     ) -> None:
-        """Have `callback` run when what has been sent is seen to arrive."""
+        """Run `callback` when the thing that has been sent arrives.
+
+        Args:
+            callback: called without arguments, once.
+            context: the context to call it in; by default a copy of the current one.
+            transport: the end of an open connection that it arrives at, on which a fault may be
+                drawn; None for everything else.
+        """
         if self._ended:
             return
         if transport is not None and self._made:
@@ -107,7 +136,7 @@ class Fabric:
             self.loop.must_check = True
 
     def poll(self) -> None:
-        """See what has arrived: make it ready, in an order of the world's choice."""
+        """Make ready the callbacks of all arrivals, in an order that the environment decides."""
         choices, hold = self.loop.choices, self.settings.hold
         seen = []
         for entry in self.held:
@@ -131,10 +160,10 @@ class Fabric:
     def host(
         self, addresses: list[Address], factory: Callable[[], asyncio.BaseProtocol]
     ) -> SimServer:
-        """A server at these addresses, which serves at once.
+        """Return a new server that serves at these addresses.
 
         Raises:
-            OSError: one is in use.
+            OSError: an address is in use.
         """
         server = SimServer(self, addresses, factory)
         self.listen(server, addresses)
@@ -145,7 +174,7 @@ class Fabric:
         """Give a server its addresses.
 
         Raises:
-            OSError: one is in use.
+            OSError: an address is in use.
         """
         for address in addresses:
             if address in self.servers:
@@ -165,8 +194,16 @@ class Fabric:
     ) -> tuple[SimTransport, asyncio.BaseProtocol]:
         """Connect to a server's address.
 
+        Args:
+            target: the server's address.
+            local: the client's address; None for a free one.
+            factory: makes the client's protocol.
+
+        Returns:
+            The client's transport and protocol.
+
         Raises:
-            ConnectionRefusedError: nobody listens there, or a fault says so.
+            ConnectionRefusedError: no server listens there, or a fault refuses.
         """
         fate = self._fate(target)
         waiter: asyncio.Future[None] = self.loop.create_future()
@@ -192,15 +229,15 @@ class Fabric:
     def dial(
         self, target: Address, local: Address | None = None, made: Callable[[], None] | None = None
     ) -> SimTransport | None:
-        """Send a server the news of a connection.
+        """Send a server a request for a connection.
 
         Args:
             target: the server's address.
-            local: the client's; a free one if None.
-            made: called when the client may know that the connection stands.
+            local: the client's address; None for a free one.
+            made: called when the client may learn that the connection stands.
 
         Returns:
-            The client's end, silent until it `begin`s; None where nobody listens.
+            The client's end, silent until it `begin`s; None if no server listens there.
         """
         server = self._find(self.servers, target)
         if server is None or not server.is_serving():
@@ -216,7 +253,7 @@ class Fabric:
         return client
 
     def port(self) -> int:
-        """A port that nobody has."""
+        """Return a port that is not in use."""
         self._ports += 1
         return self._ports
 
@@ -229,7 +266,7 @@ class Fabric:
         self._endpoints.pop(address, None)
 
     def bound(self, address: Address) -> bool:
-        """Whether a UDP endpoint has this address."""
+        """Return True if a UDP endpoint has this address."""
         return address in self._endpoints
 
     def send(self, sender: SimDatagrams, source: Address, target: Address, data: bytes) -> None:

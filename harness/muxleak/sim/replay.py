@@ -1,4 +1,18 @@
-"""A run as one line, and as one small file: both give the same trace on every supported Python."""
+"""Replays: a run written as one line, and as one small file.
+
+Both lead to the same trace on every supported Python.
+"""
+
+# The line is "sim1:" and base64 (URL alphabet, no padding) of
+#
+#   one byte     0: what follows is plain; 1: it is compressed with zlib, where that is shorter
+#   one byte     bit 0: wake-ups are permuted; bit 1: gaps are not drawn
+#   two bytes    length of the program's bytes, big-endian
+#   the bytes    first the program's, then the environment's
+#
+# "sim1" is the version of this layout. The file holds the line and the facts that a person or
+# another process needs: the name of the program, the hash of the trace, the verdict and the steps.
+# It has at most 4 KB, so that a folder of them stays readable and can be committed.
 
 import base64
 import json
@@ -8,30 +22,32 @@ from pathlib import Path
 from typing import Any, Self
 
 MARK = "sim1:"
-"""How a line begins."""
+"""The first characters of every line."""
 SUFFIX = ".sim.json"
-"""How the name of a file ends; what collects such files looks at no others."""
+"""The end of a replay file's name; the pytest plugin collects no other files."""
 _MAX_FILE = 4096  # bytes
 _PLAIN, _PACKED = 0, 1
 
 
 class ReplayError(ValueError):
-    """A line or file that no replay was written to, or that was changed since."""
+    """A line or file is no replay, or was changed, or its program no longer does the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What is needed to run a program again in the same way.
+    """The facts by which a program runs again in the same way.
+
+    The line holds the first four; the file holds all.
 
     Attributes:
         program: the bytes that the program draws from.
         environment: the bytes of the simulation's decisions.
-        wakeups: whether task wake-ups are permuted.
-        gaps: whether gaps are drawn.
-        name: the program, as "module:qualified name"; only the file has it, and what follows.
+        wakeups: True if task wake-ups are permuted.
+        gaps: True if gaps are drawn.
+        name: the program, as "module:qualified name".
         trace: the hash that the run must have; not checked if empty.
-        verdict: what went wrong, in one line.
-        steps: what the program said it did.
+        verdict: the error of the run, in one line.
+        steps: the steps that the program announced.
     """
 
     program: bytes = b""
@@ -45,7 +61,7 @@ class Replay:
 
     @property
     def line(self) -> str:
-        """The run as one word."""
+        """The replay as one word."""
         head = self.wakeups | (not self.gaps) << 1
         size = len(self.program)
         body = bytes([head, size >> 8, size & 255]) + self.program + self.environment
@@ -55,10 +71,10 @@ class Replay:
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """The run that a line stands for.
+        """Read a line.
 
         Raises:
-            ReplayError: it stands for none.
+            ReplayError: it is none, or was cut or changed.
         """
         text = line.strip()
         if not text.startswith(MARK):
@@ -74,19 +90,20 @@ class Replay:
         return cls(program, environment, wakeups=bool(head & 1), gaps=not head & 2)
 
     def save(self, path: Path | str) -> None:
-        """Write the file; steps that do not fit are left out of it, the bytes never.
+        """Write the file; leave out steps that do not fit, but never a byte.
 
         Raises:
-            ReplayError: the bytes alone are too many.
+            ReplayError: the bytes alone do not fit.
         """
         Path(path).write_bytes(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """The content of the file, at most 4 KB.
+        """Return the content of the file, at most 4 KB.
 
         Raises:
             ReplayError: as `save`.
         """
+        # Halved, not shortened by one: a run of a thousand steps is written in ten rounds.
         steps, kept = list(self.steps), len(self.steps)
         while len(text := self._text(steps).encode()) > _MAX_FILE:
             if not steps:
@@ -102,7 +119,8 @@ class Replay:
         """Read a file.
 
         Raises:
-            ReplayError: it is not one.
+            ReplayError: the file is no replay.
+            OSError: the file cannot be read.
         """
         try:
             content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))

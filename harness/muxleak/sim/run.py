@@ -1,4 +1,16 @@
-"""One run of a program: in a fresh simulation, to its end, and then to rest."""
+"""One run of a program: in a fresh simulation, to its end, then until the loop is quiescent."""
+
+# Every run has a loop, a network and a ledger of its own, so that runs cannot influence each other
+# and a search can make thousands of them. A run passes through these stages:
+#
+#   1. the main task runs until it has ended; a deadlock or a livelock ends the run here
+#   2. the loop runs on for `Settings.grace` virtual seconds: work that ends by itself is no leak
+#   3. the leak scan looks for everything that is still alive; a leak is the run's error
+#   4. `Settings.check` is called a last time
+#   5. the loop is disposed of: tasks are cancelled, coroutines closed, references cut
+#
+# Nothing is raised. `Run.error` holds whatever went wrong first, so that the search can compare
+# errors, and the caller decides.
 
 from __future__ import annotations
 
@@ -28,17 +40,19 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-SETTLED = 2  # of the ways a gap can go, those that settle
+# A gap has five lengths: two of them settle, three run 0, 1 or 2 iterations. Settling is the
+# default and comes twice, because most steps of a program need the answer to the step before.
+SETTLED = 2
 _GAPS = SETTLED + 3
 
 
 class Simulation:
-    """What a program sees of the simulation it runs in; `current()` gives it.
+    """The program's view of the simulation that it runs in; `current()` returns it.
 
     Attributes:
-        choices: for what the program itself draws.
+        choices: the decisions from which the program draws its own.
         ledger: counts the tasks.
-        steps: what the program said it does, as it is shown.
+        steps: the steps that the program has announced, as findings print them.
     """
 
     def __init__(self, loop: SimLoop, ledger: Ledger, settings: Settings) -> None:
@@ -49,18 +63,26 @@ class Simulation:
         self._settings = settings
 
     def step(self, text: str) -> None:
-        """Say what the program does next; findings print it."""
+        """Announce the next step of the program; findings print the steps.
+
+        Args:
+            text: the step in a few words.
+        """
         self.steps.append(text)
         self._loop.note("step", text)
 
     async def settle(self, horizon: float = 0.0) -> None:
-        """Wait until all else is at rest; timers due within `horizon` virtual seconds fire."""
+        """Wait until nothing is ready or under way, and no timer is due within the horizon.
+
+        Args:
+            horizon: virtual seconds; timers due within them fire first.
+        """
         await self._loop.settle(horizon)
 
     async def gap(self) -> None:
-        """Let everything run on for as long as is drawn: to rest, or for 0 to 2 iterations.
+        """Let everything run on, as is drawn: until it settles, or for 0, 1 or 2 iterations.
 
-        Races live in what is not at rest, so the length of the gap is part of the search.
+        Races need a program that has not settled, so the length of the gap is part of the search.
         """
         drawn = self.choices.below(_GAPS) if self._settings.gaps else 0
         if drawn < SETTLED:
@@ -73,11 +95,17 @@ class Simulation:
 
     @asynccontextmanager
     async def operation(self, name: str) -> AsyncIterator[Scope]:
-        """A block that must leave nothing behind: once it has ended and all is at rest.
+        """Run a block that must leave nothing behind once it has ended and the loop has settled.
+
+        Args:
+            name: the name of the block's scope, for reports.
+
+        Yields:
+            The scope that is charged for everything the block makes.
 
         Raises:
-            LeakError: something that was made in the block, or by what was made there, is alive;
-                `Settings.kinds` says what counts.
+            LeakError: something made in the block, or by tasks and connections made there, is
+                alive; `Settings.kinds` names the kinds that count.
         """
         scope = self.ledger.scope(name)
         with scope:
@@ -90,7 +118,7 @@ class Simulation:
         self.closed()
 
     def closed(self) -> None:
-        """Run the check that is to hold after every close."""
+        """Run the check that must hold after every close of a connection."""
         if self._settings.check is not None:
             self._settings.check(self)
 
@@ -98,11 +126,12 @@ class Simulation:
         """Declare a fault of the server at an address.
 
         Args:
-            name: "refuse" or "black hole" for connections to come, and "" to make them again;
-                "reset", "stall" or "half-close" for those that are open, at the server's end.
-            host: of the server.
-            port: of the server.
-            seconds: of virtual time, for a stall; for ever if None.
+            name: "refuse" or "black hole" for connections to come, "" to accept them again;
+                "reset", "stall" or "half-close" for the open ones, at the server's end. A black
+                hole holds for both.
+            host: the server's host.
+            port: the server's port.
+            seconds: virtual seconds that a stall lasts; None for a stall without end.
         """
         fabric = self._loop.fabric
         target = (fabric.names.resolve(host), port)
@@ -118,18 +147,18 @@ class Simulation:
 
 @dataclass(slots=True)
 class Run(Generic[_T]):
-    """One run and all there is to know of it.
+    """The results of one run.
 
     Attributes:
-        value: what the program returned, if it did.
-        error: what it raised, or what was found wrong with what it left.
+        value: the program's return value, if it returned.
+        error: the program's exception, or the `LeakError` of the things it left behind.
         choices: the decisions that were made.
-        now: virtual seconds that had passed.
-        steps: what the program said it did.
-        errors: what reached the loop's exception handler; of it, exceptions never retrieved and
-            destroyed tasks are leaks too.
+        now: virtual seconds that passed.
+        steps: the steps that the program announced.
+        errors: reports to the loop's exception handler. Exceptions never retrieved and destroyed
+            tasks among them are leaks too.
         events: the last events of the trace.
-        trace_hash: of the whole trace; empty if there was none.
+        trace_hash: the hash of the whole trace; empty if the run was not traced.
     """
 
     choices: Choices
@@ -143,10 +172,10 @@ class Run(Generic[_T]):
 
 
 def current() -> Simulation:
-    """The simulation in which the calling code runs.
+    """Return the simulation in which the calling code runs.
 
     Raises:
-        SimulationError: it runs in none.
+        SimulationError: the code runs in none.
     """
     found = getattr(get_running_loop(), "simulation", None)
     if not isinstance(found, Simulation):
@@ -161,7 +190,14 @@ def run(
     *,
     traced: bool = True,
 ) -> Run[_T]:
-    """Run a program once; whatever goes wrong is in `Run.error`, never raised."""
+    """Run a program once; an error is in `Run.error` and is never raised.
+
+    Args:
+        program: an async function without arguments.
+        choices: decide what is free.
+        settings: the settings of the run.
+        traced: True to record a trace; a run without is faster.
+    """
     trace = Trace() if traced else None
     kind = ChoosingLoop if settings.wakeups or settings.cancel else SimLoop
     loop = kind(choices, settings, trace)
@@ -205,8 +241,8 @@ def _perform(
         return main.result(), _verdict(loop, simulation, settings)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as exc:  # noqa: BLE001 - whatever a check raises
-        # The frames are this module's own, and would hold the error that holds them.
+    except BaseException as exc:  # noqa: BLE001 - a check may raise anything
+        # The frames of the traceback are this module's own; they would hold the error in a cycle.
         return None, exc.with_traceback(None)
 
 
@@ -223,7 +259,7 @@ def _verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseE
 
 
 class _yield:  # noqa: N801 - an awaitable used like a function
-    """Give way for one iteration, without the cost of a coroutine."""
+    """Yields for one iteration, without the cost of a coroutine."""
 
     __slots__ = ()
 

@@ -1,8 +1,16 @@
-"""How to invent decisions: plain chance, task priorities, and one or two deviations at a time.
+"""Schedulers: they invent decisions by chance, by task priorities, or by a few deviations."""
 
-No way is best for all bugs, so `portfolio` takes turns. All of them write down what they decided as
-the same bytes, so whatever finds something, the bytes replay it and one shrinker shrinks it.
-"""
+# No scheduler is best for all bugs, so `portfolio` takes turns:
+#
+# - "uniform" leaves the plain course at a rate that it draws per run and per kind of decision. With
+#   one rate for all, runs are either too plain for a bug that needs many late arrivals or too wild
+#   for one that needs a single fault and order otherwise.
+# - "pct" gives each task a random priority and demotes the running one at a few random points. It
+#   has a proven lower bound for bugs that need few orderings; it only applies to wake-ups.
+# - "few" changes one to three decisions of the plain run, by position: most races need one.
+#
+# Whichever finds a failure, the decisions stand in `Choices` as bytes; one replay repeats them and
+# one shrinker shrinks them.
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -11,7 +19,7 @@ from random import Random
 from muxleak.introspect.waiting import AnyTask
 from muxleak.sim.choices import Choices
 
-STRATEGIES = ("pct", "uniform", "few")
+SCHEDULERS = ("pct", "uniform", "few")
 TURNS = ("pct", "uniform", "pct", "few")  # priorities are best for deep bugs, so they come twice
 _RATES = (0.0, 0.05, 0.2, 0.6)  # how often one kind of decision leaves the plain course in a run
 _FEW = 3  # decisions that "few" changes in one run at most
@@ -20,10 +28,13 @@ _LONG = 100  # decisions after which "pct" lets others run in any case
 
 
 class Invented(Choices):
-    """The program's draws are uniform, the world's take the plain course.
+    """Draws uniformly for the program, and takes the plain course for the environment.
+
+    Args:
+        chance: the source of all chance.
 
     Attributes:
-        waking: how many of the decisions were about wake-ups.
+        waking: number of decisions that were about wake-ups.
     """
 
     def __init__(self, chance: Random) -> None:
@@ -44,7 +55,7 @@ class Invented(Choices):
 
 
 class Uniform(Invented):
-    """Each kind of decision leaves the plain course at a rate of its own, drawn for the run."""
+    """Leaves the plain course at a rate drawn for the run, for each kind of decision its own."""
 
     def __init__(self, chance: Random) -> None:
         super().__init__(chance)
@@ -66,9 +77,14 @@ class Uniform(Invented):
 class Priorities(Uniform):
     """Runs the woken task of highest priority, and demotes it at a few points of the run.
 
-    After "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs" (ASPLOS 2010): a
+    Source: "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs" (ASPLOS 2010). A
     bug that needs d orderings is found with a chance of at least 1 in n * k ** (d - 1) for n tasks
-    and k decisions, whatever the program. Nobody runs for long at a stretch while others are ready.
+    and k decisions, whatever the program. Unlike there, a task that has run for long at a stretch
+    while others were ready is demoted too: a loop that yields would starve them for ever.
+
+    Args:
+        chance: the source of all chance.
+        length: expected number of decisions about wake-ups; the demotions fall among so many.
     """
 
     def __init__(self, chance: Random, length: int) -> None:
@@ -104,7 +120,12 @@ class Priorities(Uniform):
 
 
 class Few(Invented):
-    """The plain course but for the decisions named, by their position."""
+    """Takes the plain course but for a few decisions, named by position.
+
+    Args:
+        chance: the source of all chance.
+        changes: for each position that changes, the part of its range as a number from 0 to 1.
+    """
 
     def __init__(self, chance: Random, changes: dict[int, float]) -> None:
         super().__init__(chance)
@@ -117,19 +138,23 @@ class Few(Invented):
 
 
 def portfolio(seed: int, names: Sequence[str], *, wakeups: bool) -> Iterator[Invented]:
-    """Choices for one run after the other, for ever; the first takes the plain course.
+    """Yield choices for one run after the other, without end; the first takes the plain course.
 
     Args:
-        seed: of all chance.
-        names: the strategies that take turns, of `STRATEGIES`; "pct" only where wake-ups permute.
-        wakeups: whether they do.
+        seed: the seed of all chance.
+        names: the schedulers that take turns, of `SCHEDULERS`; "pct" is left out unless wake-ups
+            are permuted.
+        wakeups: True if wake-ups are permuted.
+
+    Raises:
+        ValueError: a scheduler is unknown.
     """
-    if unknown := [name for name in names if name not in STRATEGIES]:
-        raise ValueError(f"unknown strategies {unknown!r}; there are {', '.join(STRATEGIES)}")
+    if unknown := [name for name in names if name not in SCHEDULERS]:
+        raise ValueError(f"unknown schedulers {unknown!r}, expected {', '.join(SCHEDULERS)}")
     chance = Random(seed)  # noqa: S311 - a search, not a secret
     last = Invented(chance)
     yield last
-    # What the plain run decided is the measure of how long runs are.
+    # The plain run's decisions are the first measure of a run's length, later the longest run's.
     environment, waking = max(1, len(last.environment)), max(1, last.waking)
     turns = [name for name in names if wakeups or name != "pct"]
     for number in count():

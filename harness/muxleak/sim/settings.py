@@ -1,4 +1,7 @@
-"""What a simulation allows and does, as values."""
+"""The settings of a simulation: its network, its freedoms, and the kinds of leak it looks for.
+
+Plain values, below everything else in this package, so that each part can take them as they are.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,6 +10,8 @@ from typing import Any
 
 from muxleak.ledger.kinds import valid_kinds
 
+# The kinds that a simulation can leave behind. It has no jobs, threads or watched descriptors, and
+# finished tasks that are kept show only over many repetitions (see `muxleak.checks.growth`).
 KINDS = valid_kinds(["task", "timer", "transport", "server", "generator", "error", "destroyed"])
 OPTIONAL = frozenset({"callback"})
 FAULTS = ("refuse", "black hole", "reset", "stall", "half-close")
@@ -15,18 +20,23 @@ OUTSIDE = ("executor", "signals")
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What the network in memory does; whatever has a range is drawn, and 0 is its low end.
+    """The freedoms and faults of the network in memory.
+
+    A freedom is drawn anew each time it applies; its plain course is the low end of its range.
 
     Attributes:
-        hosts: names that resolve, each to an address; "localhost" always does.
+        hosts: host names that resolve, each with its address; "localhost" always resolves.
         latency: the least and the most virtual seconds that anything travels.
-        hold: iterations of the loop by which an arrival may be seen later; 0 turns that off.
-        order: whether arrivals that wait together may be seen in another order.
-        cut: whether bytes may arrive in smaller pieces than they were written.
-        faults: what may be drawn, of `FAULTS`: "refuse" and "black hole" for a connection being
-            made, "reset", "stall" and "half-close" for one that is open.
-        stall: virtual seconds for which a drawn stall lasts.
-        drop: whether datagrams may be lost.
+        hold: the most iterations of the loop by which an arrival is seen later; 0 for none.
+        order: True if arrivals that wait together may be seen in another order.
+        cut: True if bytes may arrive in smaller pieces than they were written.
+        faults: the faults that may be drawn, of `FAULTS`: "refuse" and "black hole" for a
+            connection that is being made, "reset", "stall" and "half-close" for an open one.
+        stall: virtual seconds that a drawn stall lasts.
+        drop: True if datagrams may be lost.
+
+    Raises:
+        ValueError: a fault is unknown, or the latency is no range.
     """
 
     hosts: Mapping[str, str] = field(default_factory=dict)
@@ -40,36 +50,40 @@ class Network:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.faults if name not in FAULTS]:
-            raise ValueError(f"unknown faults {unknown!r}; there are {', '.join(FAULTS)}")
+            raise ValueError(f"unknown faults {unknown!r}, expected some of {', '.join(FAULTS)}")
         if not 0 <= self.latency[0] <= self.latency[1]:
             raise ValueError(f"expected 0 <= least <= most latency, got {self.latency!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one run goes; the keyword arguments of `simulate` and `find_leaks`.
+    """The settings of one run; the keyword arguments of `simulate` and `find_leaks`.
 
     Attributes:
-        network: the network.
-        wakeups: permute the wake-ups of tasks. Beyond what stock asyncio does: its ready queue is
-            first in, first out. What is found only so is labelled.
+        network: the freedoms and faults of the network.
+        wakeups: True to permute the wake-ups of tasks. Stock asyncio never does: its ready queue
+            is first in, first out. A finding that needs it is labelled.
         cancel: qualified names of coroutines, or their last parts, whose tasks may be cancelled
             at any of their awaits, once each.
-        gaps: whether `Simulation.gap` draws how far the program runs on; else it always settles.
-        grace: virtual seconds that pass after the program's end before what lives is a leak.
-        leaks: whether anything left over at the program's end is an error.
-        kinds: what counts as left over, there and after `Simulation.operation`; all but "callback"
-            unless told. Of a connection, task, server or generator, that it is there; "timer": one
-            that is due later than `grace`, and not a sleep's or timeout's; "error" and "destroyed":
-            a task whose exception nobody asked for, or that was garbage before its end, as asyncio
-            tells the exception handler. Whatever else reaches the handler is in the outcome's
-            `errors` and fails nothing, and so is a failed handler of `start_server`. "callback":
-            one that an operation left on a future; costs a reference for each future made.
-        check: called with the `Simulation` after every close of a connection, once all is at rest,
-            and after the end of the program.
-        allow: what may leave the simulation, of `OUTSIDE`: "executor" runs the jobs of executors
-            in the loop's own thread, "signals" accepts signal handlers that never fire.
+        gaps: True if `Simulation.gap` draws how far the program runs on; else it always settles.
+        grace: virtual seconds between the program's end and the search for leaks.
+        leaks: True if anything left behind at the program's end is an error.
+        kinds: the kinds that count as left behind, at the end and after `Simulation.operation`;
+            by default all but "callback". A task, transport, server or generator counts if it is
+            alive. A timer counts if it is due later than `grace` and belongs to no sleep or
+            timeout. "error" is a task whose exception nobody retrieved, "destroyed" a task that
+            became garbage before its end; asyncio reports both to the exception handler. Other
+            reports to that handler stand in the outcome's `errors` and fail nothing, and so does
+            a handler of `start_server` that failed. "callback" is a callback that an operation
+            left on a future; it costs a reference for each future made.
+        check: called with the `Simulation` after every close of a connection, once the loop is
+            quiescent, and after the end of the program. It raises if something is wrong.
+        allow: calls that may leave the simulation, of `OUTSIDE`: "executor" runs the jobs of
+            executors in the loop's own thread, "signals" accepts handlers that never fire.
         step_limit: iterations that a run may take.
+
+    Raises:
+        ValueError: an unknown kind, or something that cannot be allowed.
     """
 
     network: Network = field(default_factory=Network)
@@ -85,26 +99,30 @@ class Settings:
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.allow if name not in OUTSIDE]:
-            raise ValueError(f"cannot allow {unknown!r}; there are {', '.join(OUTSIDE)}")
+            raise ValueError(f"cannot allow {unknown!r}, expected some of {', '.join(OUTSIDE)}")
         object.__setattr__(self, "kinds", valid(self.kinds))
 
     @property
     def counted(self) -> frozenset[str]:
-        """The kinds, as a set."""
+        """The kinds that count, as a set."""
         return self.kinds  # type: ignore[return-value] # since `__post_init__`
 
 
 @lru_cache
 def ledger_kinds(kinds: frozenset[str]) -> frozenset[str]:
-    """What the ledger has to see for these kinds to be found; tasks it counts in any case."""
+    """Return the kinds that the ledger must record so that these can be found.
+
+    It counts tasks in any case. The others are found at the end, in the lists that the loop and
+    its network keep anyway, which costs nothing while the program runs.
+    """
     return kinds & {"error", "destroyed"} | {"task"}
 
 
 def valid(kinds: Iterable[str]) -> frozenset[str]:
-    """The kinds that count, as a set.
+    """Return the kinds that count, as a set.
 
     Raises:
-        ValueError: one is unknown, or cannot exist in a simulation.
+        ValueError: a kind is unknown, or cannot exist in a simulation.
     """
     found = valid_kinds(kinds)
     if others := sorted(found - KINDS - OPTIONAL):

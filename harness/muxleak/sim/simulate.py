@@ -1,4 +1,4 @@
-"""Running a program in a simulation once: by choice, by chance, or again from a replay."""
+"""Runs a program in a simulation once: with given choices, by chance, or again from a replay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SETTINGS = "simulation_settings"
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments that say how a run goes; see `Settings`."""
+    """Keyword arguments for the settings of a run; see `Settings`."""
 
     network: Network
     wakeups: bool
@@ -44,16 +44,16 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[_T]):
-    """What a run came to.
+    """The results of a run that raised no error.
 
     Attributes:
-        value: what the program returned.
+        value: the program's return value.
         now: virtual seconds that passed.
-        trace_hash: of all that happened; equal for equal runs, on every supported Python.
-        events: the last of what happened.
-        steps: what the program said it did.
-        errors: what reached the loop's exception handler, such as exceptions never retrieved.
-        replay: runs it again.
+        trace_hash: the hash of all events; equal for equal runs, on every supported Python.
+        events: the last events.
+        steps: the steps that the program announced.
+        errors: reports to the loop's exception handler, such as exceptions never retrieved.
+        replay: the facts by which the run can be repeated.
     """
 
     value: _T
@@ -74,9 +74,18 @@ def simulated(**options: Unpack[Options]) -> Callable[[_T], _T]: ...
 
 
 def simulated(program: Any = None, /, **options: Unpack[Options]) -> Any:
-    """Give a program the settings it is always run with, so that a replay file needs none.
+    """Attach to a program the settings that it always runs with.
 
-    As ``@simulated(network=...)``, or as ``@simulated`` for those that are the default.
+    `simulate`, `find_leaks`, ``muxleak fuzz`` and replays use them, so that a replay needs none.
+
+    Use ``@simulated(network=...)``, or ``@simulated`` for the default settings.
+
+    Args:
+        program: an async function without arguments.
+        options: settings, see `Settings`.
+
+    Returns:
+        The program itself, or a decorator.
     """
 
     def remember(program: _T) -> _T:
@@ -93,21 +102,25 @@ def simulate(
     seed: int | None = None,
     **options: Unpack[Options],
 ) -> Outcome[_T]:
-    """Run an async program to its end in a fresh simulation, then let all come to rest.
+    """Run an async program to its end in a fresh simulation, then until the loop is quiescent.
+
+    Every error that is raised carries a note with the command that repeats the run.
 
     Args:
         main: an async function without arguments.
         choices: decide what is free; without them and `seed`, everything takes the plain course.
-        seed: decide by chance instead.
-        options: how the run goes, see `Settings`.
+        seed: the seed to decide by chance.
+        options: settings, see `Settings`.
+
+    Returns:
+        The results of the run.
 
     Raises:
-        LeakError: something is left over.
-        DeadlockError: the program cannot end; the message says who waits for what.
-        LivelockError: it does not come to rest.
-        SimulationError: it tried to leave the simulation.
-        BaseException: whatever the program raised. To all of them a note is added that says how to
-            repeat the run.
+        LeakError: something is left behind.
+        DeadlockError: the program cannot end; the message lists the tasks and their waits.
+        LivelockError: the loop does not settle.
+        SimulationError: the program tried to leave the simulation.
+        BaseException: any exception of the program.
     """
     if choices is None:
         choices = Choices() if seed is None else Uniform(Random(seed))  # noqa: S311 - a search, not a secret
@@ -134,15 +147,18 @@ def replay(
     program: Callable[[], Coroutine[Any, Any, object]] | None = None,
     **options: Unpack[Options],
 ) -> Run[object]:
-    """Run a program as it was run before; what goes wrong is in `Run.error`.
+    """Repeat a run of a program; an error of the program is in `Run.error`.
 
     Args:
         source: a replay, its line, or the path of its file.
         program: the program; a file names its own.
-        options: the settings of then, unless the program carries them (`simulated`).
+        options: the settings of the recorded run, unless the program carries them (`simulated`).
+
+    Returns:
+        The results of the run.
 
     Raises:
-        ReplayError: no such replay or program, or the run was another one.
+        ReplayError: no such replay or program, or the program no longer follows the recorded run.
     """
     if isinstance(source, Replay):
         found = source
@@ -153,8 +169,8 @@ def replay(
     result = rerun(found, program or _named(found.name), **options)
     if found.trace and result.trace_hash != found.trace:
         raise ReplayError(
-            f"the run was another one: expected trace {found.trace}, got {result.trace_hash}; "
-            "the program or its settings have changed"
+            f"the program no longer follows the recorded run (trace {found.trace}, got "
+            f"{result.trace_hash}): it or its settings changed, or it depends on hash order"
         )
     return result
 
@@ -164,14 +180,24 @@ def rerun(
     program: Callable[[], Coroutine[Any, Any, object]],
     **options: Unpack[Options],
 ) -> Run[object]:
-    """Run a program with the decisions of a replay, be the run the same as then or not."""
+    """Run a program with the decisions of a replay, and accept a run that differs.
+
+    Args:
+        found: the replay.
+        program: an async function without arguments.
+        options: settings, see `Settings`.
+    """
     settings = replace(settings_of(program, options), wakeups=found.wakeups, gaps=found.gaps)
     with guarded():
         return run(program, Choices(found.program, found.environment), settings)
 
 
 def how_to_replay(program: Any, settings: Settings, found: Replay) -> str:
-    """The command that runs it again; the line alone where a command could not do the same."""
+    """Return the command that repeats a run, or the line alone if no command can.
+
+    No command can if the program has no importable name, or was run with settings that it does not
+    carry.
+    """
     name = name_from_here(program)
     carried = replace(settings_of(program, {}), wakeups=settings.wakeups, gaps=settings.gaps)
     if not name or carried != settings:
@@ -180,13 +206,13 @@ def how_to_replay(program: Any, settings: Settings, found: Replay) -> str:
 
 
 def settings_of(program: Any, options: Options) -> Settings:
-    """The settings that a program carries, with some of them replaced."""
+    """Return the settings that a program carries, some of them replaced by `options`."""
     settings: Settings = getattr(program, _SETTINGS, None) or Settings()
     return replace(settings, **options) if options else settings
 
 
 def name_of_program(program: Any) -> str:
-    """A program as "module:qualified name"."""
+    """Return the name of a program, "module:qualified name"."""
     name = getattr(program, "__qualname__", type(program).__qualname__)
     return f"{getattr(program, '__module__', '')}:{name}"
 

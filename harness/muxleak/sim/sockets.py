@@ -1,4 +1,7 @@
-"""What programs ask of the sockets below asyncio: names and addresses, and options nobody reads."""
+"""The sockets below the simulated transports, the resolver, and the system's errors.
+
+Programs ask a transport's socket for names and set options on it; no option has an effect here.
+"""
 
 import errno
 import ipaddress
@@ -16,7 +19,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class SimSocket:
-    """Stands where asyncio has a socket; knows its addresses, and takes any option."""
+    """Stands in the place of a transport's socket; knows its addresses and accepts any option."""
 
     type = socket.SOCK_STREAM
     proto = socket.IPPROTO_TCP
@@ -26,28 +29,28 @@ class SimSocket:
         self._names = sockname, peername
 
     def getsockname(self) -> Any:
-        """Our own address."""
+        """Return the socket's own address."""
         return self._names[0]
 
     def getpeername(self) -> Any:
-        """The other end's address.
+        """Return the other end's address.
 
         Raises:
-            OSError: there is none.
+            OSError: the socket is not connected.
         """
         if self._names[1] is None:
             raise error(errno.ENOTCONN)
         return self._names[1]
 
     def fileno(self) -> int:
-        """There is no file."""
+        """Return -1: there is no file."""
         return -1
 
     def setsockopt(self, *_options: object) -> None:
-        """Nothing follows from an option here."""
+        """Accept an option, which has no effect here."""
 
     def getsockopt(self, *_options: object) -> int:
-        """No option is set."""
+        """Return 0: no option is set."""
         return 0
 
 
@@ -58,10 +61,14 @@ class Names:
         self._hosts = {"localhost": LOOPBACK, **hosts}
 
     def resolve(self, host: object, *, passive: bool = False) -> str:
-        """The address of a host; of none, the wildcard for servers and loopback for clients.
+        """Return the address of a host; of no host, the wildcard or loopback.
+
+        Args:
+            host: an IP literal, "localhost", a declared name, or "" or None for no host.
+            passive: True for a server, which then gets the wildcard; a client gets loopback.
 
         Raises:
-            socket.gaierror: it is neither a literal nor declared.
+            socket.gaierror: the host is neither a literal nor declared.
         """
         name = host.decode() if isinstance(host, bytes) else str(host or "")
         if name in _ANY:
@@ -76,7 +83,7 @@ class Names:
             ) from None
 
     def info(self, host: object, port: object, kind: int, *, passive: bool) -> list[Any]:
-        """An answer of `socket.getaddrinfo`."""
+        """Return an answer in the form of `socket.getaddrinfo`."""
         address = self.resolve(host, passive=passive)
         number = _port(port)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -86,12 +93,12 @@ class Names:
 
 
 def is_any(address: str) -> bool:
-    """Whether an address is the wildcard."""
+    """Return True if an address is a wildcard."""
     return address in _ANY
 
 
 def error(number: int) -> OSError:
-    """The error of the operating system with this number, of its own type."""
+    """Return the operating system's error with this number, in its subclass of `OSError`."""
     return OSError(number, os.strerror(number))
 
 

@@ -1,7 +1,27 @@
-"""A TCP connection of the simulation: the pair in memory, whose arrivals the network decides on."""
+"""TCP in a simulation: connections whose arrivals the network decides on, and their servers."""
 
 # The two ends of a connection are one thing and see each other's state:
 # ruff: noqa: SLF001
+
+# A connection is a pair in memory (see `memory_transport`) with one change: an action of one end
+# becomes visible at the other when the network lets it arrive (`Carrier.arrive`), not in the next
+# iteration. There the environment decides when, in which order, in which pieces, and with which
+# fault.
+#
+# `_scheduled` doubles as the lock of an end that has no protocol yet: a connection stands as soon
+# as it is dialled, bytes written by the client wait in the server's inbox, and nothing is delivered
+# before `begin` gives the end its protocol.
+#
+# Faults, by the flags that they set:
+#
+#   reset        `_reset` at both ends: the inbox is dropped, connection_lost(ECONNRESET) follows
+#   half-close   `_eof_seen`: this end sees end-of-file although the peer goes on
+#   stall        `_stalled`: nothing is delivered to this end, for a time or for good
+#   black hole   `_severed` and `_stalled` at both ends: nothing passes any more, and neither end
+#                hears of the other's close. That is a peer that has vanished.
+#
+# An end that only a stall or a black hole keeps from closing is `cut_off`: it is no leak of the
+# program, and the leak scan leaves it out.
 
 from __future__ import annotations
 
@@ -28,15 +48,15 @@ class SimTransport(MemoryTransport):
     """One end of a simulated connection.
 
     Attributes:
-        label: "2>" is the client's end of the second connection, "2<" the server's.
-        server: whose connection it is, at the server's end.
-        points: where the connection, or that server, was made.
+        label: "2>" for the client's end of the second connection, "2<" for the server's.
+        server: at the server's end, the server that accepted the connection.
+        points: the raw creation site of the connection, or of that server.
     """
 
-    _protocol: Any = asyncio.Protocol()  # before there is one: deaf to everything
+    _protocol: Any = asyncio.Protocol()  # ignores everything; stands in until `begin`
     _side = "unaccepted"
     _stalled = False
-    _severed = False  # nothing passes any more, and nobody is told
+    _severed = False  # nothing passes any more, and neither end learns of it
 
     def __init__(
         self, fabric: Carrier, label: str, sockname: Address, peername: Address, context: Context
@@ -54,29 +74,29 @@ class SimTransport(MemoryTransport):
         self._scheduled = True  # nothing is delivered before `join`
 
     def pair_with(self, other: SimTransport) -> None:
-        """Be the two ends of one connection; what is written waits until the other end joins."""
+        """Join two ends; bytes written to an end wait until it has begun."""
         self._peer, other._peer = other, self
         for end in (self, other):
             end._high, end._low = HIGH_WATER, HIGH_WATER // 4
 
     @property
     def context(self) -> Context:
-        """Where its callbacks run."""
+        """The context of its callbacks."""
         return self._context
 
     @property
     def cut_off(self) -> bool:
-        """Whether a fault alone keeps it from closing."""
+        """True if a fault alone keeps this end from closing."""
         stalled = getattr(self._peer, "_stalled", False)
         return self._closing and (self._severed or stalled)
 
     def give_up(self) -> None:
-        """Be closed, without telling anybody: the loop is. Cuts what refers back."""
+        """End without any callback, because the loop has closed; cut references back."""
         self._closing = self._lost = True
         self._peer = self._protocol = self.server = None
 
     def begin(self, side: str, protocol: asyncio.BaseProtocol) -> None:
-        """Announce the connection to `protocol`, and let in what has come so far."""
+        """Announce the connection to `protocol`, and deliver the bytes that have come so far."""
         self._side = side
         self.set_protocol(protocol)
         self._fabric.open[self] = side
@@ -86,11 +106,11 @@ class SimTransport(MemoryTransport):
             self._expect()
 
     def fault(self, name: str, seconds: float | None = None) -> None:
-        """Let "reset", "stall", "half-close" or "black hole" befall this connection.
+        """Apply a fault to this connection.
 
         Args:
-            name: which.
-            seconds: of virtual time that a stall lasts; for ever if None.
+            name: "reset", "stall", "half-close" or "black hole".
+            seconds: virtual seconds that a stall lasts; None for a stall without end.
         """
         self._fabric.note("fault", f"{name} {self.label}")
         if name == "reset":
@@ -162,9 +182,17 @@ class SimTransport(MemoryTransport):
 def connect_pair(
     fabric: Carrier, number: int, client: Address, server: Address, context: Context | None = None
 ) -> tuple[SimTransport, SimTransport]:
-    """The two ends of a new connection: the client's, and the server's for `context`."""
+    """Return the two ends of a new connection, the client's first.
+
+    Args:
+        fabric: the network.
+        number: the connection's number, for labels.
+        client: the client's address.
+        server: the server's address.
+        context: the context of the server's callbacks; by default a copy of the current one.
+    """
     ours = SimTransport(fabric, f"{number}>", client, server, copy_context())
-    # Not "or": a context in which nothing was set is empty, and so false.
+    # Not "or": a context in which no variable was set is empty, and therefore false.
     theirs = SimTransport(
         fabric, f"{number}<", server, client, copy_context() if context is None else context
     )
@@ -174,7 +202,11 @@ def connect_pair(
 
 
 def _cut(size: int, choice: int) -> int:
-    """How many of `size` bytes arrive: 0 all, then 1, all but 1, half, and evenly spread."""
+    """Return the number of `size` bytes that arrive, for a choice from 0 to `_MOST` - 1.
+
+    0 means all, 1 to 3 mean one byte, all but one, and half; the rest are spread evenly. The small
+    choices are the cuts that split a header or separate a last byte, the commonest mistakes.
+    """
     if choice == 0:
         return size
     usual = (1, size - 1, size // 2)
@@ -196,11 +228,11 @@ def _reset(end: Any) -> None:
 
 
 class SimServer(asyncio.AbstractServer):
-    """A listening server; behaves as asyncio's does from 3.12.1 on, on every Python.
+    """A listening server; on every Python it behaves as asyncio's from 3.12.1 on.
 
     Attributes:
-        sockets: one for each address; empty once closed.
-        points: where it was made.
+        sockets: one for each address; empty once the server is closed.
+        points: the raw creation site.
     """
 
     def __init__(
@@ -218,11 +250,11 @@ class SimServer(asyncio.AbstractServer):
         self._waiters: list[asyncio.Future[None]] = []
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop."""
+        """Return the simulated loop."""
         return cast("asyncio.AbstractEventLoop", self._fabric.loop)
 
     def is_serving(self) -> bool:
-        """Whether it accepts connections."""
+        """Return True if the server accepts connections."""
         return self._serving
 
     async def start_serving(self) -> None:
@@ -231,11 +263,15 @@ class SimServer(asyncio.AbstractServer):
         await asyncio.sleep(0)
 
     def serve(self) -> None:
-        """The same, without giving way."""
+        """Accept connections from now on, without yielding to the loop."""
         self._serving = not self._closed
 
     async def serve_forever(self) -> None:
-        """Accept connections until cancelled; then close."""
+        """Accept connections until cancelled; then close.
+
+        Raises:
+            RuntimeError: the server is closed, or another task awaits this already.
+        """
         if self._forever is not None or self._closed:
             state = "closed" if self._closed else "already being awaited on serve_forever()"
             raise RuntimeError(f"server {self!r} is {state}")
@@ -269,7 +305,7 @@ class SimServer(asyncio.AbstractServer):
             transport.abort()
 
     async def wait_closed(self) -> None:
-        """Wait until it is closed and its last connection too."""
+        """Wait until the server and its last connection are closed."""
         if self._closed and not self._open:
             return
         waiter: asyncio.Future[None] = self._fabric.loop.create_future()
@@ -277,7 +313,7 @@ class SimServer(asyncio.AbstractServer):
         await waiter
 
     def accept(self, transport: SimTransport, context: Any) -> None:
-        """Take a connection that has arrived: make its protocol, in its own context."""
+        """Accept a connection that has arrived: make its protocol, in its own context and scope."""
         if self._closed:
             transport.fault("reset")
             return
@@ -299,7 +335,7 @@ class SimServer(asyncio.AbstractServer):
         transport.begin("server", protocol)
 
     def context(self) -> Any:
-        """A copy of the context in which the server was made, for one connection."""
+        """Return a copy of the context in which the server was made, for one connection."""
         return self._context.copy()
 
     def detach(self, transport: SimTransport) -> None:

@@ -1,9 +1,10 @@
-"""What happened in a run, in order: the proof that two runs were the same.
+"""The trace of a run: its events in order, with a hash that proves two runs the same."""
 
-An event is a virtual time, a kind and a text made of qualified names and our own numbers. Only what
-is the same on every supported Python is noted: tasks made and ended, the jumps of the clock,
-connections and what arrives on them. Never a repr, an address in memory or a count of iterations.
-"""
+# Only events that are the same on every supported Python, in every process and under every hash
+# seed are noted: tasks made and ended, connections, and the data that arrives on them. Their text
+# is made of qualified names and of numbers that the simulation itself gives. It never holds a repr,
+# an address in memory, a task name of asyncio's (they come from a counter of the whole process) or
+# a number of iterations, which differs between Pythons.
 
 import hashlib
 from collections import deque
@@ -14,7 +15,7 @@ _TAIL = 200  # events kept to be shown
 
 
 class Event(NamedTuple):
-    """One thing that happened; `time` is in virtual seconds."""
+    """An event of a run; `time` is in virtual seconds."""
 
     time: float
     kind: str
@@ -25,7 +26,7 @@ class Event(NamedTuple):
 
 
 class Trace:
-    """Events, hashed as they come; only the last few are kept."""
+    """Hashes the events of a run; keeps only the last few to be shown."""
 
     __slots__ = ("_fresh", "_hash", "_tail", "count")
 
@@ -44,7 +45,7 @@ class Trace:
 
     @property
     def hash(self) -> str:
-        """24 hexadecimal digits over all events so far."""
+        """The hash of all events so far, 24 hexadecimal digits."""
         self._digest()
         return self._hash.hexdigest()
 

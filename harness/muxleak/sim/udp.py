@@ -14,11 +14,22 @@ if TYPE_CHECKING:
     from muxleak.sim.interfaces import Carrier
     from muxleak.sim.sockets import Address
 
-_LARGEST = 65507  # bytes, what fits into one datagram over IPv4
+_LARGEST = 65507  # bytes: the largest payload of one datagram over IPv4
 
 
 class SimDatagrams(asyncio.DatagramTransport):
-    """One endpoint; `remote` is set if it is connected, and then only that address is heard."""
+    """A UDP endpoint.
+
+    Args:
+        fabric: the network.
+        protocol: receives the datagrams.
+        local: the endpoint's address.
+        remote: the address it is connected to, the only one it then hears; or None.
+
+    Attributes:
+        cut_off: False: no fault keeps a datagram endpoint from closing.
+        points: the raw creation site.
+    """
 
     cut_off = False  # no fault keeps it from closing
 
@@ -41,7 +52,7 @@ class SimDatagrams(asyncio.DatagramTransport):
         fabric.loop.call_soon(protocol.connection_made, self, context=self._context)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """The protocol; None after `connection_lost`."""
+        """Return the protocol; None after `connection_lost`."""
         return self._protocol  # type: ignore[no-any-return]
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -49,17 +60,18 @@ class SimDatagrams(asyncio.DatagramTransport):
         self._protocol = protocol
 
     def is_closing(self) -> bool:
-        """Whether it is closing or closed."""
+        """Return True if the endpoint is closing or closed."""
         return self._closing
 
     def get_write_buffer_size(self) -> int:
-        """Nothing waits here."""
+        """Return 0: a datagram leaves at once."""
         return 0
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send a datagram; nobody says whether it arrives.
+        """Send a datagram; no answer tells if it arrives.
 
         Raises:
+            TypeError: the data are not bytes-like.
             ValueError: a connected endpoint is given another address.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
@@ -83,13 +95,13 @@ class SimDatagrams(asyncio.DatagramTransport):
         self._protocol.datagram_received(data, sender)
 
     def refuse(self) -> None:
-        """Tell a connected endpoint that nobody listens there."""
+        """Report to a connected endpoint that no endpoint has the address it sent to."""
         if self._remote is not None and not self._closing:
             self._protocol.error_received(error(errno.ECONNREFUSED))
 
     @property
     def context(self) -> Any:
-        """Where its callbacks run."""
+        """The context of its callbacks."""
         return self._context
 
     def close(self) -> None:
@@ -100,11 +112,11 @@ class SimDatagrams(asyncio.DatagramTransport):
             self._fabric.loop.call_soon(self._lost, context=self._context)
 
     def abort(self) -> None:
-        """Close at once: there is nothing to drop."""
+        """Close; nothing is waiting that could be dropped."""
         self.close()
 
     def give_up(self) -> None:
-        """Be closed, without telling anybody: the loop is. Cuts what refers back."""
+        """End without any callback, because the loop has closed; cut references back."""
         self._closing = True
         self._protocol = None
 

@@ -1,9 +1,29 @@
-"""An asyncio event loop on virtual time, without sockets, that knows exactly when it is at rest.
+"""An asyncio event loop on virtual time, without sockets, that knows when it is quiescent."""
 
-The ready queue stays first in, first out, as asyncio documents. Nothing here waits: when no
-callback is ready, the clock jumps to the next timer. Whatever would leave the simulation is refused
-by name. The members of `BaseEventLoop` that this relies on are pinned by a test.
-"""
+# Three classes, each on top of the one before:
+#
+#   FencedLoop       asyncio's `BaseEventLoop` with every call refused by name that would reach a
+#                    thread, a socket, a signal or a process
+#   SchedulingLoop   puts callbacks into the ready queue and timers into the heap
+#   VirtualLoop      runs them
+#
+# The rules:
+#
+# - The ready queue stays first in, first out, as asyncio documents.
+# - Nothing here waits. When no callback is ready, the clock jumps to the next timer. So the loop is
+#   quiescent when its queue is empty and no timer is due within the horizon: a fact, not a guess.
+# - One iteration runs the callbacks that were ready at its start. Callbacks that they schedule wait
+#   for the next one, as in asyncio. Races depend on this boundary, so it is kept exactly.
+# - Timers that are due are made ready in the order of their times, after the callbacks that were
+#   ready before. asyncio does the same.
+#
+# Nearly all the time that a simulated loop itself takes goes into making handles and calling them.
+# So `call_soon`, `call_later` and `call_at` do in one call the work that asyncio does in three to
+# seven, `LoopHandle` is one class for both kinds of handle, and `_iterate` runs a handle without a
+# call of its `_run`. In debug mode asyncio's own methods are used, so that its checks hold.
+#
+# All this relies on private members of `BaseEventLoop`. `FencedLoop` declares them in one place,
+# and a test pins each of them on every supported Python.
 
 # What a handle is, it tells in private members only; asyncio's own loop reads the same.
 # ruff: noqa: SLF001
@@ -32,10 +52,9 @@ _STALE_TIMERS = 100  # cancelled timers kept before the heap is swept, as in asy
 
 
 class FencedLoop(asyncio.BaseEventLoop):
-    """A loop that refuses, by name, every call that reaches a thread, socket, signal or process.
+    """Refuses, by name, every call that would reach a thread, socket, signal or process.
 
-    It declares the private members of `BaseEventLoop` that the loop on virtual time relies on, so
-    that they stand in one place; a test pins them on every supported Python.
+    It declares the private members of `BaseEventLoop` that the subclasses rely on.
     """
 
     _asyncgens: Collection[object]
@@ -81,14 +100,14 @@ WAKES_SLEEPER = getattr(asyncio.futures, "_set_result_unless_cancelled", None)
 
 
 class LoopHandle(asyncio.TimerHandle):
-    """An `asyncio.TimerHandle`; for `call_soon`, where `when()` is None, an `asyncio.Handle`.
+    """A handle of `call_later` and `call_at`; with None for `when()`, a handle of `call_soon`.
 
-    One class for both, because a loop that reads the attributes of one type only is the quicker.
+    One class for both: a loop that reads the attributes of a single type is faster.
     """
 
     __slots__ = ("points",)
 
-    points: Any  # where a timer was set, if the loop wants to know
+    points: Any  # the raw creation site of a timer, if the loop notes it
     _args: Sequence[Any]
     _callback: Callable[..., object] | None
     _cancelled: bool
@@ -118,7 +137,7 @@ class LoopHandle(asyncio.TimerHandle):
         self._scheduled = when is not None
 
     def cancel(self) -> None:
-        """Never run; the loop counts it while it is still in its heap."""
+        """Cancel; the loop counts the handle as long as it is in the heap."""
         if not self._cancelled:
             self._cancelled = True
             if self._scheduled:
@@ -144,30 +163,30 @@ _new_handle = LoopHandle.__new__
 
 
 class SchedulingLoop(FencedLoop):
-    """A loop on virtual time that only schedules; `VirtualLoop` runs what is scheduled."""
+    """Schedules callbacks and timers on virtual time; `VirtualLoop` runs them."""
 
-    _notes_timers = False  # keep where each timer was set, but for those of `asyncio.sleep`
+    _notes_timers = False  # note the creation site of each timer, except those of `asyncio.sleep`
 
     def __init__(self) -> None:
         super().__init__()
         self._now = 0.0
         self._home = threading.get_ident()
-        # asyncio's C code asks this of every future and task; a bound method of False is quickest.
+        # asyncio's C code calls this for every future and task; a bound method of False is fastest.
         self.get_debug = self._debug.__bool__  # type: ignore[method-assign]
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made."""
+        """Return the virtual seconds since the loop was made."""
         return self._now
 
     def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - asyncio's signature
-        """As asyncio's."""
+        """Switch debug mode on or off."""
         super().set_debug(enabled)
         self.get_debug = bool(enabled).__bool__  # type: ignore[method-assign]
 
     def call_soon(
         self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
     ) -> asyncio.Handle:
-        """As asyncio's, in one call instead of three: nearly all work passes through here."""
+        """Run a callback in the next iteration, as asyncio does, in one call instead of three."""
         if self._debug or self._closed:
             return super().call_soon(callback, *args, context=context)
         # LoopHandle(None, callback, args, self, context), without the call: a tenth of a turn.
@@ -180,7 +199,7 @@ class SchedulingLoop(FencedLoop):
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        """As asyncio's."""
+        """Return a new future of this loop."""
         return _Future(loop=self)  # type: ignore[no-any-return]
 
     def call_later(
@@ -190,7 +209,7 @@ class SchedulingLoop(FencedLoop):
         *args: *_Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As asyncio's, in one call instead of seven."""
+        """Run a callback after `delay` virtual seconds, in one call instead of asyncio's seven."""
         if self._debug or self._closed:
             return super().call_later(delay, callback, *args, context=context)
         handle = _new_handle(LoopHandle)
@@ -210,7 +229,7 @@ class SchedulingLoop(FencedLoop):
         *args: *_Args,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As asyncio's, in one call instead of six."""
+        """Run a callback at the virtual time `when`, in one call instead of asyncio's six."""
         if self._debug or self._closed:
             return super().call_at(when, callback, *args, context=context)
         handle = _new_handle(LoopHandle)
@@ -226,15 +245,19 @@ class SchedulingLoop(FencedLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
     ) -> asyncio.Handle:
-        """`call_soon`, from the loop's own thread only."""
+        """Run a callback in the next iteration, from the loop's own thread only.
+
+        Raises:
+            SimulationError: another thread calls.
+        """
         if threading.get_ident() != (self._thread_id or self._home):
             raise SimulationError("call_soon_threadsafe from another thread leaves the simulation")
         return self.call_soon(callback, *args, context=context)
 
 
 def complain(handle: Any, exc: BaseException) -> None:
-    """Tell the loop what a handle's callback raised, as asyncio's own handles do."""
-    # The text that people know has no public source.
+    """Report the exception of a handle's callback to the loop, as asyncio's own handles do."""
+    # asyncio's wording, which people search for, has no public source.
     source = format_helpers._format_callback_source(handle._callback, handle._args)
     handle._loop.call_exception_handler(
         {"message": f"Exception in callback {source}", "exception": exc, "handle": handle}
@@ -242,7 +265,7 @@ def complain(handle: Any, exc: BaseException) -> None:
 
 
 class Timer(NamedTuple):
-    """A timer that is set: its due time in virtual seconds, and what it calls."""
+    """A timer that is set: its due time in virtual seconds, and the name of its callback."""
 
     when: float
     what: str
@@ -253,13 +276,13 @@ class VirtualLoop(SchedulingLoop):
 
     Attributes:
         step_limit: iterations that `run_until_quiescent` and `advance` may take.
-        task_source: gives the live tasks in creation order; a `Ledger` sets it. Without it, tasks
-            are taken by name, which is creation order as long as they have asyncio's default names.
+        task_source: returns the live tasks in creation order; a `Ledger` sets it. Without it, tasks
+            are sorted by name, the creation order for asyncio's default names.
         must_check: True if the next iteration must look beyond the ready queue and the timers.
     """
 
     is_virtual = True  # for `settle`: nothing arrives but by the ready queue and the timers
-    # What loops with a choice among what is ready set, see `_choose` and `_run_sparing`.
+    # Subclasses that choose among ready callbacks set these, see `_choose` and `_run_sparing`.
     _permute = False
     _spared: Collection[AnyTask] = ()
 
@@ -271,19 +294,19 @@ class VirtualLoop(SchedulingLoop):
 
     @property
     def pending_timers(self) -> int:
-        """How many timers are set and not cancelled."""
+        """The number of timers that are set and not cancelled."""
         return len(self._scheduled) - self._timer_cancelled_count
 
     def set_timers(self) -> list[asyncio.TimerHandle]:
-        """The handles of the timers that are set, in no order."""
+        """Return the handles of the timers that are set, in no order."""
         return [handle for handle in self._scheduled if not handle.cancelled()]
 
     def timers(self) -> list[Timer]:
-        """The timers that are set, in the order in which they are due."""
+        """Return the timers that are set, in the order of their due times."""
         return sorted(Timer(each.when(), called_by(each)) for each in self.set_timers())
 
     def live_tasks(self) -> list[AnyTask]:
-        """The tasks that have not ended, in creation order (see `task_source`)."""
+        """Return the tasks that have not ended, in creation order (see `task_source`)."""
         if self.task_source is None:
             return sorted(asyncio.all_tasks(self), key=_by_name)
         return [task for task in self.task_source() if not task.done()]
@@ -295,7 +318,7 @@ class VirtualLoop(SchedulingLoop):
             The number of iterations; the clock stands at the last timer that was due.
 
         Raises:
-            LivelockError: not at rest after `step_limit` iterations.
+            LivelockError: the loop is not quiescent after `step_limit` iterations.
         """
         until = self._now + horizon
         if not self._next(until):
@@ -306,33 +329,33 @@ class VirtualLoop(SchedulingLoop):
         return iterations
 
     def advance(self, seconds: float) -> int:
-        """Run everything due within `seconds`; the clock then stands exactly that much later."""
+        """Run everything due within `seconds`, and set the clock exactly that much later."""
         until = self._now + seconds
         iterations = self.run_until_quiescent(seconds)
         self._now = until
         return iterations
 
     def turn(self, iterations: int = 1) -> None:
-        """Run exactly so many iterations at the present time.
-
-        Once one of them is empty the rest are too, and are not gone through.
-        """
+        """Run so many iterations at the present time, or fewer if one finds nothing ready."""
         self._drive(self._now, iterations)
 
     def close(self) -> None:
-        """Close the loop and drop what refers back to it."""
+        """Close the loop and drop the references back to it."""
         super().close()
         self._task_factory = None
         self.task_source = None
 
     def dispose(self, rounds: int = 8) -> list[AnyTask]:
-        """Cancel what lives, in creation order, at most `rounds` times, run to rest, and close.
+        """Cancel the live tasks in creation order, run until the loop is quiescent, and close it.
 
-        Cannot hang. The clock does not move.
+        This cannot hang, and the clock does not move.
+
+        Args:
+            rounds: number of times that a task is cancelled, at most.
 
         Returns:
-            The tasks that would not end, suspended as they are, so that a report can say where;
-            give them to `close_coroutines` afterwards if their clean-up awaits again.
+            The tasks that did not end. They stay suspended, so that a report can say where; give
+            them to `close_coroutines` afterwards if their clean-up awaits again.
         """
         if self._closed:
             return []
@@ -363,17 +386,22 @@ class VirtualLoop(SchedulingLoop):
         return left
 
     def _run_once(self) -> None:
-        """One iteration of `run_forever`, in place of the one that waits for sockets."""
+        """Run one iteration of `run_forever`, in place of asyncio's, which waits for sockets."""
         if not self._next(self._now if self._stopping else math.inf) and not self._stopping:
             raise DeadlockError(self.live_tasks())
         self._iterate(self._now, 1)
 
     def _next(self, until: float) -> bool:
-        """Make ready what the next iteration runs; is there anything?"""
+        """Make ready the callbacks of the next iteration; return True if there are any."""
         return bool(self._ready or self._scheduled) and self._wake(until)
 
     def _drive(self, until: float, limit: int) -> int:
-        """Be the running loop until nothing is due by `until`, for at most `limit` iterations."""
+        """Run as the running loop until nothing is due by `until`; return the iterations.
+
+        Args:
+            until: virtual time.
+            limit: number of iterations, at most.
+        """
         self._check_closed()
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
@@ -388,7 +416,7 @@ class VirtualLoop(SchedulingLoop):
             self._thread_id = None
             self._stopping = False
 
-    # Longer than a function should be: every call in it is paid for each callback that runs.
+    # Longer than a function should be: a call more in it is paid for each callback that runs.
     def _iterate(self, until: float, limit: int) -> int:  # noqa: C901, PLR0912, PLR0915
         ready: Any = self._ready
         timers: Any = self._scheduled
@@ -400,7 +428,7 @@ class VirtualLoop(SchedulingLoop):
                     if not self._next(until):
                         break
                 elif timers:
-                    # While the next timer is ahead, only an empty queue has to look at it.
+                    # While the next timer is ahead, only an empty queue concerns it.
                     head = timers[0]
                     if not ready:
                         # `_wake` in short, for the usual case of one timer.
@@ -424,7 +452,7 @@ class VirtualLoop(SchedulingLoop):
                         continue
                     if permute and ready:
                         handle = self._choose(handle)
-                    # What its `_run` does, in one call less, and quicker for the usual arguments.
+                    # The work of `handle._run()` with one call less, and the usual arguments first.
                     args = handle._args
                     try:
                         if spared:
@@ -444,15 +472,18 @@ class VirtualLoop(SchedulingLoop):
                     except BaseException as exc:  # noqa: BLE001 - as asyncio does
                         complain(handle, exc)
         finally:
-            # Else a cancelled task's traceback holds this frame, and the frame holds the task.
+            # A cancelled task's traceback holds this frame; the frame must not hold the task.
             handle = head = args = None
         return iterations
 
     def _wake(self, until: float) -> bool:
-        """Make the due timers ready, jumping to the next one if nothing else is; is anything?"""
+        """Make the due timers ready; return True if anything is ready.
+
+        If nothing else is ready, the clock jumps to the next timer, but not beyond `until`.
+        """
         ready, timers = self._ready, self._scheduled
         if (stale := self._timer_cancelled_count) > _STALE_TIMERS and 2 * stale > len(timers):
-            # In place: `_iterate` holds on to the list.
+            # In place: `_iterate` refers to the list.
             timers[:] = [handle for handle in timers if not handle.cancelled()]
             heapify(timers)
             self._timer_cancelled_count = 0
@@ -476,20 +507,20 @@ class VirtualLoop(SchedulingLoop):
         return bool(ready)
 
     def _choose(self, first: Any) -> Any:
-        """The handle to run in place of `first`, where `_permute` is set."""
+        """Return the handle to run in place of `first`; called if `_permute` is set."""
         return first
 
     def _run_sparing(self, handle: Any) -> None:
-        """Run a handle while there is anything in `_spared`."""
+        """Run a handle; called while `_spared` holds a task."""
         handle._run()
 
     def _arrange(self, due: int) -> None:
-        """Order the timers that are due, the last `due` in the ready queue: left as they are."""
+        """Order the timers that are due, the last `due` in the ready queue; here, leave them."""
 
 
 def _cancel(tasks: Iterable[AnyTask]) -> None:
-    # A function of its own: a cancelled task's traceback holds the frames that were below it, and a
-    # name in one of them that still holds the task would close a cycle.
+    # A function of its own: a cancelled task's traceback holds the frames below it, and a local
+    # name in one of them that refers to the task would close a cycle.
     for task in tasks:
         task.cancel()
 

@@ -122,7 +122,7 @@ RIVAL_SEARCHES = {
 def measure(plan: BenchPlan) -> list[Comparison]:
     """Compare the runs of the toy per second with those of the installed rivals."""
     runs = plan.size(_RUNS)
-    works = {"ours": _timed(partial(ours, strategies=("uniform",)), runs)}
+    works = {"ours": _timed(partial(ours, schedulers=("uniform",)), runs)}
     missing = [package for package in RIVALS if not _installed(package)]
     there = {name: rival for name, rival in RIVAL_SEARCHES.items() if rival.package not in missing}
     for name, rival in there.items():
