@@ -130,7 +130,7 @@ def test_rooms_import_downwards_only(package: str) -> None:
     [
         ("muxleak.ledger.counters", "from muxleak.monitor.service import Monitor"),
         ("muxleak.checks.no_leaks", "import muxleak.sim.run"),
-        ("muxleak.plugin.session", "from muxleak.monitor.service import Monitor"),
+        ("muxleak.plugin.attribution", "from muxleak.monitor.service import Monitor"),
         ("muxleak_scenarios.pairs.verify", "from muxleak_scenarios.cli.render import MARKS"),
     ],
 )

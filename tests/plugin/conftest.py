@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 # Loaded here, because pytester forgets what the projects load.
-import muxleak.plugin.findings
-import muxleak.plugin.session
-import muxleak.plugin.verdicts  # noqa: F401
+import muxleak.plugin.attribution
+import muxleak.plugin.leak_reports
+import muxleak.plugin.outcomes  # noqa: F401
 from source_roots import PYTHONPATH
 
 ROOT = Path(__file__).resolve().parent.parent.parent

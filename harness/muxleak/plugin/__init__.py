@@ -1,8 +1,17 @@
-"""The pytest plugin: every test is blamed for what it leaves behind, and for nothing else.
+"""The pytest plugin: attributes each leak to the test or fixture that made it.
 
-Off unless `--leaks`, the ini value `leaks` or a marker asks for it; then little more than this
-module is loaded, and no loop is touched.
+The plugin is off unless `--leaks`, the ini value `leaks` or a marker enables it. While it is off,
+only this module, `options` and `summary` are loaded, and no event loop is touched.
 """
+
+# The modules, and when each is loaded:
+#
+# - `options`, `summary`: in every session of a project that has the distribution installed. So they
+#   import nothing but pytest and the standard library; the rest stands in functions.
+# - `attribution` (the hooks that charge tests), `item_checks`, `loop_watcher`, `outcomes`: in a
+#   session with a test to check.
+# - `leak_reports`: when a test may have left something behind.
+# - `baseline`: with a baseline. `replays`: with replay files.
 
 import pytest
 
@@ -21,10 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers; refuse settings that are not valid.
+    """Declare the markers and read the settings.
 
     Raises:
-        pytest.UsageError: a setting is not valid; the message says what is.
+        pytest.UsageError: a setting is not valid; the message lists the valid ones.
     """
     config.addinivalue_line("markers", options.NO_LEAKS)
     config.addinivalue_line("markers", options.LEAKS_ALLOWED)
@@ -43,27 +52,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the tests, if that is asked for.
+    """Register the hooks that check tests, if a mode or a marker enables them.
 
     Raises:
-        pytest.UsageError: a marker's arguments are not valid; the message says what is.
+        pytest.UsageError: a marker's arguments are not valid; the message lists the valid ones.
     """
     summary = config.stash[_SUMMARY]
     summary.collected(items)
     if summary.mode == "off" and not any(map(options.is_marked, items)):
         return
-    from muxleak.plugin.session import Checks  # noqa: PLC0415 - only sessions that check pay for it
-    from muxleak.plugin.verdicts import Court  # noqa: PLC0415 - the same
+    from muxleak.plugin.attribution import Attribution  # noqa: PLC0415 - only sessions that check pay for it
+    from muxleak.plugin.outcomes import Outcomes  # noqa: PLC0415 - the same
 
     settings = summary.settings or options.settings_of(config)
-    court = Court(summary.baseline, update=settings.update)
-    checks = Checks(config, settings, court)
+    outcomes = Outcomes(summary.baseline, update=settings.update)
+    attribution = Attribution(config, settings, outcomes)
     for item in items:
         try:
-            checks.plan(item)
+            attribution.plan(item)
         except pytest.UsageError:
             # A worker of pytest-xdist would crash; there the setup of the test raises it again.
             if not hasattr(config, "workerinput"):
                 raise
-    config.pluginmanager.register(court, "muxleak-court")
-    config.pluginmanager.register(checks, "muxleak-checks")
+    config.pluginmanager.register(outcomes, "muxleak-outcomes")
+    config.pluginmanager.register(attribution, "muxleak-attribution")

@@ -1,4 +1,12 @@
-"""What can be set for a whole run: options, ini values, and what they may be."""
+"""The options, ini values and markers of the plugin, and the settings of a run."""
+
+# This module is loaded in every pytest session of a project with the distribution installed, so it
+# imports nothing of the package; the functions that need more import it when a check is on.
+#
+# An option on the command line wins over the ini value. A marker wins over both, for its test.
+# Each value is checked before the first test, and a wrong one is a usage error that lists the valid
+# ones. An option that would have no effect is an error, too: a run that was meant to compare with a
+# baseline, and does not, looks like a suite without leaks.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,8 +20,8 @@ BUDGET = 0.5  # seconds, as of `no_leaks`
 MODES = ("strict", "warn", "off")
 
 LEAKS = """\
-what to do with a test that leaves tasks, timers, transports, generators, threads and the like \
-behind: fail it (strict), warn (warn), or check only tests marked no_leaks (off, the default). \
+fail (strict) or warn of (warn) each test that leaves tasks, timers, transports, generators, \
+threads and the like behind; off, the default, checks only tests marked no_leaks. \
 Example: pytest --leaks=strict\
 """
 BASELINE = """\
@@ -28,30 +36,31 @@ fails its test by an explicit no_leaks is left out, since no entry excuses it. \
 Example: pytest --leaks=strict --leaks-baseline=leaks.toml --leaks-update\
 """
 KINDS_HELP = """\
-kinds to look for; all by default. Example: leaks_kinds = task timer transport\
+kinds of objects to check; all by default. Example: leaks_kinds = task timer transport\
 """
 BUDGET_HELP = """\
-seconds; what ends by itself within them after the test is no leak (0.5 by default). \
+seconds after a test within which its objects may end by themselves (0.5 by default). \
 Example: leaks_budget = 2\
 """
 IGNORE_HELP = """\
-what is no leak in any test, one a line: created_by, name or waiting_in, a pattern, and after # \
+leaks to ignore in every test, one on each line: created_by, name or waiting_in, a pattern, # and \
 the reason. Example: created_by Pool.start  # one pool for all tests\
 """
 REPLAYS = """\
 run the replay files that `muxleak fuzz module:callable` writes (*.sim.json) as tests: each fails \
-until its program does not fail any more. A file that is named on the command line is always run. \
+as long as its program fails. A file that is named on the command line always runs. \
 Example: pytest --leaks-replays\
 """
-REPLAY_SUFFIX = ".sim.json"  # as `muxleak.sim.replay` has it, which only runs of such files load
+REPLAY_SUFFIX = ".sim.json"  # the same as in `muxleak.sim.replay`, which is not imported here
 NO_LEAKS = """\
-no_leaks(kinds=all, budget=0.5, ignore=(), repeat=None): fail the test if it leaves something of \
-these kinds behind, whatever --leaks says. budget: seconds in which what ends by itself is no \
-leak. ignore: values of muxleak.ignore_name and the like. repeat: run an async test so often and \
-fail if something grows. Example: @pytest.mark.no_leaks(kinds=["task", "timer"])\
+no_leaks(kinds=all, budget=0.5, ignore=(), repeat=None): fail the test if it leaves objects of \
+these kinds behind, also with --leaks=off or --leaks=warn. budget: seconds within which they may \
+end by themselves. ignore: values made by muxleak.ignore_name and the like. repeat: run an async \
+test this many times, and fail if a count grows with each run. \
+Example: @pytest.mark.no_leaks(kinds=["task", "timer"])\
 """
 LEAKS_ALLOWED = """\
-leaks_allowed(reason): do not look at what the test leaves behind. \
+leaks_allowed(reason): do not check the test for leaks. \
 Example: @pytest.mark.leaks_allowed(reason="the daemon is meant to stay")\
 """
 MARKS = ("no_leaks", "leaks_allowed")
@@ -59,19 +68,19 @@ _SETTABLE = ("created_by", "name", "waiting_in")
 
 
 class LeakWarning(pytest.PytestWarning):
-    """What a test left behind, with `leaks = warn`."""
+    """A test left something behind, with `leaks = warn`."""
 
     __module__ = "muxleak.plugin"
 
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
-    """What is in force.
+    """The settings of a run.
 
     Attributes:
         mode: one of `MODES`.
-        kinds: of `kinds.KINDS`.
-        budget: seconds.
+        kinds: a subset of `kinds.KINDS`.
+        budget: seconds within which an object may end by itself.
         ignores: values of `muxleak.checks.ignores`.
         baseline: the file of leaks that pass; None without one.
         update: True if the run writes the baseline.
@@ -87,7 +96,7 @@ class PluginSettings:
 
 def add(parser: pytest.Parser) -> None:
     """Declare the options and ini values."""
-    group = parser.getgroup("leaks", "what tests leave behind (muxleak)")
+    group = parser.getgroup("leaks", "leaks of tests (muxleak)")
     group.addoption("--leaks", choices=MODES, default=None, help=LEAKS)
     group.addoption("--leaks-baseline", metavar="FILE", default=None, help=BASELINE)
     old = BASELINE_OLD.format("--leaks-baseline")
@@ -104,7 +113,7 @@ def add(parser: pytest.Parser) -> None:
 
 
 def replays_of(config: pytest.Config) -> set[Path] | None:
-    """Which replay files are tests: those that are named, all if the set is empty, or None."""
+    """Return the replay files named on the command line, an empty set for all, or None for none."""
     if config.getoption("leaks_replays") or config.getini("leaks_replays"):
         return set()
     here = config.invocation_params.dir
@@ -113,10 +122,10 @@ def replays_of(config: pytest.Config) -> set[Path] | None:
 
 
 def mode_of(config: pytest.Config) -> str:
-    """The mode in force.
+    """Return the mode of the run.
 
     Raises:
-        pytest.UsageError: the ini value is none.
+        pytest.UsageError: the ini value is not a mode.
     """
     mode = str(config.getoption("leaks") or config.getini("leaks")).strip()
     if mode not in MODES:
@@ -127,10 +136,10 @@ def mode_of(config: pytest.Config) -> str:
 
 
 def settings_of(config: pytest.Config) -> PluginSettings:
-    """What is in force.
+    """Return the settings of the run.
 
     Raises:
-        pytest.UsageError: a value is not valid; the message says which are.
+        pytest.UsageError: a value is not valid; the message lists the valid ones.
     """
     from muxleak.ledger.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
 
@@ -180,7 +189,8 @@ def notes(config: pytest.Config) -> list[str]:
 
 
 def is_marked(item: pytest.Item) -> bool:
-    """Whether a marker of ours holds for a test; quicker than asking for each of them."""
+    """Return True if a marker of the plugin applies to a test."""
+    # One pass over the nodes; `get_closest_marker` makes one for each name.
     node: Any = item
     while node is not None:
         for mark in node.own_markers:
@@ -191,10 +201,10 @@ def is_marked(item: pytest.Item) -> bool:
 
 
 def valid(where: str, **options: Any) -> None:
-    """Refuse what `no_leaks` refuses.
+    """Check arguments for `no_leaks` by the rules of `no_leaks`.
 
     Raises:
-        pytest.UsageError: beginning with `where`.
+        pytest.UsageError: `no_leaks` refuses them; the message begins with `where`.
     """
     from muxleak.checks.no_leaks import no_leaks  # noqa: PLC0415 - only runs that check pay for it
 
@@ -240,8 +250,8 @@ def _ignores(lines: Iterable[str]) -> Iterable[Any]:
     from muxleak.checks import ignores  # noqa: PLC0415 - only runs that check pay for it
 
     for line in lines:
-        what, _, reason = line.partition("#")
-        by, _, pattern = what.strip().partition(" ")
+        value, _, reason = line.partition("#")
+        by, _, pattern = value.strip().partition(" ")
         if by not in _SETTABLE or not pattern.strip() or not reason.strip():
             raise pytest.UsageError(
                 f"ini value leaks_ignore: expected one of {', '.join(_SETTABLE)}, a pattern, # and "

@@ -1,12 +1,19 @@
-"""Replay files of simulated programs as tests: what failed once must not fail any more.
+"""Runs replay files of simulated programs as tests, which fail as long as the programs fail.
 
-`muxleak fuzz module:callable` writes such a file. Kept beside the tests, it is one test: it passes
-when the program does not fail in that run, be it another run by now because the program has
-changed, and it fails with the finding while the program still does. A program that cannot be
-imported, or a file that cannot be read, is an error and no verdict.
-
-Loaded only by a session that asks for such files (`options.replays_of`).
+`muxleak fuzz module:callable` writes such a file. Loaded only by a session that has replay files
+among its tests (`options.replays_of`).
 """
+
+# A replay file kept beside the tests is a regression test:
+#
+# - It fails, with the error of the run, while the program still fails.
+# - It passes once the program does not fail in that run. The program has changed by then, and the
+#   run may be another one. If that fails, too, a note says that it is another run.
+# - It is an error, and neither passes nor fails, if the file cannot be read or the program cannot
+#   be imported: then nothing is known about the program.
+#
+# The run is not checked by the plugin. `simulate` checks it itself, with the settings of the
+# program, which may allow what the plugin would report.
 
 import os
 import sys
@@ -29,17 +36,17 @@ _BEYOND = "needs wakeups=True: stock asyncio does not wake tasks in this order"
 
 
 class Replays:
-    """Collects replay files.
+    """The hook that collects replay files.
 
     Args:
-        named: only these; all that are found if it is empty.
+        named: the files to collect; empty for all.
     """
 
     def __init__(self, named: Collection[Path]) -> None:
         self._named = named
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
-        """Take a file whose name ends as theirs do; no other is opened."""
+        """Return a collector for a file with the suffix of replay files, without opening it."""
         if not file_path.name.endswith(SUFFIX):
             return None
         if self._named and file_path.resolve() not in self._named:
@@ -48,13 +55,13 @@ class Replays:
 
 
 class ReplayFile(pytest.File):
-    """A file with one run."""
+    """A replay file, which holds one run."""
 
     def collect(self) -> Iterable[pytest.Item]:
-        """The one test.
+        """Yield the one test.
 
         Raises:
-            ReplayError: it is no replay file.
+            ReplayError: the file is not a replay file.
         """
         found = Replay.load(self.path)
         yield ReplayItem.from_parent(self, name=found.name or "(no program)", found=found)
@@ -63,7 +70,7 @@ class ReplayFile(pytest.File):
     def repr_failure(  # type: ignore[override]
         self, excinfo: pytest.ExceptionInfo[BaseException]
     ) -> Any:
-        """The message alone where the file is at fault."""
+        """Return the message alone if the file is not valid."""
         if isinstance(excinfo.value, ReplayError):
             return str(excinfo.value)
         return super().repr_failure(excinfo)
@@ -77,14 +84,14 @@ class ReplayItem(pytest.Item):
         self.found = found
         self._program: Any = None
         if mode_of(self.config) != "off":
-            reason = "the run is held to account by itself, with the settings of its program"
+            reason = "simulate() checks the run, with the settings of the program"
             self.add_marker(pytest.mark.leaks_allowed(reason=reason))
 
     def setup(self) -> None:
-        """Import the program, from the project's root, too.
+        """Import the program; modules in the project's root are found, too.
 
         Raises:
-            pytest.fail.Exception: that cannot be done.
+            pytest.fail.Exception: the program cannot be imported.
         """
         root = self.config.rootpath
         with _importing(root):
@@ -93,15 +100,15 @@ class ReplayItem(pytest.Item):
             except ProgramError as error:
                 reason = (
                     f"{_shown(self.path)}: {error}; expected a program that can be imported from "
-                    f"{root}. Take the file away if its program is gone"
+                    f"{root}. Remove the file if its program no longer exists"
                 )
                 pytest.fail(reason, pytrace=False)
 
     def runtest(self) -> None:
-        """Run again.
+        """Run the program again, with the choices of the file.
 
         Raises:
-            BaseException: whatever goes wrong in the run, with what to do about it.
+            BaseException: the error of the run, with notes that say how to replay it.
         """
         with _importing(self.config.rootpath):
             result = rerun(self.found, self._program)
@@ -113,16 +120,18 @@ class ReplayItem(pytest.Item):
         if result.choices.woken:
             error.add_note(_BEYOND)
         if self.found.trace and result.trace_hash != self.found.trace:
-            error.add_note("another run than the file's: the program has changed since, and fails")
+            error.add_note(
+                "the program no longer follows the recorded run: it has changed, and fails"
+            )
         error.add_note(f"replay with: muxleak replay {_shown(self.path)}")
         raise error
 
     def teardown(self) -> None:
-        """Keep nothing of the program."""
+        """Release the program."""
         self._program = None
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The error, and where the program raised it; nothing of ours."""
+        """Return the error with the frames of the program, without those of the plugin."""
         frames = list(excinfo.traceback)
         ours = [at for at, frame in enumerate(frames) if str(frame.path) == __file__]
         if ours:
@@ -132,7 +141,7 @@ class ReplayItem(pytest.Item):
         return super().repr_failure(excinfo, style or "short")
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """Where it stands, and its name."""
+        """Return the file, no line, and the name in reports."""
         return self.path, None, f"{_shown(self.path)}: {self.name}"
 
 
@@ -143,7 +152,7 @@ def _shown(path: Path) -> str:
 
 @contextmanager
 def _importing(root: Path) -> "Iterator[None]":
-    """Let modules be found below the root of the project, after all else, for a block."""
+    """For the length of a block, import modules from the project's root, as the last place."""
     entry = os.fspath(root)
     added = entry not in sys.path
     if added:

@@ -1,7 +1,7 @@
-"""What the whole run found: the header, the sum at the end, and the file of known leaks.
+"""Sums up a run: the header, the list of leaks at the end, and the baseline.
 
-With pytest-xdist this is what the controlling process does; everything reaches it on the reports of
-the tests, and at a worker's end.
+With pytest-xdist the controller does this. The workers send their leaks on the reports of the
+tests, and the tests that no longer exist when they end.
 """
 
 from collections import Counter
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from muxleak.plugin.options import PluginSettings
 
 _SHOWN = 20  # lines of each list
-FIXTURE = ": fixture "  # in what stands for a fixture among the ids of tests
-_VANISHED = "muxleak_vanished"
+FIXTURE = ": fixture "  # tells the name of a fixture from the id of a test
+_REMOVED = "muxleak_removed"  # key in the output of a worker
 
 
 class Summary:
-    """Sums up.
+    """The hooks that print the header and the summary and keep the baseline.
 
     Args:
         config: of the session.
         mode: of `options.MODES`.
 
     Attributes:
-        settings: what is in force; None while nothing is.
-        known: what the file of known leaks says; None without one.
+        settings: those of the run; None with `leaks = off`.
+        baseline: the contents of the baseline; None without one.
     """
 
     def __init__(self, config: pytest.Config, mode: str) -> None:
@@ -42,9 +42,9 @@ class Summary:
         self._tests: dict[tuple[str, str], set[str]] = {}
         self._new: dict[str, None] = {}
         self._explicit: dict[str, None] = {}
-        self._done: dict[str, None] = {}
-        self._vanished: dict[str, None] = {}
-        self._homeless: list[str] = []
+        self._complete: dict[str, None] = {}
+        self._removed: dict[str, None] = {}
+        self._unreported: list[str] = []
         self._wrote = ""
 
     @property
@@ -52,15 +52,15 @@ class Summary:
         return hasattr(self.config, "workerinput")
 
     def set_up(self, settings: "PluginSettings") -> None:
-        """Read the file of known leaks.
+        """Take the settings and read the baseline.
 
         Raises:
-            pytest.UsageError: it is not there, or no such file.
+            pytest.UsageError: the baseline is missing or not valid.
         """
         self.settings, path = settings, settings.baseline
         if path is None:
             return
-        from muxleak.plugin.baseline import read  # noqa: PLC0415 - only runs with such a file pay for it
+        from muxleak.plugin.baseline import read  # noqa: PLC0415 - only runs with a baseline pay for it
 
         try:
             self.baseline = read(path)
@@ -74,16 +74,19 @@ class Summary:
             raise pytest.UsageError(f"baseline {path}: {error}") from error
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
-        """Note which known leaks are of tests that no longer are."""
+        """Note the tests in the baseline that no longer exist.
+
+        A missing test counts only if the whole of its file was collected.
+        """
         whole = not self.config.getoption("lf", default=False)
         if not self.baseline or not whole or any("::" in each for each in self.config.args):
             return
         ids = {item.nodeid for item in items}
         files = {each.partition("::")[0] for each in ids}
-        self._vanished |= {
-            blamed: None
-            for blamed in self.baseline
-            if FIXTURE not in blamed and blamed not in ids and blamed.partition("::")[0] in files
+        self._removed |= {
+            owner: None
+            for owner in self.baseline
+            if FIXTURE not in owner and owner not in ids and owner.partition("::")[0] in files
         }
 
     def pytest_report_header(self) -> list[str]:
@@ -106,55 +109,56 @@ class Summary:
         return [f"muxleak: {', '.join(parts)}", *lines]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take up what a report brings."""
+        """Add the leaks that a report carries."""
         brought: dict[str, Any] | None = getattr(report, "muxleak", None)
         if brought is None:
             return
-        self._done |= dict.fromkeys(brought["done"])
+        self._complete |= dict.fromkeys(brought["complete"])
         found: dict[str, Counter[str]] = {}
         for each in brought["leaks"]:
-            blamed, site = each["blamed"], (each["kind"], each["site"])
+            owner, site = each["owner"], (each["kind"], each["site"])
             self._sites[site] += each["count"]
-            self._tests.setdefault(site, set()).add(blamed)
+            self._tests.setdefault(site, set()).add(owner)
             if each["explicit"]:
-                # It fails its test whatever the file says, and so is none of the file's.
-                self._explicit[blamed] = None
+                # It fails its test whatever the baseline lists, so the baseline leaves it out.
+                self._explicit[owner] = None
                 continue
-            found.setdefault(blamed, Counter())[each["leak"]] += each["count"]
+            found.setdefault(owner, Counter())[each["leak"]] += each["count"]
             if each["new"]:
-                self._new[blamed] = None
+                self._new[owner] = None
             if "text" in each:
-                self._homeless.append(each["text"])
-        for blamed, counts in found.items():
-            # The same fixture, in several workers.
-            before = Counter(self._found.get(blamed, {}))
-            self._found[blamed] = dict(before | counts)
+                self._unreported.append(each["text"])
+        for owner, counts in found.items():
+            # A fixture runs in each worker: the most that one of them found, not the sum.
+            before = Counter(self._found.get(owner, {}))
+            self._found[owner] = dict(before | counts)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take up what a worker of pytest-xdist brings."""
-        self._vanished |= dict.fromkeys(getattr(node, "workeroutput", {}).get(_VANISHED, ()))
+        """Add the removed tests that a worker of pytest-xdist noted."""
+        self._removed |= dict.fromkeys(getattr(node, "workeroutput", {}).get(_REMOVED, ()))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Hand on, in a worker; else write the file, or fail for what it has too much."""
+        """Write the baseline, or fail the run for entries that no longer occur."""
+        # A worker leaves both to the controller.
         if self._worker:
-            session.config.workeroutput[_VANISHED] = list(self._vanished)  # type: ignore[attr-defined]
+            session.config.workeroutput[_REMOVED] = list(self._removed)  # type: ignore[attr-defined]
             return
         settings = self.settings
         if settings is None or settings.baseline is None or self.baseline is None:
-            failed = bool(self._homeless)
+            failed = bool(self._unreported)
         elif settings.update:
-            failed = bool(self._homeless)
+            failed = bool(self._unreported)
             self._write()
         else:
-            failed = bool(self._homeless or self._gone() or self._vanished)
+            failed = bool(self._unreported or self._excess() or self._removed)
         if failed and self.mode == "strict" and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell who leaked, by site, and what of the known leaks is gone."""
-        lines = [*self._leaked(), *self._homeless, *self._lost()]
+        """List the leaks by creation site, and the entries of the baseline that no longer occur."""
+        lines = [*self._leaked(), *self._unreported, *self._surplus()]
         if self._wrote:
             lines.append(self._wrote)
         if lines and not self._worker:
@@ -168,28 +172,28 @@ class Summary:
             return []
         from muxleak.ledger.kinds import NOUNS  # noqa: PLC0415 - only runs that find something pay for it
 
-        lines = [f"{_who(leaky)} left something behind"]
+        lines = [f"{_owners(leaky)} left something behind"]
         if self.baseline is not None:
             explicit, new = len(self._explicit), len(self._new.keys() - self._explicit)
             lines[0] += f": {new} new, {len(leaky) - new - explicit} in the baseline"
             lines[0] += f", {explicit} failed by an explicit no_leaks" if explicit else ""
         # The most common first; else in the order of their first appearance.
         for (kind, site), count in self._sites.most_common(_SHOWN):
-            who = _who(self._tests[kind, site])
-            lines.append(f"  {count} x {NOUNS[kind][0]} made at {site} ({who})")
+            owners = _owners(self._tests[kind, site])
+            lines.append(f"  {count} x {NOUNS[kind][0]} made at {site} ({owners})")
         if len(self._sites) > _SHOWN:
             lines.append(f"  and {len(self._sites) - _SHOWN} more places")
         return lines
 
-    def _lost(self) -> list[str]:
+    def _surplus(self) -> list[str]:
         settings = self.settings
         if settings is None or settings.baseline is None or settings.update:
             return []
         lines = [
             f"  {each.owner}: {each.leak} (baseline {each.expected}, found {each.found})"
-            for each in self._gone()
+            for each in self._excess()
         ]
-        lines += [f"  {blamed} (there is no such test)" for blamed in self._vanished]
+        lines += [f"  {owner} (there is no such test)" for owner in self._removed]
         if not lines:
             return []
         more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
@@ -199,10 +203,10 @@ class Summary:
         )
         return [head, *lines[:_SHOWN], *more]
 
-    def _gone(self) -> "list[Excess]":
-        from muxleak.plugin.baseline import excess  # noqa: PLC0415 - only runs with such a file pay for it
+    def _excess(self) -> "list[Excess]":
+        from muxleak.plugin.baseline import excess  # noqa: PLC0415 - only runs with a baseline pay for it
 
-        return excess(self.baseline or {}, self._found, self._done)
+        return excess(self.baseline or {}, self._found, self._complete)
 
     def _write(self) -> None:
         from muxleak.plugin.baseline import updated, write  # noqa: PLC0415 - as above
@@ -210,18 +214,18 @@ class Summary:
         settings = self.settings
         if settings is None or settings.baseline is None:
             return
-        new = updated(self.baseline or {}, self._found, self._done, self._vanished)
+        new = updated(self.baseline or {}, self._found, self._complete, self._removed)
         write(settings.baseline, new)
         count = sum(sum(leaks.values()) for leaks in new.values())
-        self._wrote = f"wrote {settings.baseline}: {count} leaks of {_who(new)}"
+        self._wrote = f"wrote {settings.baseline}: {count} leaks of {_owners(new)}"
         if self._explicit:
-            who = _who(self._explicit)
-            self._wrote += f"; what failed {who} by an explicit no_leaks is not in it"
+            owners = _owners(self._explicit)
+            self._wrote += f"; without the leaks of {owners} failed by an explicit no_leaks"
 
 
-def _who(blamed: Collection[str]) -> str:
-    fixtures = sum(FIXTURE in each for each in blamed)
-    tests = len(blamed) - fixtures
+def _owners(names: Collection[str]) -> str:
+    fixtures = sum(FIXTURE in each for each in names)
+    tests = len(names) - fixtures
     parts = [_several(tests, "test")] if tests else []
     parts += [_several(fixtures, "fixture")] if fixtures else []
     return " and ".join(parts)

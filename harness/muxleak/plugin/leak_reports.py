@@ -1,4 +1,4 @@
-"""Finding what is left behind, and telling of it; loaded when a test leaves something."""
+"""Measures the leaks of a check on one loop and reports them; loaded when something is left."""
 
 import asyncio
 import re
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     import pytest
 
     from muxleak.ledger.counters import Scope
-    from muxleak.plugin.check import Check
+    from muxleak.plugin.item_checks import Check
 
-END = 2.0  # seconds that whatever is left on a loop that ends may take, twice
+END = 2.0  # seconds for each of the two cancellations of the tasks left on a loop that ends
 
 _LINE = re.compile(r":\d+ in ")
 
 
-class Elsewhere(Ignore):
-    """Overlooks what belongs to another loop than the one that is looked at."""
+class IgnoreOtherLoops(Ignore):
+    """Ignores the objects of all loops but one.
+
+    A scope holds the objects of every loop on which its owner ran; only those of the running loop
+    can be waited for and ended.
+    """
 
     __slots__ = ("loop",)
 
@@ -36,32 +40,44 @@ class Elsewhere(Ignore):
         object.__setattr__(self, "loop", loop)
 
     def covers(self, record: Any) -> bool:
-        """Whether it is known to belong elsewhere."""
+        """Return True if the object belongs to another loop; False if its loop is unknown."""
         home = loop_of(record)
         return home is not None and home is not self.loop  # type: ignore[attr-defined]
 
 
-async def examine(check: "Check", blind: Iterable[str], root: Path) -> None:
-    """Look, on the running loop, at what a check finds there; in strict mode, end it."""
+async def measure(check: "Check", unseen: Iterable[str], root: Path) -> None:
+    """Add the leaks of a check on the running loop to its reports; in strict mode, end them.
+
+    Args:
+        check: the test or fixture.
+        unseen: a line for each kind that cannot be counted on this loop; they become notes.
+        root: folder of the project, to which places are relative.
+    """
     plan, loop = check.plan, asyncio.get_running_loop()
     kinds = plan.kinds - GROWTH_KINDS
-    ignores = (*plan.ignores, *check.seen, Elsewhere(loop))
+    ignores = (*plan.ignores, *check.reported, IgnoreOtherLoops(loop))
     found = await left_behind(check.scope, kinds, ignores, plan.budget)
     if not found:
         return
-    report = diagnosed(found, check.scope).noting(*blind)
+    report = diagnosed(found, check.scope).noting(*unseen)
     check.places |= {str(record.site): place(record.site, root) for record in found}
     if plan.strict:
         report = report.noting(*await release(found, plan.budget))
     check.reports.append(report)
+    # With `warn` they stay alive, and a later measurement on the same loop would find them again.
     counters = check.scope.counters
     counters.sweep()
     numbers = (counters, counters.created, counters.resources_made)
-    check.seen = (Ignore("current", "", "reported already", (numbers,)),)
+    check.reported = (Ignore("current", "", "reported already", (numbers,)),)
 
 
 async def end_tasks(scope: "Scope", ignores: Iterable[Ignore]) -> None:
-    """Cancel what is left on the running loop, whoever made it, without waiting for ever."""
+    """Cancel the tasks of a scope on the running loop, and give up those that do not end.
+
+    Args:
+        scope: with the scopes inside it.
+        ignores: cover the tasks to leave alone.
+    """
     loop, spared = asyncio.get_running_loop(), tuple(ignores)
     tasks = [
         record
@@ -74,7 +90,7 @@ async def end_tasks(scope: "Scope", ignores: Iterable[Ignore]) -> None:
 
 
 def report_of(check: "Check") -> LeakReport:
-    """All that was found, on whatever loop."""
+    """Return the leaks of a check on all loops as one report."""
     reports = check.reports
     groups = tuple(group for report in reports for group in report.groups)
     notes = dict.fromkeys(note for report in reports for note in report.notes)
@@ -82,14 +98,14 @@ def report_of(check: "Check") -> LeakReport:
 
 
 def only(report: LeakReport, groups: Iterable[LeakGroup]) -> LeakReport:
-    """The same report with some of its groups."""
+    """Return the same report with some of its groups."""
     chosen = tuple(groups)
     report = replace(report, groups=chosen, total=sum(group.count for group in chosen))
     return replace(report, headline=f"{counted(report)} left behind")
 
 
 def counted(report: LeakReport) -> str:
-    """How much of what, as in "2 tasks, 1 timer"."""
+    """Return the number of objects of each kind, as in "2 tasks, 1 timer"."""
     counts: dict[str, int] = {}
     for group in report.groups:
         counts[group.kind] = counts.get(group.kind, 0) + group.count
@@ -97,34 +113,29 @@ def counted(report: LeakReport) -> str:
 
 
 def leak_of(group: LeakGroup, places: dict[str, str]) -> str:
-    """Kind and place of a group, as the file of known leaks has it."""
+    """Return the kind and the place of a group, as the baseline writes them."""
     return f"{group.kind} {places.get(group.site) or _LINE.sub(' in ', group.site, count=1)}"
 
 
-def evidence(
-    blamed: str, group: LeakGroup, places: dict[str, str], *, new: bool, explicit: bool = False
+def values_of(
+    owner: str, group: LeakGroup, places: dict[str, str], *, new: bool, explicit: bool = False
 ) -> dict[str, Any]:
-    """A group in plain values, for the process that sums up.
+    """Return a group in plain values, for the process that sums up.
 
     Args:
-        blamed: the test or fixture.
-        group: what was found.
-        places: for each site, its place without line numbers.
-        new: whether it fails for not being known.
-        explicit: whether it failed by an explicit `no_leaks`, and so cannot be known.
+        owner: the test or fixture.
+        group: the leak.
+        places: maps creation sites to places without line numbers.
+        new: True if the leak fails its test because the baseline does not list it.
+        explicit: True if an explicit `no_leaks` failed the test, so that no entry can excuse it.
     """
-    what = {"kind": group.kind, "site": group.site, "count": group.count}
-    return {
-        "blamed": blamed,
-        "leak": leak_of(group, places),
-        "new": new,
-        "explicit": explicit,
-        **what,
-    }
+    leak = leak_of(group, places)
+    values = {"owner": owner, "leak": leak, "new": new, "explicit": explicit}
+    return values | {"kind": group.kind, "site": group.site, "count": group.count}
 
 
 def add_properties(item: "pytest.Item", report: LeakReport) -> None:
-    """Tell of each group in JUnit's file and to whoever reads reports."""
+    """Add each group to the properties of a test, which JUnit's file and other reports show."""
     number = sum(name.endswith(".kind") for name, _ in item.user_properties)
     for each in report.groups:
         number += 1
@@ -135,7 +146,7 @@ def add_properties(item: "pytest.Item", report: LeakReport) -> None:
 
 
 def loop_of(record: Any) -> asyncio.AbstractEventLoop | None:
-    """The loop of a record, where that is told."""
+    """Return the loop of an object, or None if the object does not show it."""
     if isinstance(record, TaskRecord):
         return record.task.get_loop()
     thing = record.thing()
@@ -146,7 +157,7 @@ def loop_of(record: Any) -> asyncio.AbstractEventLoop | None:
 
 
 def place(site: Site, root: Path) -> str:
-    """A site without its line: "file in function", the file relative to the project's root."""
+    """Return a site without its line: "file in function", the file relative to `root`."""
     if not site.frames:
         return str(site)
     frame = site.frames[0]

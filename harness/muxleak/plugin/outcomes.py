@@ -1,9 +1,30 @@
-"""What a leak means for a test's outcome: the only place that knows of reports and warnings.
+"""Turns leaks into outcomes of tests; the only module that changes the reports of tests."""
 
-A test passes or fails when its own fixtures are gone, so the report of a passed call is held back
-until then, and a leak fails the call itself: not a neighbour, and not only the teardown. Where
-another plugin runs the tests its own way, nothing is held back and a leak is an error at teardown.
-"""
+# The outcome of a test with a new leak (one that the baseline does not list):
+#
+#   its call                  the test then
+#   passed                    fails in its call, with LeakError and without a traceback
+#   passed, leaks = warn      passes, with a LeakWarning; the user's filters may make it an error
+#   raised, or setup failed   keeps its failure; the leak is a section of the report
+#   skipped                   fails, since the skip came after the leak
+#   marked xfail              is decided by pytest: LeakError is an AssertionError of the call
+#
+# A fixture with a wider scope has no call. Its leak is an error of its teardown, which pytest
+# reports at the last test that used it. If that teardown makes room for a test that is being set up
+# (another parameter of the fixture), an error would fail a test that has nothing to do with it;
+# then the leak stands in the summary, and fails the run.
+#
+# The difficulty: a leak is known only after the teardown, and pytest reports the call before it. A
+# leak reported at the teardown would be an error beside a passed test: the run would count both,
+# and a test marked xfail would be an XPASS already. So this module runs pytest's protocol itself
+# and holds the report of the call back until the teardown is done. A failed call of a test that can
+# have no leak is reported at once, because `-x` must be known before the teardown.
+#
+# Another plugin may run tests in its own way (pytest-rerunfailures), and so does `--setup-show`.
+# Then nothing is held back, and the leak is an error of the teardown.
+#
+# With pytest-xdist, the workers run this and the controller sums up (`summary`): every leak travels
+# in plain values in an attribute of the next report.
 
 import inspect
 import warnings
@@ -14,25 +35,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.runner import call_and_report
 
-from muxleak.plugin.check import CHECK, Check
+from muxleak.plugin.item_checks import CHECK, PLAN, Check
 from muxleak.plugin.options import LeakWarning
-from muxleak.plugin.plans import PLAN
 
 if TYPE_CHECKING:
     from muxleak.checks.report import LeakReport
     from muxleak.plugin.baseline import Baseline
 
 SECTION = "Left behind"
-VERDICT = pytest.StashKey[tuple["LeakReport", bool]]()  # with whether it fails the test
-_PASSED = pytest.StashKey[bool]()  # whether the call raised nothing
+NEW_LEAKS = pytest.StashKey[tuple["LeakReport", bool]]()  # with True if they fail the test
+_PASSED = pytest.StashKey[bool]()  # True if the call raised nothing
 
 
-class Court:
-    """Judges what checks found.
+class Outcomes:
+    """The hooks that turn leaks into failures, errors and warnings.
 
     Args:
-        known: the leaks that pass; None if there is no such file.
-        update: whether every leak passes, since it will be written to that file.
+        baseline: the leaks that pass; None without a baseline.
+        update: True if every leak passes, because the run writes the baseline.
     """
 
     def __init__(self, baseline: "Baseline | None", *, update: bool) -> None:
@@ -40,38 +60,42 @@ class Court:
         self._drives: bool | None = None
         self._driven: pytest.Item | None = None
         self._raised: BaseException | None = None
-        self._evidence: list[dict[str, Any]] = []
-        self._done: list[str] = []
+        # For the summary; they travel with the next report.
+        self._leaks: list[dict[str, Any]] = []
+        self._complete: list[str] = []
 
-    def judge(self, item: pytest.Item, check: Check) -> None:
-        """Settle what a test is blamed for."""
+    def settle_test(self, item: pytest.Item, check: Check) -> None:
+        """Decide which leaks of a test are new; they become part of its report later."""
         if self._baseline is not None and item.stash.get(_PASSED, False) and not check.plan.allowed:
-            self._done.append(check.blamed)
+            self._complete.append(check.owner)
         if not check.reports:
             return
-        from muxleak.plugin.findings import add_properties  # noqa: PLC0415 - only leaking tests pay for it
+        from muxleak.plugin.leak_reports import add_properties  # noqa: PLC0415 - only leaking tests pay for it
 
         for found in check.reports:
             add_properties(item, found)
         report = self._new(check)
         if report:
-            item.stash[VERDICT] = report, check.plan.strict
+            item.stash[NEW_LEAKS] = report, check.plan.strict
 
-    def judge_fixture(self, check: Check, *, innocent: Check | None) -> None:
-        """Settle what a fixture of a wider scope is blamed for, as an error of its teardown.
+    def settle_fixture(self, check: Check, *, in_setup: Check | None) -> None:
+        """Raise, or warn of, the new leaks of a fixture with a wider scope than one test.
 
         Args:
             check: of the fixture.
-            innocent: of a test that is being set up, for which the fixture made room.
+            in_setup: of the test that is being set up meanwhile; None if there is none.
+
+        Raises:
+            LeakError: in strict mode, as an error of the teardown that is under way.
         """
         if self._baseline is not None:
-            self._done.append(check.blamed)
+            self._complete.append(check.owner)
         report = self._new(check) if check.reports else None
         if not report:
             return
-        report = replace(report, headline=f"{report.headline} by {check.blamed}")
-        if innocent is not None:
-            self._evidence[-1]["text"] = str(report)
+        report = replace(report, headline=f"{report.headline} by {check.owner}")
+        if in_setup is not None:
+            self._leaks[-1]["text"] = str(report)
         elif check.plan.strict:
             self._raised = _error(report)
             raise self._raised
@@ -83,9 +107,9 @@ class Court:
 
     @pytest.hookimpl
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
-        """Run a test, and report on its call when it is known what it left behind."""
+        """Run a test, and report its call after its teardown."""
         if self._drives is None:
-            self._drives = self._nobody_else_drives(item.config)
+            self._drives = self._pytest_drives(item.config)
         if not self._drives or item.stash.get(PLAN, None) is None:
             return None
         ihook = item.ihook
@@ -103,27 +127,27 @@ class Court:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Show a leak as what it is, and hand the evidence on to whoever sums up."""
+        """Show a leak without a traceback, and attach the leaks for the summary."""
         report = yield
         excinfo = call.excinfo
         if excinfo is not None and excinfo.value is self._raised:
             # The traceback would lead into this plugin.
             report.longrepr = excinfo.getrepr(style="value")
             self._raised = None
-        elif call.when == "call" and VERDICT not in item.stash:
+        elif call.when == "call" and NEW_LEAKS not in item.stash:
             item.stash[_PASSED] = excinfo is None
             if excinfo is not None:
-                self._look_inside(item, excinfo, report)
+                self._note_explicit(item, excinfo, report)
         if call.when == "teardown" and self._driven is not item:
             self._error_at_teardown(item, report)
-        if self._evidence or self._done:
+        if self._leaks or self._complete:
             # A report takes any attribute, and pytest-xdist carries it to the controller.
-            vars(report)["muxleak"] = {"leaks": self._evidence, "done": self._done}
-            self._evidence, self._done = [], []
+            vars(report)["muxleak"] = {"leaks": self._leaks, "complete": self._complete}
+            self._leaks, self._complete = [], []
         return report
 
-    def _nobody_else_drives(self, config: pytest.Config) -> bool:
-        """Whether pytest itself would run the tests: no pytest-rerunfailures, no --setup-show."""
+    def _pytest_drives(self, config: pytest.Config) -> bool:
+        """Return True if pytest itself runs the tests: no pytest-rerunfailures, no --setup-show."""
         if config.getoption("setupshow", default=False):
             return False
         hooks = config.hook.pytest_runtest_protocol.get_hookimpls()
@@ -134,7 +158,7 @@ class Court:
     def _phases(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[pytest.TestReport, None, None]:
-        """What pytest's own protocol does, with one report held back."""
+        """Run the phases as `_pytest.runner.runtestprotocol` does, with one report held back."""
         held: list[pytest.TestReport] = []
         try:
             report = call_and_report(item, "setup", log=False)
@@ -152,29 +176,31 @@ class Court:
             teardown = call_and_report(
                 item, "teardown", log=False, nextitem=None if stop else nextitem
             )
-            yield from self._verdict(item, held)
+            yield from self._with_leaks(item, held)
             yield teardown
         finally:
-            # As pytest does, so that what the fixtures gave can go.
+            # As pytest does, so that the values of the fixtures can be freed.
             if hasattr(item, "_request"):
                 vars(item).update(_request=False, funcargs=None)
 
-    def _verdict(self, item: pytest.Item, held: list[pytest.TestReport]) -> list[pytest.TestReport]:
-        """The reports held back, the last of them telling of the leak."""
-        if VERDICT not in item.stash or not held:
+    def _with_leaks(
+        self, item: pytest.Item, held: list[pytest.TestReport]
+    ) -> list[pytest.TestReport]:
+        """Return the reports held back, the last of them with the new leaks."""
+        if NEW_LEAKS not in item.stash or not held:
             return held
-        report, strict = item.stash[VERDICT]
+        report, strict = item.stash[NEW_LEAKS]
         *before, last = held
         last.sections.append((SECTION, str(report)))
         if item.stash.get(_PASSED, False) or (last.skipped and not hasattr(last, "wasxfail")):
-            call = pytest.CallInfo.from_call(lambda: _accuse(item, report, strict), when="call")
+            call = pytest.CallInfo.from_call(lambda: _raise(item, report, strict), when="call")
             last = self._failed(item, call, last)
         return [*before, last]
 
     def _failed(
         self, item: pytest.Item, call: pytest.CallInfo[None], held: pytest.TestReport
     ) -> pytest.TestReport:
-        """The report of a call that raised, in place of one that did not."""
+        """Return the report of a call that raised, in place of the one held back."""
         if call.excinfo is None:
             return held
         self._raised = call.excinfo.value
@@ -184,55 +210,55 @@ class Court:
         return report
 
     def _error_at_teardown(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        found, strict = item.stash.get(VERDICT, (None, False))
+        found, strict = item.stash.get(NEW_LEAKS, (None, False))
         if found is None:
             return
-        call = pytest.CallInfo.from_call(lambda: _accuse(item, found, strict), when="teardown")
+        call = pytest.CallInfo.from_call(lambda: _raise(item, found, strict), when="teardown")
         if call.excinfo is not None and report.passed:
             report.outcome = "failed"
             report.longrepr = call.excinfo.getrepr(style="value")
         else:
             report.sections.append((SECTION, str(found)))
 
-    def _look_inside(
+    def _note_explicit(
         self, item: pytest.Item, excinfo: pytest.ExceptionInfo[Any], report: pytest.TestReport
     ) -> None:
-        """Take up what a `no_leaks` within the test, or its repetition, has found."""
+        """Note the leaks by which `no_leaks` in the test, or the marker's `repeat`, failed it."""
         from muxleak.checks.report import LeakError  # noqa: PLC0415 - only failing tests pay for it
 
         if not isinstance(excinfo.value, LeakError):
             return
-        from muxleak.plugin.findings import add_properties, evidence  # noqa: PLC0415 - the same
+        from muxleak.plugin.leak_reports import add_properties, values_of  # noqa: PLC0415 - the same
 
         found = excinfo.value.report
         add_properties(item, found)
-        self._evidence += [
-            evidence(item.nodeid, each, {}, new=False, explicit=True) for each in found.groups
+        self._leaks += [
+            values_of(item.nodeid, each, {}, new=False, explicit=True) for each in found.groups
         ]
         plan = item.stash.get(PLAN, None)
         if plan is not None and plan.repeat is not None:
             report.longrepr = excinfo.getrepr(style="value")
 
     def _new(self, check: Check) -> "LeakReport":
-        """What is not known of a check's finding; all of it is kept as evidence."""
-        from muxleak.plugin.findings import evidence, leak_of, only, report_of  # noqa: PLC0415
+        """Return the leaks that the baseline does not list; note all of them for the summary."""
+        from muxleak.plugin.leak_reports import leak_of, only, report_of, values_of  # noqa: PLC0415
 
-        report, known = report_of(check), (self._baseline or {}).get(check.blamed, {})
+        report, listed = report_of(check), (self._baseline or {}).get(check.owner, {})
         counts: dict[str, int] = {}
         for group in report.groups:
             leak = leak_of(group, check.places)
             counts[leak] = counts.get(leak, 0) + group.count
-        fresh = [leak for leak, n in counts.items() if n > known.get(leak, 0) and not self._update]
+        fresh = [leak for leak, n in counts.items() if n > listed.get(leak, 0) and not self._update]
         chosen = []
         for group in report.groups:
             new = leak_of(group, check.places) in fresh
-            self._evidence.append(evidence(check.blamed, group, check.places, new=new))
+            self._leaks.append(values_of(check.owner, group, check.places, new=new))
             if new:
                 chosen.append(group)
         more = (
-            f"{counts[leak]} x {leak}; {known[leak]} in the baseline"
+            f"{counts[leak]} x {leak}; {listed[leak]} in the baseline"
             for leak in fresh
-            if leak in known
+            if leak in listed
         )
         return only(report, chosen).noting(*more)
 
@@ -243,8 +269,8 @@ def _error(report: "LeakReport") -> BaseException:
     return LeakError(report)
 
 
-def _accuse(item: pytest.Item, report: "LeakReport", strict: bool) -> None:  # noqa: FBT001
-    """Raise what fails the test; a warning does only if the user's filters make it an error."""
+def _raise(item: pytest.Item, report: "LeakReport", strict: bool) -> None:  # noqa: FBT001
+    """Raise the error of a strict check; else warn, which may raise by the user's filters."""
     if strict:
         raise _error(report)
     item.warn(LeakWarning(str(report)))

@@ -1,0 +1,331 @@
+"""Attributes what is made during a test run to the test or fixture that runs, and measures it."""
+
+# Who is charged. The context variable `CURRENT` names the scope that is charged for each new task,
+# timer, transport and so on. A task inherits the context of its maker, so everything that a test
+# starts, at any depth and on any loop, is charged to the scope that was current when the test
+# started it. The hooks below set `CURRENT` around each phase:
+#
+# - Setup, call and teardown of a test charge the test, and so do its function-scoped fixtures.
+# - Setup and teardown of a fixture with a wider scope charge that fixture, whichever test requested
+#   it first. So no test is charged for a server that a module shares.
+# - Everything else (collection, other plugins, this plugin's own measurements) charges the root of
+#   the ledger, whose leaks are not reported.
+#
+# Three runners of tests need more, because they run code in another context than the one that the
+# hooks set:
+#
+# - pytest-asyncio needs nothing more: it copies the current context for each test and for each
+#   async fixture, and keeps the copy for the fixture's teardown.
+# - anyio runs all tests and fixtures of a loop in one task, which inherits the scope of the first.
+#   So each test and fixture function is wrapped (`charging_test`, `charging_fixture`) and enters
+#   its own scope. A fixture that yields leaves the scope between setup and teardown.
+# - `unittest.IsolatedAsyncioTestCase` runs in a context that it copied when it was made, so the
+#   scope is set in that context too.
+#
+# When a scope is measured. At the last moment at which the owner could still have ended its
+# objects, and before anything else ends them:
+#
+# - A test is measured after the teardown of its own fixtures, before that of wider ones. pytest
+#   runs finalizers last in, first out, so a finalizer added before the first fixture runs after the
+#   last.
+# - If the loop of a test ends earlier (pytest-asyncio's default, or `asyncio.run` in a test), the
+#   test is measured on that loop when it ends, before the runner cancels the tasks that are left.
+#   `LoopWatcher` calls `_before_cancel` at that moment.
+# - A fixture of a wider scope is measured after its own teardown. A parametrized fixture may be
+#   torn down while the next test is being set up; that test is interrupted and not charged.
+# - A scope that is clean is not measured; asking costs O(1). So a suite in which every test ends
+#   what it makes never loads the module that measures.
+# - A measurement runs on the loop itself: a task gets up to `budget` seconds to end, and in strict
+#   mode the leaks are then ended, so that they do not disturb later tests on a shared loop.
+#
+# The outcome is decided in `outcomes`. With pytest-xdist each worker does all of this for its own
+# tests; a fixture of session scope exists, and is measured, once in each worker.
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from muxleak.ledger.counters import CURRENT, Scope
+from muxleak.plugin.item_checks import (
+    CHECK,
+    PLAN,
+    RUNNERS,
+    Check,
+    CheckPlan,
+    default_plan,
+    plan_of,
+    repeat_test,
+)
+from muxleak.plugin.loop_watcher import LoopWatcher
+from muxleak.plugin.options import PluginSettings
+from muxleak.plugin.outcomes import Outcomes
+from muxleak.plugin.summary import FIXTURE
+
+ANYIO = "anyio_backend"  # the fixture by which anyio's plugin knows its tests
+
+
+class Attribution:
+    """The hooks that charge tests and fixtures; registered in sessions that check something.
+
+    Args:
+        config: of the session.
+        settings: those of the run.
+        outcomes: decides what the leaks of a test mean for its outcome.
+    """
+
+    def __init__(self, config: pytest.Config, settings: PluginSettings, outcomes: Outcomes) -> None:
+        self.settings, self.outcomes = settings, outcomes
+        self.default = default_plan(settings)
+        self._root = config.rootpath
+        self._watcher = LoopWatcher(self._before_cancel)
+        self._active: Check | None = None
+        self._scheduled = self._anyio = False
+        self._item: pytest.Item
+
+    def plan(self, item: pytest.Item) -> CheckPlan | None:
+        """Return the plan of a test; None if it is not checked. Reads the markers once.
+
+        Raises:
+            pytest.UsageError: the arguments of a marker are not valid.
+        """
+        plan: CheckPlan | bool | None = item.stash.get(PLAN, False)
+        if not isinstance(plan, bool):
+            return plan
+        plan = plan_of(item, self.settings, self.default)
+        if plan is not None and plan.repeat is not None:
+            repeat_test(item, plan)
+        item.stash[PLAN] = plan
+        return plan
+
+    # The wrappers are `trylast`, so that they are the innermost: the setup and teardown of other
+    # plugins' wrappers charge nobody.
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Charge the test during its setup."""
+        plan = self.plan(item)
+        if plan is None:
+            return (yield)
+        self._watcher.start()
+        scope = self._watcher.ledger.scope(item.nodeid)
+        check = item.stash[CHECK] = Check(item.nodeid, plan, scope)
+        self._item, self._scheduled = item, False
+        self._anyio = ANYIO in getattr(item, "fixturenames", ())
+        self._charge(check)
+        try:
+            return (yield)
+        finally:
+            self._charge(None)
+            if not self._scheduled:
+                self._schedule(check)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Charge the test during its call."""
+        check = item.stash.get(CHECK, None)
+        if check is None:
+            return (yield)
+        self._charge(check)
+        # unittest's asynchronous cases run in the context in which they were made.
+        context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
+        if context is not None:
+            context.run(CURRENT.set, check.scope)
+        try:
+            if not self._anyio:
+                return (yield)
+            with charging_test(item, check.scope):
+                return (yield)
+        finally:
+            self._charge(None)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Charge the test until its own fixtures are torn down, then decide its outcome."""
+        check = item.stash.get(CHECK, None)
+        if check is None:
+            return (yield)
+        self._charge(check)
+        try:
+            return (yield)
+        finally:
+            self._charge(None)
+            self._finish(check)
+            self.outcomes.settle_test(item, check)
+            del item.stash[CHECK]
+            if self.settings.mode == "off":
+                self._watcher.stop()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+    ) -> Generator[None, Any, Any]:
+        """Charge a fixture with a wider scope than one test during its setup."""
+        outer = check = self._active
+        if outer is None or check is None:
+            return (yield)
+        if not self._scheduled:
+            self._schedule(outer)
+        wide = fixturedef.scope != "function"
+        if not (wide or self._anyio):
+            return (yield)
+        # The finalizer added before the setup runs last, the one added after it runs first.
+        if wide:
+            check = self._fixture_check(fixturedef)
+            fixturedef.addfinalizer(lambda: self._finish_fixture(check))
+            self._charge(check)
+        try:
+            with charging_fixture(fixturedef, request, check.scope):
+                return (yield)
+        finally:
+            if wide:
+                self._charge(outer)
+                fixturedef.addfinalizer(lambda: self._enter_fixture(check))
+
+    def pytest_unconfigure(self) -> None:
+        """Restore asyncio."""
+        self._watcher.stop()
+
+    def _fixture_check(self, fixturedef: pytest.FixtureDef[Any]) -> Check:
+        where = fixturedef.baseid or getattr(fixturedef.func, "__module__", "a plugin")
+        name = f"{where}{FIXTURE}{fixturedef.argname} ({fixturedef.scope} scope)"
+        # A scope is made inside the current one. Inside that of the test it would be measured with
+        # the test, so none is current here.
+        self._charge(None)
+        check = Check(name, self.default, self._watcher.ledger.scope(name))
+        check.function = fixturedef.func
+        return check
+
+    def _charge(self, check: Check | None) -> None:
+        self._active = check
+        CURRENT.set(check.scope if check is not None else None)
+
+    def _schedule(self, check: Check) -> None:
+        """Measure the test after the teardown of its own fixtures, before that of wider ones."""
+        self._scheduled, item = True, self._item
+
+        def finish() -> None:
+            self._charge(None)
+            self._finish(check)
+
+        # A node whose setup failed before the test's own turn takes no finalizer; nothing ran then.
+        if item in item.session._setupstate.stack:  # noqa: SLF001 - asked before it would assert
+            item.addfinalizer(finish)
+
+    def _finish(self, check: Check) -> None:
+        """Measure for the last time, on every loop that is still open."""
+        if check.finished:
+            return
+        check.finished = True
+        for loop in self._watcher.open_loops() if check.needed else ():
+            self._measure(check, loop)
+
+    def _enter_fixture(self, check: Check) -> None:
+        """Charge a fixture from the beginning of its teardown."""
+        check.outer = self._active
+        self._charge(check)
+
+    def _finish_fixture(self, check: Check) -> None:
+        self._charge(None)
+        self._finish(check)
+        outer, check.outer = check.outer, None
+        self._charge(outer)
+        if self.settings.mode != "off":
+            self.outcomes.settle_fixture(check, in_setup=outer)
+
+    def _measure(self, check: Check, loop: asyncio.AbstractEventLoop) -> None:
+        if check.needed:
+            from muxleak.plugin.leak_reports import measure  # noqa: PLC0415 - only leaking tests pay for it
+
+            self._run(loop, measure(check, self._watcher.unseen(loop), self._root))
+
+    def _before_cancel(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Measure on a loop that is about to end, and end the tasks that are left on it."""
+        active = self._active
+        if active is not None and not active.finished:
+            self._measure(active, loop)
+        ledger = self._watcher.ledger
+        if ledger.count:
+            from muxleak.plugin.leak_reports import end_tasks  # noqa: PLC0415 - the same
+
+            # asyncio would wait for ever for a task that swallows its cancellation.
+            self._run(loop, end_tasks(ledger.root, RUNNERS))
+
+    def _run(self, loop: asyncio.AbstractEventLoop, work: Any) -> None:
+        """Run a coroutine of the plugin on a loop, charged to no test."""
+        active = self._active
+        self._charge(None)
+        try:
+            loop.run_until_complete(work)
+        finally:
+            self._charge(active)
+
+
+@contextmanager
+def charging_test(item: pytest.Item, scope: Scope) -> Iterator[None]:
+    """Charge the function of an anyio test to `scope`, for the length of a block."""
+    function = getattr(item, "obj", None)
+    if ANYIO not in (getattr(item, "funcargs", None) or ()) or not _is_coroutine(function):
+        yield
+        return
+    subject: Any = item
+    subject.obj = _around_coroutine(function, scope)
+    try:
+        yield
+    finally:
+        subject.obj = function
+
+
+@contextmanager
+def charging_fixture(fixturedef: Any, request: Any, scope: Scope) -> Iterator[None]:
+    """Charge the function of an anyio fixture to `scope`, for the length of a block.
+
+    The teardown of the fixture runs in the same function, and is charged, too.
+    """
+    function = fixturedef.func
+    generator = inspect.isasyncgenfunction(function)
+    if ANYIO not in request.fixturenames or not (generator or _is_coroutine(function)):
+        yield
+        return
+    # As pytest does: a method is bound to the instance of the test that requests it.
+    bound, instance = function, request.instance
+    if inspect.ismethod(function) and type(function.__self__) is type(instance):
+        bound = function.__func__.__get__(instance)
+    wrap = _around_generator if generator else _around_coroutine
+    fixturedef.func = wrap(bound, scope)
+    try:
+        yield
+    finally:
+        fixturedef.func = function
+
+
+def _is_coroutine(function: Any) -> bool:
+    # The function of a Hypothesis test is not itself the coroutine function that anyio calls.
+    return inspect.iscoroutinefunction(function) and not hasattr(function, "hypothesis")
+
+
+def _around_coroutine(function: Any, scope: Scope) -> Any:
+    @functools.wraps(function)
+    async def charged(*args: Any, **settings: Any) -> Any:
+        with scope:
+            return await function(*args, **settings)
+
+    return charged
+
+
+def _around_generator(function: Any, scope: Scope) -> Any:
+    @functools.wraps(function)
+    async def charged(*args: Any, **settings: Any) -> Any:
+        generator = function(*args, **settings)
+        with scope:
+            value = await anext(generator)
+        yield value
+        with scope:
+            async for another in generator:
+                yield another
+
+    return charged
