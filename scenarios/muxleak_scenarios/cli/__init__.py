@@ -10,52 +10,47 @@ import logging
 import sys
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from muxleak.introspect import sites
 from muxleak_scenarios.cli import interrupt, stdout
+from muxleak_scenarios.cli.lazy_group import LazyCommand, LazyGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Creation sites show the frames of the program under test, not those of its driver.
-sites.hide(str(Path(__file__).parent))
-
-MODULES = {
-    "reproduce": "reproduce",
-    "list": "pairs",
-    "show": "pairs",
-    "verify": "verify",
-    "fuzz": "fuzz",
-    "replay": "replay",
-    "soak": "soak",
-    "bench": "bench",
-    "serve": "serve",
-    "hunt": "hunt",
+_SEE, _FIND, _PROVE = "See a known leak", "Find leaks", "Check muxleak itself"
+COMMANDS = {
+    "reproduce": LazyCommand(
+        "reproduce", _SEE, "Show one bug end to end, from its symptom to its fix."
+    ),
+    "list": LazyCommand("pairs", _SEE, "List the pairs: bugs with a buggy and a fixed variant."),
+    "show": LazyCommand(
+        "pairs", _SEE, "Show one pair: facts, story, diff, and the steps that show it."
+    ),
+    "serve": LazyCommand(
+        "serve", _SEE, "Serve a version or pair on a port, with its tasks counted live."
+    ),
+    "fuzz": LazyCommand(
+        "fuzz", _FIND, "Search for a sequence that violates a property; shrink it."
+    ),
+    "replay": LazyCommand(
+        "replay", _FIND, "Run a line of steps, or a program of yours, once more."
+    ),
+    "hunt": LazyCommand("hunt", _FIND, "Search a running VLESS server for sequences that leak."),
+    "soak": LazyCommand("soak", _FIND, "Make very many connections; see whether anything grows."),
+    "verify": LazyCommand("verify", _PROVE, "Prove every claim made of the pairs, one line each."),
+    "bench": LazyCommand(
+        "bench", _PROVE, "Measure what it costs, beside what it is an alternative to."
+    ),
+    "self": LazyCommand(
+        "self_group",
+        _PROVE,
+        "Prove the properties, controls and figures of muxleak.",
+    ),
 }
-"""Where each command is: in its module, under its name and ``_command``."""
-
-
-class Commands(click.Group):
-    """The commands by name, in the order of the story."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return their names."""
-        del ctx
-        return list(MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one, or return None if there is none of that name."""
-        del ctx
-        if cmd_name not in MODULES:
-            return None
-        module = import_module(f"muxleak_scenarios.cli.{MODULES[cmd_name]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
-        return command
+"""The commands, in the order of the help."""
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
@@ -71,7 +66,8 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
 
 
 @click.group(
-    cls=Commands,
+    cls=LazyGroup,
+    lazy=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from asyncio import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -113,6 +112,9 @@ def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator
     A signal that is ignored stays so. On Windows, Ctrl-C ends the program at once, as before. A
     block that is cancelled ends the program, which no further signal then cuts short.
     """
+    # `muxleak --help` takes half as long without asyncio, which is imported wherever a loop runs.
+    from asyncio import CancelledError  # noqa: PLC0415
+
     before = _heeded()
     for each in before:
         with suppress(NotImplementedError):

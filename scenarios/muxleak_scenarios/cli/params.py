@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from muxleak import extras
 from muxleak.monitor.endpoint import is_loopback
@@ -17,7 +18,7 @@ from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_vless.versions import VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from muxleak_scenarios import Target
     from muxleak_vless import Lifecycle
@@ -102,18 +103,35 @@ def listen(word: str) -> Listen:
 
 
 def complete_pair(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
-    """Offer the names of pairs to a shell."""
-    return [slug for slug in load_pairs() if slug.startswith(start)]
+    """Return the names of pairs that begin so, for a shell."""
+    return _beginning(start, load_pairs())
 
 
-def complete_version(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
-    """Offer the names of versions to a shell."""
-    return [name for name in (*VERSIONS, "fixed") if name.lower().startswith(start.lower())]
+def complete_subject(_ctx: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Return the pairs and versions that begin so, for a shell; after a slash, the variants."""
+    name, slash, _ = start.partition("/")
+    if not slash:
+        return _beginning(start, (*load_pairs(), *VERSIONS, "fixed"))
+    try:
+        found = find_pair(name)
+    except ValueError:
+        return []
+    # With the word as it was typed, which a shell would drop as no completion otherwise.
+    return _beginning(start, (f"{name}/{variant}" for variant in found.variants))
 
 
-def complete_subject(ctx: click.Context, parameter: click.Parameter, start: str) -> list[str]:
-    """Offer pairs and versions to a shell."""
-    return [*complete_pair(ctx, parameter, start), *complete_version(ctx, parameter, start)]
+def complete_line(
+    ctx: click.Context, parameter: click.Parameter, start: str
+) -> list[CompletionItem]:
+    """Return pairs and versions for the first word of a line, or else let the shell offer files."""
+    if ctx.params.get(parameter.name or ""):
+        return []
+    names = complete_subject(ctx, parameter, start)
+    return [CompletionItem(name) for name in names] or [CompletionItem(start, type="file")]
+
+
+def _beginning(start: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.lower().startswith(start.lower())]
 
 
 def examples(*lines: str) -> str:

@@ -14,7 +14,7 @@ import shlex
 import sys
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, cast
 
 import click
 from rich.console import Console
@@ -38,6 +38,9 @@ MAX_WIDTH = 120
 """Lines longer than this are hard to read, however wide the terminal."""
 GOOD, BAD, QUIET, HEAD = "green", "red", "dim", "bold"
 MARKS = {True: Text("ok", GOOD), False: Text("FAIL", "bold red")}
+MARK_WIDTH = 6
+"""Columns for a mark and the space after it; lines below a row begin where its name does."""
+OUTCOMES = {True: "every claim holds", False: "not every claim holds"}
 
 _TRAILING = re.compile(r" +$", re.MULTILINE)
 _DIFF_STYLES = {"+": GOOD, "-": BAD, "@": "cyan"}
@@ -177,6 +180,83 @@ def table(*names: str, fixed: Sequence[str] = ()) -> Table:
     for name in names:
         grid.add_column(name, no_wrap=name in fixed)
     return grid
+
+
+class Column(NamedTuple):
+    """A column of `Rows`: its width, and the side on which its cells are flush."""
+
+    width: int
+    justify: Literal["left", "right"] = "left"
+
+
+class Rows:
+    """A table that is printed row by row, with columns that are fixed before the first row.
+
+    A cell wider than its column is wrapped inside it. On a console too narrow for all columns, the
+    first cell has a line of its own; the others stand below it, as many to a line as fit.
+
+    Args:
+        console: for the rows.
+        columns: the widths.
+        gap: spaces between two columns.
+    """
+
+    # A table of rich knows its columns when it knows all its rows. The rows of a proof appear one
+    # by one over minutes, so that their columns cannot depend on rows that are still to come.
+
+    def __init__(self, console: Console, columns: Sequence[Column], gap: int = 2) -> None:
+        self._console = console
+        self._columns = columns
+        self._gap = gap
+        self._lines = self._layout()
+
+    def head(self, *titles: str) -> None:
+        """Print the titles of the columns."""
+        self.print(*(Text(title, QUIET) for title in titles))
+
+    def print(self, *cells: Text | str) -> None:
+        """Print a row; cells that are missing at its end are empty."""
+        for number, indexes in enumerate(self._lines):
+            if not any(cells[at] for at in indexes if at < len(cells)):
+                continue
+            grid = Table.grid(padding=(0, self._gap, 0, 0))
+            indent = MARK_WIDTH if number else 0
+            for at in indexes:
+                width, justify = self._columns[at]
+                grid.add_column(width=min(width, self._console.width - indent), justify=justify)
+            grid.add_row(*(cells[at] if at < len(cells) else "" for at in indexes))
+            self._console.print(Padding(grid, (0, 0, 0, indent)))
+
+    def _layout(self) -> list[list[int]]:
+        """Return the columns of each line of a row."""
+        widths = [column.width for column in self._columns]
+        if sum(widths) + self._gap * (len(widths) - 1) <= self._console.width:
+            return [list(range(len(widths)))]
+        lines: list[list[int]] = [[0], []]
+        used = room = self._console.width - MARK_WIDTH
+        for at, width in enumerate(widths[1:], 1):
+            used += self._gap + width
+            if used > room and lines[-1]:
+                lines.append([])
+            if not lines[-1]:
+                used = width
+            lines[-1].append(at)
+        return lines
+
+
+def proof_rows(console: Console, width: int) -> Rows:
+    """Return the table of pairs and controls: a name of that width, and three figures."""
+    # As wide as "exceptions," and "nothing found".
+    return Rows(
+        console,
+        [Column(MARK_WIDTH + width), Column(11), Column(13, "right"), Column(13, "right")],
+    )
+
+
+def marked(holds: bool, name: str) -> Text:  # noqa: FBT001 - the outcome is the subject
+    """Return "ok" or "FAIL" and a name, the name where it stands in every row."""
+    mark = MARKS[holds]
+    return Text.assemble(mark, " " * (MARK_WIDTH - len(mark.plain)), name)
 
 
 def sequence(steps: Iterable[Step]) -> Table:

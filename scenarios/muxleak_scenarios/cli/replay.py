@@ -45,7 +45,13 @@ class NumberedLine(NamedTuple):
         "replay muxleak-myserver.sim-main.sim.json",
     ),
 )
-@click.argument("line", nargs=-1, required=True, metavar="LINE|FILE")
+@click.argument(
+    "line",
+    nargs=-1,
+    required=True,
+    metavar="LINE|FILE",
+    shell_complete=params.complete_line,
+)
 @click.option(
     "--variant",
     "--half",

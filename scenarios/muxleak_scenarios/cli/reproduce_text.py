@@ -94,9 +94,7 @@ def _fixes(console: Console, result: Reproduction) -> None:
         grid.add_row(name, verdict, describe.version_in_words(name))
     render.body(console, grid)
     console.print()
-    render.body(
-        console, Text("what else each of them breaks: muxleak verify --versions", render.QUIET)
-    )
+    render.body(console, Text("what else each of them breaks: muxleak self versions", render.QUIET))
 
 
 def _conclusion(console: Console, result: Reproduction) -> None:

@@ -9,11 +9,11 @@ from rich.text import Text
 
 from muxleak_scenarios import load_pairs
 from muxleak_scenarios.cli import params, render
-from muxleak_scenarios.cli.answers import print_answers
-from muxleak_scenarios.cli.versions import print_versions
-from muxleak_scenarios.pairs.go_comparison import ENDINGS, compare
-from muxleak_scenarios.pairs.mutants import SEQUENCES as ANSWER_SEQUENCES
-from muxleak_scenarios.pairs.negative_controls import CONTROLS, Trial, try_control
+from muxleak_scenarios.cli.controls import LEGEND, try_controls
+from muxleak_scenarios.cli.go_comparison import print_versions
+from muxleak_scenarios.cli.mutants import print_mutants
+from muxleak_scenarios.pairs.mutants import SEQUENCES as MUTANT_SEQUENCES
+from muxleak_scenarios.pairs.negative_controls import CONTROLS, Trial
 from muxleak_scenarios.pairs.replay import SequenceReplay
 from muxleak_scenarios.pairs.verify import (
     FIXED_SEQUENCES,
@@ -22,7 +22,6 @@ from muxleak_scenarios.pairs.verify import (
     verify,
     verify_wrong,
 )
-from muxleak_vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,8 +37,7 @@ _LEGEND = {
     "over TCP",
     "found after": "random connections until the search violates a property",
     "holds for": "random connections of the fixed variant or control, nothing violated",
-    "flagged": "of a control, which looks like a leak and is none; it must be nothing",
-    "unbounded": "the same without what bounds it; it must be flagged",
+    **LEGEND,
     "proved, too": "variants differ in one answer; the fixed one is the reference's own; a wrong "
     "fix repairs what its pair's buggy variant breaks",
 }
@@ -50,8 +48,6 @@ _LEGEND = {
     epilog=params.examples(
         "verify                      pairs, reference and controls",
         "verify live_id_reused --sequences 5000",
-        "verify --versions           every version of the original, beside Go",
-        "verify --answers            every other answer, and what notices it",
         "verify --json | jq .holds",
     ),
 )
@@ -62,17 +58,13 @@ _LEGEND = {
     metavar="[PAIR]...",
     shell_complete=params.complete_pair,
 )
-@click.option("--versions", is_flag=True, help="Compare the historical versions with Go instead.")
-@click.option(
-    "--answers",
-    is_flag=True,
-    help="Show which property notices each other answer to each question instead.",
-)
+@click.option("--versions", is_flag=True, hidden=True)
+@click.option("--answers", is_flag=True, hidden=True)
 @click.option(
     "--sequences",
     type=click.IntRange(min=1),
     help="Random sequences, of about 15 connections each, in which each fixed variant and control"
-    f" must hold.  [default: {FIXED_SEQUENCES}; with --answers, for each: {ANSWER_SEQUENCES}]",
+    f" must hold.  [default: {FIXED_SEQUENCES}]",
 )
 @params.seed_option
 @params.json_option
@@ -89,28 +81,42 @@ def verify_command(
 ) -> None:
     """Prove every claim made of the pairs, one line each.
 
-    Without PAIR, all are proved with their wrong fixes, and the reference and the controls (what
-    looks like a leak and is none) are driven, too. Exits with 1 if a claim does not hold, and says
-    which, with the line that replays it.
+    Without PAIR, all are proved with their wrong fixes, and so are the reference and the controls,
+    which look like leaks and are none. Exits with 1 if a claim does not hold, and prints the claim
+    with the line that replays it.
     """
+    if versions or answers:
+        ctx.exit(
+            _moved(pairs, sequences, seed, versions=versions, answers=answers, as_json=as_json)
+        )
+    params.need_hypothesis("muxleak verify")
+    proof = _Proof(pairs or tuple(load_pairs().values()), seed, sequences or FIXED_SEQUENCES)
+    holds = proof.run(None if as_json else render.stdout(), whole=not pairs)
+    if as_json:
+        render.emit_json(proof.to_json())
+    ctx.exit(0 if holds else 1)
+
+
+def _moved(
+    pairs: tuple[Pair, ...],
+    sequences: int | None,
+    seed: int,
+    *,
+    versions: bool,
+    answers: bool,
+    as_json: bool,
+) -> int:
+    """Run the command that has taken the place of an option, and return the exit code."""
     if versions and answers:
         raise click.UsageError("expected --versions or --answers, got both")
-    if versions and pairs:
-        raise click.UsageError("--versions compares all versions: expected no PAIR")
-    if answers and pairs:
-        raise click.UsageError("--answers tries those of all questions: expected no PAIR")
+    option, command = ("--versions", "versions") if versions else ("--answers", "mutants")
+    if pairs:
+        raise click.UsageError(f"{option} takes no PAIR; leave it out")
+    note = f"verify {option} is deprecated and will be removed: use muxleak self {command}"
+    click.echo(note, err=True)
     if versions:
-        holds = _versions(as_json=as_json)
-    elif answers:
-        holds = print_answers(sequences or ANSWER_SEQUENCES, seed, as_json=as_json)
-    else:
-        params.need_hypothesis("muxleak verify")
-        whole = not pairs
-        proof = _Proof(pairs or tuple(load_pairs().values()), seed, sequences or FIXED_SEQUENCES)
-        holds = proof.run(None if as_json else render.stdout(), whole=whole)
-        if as_json:
-            render.emit_json(proof.to_json())
-    ctx.exit(0 if holds else 1)
+        return 0 if print_versions(as_json=as_json) else 1
+    return 0 if print_mutants(sequences or MUTANT_SEQUENCES, seed, as_json=as_json) else 1
 
 
 class _Proof:
@@ -124,7 +130,11 @@ class _Proof:
         self.violated: list[str] | None = None
         self._seed = seed
         self._sequences = sequences
-        self._width = max(len(REFERENCE), *(len(pair.slug) for pair in pairs))
+        # Known before the first row is printed, and so the same for every row.
+        names = [REFERENCE, *CONTROLS, *(pair.slug for pair in pairs)]
+        names += [f"  /{wrong.name}" for pair in pairs for wrong in pair.wrong]
+        self._width = max(map(len, names))
+        self._rows: render.Rows | None = None
 
     @property
     def holds(self) -> bool:
@@ -133,15 +143,25 @@ class _Proof:
         return not self.violated and all(each.holds for each in proved)
 
     def run(self, console: Console | None, *, whole: bool) -> bool:
-        """Prove, printing a line for each pair as it is done."""
-        self._row(console, Text("    "), "pair", "breaks", "found after", "holds for", render.QUIET)
+        """Prove the pairs, and print a row for each as it is done.
+
+        Args:
+            console: for the rows; None prints nothing.
+            whole: prove the reference and the controls, too.
+
+        Returns:
+            True if every claim holds.
+        """
+        if console is not None:
+            self._rows = render.proof_rows(console, self._width)
+            self._rows.head("      pair", "breaks", "found after", "holds for")
         work = sum(CLAIMS + len(pair.wrong) for pair in self.pairs)
         with render.progress(work + whole * (1 + len(CONTROLS))) as steps:
             for pair in self.pairs:
                 self._prove(console, steps, pair)
             if whole:
                 self._drive(console, steps)
-                self._try(console, steps)
+                self.trials = try_controls(console, steps, self._seed, self._sequences, self._width)
         if console is not None:
             console.print()
             console.print(render.facts(_LEGEND), style=render.QUIET)
@@ -182,24 +202,7 @@ class _Proof:
         steps.advance()
         held = "" if self.violated else render.plural(self._sequences, "sequence")
         with steps.aside():
-            self._row(console, render.MARKS[not self.violated], REFERENCE, "", "", held)
-            self._broken(console, self.violated)
-
-    def _try(self, console: Console | None, steps: render.Steps) -> None:
-        heads = "control", "flagged", "unbounded", "holds for"
-        self._row(console, Text("    "), *heads, render.QUIET)
-        for name in CONTROLS:
-            steps.say(f"drives the control {name}")
-            trial = try_control(name, seed=self._seed, sequences=self._sequences)
-            self.trials.append(trial)
-            steps.advance()
-            flagged = ", ".join(trial.flagged) or "nothing"
-            twins = dict.fromkeys(each for twin in trial.twins.values() for each in twin[:1])
-            held = f"{trial.connections:,}"
-            with steps.aside():
-                mark = render.MARKS[trial.holds]
-                self._row(console, mark, name, flagged, ", ".join(twins) or "nothing", held)
-                self._broken(console, trial.broken)
+            self._row(console, self.violated, REFERENCE, "", "", held)
 
     def _report(
         self,
@@ -212,15 +215,13 @@ class _Proof:
     ) -> None:
         found = verdict.found
         at = "nothing found" if found is None else f"{found.connections:,}"
-        mark = render.MARKS[verdict.holds]
-        self._row(console, mark, name, ", ".join(verdict.buggy) or "nothing", at, held)
         lines = list(verdict.broken)
         if lines and not any("replay: " in line for line in lines):
             variant, minimal = (
                 ("buggy", pair.minimal) if wrong is None else (wrong.name, wrong.minimal)
             )
             lines.append(f"replay: {SequenceReplay(pair.slug, variant, minimal)}")
-        self._broken(console, lines)
+        self._row(console, lines, name, ", ".join(verdict.buggy) or "nothing", at, held)
 
     def _sum_up(self, console: Console) -> None:
         proved = [render.plural(len(self.verdicts), "pair")]
@@ -228,32 +229,11 @@ class _Proof:
             proved.append(f"{len(self.wrong)} wrong fix{'es' * (len(self.wrong) > 1)}")
         if self.violated is not None:
             proved += [REFERENCE, render.plural(len(self.trials), "control")]
-        outcome = "every claim holds" if self.holds else "not every claim holds"
-        text = f"  {', '.join(proved)}: {outcome}"
+        text = f"  {', '.join(proved)}: {render.OUTCOMES[self.holds]}"
         console.print(Text.assemble(render.MARKS[self.holds], text))
 
-    def _row(self, console: Console | None, mark: Text, *cells: str, style: str = "") -> None:
-        if console is None:
-            return
-        name, breaks, found, held, *rest = cells
-        style = rest[0] if rest else style
-        line = f"{name:<{self._width}}  {breaks:<10}  {found:>13}  {held:>13}".rstrip()
-        gap = " " * (6 - len(mark.plain))
-        console.print(Text.assemble(mark, gap, (line, style)), soft_wrap=True)
-
-    def _broken(self, console: Console | None, lines: list[str]) -> None:
-        if console is not None:
-            for line in lines:
-                render.copyable(console, line, 6)
-
-
-def _versions(*, as_json: bool) -> bool:
-    with render.progress(len(ENDINGS) * len(VERSIONS)) as steps:
-        steps.say("runs every version through every ending")
-        rows = compare(steps.follow)
-    holds = all(row.holds for row in rows)
-    if as_json:
-        render.emit_json({"rows": [row.to_json() for row in rows], "holds": holds})
-    else:
-        print_versions(render.stdout(), rows)
-    return holds
+    def _row(self, console: Console | None, broken: list[str], name: str, *cells: str) -> None:
+        if console is not None and self._rows is not None:
+            self._rows.print(render.marked(not broken, name), *cells)
+            for line in broken:
+                render.copyable(console, line, render.MARK_WIDTH)

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from muxleak_scenarios import PROPERTIES, Sequence, find_pair, load_pairs
-from muxleak_scenarios.cli import answers, cli, verify
+from muxleak_scenarios.cli import cli, controls, describe, go_comparison, mutants, verify
 from muxleak_scenarios.pairs.go_comparison import ENDINGS, VersionRow
 from muxleak_scenarios.pairs.mutants import Mutant, all_mutants
 from muxleak_scenarios.pairs.negative_controls import CONTROLS, Trial
@@ -37,7 +37,7 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Verdict]:
         verify, "verify_wrong", lambda pair, wrong, **_: made[f"{pair.slug}/{wrong.name}"]
     )
     monkeypatch.setattr(verify, "reference_holds", lambda **_: [])
-    monkeypatch.setattr(verify, "try_control", lambda name, **_: Trial(name, connections=1234))
+    monkeypatch.setattr(controls, "try_control", lambda name, **_: Trial(name, connections=1234))
     return made
 
 
@@ -83,36 +83,36 @@ def test_verify_fails_with_a_control(
     assert verdicts
     flagged = Trial("slow_close", ("tasks",), broken=["tasks: got 1 in SimWorld: a:open"])
     monkeypatch.setattr(
-        verify, "try_control", lambda name, **_: flagged if name == "slow_close" else Trial(name)
+        controls, "try_control", lambda name, **_: flagged if name == "slow_close" else Trial(name)
     )
     result, data = invoke("verify"), invoke("verify", "--json")
 
     assert result.exit_code == data.exit_code == 1
     assert "FAIL  slow_close" in result.stdout
     assert "      tasks: got 1 in SimWorld: a:open\n" in result.stdout
-    controls = {each["control"]: each for each in json.loads(data.stdout)["controls"]}
-    assert list(controls) == list(CONTROLS)
-    assert controls["slow_close"]["flagged"] == ["tasks"]
-    assert [name for name, each in controls.items() if not each["holds"]] == ["slow_close"]
+    tried = {each["control"]: each for each in json.loads(data.stdout)["controls"]}
+    assert list(tried) == list(CONTROLS)
+    assert tried["slow_close"]["flagged"] == ["tasks"]
+    assert [name for name, each in tried.items() if not each["holds"]] == ["slow_close"]
 
 
 @pytest.fixture
-def few_answers(monkeypatch: pytest.MonkeyPatch) -> list[Mutant]:
-    """Two other answers only, one of which amounts to the reference's."""
+def few_mutants(monkeypatch: pytest.MonkeyPatch) -> list[Mutant]:
+    """Let there be two mutants only, one of which is equivalent to the reference."""
     few = [each for each in all_mutants() if each.question == "hang_up"]
-    monkeypatch.setattr(answers, "all_mutants", lambda: few)
-    monkeypatch.setattr(answers, "mutant_sequences", lambda *_: [Sequence.parse("a:bad:user")])
+    monkeypatch.setattr(mutants, "all_mutants", lambda: few)
+    monkeypatch.setattr(mutants, "mutant_sequences", lambda *_: [Sequence.parse("a:bad:user")])
     return few
 
 
-def test_verify_answers_tells_what_notices_each(few_answers: list[Mutant]) -> None:
+def test_self_mutants_prints_the_counts_of_each(few_mutants: list[Mutant]) -> None:
     """A line each, with the counts or the reason, under the question; within 80 columns."""
-    result = invoke("verify", "--answers")
+    result = invoke("self", "mutants")
     lines = result.stdout.splitlines()
 
     assert result.exit_code == 0
     assert [line for line in lines if len(line) > 80] == []
-    assert "The server is done with a connection, served or refused: who closes it?" in lines
+    assert describe.question_in_words("hang_up") in lines
     heads, caught, same = (line.split() for line in lines[2:5])
     assert heads[1:] == [name[:3] for name in PROPERTIES]
     assert caught[:2] == ["ok", "refused_stays_open"]
@@ -121,26 +121,26 @@ def test_verify_answers_tells_what_notices_each(few_answers: list[Mutant]) -> No
         *("tasks", "transports", "timers"),
     }
     assert same[:2] == ["ok", "does"]
-    assert len(few_answers) == 2
-    assert lines[-1] == "ok  2 answers: 1 equal the reference's, 0 of the others unnoticed"
+    assert len(few_mutants) == 2
+    assert lines[-1] == "ok  2 mutants: 1 killed, 1 equivalent, 0 survived"
 
 
-def test_verify_answers_fails_with_a_hole(
-    few_answers: list[Mutant], monkeypatch: pytest.MonkeyPatch
+def test_self_mutants_fails_if_a_mutant_survives(
+    few_mutants: list[Mutant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that nothing notices is exit code 1, in the table and in the data."""
-    monkeypatch.setattr(answers, "mutant_sequences", lambda *_: [Sequence.parse("a:open a:close")])
+    """Exit code 1, in the table and in the data."""
+    monkeypatch.setattr(mutants, "mutant_sequences", lambda *_: [Sequence.parse("a:open a:close")])
     monkeypatch.setattr(
-        answers,
+        mutants,
         "all_mutants",
-        lambda: [replace(few_answers[0], lifecycle=Lifecycle), few_answers[1]],
+        lambda: [replace(few_mutants[0], lifecycle=Lifecycle), few_mutants[1]],
     )
-    result, data = invoke("verify", "--answers"), invoke("verify", "--answers", "--json")
+    result, data = invoke("self", "mutants"), invoke("self", "mutants", "--json")
     plain = json.loads(data.stdout)
 
     assert result.exit_code == data.exit_code == 1
     assert "FAIL  refused_stays_open" in result.stdout
-    assert "1 of the others unnoticed" in result.stdout
+    assert "0 killed, 1 equivalent, 1 survived" in result.stdout
     assert plain["holds"] is False
     assert [each["holds"] for each in plain["answers"]] == [False, True]
     assert plain["answers"][0]["noticed"] == {}
@@ -149,7 +149,7 @@ def test_verify_answers_fails_with_a_hole(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--answers", FLAGSHIP), "--answers tries those of all questions: expected no PAIR"),
+        (("--answers", FLAGSHIP), "--answers takes no PAIR; leave it out"),
         (("--answers", "--versions"), "expected --versions or --answers, got both"),
     ],
 )
@@ -205,7 +205,68 @@ def test_verify_versions_takes_no_pair() -> None:
     result = invoke("verify", "--versions", FLAGSHIP)
 
     assert result.exit_code == 2
-    assert "expected no PAIR" in result.stderr
+    assert "--versions takes no PAIR; leave it out" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "command"), [("--answers", "mutants"), ("--versions", "versions")]
+)
+def test_verify_option_that_moved_does_what_its_command_does(
+    few_mutants: list[Mutant], option: str, command: str
+) -> None:
+    """With a note on stderr, so that scripts that read the output go on working."""
+    assert few_mutants
+    old = [invoke("verify", option, *more) for more in ((), ("--json",))]
+    new = [invoke("self", command, *more) for more in ((), ("--json",))]
+
+    note = f"verify {option} is deprecated and will be removed: use muxleak self {command}\n"
+    assert [each.stderr for each in old] == [note, note]
+    assert [each.stdout for each in old] == [each.stdout for each in new]
+    assert [each.exit_code for each in (*old, *new)] == [0, 0, 0, 0]
+    assert option not in invoke("verify", "--help").stdout
+
+
+def test_self_controls_prints_a_row_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows and data that ``verify`` has of them; exit code 1 if one is flagged."""
+    monkeypatch.setattr(controls, "try_control", lambda name, **_: Trial(name, connections=7))
+    result, data = invoke("self", "controls"), invoke("self", "controls", "--json")
+
+    assert (result.exit_code, data.exit_code) == (0, 0)
+    rows = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("ok  ")]
+    assert rows == [*CONTROLS, str(len(CONTROLS))]
+    assert [each["control"] for each in json.loads(data.stdout)["controls"]] == list(CONTROLS)
+    monkeypatch.setattr(controls, "try_control", lambda name, **_: Trial(name, broken=["a:open"]))
+    assert invoke("self", "controls").exit_code == 1
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_verify_rows_fit_the_terminal_and_keep_their_columns(
+    columns: int, verdicts: dict[str, Verdict]
+) -> None:
+    """Whatever a pair breaks: cells are wrapped in their column, or stand below the name."""
+    everything = ("tasks", "cleanup", "transports", "exceptions", "timers")
+    wide = Verdict(FLAGSHIP, everything, connections=1_234_567)
+    verdicts[FLAGSHIP] = wide
+    result = CliRunner().invoke(cli, ["verify"], env={"COLUMNS": str(columns)})
+    lines = result.stdout.splitlines()
+
+    assert [line for line in lines if len(line) > columns] == []
+    table = lines[: lines.index("")]
+    figures = {line.index("1,234") + len("1,234") for line in table if line.endswith(" 1,234")}
+    (widest,) = [line for line in table if line.endswith(" 1,234,567")]
+    assert figures == {len(widest)}
+    assert all(name in result.stdout for name in (*verdicts, *everything) if "/" not in name)
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_self_tables_fit_the_terminal(few_mutants: list[Mutant], columns: int) -> None:
+    """No row is wider, and nothing of it is cut off."""
+    assert few_mutants
+    for command in ("mutants", "versions"):
+        result = CliRunner().invoke(cli, ["self", command], env={"COLUMNS": str(columns)})
+
+        assert [line for line in result.stdout.splitlines() if len(line) > columns] == []
+        assert "…" not in result.stdout
 
 
 def cells(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -215,7 +276,7 @@ def cells(rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_verify_versions_json_agrees_with_go() -> None:
     """Every version on every ending; equal wherever Go was measured; the reference leaves none."""
-    result = invoke("verify", "--versions", "--json")
+    result = invoke("self", "versions", "--json")
     data = json.loads(result.stdout)
     found = cells(data["rows"])
 
@@ -235,7 +296,7 @@ def test_verify_versions_json_agrees_with_go() -> None:
 
 def test_verify_versions_table_fits_a_terminal() -> None:
     """Endings by versions within 80 columns, marked where Go was measured."""
-    text = invoke("verify", "--versions").stdout
+    text = invoke("self", "versions").stdout
 
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert text.splitlines()[0].split() == ["ending", *VERSIONS]
@@ -246,8 +307,8 @@ def test_verify_versions_table_fits_a_terminal() -> None:
 def test_verify_versions_marks_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A figure that is not Go's is shown beside it, and is exit code 1."""
     rows = [VersionRow(name, "peer EOF", "a:open", "close", 3, 4) for name in VERSIONS]
-    monkeypatch.setattr(verify, "compare", lambda _: rows)
-    result = invoke("verify", "--versions")
+    monkeypatch.setattr(go_comparison, "compare", lambda _: rows)
+    result = invoke("self", "versions")
 
     assert result.exit_code == 1
     assert "3≠4" in result.stdout

@@ -1,0 +1,97 @@
+"""``muxleak self controls``, and the same rows in ``muxleak verify``: the negative controls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from muxleak_scenarios.cli import params, render
+from muxleak_scenarios.pairs.negative_controls import CONTROLS, SEQUENCES, Trial, try_control
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LEGEND = {
+    "flagged": "properties violated by a control, which looks like a leak and is none; "
+    "expected: nothing",
+    "unbounded": "the same without the bound that the control keeps; it must be flagged",
+}
+"""The columns of a control, but for ``holds for``."""
+
+
+@click.command(
+    "controls",
+    epilog=params.examples(
+        "self controls",
+        "self controls --sequences 1000 --json | jq .holds",
+    ),
+)
+@click.option(
+    "--sequences",
+    type=click.IntRange(min=1),
+    default=SEQUENCES,
+    show_default=True,
+    help="Random sequences, of about 15 connections each, that each control is driven through.",
+)
+@params.seed_option
+@params.json_option
+@click.pass_context
+def controls_command(ctx: click.Context, sequences: int, seed: int, *, as_json: bool) -> None:
+    """Show that servers which look as if they leaked are not flagged.
+
+    Each control keeps something within a bound. Without its bound, it must be flagged. Exits with 1
+    if either fails. `muxleak verify` without PAIR proves the same, with the pairs.
+    """
+    console = None if as_json else render.stdout()
+    with render.progress(len(CONTROLS)) as steps:
+        trials = try_controls(console, steps, seed, sequences, max(map(len, CONTROLS)))
+    holds = all(trial.holds for trial in trials)
+    if console is None:
+        controls = [trial.to_json() for trial in trials]
+        render.emit_json({"controls": controls, "holds": holds})
+    else:
+        console.print()
+        legend = {**LEGEND, "holds for": "random connections of the control, nothing flagged"}
+        console.print(render.facts(legend), style=render.QUIET)
+        console.print()
+        text = f"  {render.plural(len(trials), 'control')}: {render.OUTCOMES[holds]}"
+        console.print(Text.assemble(render.MARKS[holds], text))
+    ctx.exit(0 if holds else 1)
+
+
+def try_controls(
+    console: Console | None, steps: render.Steps, seed: int, sequences: int, width: int
+) -> list[Trial]:
+    """Drive the controls, and print a row for each as it is done.
+
+    Args:
+        console: for the rows; None prints nothing.
+        steps: the progress, which advances by one for each control.
+        seed: of the random sequences.
+        sequences: how many of them each control is driven through.
+        width: of the column of names.
+
+    Returns:
+        A trial for each control, in the order of `CONTROLS`.
+    """
+    rows = None if console is None else render.proof_rows(console, width)
+    if rows is not None:
+        rows.head("      control", "flagged", "unbounded", "holds for")
+    trials = []
+    for name in CONTROLS:
+        steps.say(f"drives the control {name}")
+        trial = try_control(name, seed=seed, sequences=sequences)
+        trials.append(trial)
+        steps.advance()
+        if console is None or rows is None:
+            continue
+        with steps.aside():
+            flagged = ", ".join(trial.flagged) or "nothing"
+            unbounded = dict.fromkeys(each for twin in trial.twins.values() for each in twin[:1])
+            head = render.marked(trial.holds, name)
+            rows.print(head, flagged, ", ".join(unbounded) or "nothing", f"{trial.connections:,}")
+            for line in trial.broken:
+                render.copyable(console, line, render.MARK_WIDTH)
+    return trials
