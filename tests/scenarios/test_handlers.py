@@ -8,7 +8,7 @@ from muxleak_scenarios import Sequence, SequenceOutcome, SimTarget
 from muxleak_scenarios.sequence.destinations import DESTINATIONS
 from muxleak_scenarios.sequence.handlers import BULK, FLOOD, FLOOD_TIMES, HANDLERS
 from muxleak_scenarios.sequence.limits import LIMITS
-from muxleak_scenarios.sequence.model import MONOLOGUES, ConnectionModel
+from muxleak_scenarios.sequence.model import UNSOLICITED, ConnectionModel
 from muxleak_scenarios.sequence.steps import DESTINATIONS as DESTINATION_NAMES
 from muxleak_scenarios.sequence.steps import HANDLERS as HANDLER_NAMES
 from muxleak_scenarios.targets.run import SequenceRun
@@ -91,12 +91,12 @@ def test_handler_echoes(seen: Seen, what: str) -> None:
     assert model.streams[1].received == 2360
 
 
-@pytest.mark.parametrize("what", sorted(MONOLOGUES))
-def test_handler_speaks_by_itself(seen: Seen, what: str) -> None:
-    """What a monologue promises comes whole, if the peer ends its direction in good order."""
+@pytest.mark.parametrize("what", sorted(UNSOLICITED))
+def test_handler_sends_unasked(seen: Seen, what: str) -> None:
+    """Unsolicited bytes come whole if the peer ends its direction in good order."""
     model, _ = seen(f"a:open a:new:1:{what} a:end:1")
 
-    assert model.streams[1].received == len(MONOLOGUES[what])
+    assert model.streams[1].received == len(UNSOLICITED[what])
 
 
 @pytest.mark.parametrize(("what", "stalls"), [("@deaf", True), ("deaf", True), ("@silent", False)])

@@ -1,11 +1,38 @@
-"""Bytes to steps: every byte string is a valid sequence of steps for connections that exist.
+"""Decodes bytes into steps. Every byte string is a valid sequence."""
 
-Six bytes make a step: what, which connection, its argument, the gap, and two for the simulated
-network, which take the plain course when they are small. A first byte of 0 makes none, so smaller
-bytes mean shorter sequences, and whatever draws bytes (Hypothesis, a random campaign, a
-coverage-guided fuzzer) can drive the search. The choices offered depend on the state so far: most
-steps name streams that are open, and a connection that is closed can only be opened.
-"""
+# A step is six bytes:
+#
+#   0    verb: an index into the choices of the connection's state, plus 1; 0 is no step
+#   1    connection
+#   2    argument: stream, handler, size, kind of malformed bytes
+#   3    gap
+#   4-5  decisions of the simulated network
+#
+# Every byte string is valid, because each byte is taken modulo the number of choices. So anything
+# that produces bytes can drive a search: Hypothesis, a random campaign, a coverage-guided fuzzer.
+# No input is rejected, and none has to be repaired.
+#
+# The choices depend on the state (`_State`): a closed connection can only be opened, one without a
+# whole header can only complete it or end, and most frames name streams that are open. If verbs
+# were drawn without regard to the state, fewer than half of all sequences would ever open a
+# connection. `_OPEN` lists a verb several times to make it more frequent. The state is that of the
+# decoder, not of the server: a stream that the server has ended still counts as open, so that late
+# frames occur.
+#
+# Hypothesis draws the bytes as one string of fixed size. A list of steps that are drawn one by one
+# costs about twenty times as much for each step, and most of the time goes into drawing. With a
+# variable size Hypothesis draws near the bottom of the range (7 bytes on average, whatever the
+# maximum), so the size is fixed, and shrinking makes bytes smaller instead of fewer. Each field is
+# laid out so that a smaller byte is simpler:
+#
+#   verb 0         no step: deleting a step is setting one byte to 0, and moves no other step
+#   connection 0   `a`; argument 0 the first handler or stream, and no data
+#   gap            no gap is the commonest and comes first
+#   network        bytes up to 128 all mean the plain course, so that most steps reach the server
+#                  undisturbed; if most were disturbed, no long sequence would get anywhere
+#
+# The decoder reads left to right and keeps no state beyond the last whole step: a longer string
+# begins with the steps of a shorter one.
 
 from __future__ import annotations
 
@@ -28,25 +55,26 @@ WIDTH = 6
 STEPS = 60
 """The most steps of a sequence, unless a search asks for fewer: about 15 connections."""
 _NETWORK = 4
-"""Where the bytes for the network begin."""
+"""Offset of the bytes for the network."""
 _PLAIN = 128
-"""Below it, a decision of the network takes the plain course: a step that nothing befalls is the
-rule, or nothing deep would ever be reached."""
+"""The largest network byte that means the plain course."""
 CONNECTIONS = "abc"
 SIZES = (0, 5, 60, 300, 2000)
-"""Bytes of data: nothing, little, about a stream's inbox, more than it, more than a segment."""
+"""Sizes of data in bytes: none, few, less than `inbox_bytes`, more than it, and far more."""
 UNKNOWN = 9
-"""A stream id that is never opened by `_fresh_id` before eight others are."""
+"""An id that names no stream: it is opened only after eight others of its connection."""
 _KINDS = (*HANDLERS, *DESTINATIONS)
 _DECISIONS = bytes(max(0, byte - _PLAIN) for byte in range(256))
 _GAPS = (None, None, 0, None, 0, 1, 0, 2)
 
 
 def decode(script: bytes, *, virtual: bool = True) -> Sequence:
-    """Read a script; what is left over after the last whole step is ignored.
+    """Decode bytes into a sequence.
 
-    Without ``virtual`` no step lets idle intervals pass, which takes its time on a real loop, and
-    none decides for the network.
+    Args:
+        script: six bytes for each step; bytes after the last whole step are ignored.
+        virtual: False for targets on real time: no step waits for idle intervals, which would take
+            seconds, and none has decisions for the network.
     """
     state = _State(waits=virtual)
     steps = []
@@ -74,7 +102,7 @@ def random_sequence(random: Random, steps: int = STEPS, *, virtual: bool = True)
 
 
 class _State:
-    """The connections that are open and the streams that are live on each, as far as we steer."""
+    """The connections that the sequence has open, and the streams that it has opened on each."""
 
     def __init__(self, *, waits: bool) -> None:
         self._waits = waits
@@ -102,7 +130,7 @@ class _State:
         return Step("connect", name)
 
     def header(self, name: str, argument: int) -> Step:
-        if argument % 4 == 3:  # noqa: PLR2004 - a header cut in two, now and then
+        if argument % 4 == 3:  # noqa: PLR2004 - one header in four is cut in two
             return Step("header", name, size=1 + argument // 4 % 18)
         self._headerless.discard(name)
         return Step("header", name)
@@ -163,7 +191,8 @@ class _State:
         return Step("cut", name, size=1 + argument % 13)
 
     def cancel(self, name: str, argument: int) -> Step:
-        # Rare: nothing can be opened after a cancel, and all is closed after a wait.
+        # Rare, because they end much: no stream can be opened after a cancel, and no connection is
+        # open after a wait.
         if argument % 2 == 0:
             return Step("cancel")
         if not self._waits or argument % 4 != 1:

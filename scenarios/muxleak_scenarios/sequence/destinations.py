@@ -1,8 +1,11 @@
-"""Destinations behind the server's outbound: plain protocols, without a task of their own.
+"""Destinations behind the server's outbound.
 
-``refuse`` is not here: it is the absence of a listener; ``hang`` is a dial that never ends, and
-``nowhere`` an empty domain, which the server must refuse by itself.
+Three names of the notation have no class here: ``refuse`` is a port without a listener, ``hang`` a
+dial that never ends, and ``nowhere`` an empty domain, which the server must refuse itself.
 """
+
+# They are protocols, not streams or handlers, so that a destination has no task: all tasks of the
+# loop are the server's, and the ledger counts nothing else.
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ GREETING = b"greeting"
 
 
 class Destination(asyncio.Protocol):
-    """Keeps its transport; ``silent``: reads, says nothing, and ignores the end of the input."""
+    """The destination ``silent``, and the base of the others: reads, and ignores the end."""
 
     transport: asyncio.Transport
 
@@ -34,10 +37,10 @@ class Destination(asyncio.Protocol):
 
 
 class Echo(Destination):
-    """Returns what comes, and closes when the input ends."""
+    """Echoes, and closes when the input ends."""
 
     def data_received(self, data: bytes) -> None:
-        """Return it."""
+        """Send it back."""
         self.transport.write(data)
 
     def eof_received(self) -> bool:
@@ -46,10 +49,10 @@ class Echo(Destination):
 
 
 class CloseFirst(Destination):
-    """Speaks first and closes."""
+    """Sends a greeting and closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet and close."""
+        """Send the greeting and close."""
         super().connection_made(transport)
         self.transport.write(GREETING)
         self.transport.close()
@@ -59,7 +62,7 @@ class Flood(Destination):
     """Sends more than any buffer holds."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send it all; the transport keeps what the server does not take."""
+        """Write everything; the transport keeps the bytes that the server does not take."""
         super().connection_made(transport)
         self.transport.write(FLOOD * FLOOD_TIMES)
 
@@ -96,7 +99,7 @@ DESTINATIONS: dict[str, Callable[[], Destination]] = {
 
 
 class Datagrams(asyncio.DatagramProtocol):
-    """Keeps its transport; ``silent``: takes datagrams and says nothing."""
+    """The destination ``silent`` for datagrams, and the base of the other."""
 
     transport: asyncio.DatagramTransport
 
@@ -106,10 +109,10 @@ class Datagrams(asyncio.DatagramProtocol):
 
 
 class DatagramEcho(Datagrams):
-    """Returns each datagram to its sender."""
+    """Sends each datagram back to its sender."""
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        """Return it."""
+        """Send it back."""
         self.transport.sendto(data, addr)
 
 
@@ -117,4 +120,4 @@ DATAGRAM_DESTINATIONS: dict[str, Callable[[], Datagrams]] = {
     "echo": DatagramEcho,
     "silent": Datagrams,
 }
-"""Those that speak UDP."""
+"""The destinations that speak UDP, by name."""

@@ -1,8 +1,13 @@
-"""Stream handlers, most of them hostile: what a server must survive from its own side.
+"""Stream handlers of the server under test, most of them hostile.
 
-A stream's target ``NAME.test`` chooses the handler; ``NAME.dest`` goes through the real outbound to
-a destination of `muxleak_scenarios.sequence.destinations`.
+The host ``NAME.test`` of a stream's target selects the handler. ``NAME.dest`` goes through the real
+outbound to a destination of `muxleak_scenarios.sequence.destinations`.
 """
+
+# Each handler is one way in which the code of a server's user can go wrong: it never reads, never
+# returns, returns without closing, raises, ignores the end of its input, swallows a cancellation,
+# writes too much or too late. The session must survive all of them (rule R6: a handler that returns
+# or raises, for whatever reason, closes its stream), and none may keep the connection alive.
 
 from __future__ import annotations
 
@@ -20,32 +25,34 @@ if TYPE_CHECKING:
 
 FLOOD = b"f" * 16 * 1024
 FLOOD_TIMES = 32
-"""512 KiB: well above any buffer of a transport, so a flood blocks when its peer stalls."""
+"""512 KiB in all: far above any buffer of a transport, so that a flood blocks when its peer stalls.
+Chunks are of a usual size, since many small frames cost a search much time and find no more."""
 
 BULK = (0, 65535, 65536)
+"""Sizes that the handler ``bulk`` writes: none, the most that fits one frame, one byte more."""
 LATE = b"late"
 
 
-class HandlerFailed(Exception):  # noqa: N818 - it is thrown on purpose, by the handler `raise`
-    """What the handler ``raise`` raises."""
+class HandlerFailed(Exception):  # noqa: N818 - the handler `raise` raises it on purpose
+    """Raised by the handler ``raise``."""
 
 
 async def echo(stream: Stream, context: Context) -> None:
-    """Return what comes, until it ends."""
+    """Echo until the input ends."""
     del context
     while (packet := await stream.read_packet()) is not None:
         await stream.write(*packet)
 
 
 async def sink(stream: Stream, context: Context) -> None:
-    """Read all and say nothing."""
+    """Read everything and write nothing."""
     del context
     while await stream.read():
         pass
 
 
 async def deaf(stream: Stream, context: Context) -> None:
-    """Read nothing, until the context ends; leave the stream to others."""
+    """Never read; wait until the context ends, and leave closing to the session."""
     del stream
     await context.wait()
 
@@ -63,7 +70,7 @@ async def raises(stream: Stream, context: Context) -> None:
 
 
 async def linger(stream: Stream, context: Context) -> None:
-    """Ignore the end of the uplink: a download that nobody stops."""
+    """Ignore the end of the input, as a download that is never stopped."""
     del context
     while await stream.read():
         pass
@@ -71,7 +78,7 @@ async def linger(stream: Stream, context: Context) -> None:
 
 
 async def stubborn(stream: Stream, context: Context) -> None:
-    """Swallow the first cancellation; the second ends it."""
+    """Swallow the first cancellation, and end with the second."""
     try:
         await linger(stream, context)
     except asyncio.CancelledError:
@@ -86,14 +93,14 @@ async def flood(stream: Stream, context: Context) -> None:
 
 
 async def bulk(stream: Stream, context: Context) -> None:
-    """Write nothing, then as much as one frame holds, then more; then read to the end."""
+    """Write the sizes in `BULK`, then read to the end."""
     for size in BULK:
         await stream.write(b"b" * size)
     await sink(stream, context)
 
 
 async def late(stream: Stream, context: Context) -> None:
-    """Speak when the stream has ended, however it has."""
+    """Write when the stream has ended, in whatever way."""
     try:
         await sink(stream, context)
     finally:
@@ -101,7 +108,7 @@ async def late(stream: Stream, context: Context) -> None:
 
 
 async def loyal(stream: Stream, context: Context) -> None:
-    """Swallow every cancellation; end with the context, and with nothing else."""
+    """Swallow every cancellation, and end only with the context."""
     del stream
     while not context.cancelled:
         with suppress(asyncio.CancelledError):
@@ -131,13 +138,13 @@ HANDLERS: dict[str, Handler] = {
 
 
 class Switchboard:
-    """The handler of a server under test: chooses by the name in the target."""
+    """The handler of a server under test: selects a handler by the host of the target."""
 
     def __init__(self, dial: Dial, limits: Limits, resolve: Resolve | None = None) -> None:
         self._outbound = Outbound(dial=dial, limits=limits, resolve=resolve)
 
     async def __call__(self, stream: Stream, context: Context) -> None:
-        """Serve ``stream`` as its target says."""
+        """Serve ``stream`` with the handler that its target names."""
         name, _, zone = stream.target.host.partition(".")
         handler = HANDLERS[name] if zone == "test" else self._outbound
         await handler(stream, context)

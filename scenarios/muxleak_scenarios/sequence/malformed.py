@@ -1,4 +1,4 @@
-"""Bytes that a server must refuse: request headers and mux frames, each wrong in one way."""
+"""Request headers and mux frames that a server must refuse, each wrong in one way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from muxleak_vless.header import Addons, Command, Request, encode_request
 if TYPE_CHECKING:
     from uuid import UUID
 
+# Unknown status; unknown network, and unknown address type, in a New for stream 1; metadata of less
+# than 4 bytes, and of more than 512; a domain that is longer than the metadata.
 _JUNK = {
     "status": "0004 0001 0500",
     "network": "000c 0001 0100 03 0050 01 7f000001",
@@ -22,7 +24,7 @@ _WHOLE = bytes.fromhex("000c 0063 0100 01 0050 01 7f000001")
 
 
 def junk(what: str) -> bytes:
-    """Return a mux frame that is fatal for its connection; those that name a stream name 1."""
+    """Return a mux frame that is fatal for its connection; if it names a stream, stream 1."""
     return bytes.fromhex(_JUNK[what])
 
 

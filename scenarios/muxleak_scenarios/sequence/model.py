@@ -1,8 +1,32 @@
-"""What a peer knows of its connection: what it sent, and what it may expect back.
+"""The client model: the bytes that a peer sends, and those that it may expect back."""
 
-Only streams served by ``echo`` promise anything: every byte, in order, under the right id. Each
-stream's bytes are a pattern of its own, so a byte that comes back under another stream shows.
-"""
+# The model is an oracle for the properties `data` and `answers`: it sees both what the peer sends
+# and what arrives, and says what is wrong (`wrong`, at any time) or missing (`missing` and
+# `unanswered`, when the target has settled).
+#
+# Streams served by `echo` promise every byte, in order, under the right id. Each stream sends its
+# own part of one block of noise, so that a byte which arrives under another id, twice, or out of
+# place cannot pass for the right one. Some handlers send bytes unasked (`UNSOLICITED`), which are
+# known too. Other handlers promise nothing.
+#
+# A false alarm would cost more than a missed violation: it would make a search stop at the
+# reference. So each of these suspends an expectation, and only that one:
+#
+#   stream.excused        part of the promise may be missing for good: no echo, UDP, reset by the
+#                         peer, one stream too many, or ended by the server with the error bit
+#   connection.lossy      nothing need arrive any more: the peer stalled, the server's context
+#                         ended, frames in the middle of a header, a malformed or cut frame
+#   connection.strained   limits of the server may end a stream or the connection: the server owes
+#                         more than a peer can take that reads between steps only, or a busy machine
+#                         may let limits expire (`exact` is False)
+#   connection.over       the connection must end, and is checked as a closed one
+#
+# Two races between peer and server are legal and allowed for. Bytes of an old stream may arrive
+# after its id was opened again (`_replaced`). Data may cross the End of its stream and then be
+# refused with another End, so Ends are counted (`_ends`) instead of compared.
+#
+# The mutants show that these allowances are not too wide: each mutant that loses an End, a refusal
+# or a byte is killed (`pairs.mutants`).
 
 from __future__ import annotations
 
@@ -26,24 +50,35 @@ if TYPE_CHECKING:
     from muxleak_scenarios.sequence.steps import Step
 
 ECHOES = frozenset({"echo", "@echo"})
-MONOLOGUES = {
+UNSOLICITED = {
     "flood": FLOOD * FLOOD_TIMES,
     "@flood": FLOOD * FLOOD_TIMES,
     "@close": GREETING,
     "bulk": b"b" * sum(BULK),
     "late": LATE,
 }
-"""What speaks by itself, and what it says."""
-ELSEWHERE = Address.of("198.51.100.1", 53)
-"""Where a packet goes that is not for its stream's target."""
+"""The bytes that a handler or destination sends unasked."""
+OTHER_ADDRESS = Address.of("198.51.100.1", 53)
+"""The address in a packet that is not for the target of its stream."""
 _REPEATS = 1 << 20
 _STRIDE = 8191
 _NOISE = Random(0).randbytes(_REPEATS + MAX_SIZE)  # noqa: S311 - bytes, not secrets
-"""Each stream sends another part of it, so that bytes of one stream under another's id show."""
+"""The bytes of all streams: each stream begins at another place."""
 
 
 class StreamModel:
-    """One stream: what was sent into it and what has come back."""
+    """One stream: the bytes that were sent into it, and those that came back.
+
+    Attributes:
+        tasks: the most tasks that the server may have for it: its handler's, and for a destination
+            that of the other direction.
+        promise: the bytes that may come back.
+        received: how many of them have.
+        ended: True if the peer has ended its direction.
+        unordered: True if bytes may arrive in another order or not at all, as datagrams do.
+        excused: True if part of the promise may be missing for good.
+        closed: True if the server has ended it.
+    """
 
     __slots__ = (
         "_at",
@@ -61,31 +96,25 @@ class StreamModel:
         self._at = number * _STRIDE
         self._echoes = what in ECHOES
         self.tasks = 2 if what[:1] == "@" else 1
-        """At most: its handler's, and that of the other direction of a relay."""
-        self.promise = MONOLOGUES.get(what, b"")
-        """What may come back."""
+        self.promise = UNSOLICITED.get(what, b"")
         self.received = 0
         self.ended = False
-        """Whether the peer has ended its direction."""
         self.unordered = unordered
-        """Whether what comes back may be out of order, and some of it lost, as datagrams are."""
         self.excused = unordered or not self._echoes
-        """Whether some of the promise may be missing for good."""
         self.closed = False
-        """Whether the server has ended it."""
 
     @property
     def unanswered(self) -> bool:
-        """Whether the peer has ended it, so that its handler must be done, and the server not."""
+        """True if the peer has ended it and the server, whose handler must be done, has not."""
         return self.ended and not (self.closed or self.excused)
 
     @property
     def owed(self) -> int:
-        """How many bytes of the promise have not come back yet."""
+        """Number of promised bytes that have not come back yet."""
         return len(self.promise) - self.received
 
     def next_bytes(self, size: int) -> bytes:
-        """Return the next bytes of the stream's own noise, and count them as sent."""
+        """Return the next bytes to send; an echo now promises them."""
         start = self._at % _REPEATS
         data = _NOISE[start : start + size]
         self._at += size
@@ -94,7 +123,7 @@ class StreamModel:
         return data
 
     def take(self, data: bytes) -> bool:
-        """Check ``data`` off the promise; False if it is not what comes next."""
+        """Count ``data`` as received; return False if the promise has other bytes next."""
         start = self.promise.find(data) if self.unordered else self.received
         expected = start >= 0 and self.promise.startswith(data, start)
         self.received += len(data) * expected
@@ -102,46 +131,53 @@ class StreamModel:
 
 
 class ConnectionModel:
-    """One connection: its streams, its decoders, and whether it is over for the peer."""
+    """One connection as its peer sees it.
+
+    Attributes:
+        peer: sends and receives the bytes.
+        over: True if the server must have released the connection when the target has settled.
+        lossy: True if nothing need come back any more.
+        strained: True if limits of the server may end a stream, or the connection.
+        exact: True if limits expire only because of the peer, never because a machine is busy.
+        stalled: True if the peer has stopped reading.
+        drips: True if the peer sends byte by byte.
+        streams: the latest stream of each id.
+        wrong: the first thing that came and should not have; or empty.
+        tasks: the most tasks that the server may have for the connection: two of its own, and those
+            of the streams opened so far.
+    """
 
     def __init__(self, peer: Peer, user: UUID, *, exact: bool = True) -> None:
         self.peer = peer
         self.over = False
-        """Whether the server must have let go of it, once at rest."""
         self.lossy = False
-        """Whether something happened after which nothing need come back."""
         self.strained = False
-        """Whether limits of the server may end a stream, or all: more at once than a peer can take
-        that reads between the steps only, or a busy machine."""
         self.exact = exact
-        """Whether limits expire for what the peer does only, never because a machine is busy."""
         self.stalled = False
-        """Whether the peer has stopped reading."""
         self.drips = False
-        """Whether the peer sends byte by byte."""
         self.streams: dict[int, StreamModel] = {}
         self._replaced: dict[int, list[StreamModel]] = {}
         self._never: dict[int, None] = {}
-        """Streams that were never opened, and have been sent data that is to be refused."""
+        """Ids that were never opened and were sent data, which the server must refuse."""
         self._ends: Counter[int] = Counter()
-        """How often the server may still end a stream: once for each New, and for data too late."""
+        """How many Ends the server may still send for an id: one for each New and each data."""
         self._header = encode_request(Request(user, Command.MUX, None))
         self._response: ResponseDecoder | None = ResponseDecoder()
         self._frames = FrameDecoder()
         self._opened = 0
         self.wrong = ""
-        """What has come and should not have."""
         self.tasks = 2
-        """How many tasks the server may have for it: two of its own, and those of its streams."""
 
     def encode(self, step: Step, number: int) -> bytes:
-        """Return what the peer sends for a step, and remember what it may expect for it.
+        """Return the bytes that the peer sends for a step, and note what it may expect.
 
-        ``number`` tells the streams of a sequence apart.
+        Args:
+            step: a step that sends bytes.
+            number: counts the streams of the sequence; the stream's bytes depend on it.
         """
         verb, stream_id = step.verb, step.stream or 0
         if verb == "header":
-            # In the middle of a header, everything that is sent is taken for its rest.
+            # Until the header is whole, the server takes everything for the rest of it.
             header, self._header = self._header, b""
             if step.size:
                 header, self._header = header[: step.size], header[step.size :]
@@ -159,7 +195,7 @@ class ConnectionModel:
             option = 0 if data is None else DATA
             frame = Frame(0, FrameStatus.KEEP_ALIVE, option, data=data, padding=padding)
             return encode_frame(frame)
-        # What follows a malformed or partial frame is not what it seems.
+        # The server cannot read frames that follow a malformed or partial one.
         self.lossy = True
         self.over |= verb == "junk"
         return junk(step.what) if verb == "junk" else partial(step.size)
@@ -170,7 +206,7 @@ class ConnectionModel:
         stream_id = step.stream or 0
         old = self.streams.get(stream_id)
         if old is not None:
-            # What the old stream said may be on its way; it comes before anything of the new one.
+            # Bytes of the old stream may still arrive, before any of the new one.
             self._replaced.setdefault(stream_id, []).append(old)
         unordered = network is NetworkType.UDP and step.what[0] == "@"
         stream = StreamModel(number, step.what, unordered=unordered)
@@ -179,7 +215,7 @@ class ConnectionModel:
         name, zone = (step.what[1:], "dest") if step.what[0] == "@" else (step.what, "test")
         host = "" if name == "nowhere" else f"{name}.{zone}"
         data = stream.next_bytes(step.size) if step.size else None
-        # Beyond the limit it may be refused, if none of those before has ended.
+        # Beyond the limit the server may refuse it, unless an earlier stream has ended.
         self._opened += 1
         self._ends[stream_id] += 1
         stream.excused |= self._opened > LIMITS.max_streams
@@ -195,7 +231,7 @@ class ConnectionModel:
         self._ends[stream_id] += bool(step.size)
         if step.size and stream_id not in self.streams:
             self._never[stream_id] = None
-        target = ELSEWHERE if step.verb == "packet" else None
+        target = OTHER_ADDRESS if step.verb == "packet" else None
         data = stream.next_bytes(step.size)
         self._weigh()
         return encode_frame(Frame.keep(stream_id, data, target))
@@ -210,7 +246,7 @@ class ConnectionModel:
         return encode_frame(Frame(stream_id, FrameStatus.END, option, data=data))
 
     def take(self) -> None:
-        """Decode what has come and file it under its streams."""
+        """Decode the bytes that have come, and check them against the streams."""
         data = self.peer.take()
         if not data or self.wrong:
             return
@@ -221,14 +257,14 @@ class ConnectionModel:
                 data, self._response = self._response.trailing, None
             self._frames.receive_data(data)
             while not self.wrong and (frame := self._frames.next_frame()) is not None:
-                self.wrong = self._count(frame) or self._file(frame)
+                self.wrong = self._count_end(frame) or self._check(frame)
         except ProtocolError as error:
             self.wrong = f"the server's bytes are no mux frames: {error}"
 
     @property
     def missing(self) -> str:
-        """What should have come, once the server is at rest, and has not."""
-        if self._forgiven:
+        """The first thing that has not come although the target has settled; or empty."""
+        if self._excused:
             return ""
         if self.peer.ended:
             return "the server ended it, without cause" if not self._header else ""
@@ -240,23 +276,23 @@ class ConnectionModel:
 
     @property
     def unanswered(self) -> str:
-        """Which stream the server should have ended or refused, once at rest, and has not."""
-        if self._forgiven or self.peer.ended:
+        """The first stream that the server has not ended or refused, when settled; or empty."""
+        if self._excused or self.peer.ended:
             return ""
         owing = [stream_id for stream_id, stream in self.streams.items() if stream.unanswered]
         owing += self._never
         return next((f"stream {each}: expected its End, got none" for each in owing), "")
 
     @property
-    def _forgiven(self) -> bool:
+    def _excused(self) -> bool:
         return self.over or self.lossy or (self.strained and self.peer.ended)
 
     def _weigh(self) -> None:
         owed = sum(stream.owed for stream in self.streams.values())
         self.strained |= owed > LIMITS.backlog_bytes // 2
 
-    def _count(self, frame: Frame) -> str:
-        """Count a frame that ends a stream, or refuses one; say if it is one too many."""
+    def _count_end(self, frame: Frame) -> str:
+        """Count a frame that ends or refuses a stream; say if that is one too many."""
         if frame.status is not FrameStatus.END:
             return ""
         self._ends[frame.stream_id] -= 1
@@ -265,8 +301,8 @@ class ConnectionModel:
         too_many = self._ends[frame.stream_id] < 0 and not self.lossy
         return f"stream {frame.stream_id}: ended by the server once too often" if too_many else ""
 
-    def _file(self, frame: Frame) -> str:
-        """File a frame; say what is wrong with it."""
+    def _check(self, frame: Frame) -> str:
+        """Check a frame against its stream; return what is wrong with it, or ""."""
         stream_id, data = frame.stream_id, frame.data
         stream = self.streams.get(stream_id)
         if stream is None:
@@ -278,13 +314,13 @@ class ConnectionModel:
         if frame.status is not FrameStatus.END:
             return ""
         stream.closed = True
-        # An old stream of this id may have ended by itself just before it was replaced.
-        innocent = not any(each.excused or each.ended for each in (*before, stream))
-        # Whoever hears of a failed stream knows that the rest will not come.
+        # The End may be that of an old stream of this id, sent just before it was replaced.
+        has_cause = any(each.excused or each.ended for each in (*before, stream))
+        # The error bit tells the peer that the rest will not come.
         stream.excused |= frame.is_error
-        if not innocent or self.over or self.lossy:
+        if has_cause or self.over or self.lossy:
             return ""
-        # A limit resets a stream; none ends one in good order.
+        # Limits end a stream with the error bit, never without.
         if frame.is_error:
             return (
                 "" if self.strained else f"stream {stream_id}: reset by the server, without cause"

@@ -1,4 +1,8 @@
-"""Raw peers: they send bytes and collect bytes, and run nothing on the server's loop."""
+"""Raw peers: the client's end of a connection, without a protocol of its own."""
+
+# A peer sends the bytes that it is given and collects those that arrive. It has no task, and
+# `SocketPeer` does not use the server's loop at all: every task of that loop is the server's, so
+# that nothing has to be subtracted from its counts.
 
 from __future__ import annotations
 
@@ -15,10 +19,12 @@ CHUNK = 65536
 
 
 class Peer(ABC):
-    """One end of a connection to the server under test; ``scope`` holds what it causes there.
+    """The client's end of a connection to the server under test.
 
-    ``ended`` says that the server has closed its direction, or the connection broke; ``finished``
-    that we have closed ours.
+    Attributes:
+        scope: counts everything that the connection causes in the server.
+        ended: True once the server has closed its direction, or the connection is lost.
+        finished: True once the peer has closed its own direction.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -28,23 +34,23 @@ class Peer(ABC):
 
     @abstractmethod
     def send(self, data: bytes) -> None:
-        """Send; dropped once the connection, or our direction of it, is gone."""
+        """Send ``data``; drop it if the connection, or the peer's direction, is closed."""
 
     @abstractmethod
     def take(self) -> bytes:
-        """Return what has come since the last call; nothing while stalled."""
+        """Return the bytes that came since the last call; none while stalled."""
 
     @abstractmethod
     def half_close(self) -> None:
-        """Send FIN and go on reading."""
+        """Send FIN, and keep reading."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close both directions in good order."""
+        """Close both directions."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Send RST."""
+        """Reset the connection."""
 
     @abstractmethod
     def stall(self) -> None:
@@ -56,7 +62,7 @@ class Peer(ABC):
 
 
 class StreamPeer(Peer, asyncio.Protocol):
-    """A peer on an asyncio transport: the client end of a simulated connection."""
+    """A peer on an asyncio transport, for the simulated network."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__(scope)
@@ -68,11 +74,11 @@ class StreamPeer(Peer, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Collect."""
+        """Keep the bytes for `take`."""
         self._chunks.append(data)
 
     def eof_received(self) -> bool:
-        """Note it; our direction stays open until we close it."""
+        """Note the server's end; the peer's own direction stays open."""
         self.ended = True
         return True
 
@@ -83,7 +89,7 @@ class StreamPeer(Peer, asyncio.Protocol):
         self._transport = None
 
     def send(self, data: bytes) -> None:
-        """Send; dropped once the connection, or our direction of it, is gone."""
+        """Send ``data``; drop it if the connection, or the peer's direction, is closed."""
         if self._transport is None or self._transport.is_closing() or self.finished:
             return
         self._transport.write(data)
@@ -94,7 +100,7 @@ class StreamPeer(Peer, asyncio.Protocol):
         return b"".join(chunks)
 
     def half_close(self) -> None:
-        """Send FIN and go on reading."""
+        """Send FIN, and keep reading."""
         self.finished = True
         if self._transport is not None:
             self._transport.write_eof()
@@ -121,7 +127,7 @@ class StreamPeer(Peer, asyncio.Protocol):
 
 
 class SocketPeer(Peer):
-    """A non-blocking socket; the kernel carries what it sends while the server's loop stands."""
+    """A peer on a non-blocking socket; the kernel carries its bytes while no loop runs."""
 
     def __init__(self, scope: Scope, sock: socket.socket) -> None:
         super().__init__(scope)
@@ -132,7 +138,7 @@ class SocketPeer(Peer):
         self._stalled = False
 
     def send(self, data: bytes) -> None:
-        """Send what the kernel takes now and the rest with the next call."""
+        """Send as much as the kernel takes now, and the rest with the next call."""
         if self.finished:
             return
         data = self._unsent + data
@@ -145,7 +151,7 @@ class SocketPeer(Peer):
             self.ended = True
 
     def take(self) -> bytes:
-        """Return what the kernel has; also sends what was left over."""
+        """Return the bytes that the kernel has, after sending the rest of earlier calls."""
         if self._sock.fileno() < 0:
             return b""
         if self._unsent:
@@ -162,7 +168,7 @@ class SocketPeer(Peer):
         return b"".join(chunks)
 
     def half_close(self) -> None:
-        """Send FIN and go on reading."""
+        """Send FIN, and keep reading."""
         self.finished = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
@@ -170,13 +176,13 @@ class SocketPeer(Peer):
             self.ended = True
 
     def close(self) -> None:
-        """Close; what has come is read first, or the kernel would send RST in place of FIN."""
+        """Close, after reading: with unread bytes the kernel would send RST instead of FIN."""
         self._stalled = False
         self.take()
         self._sock.close()
 
     def abort(self) -> None:
-        """Send RST."""
+        """Reset the connection."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
 

@@ -1,4 +1,4 @@
-"""What a run tells: which properties did not hold, and what was left."""
+"""The properties that every sequence must keep, and the outcome of a run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ PROPERTIES = {
     "answers": "what a peer ends is ended back, once its handler is done; data for none is refused",
     "shutdown": "when the server ends, so does every connection",
     "stalls": "no write waits without a limit for a peer that does not read",
-    "quiet": "the loop comes to rest (on virtual time)",
+    "quiet": "the loop settles (on virtual time)",
 }
-"""What is held against every sequence; the first column is what `Violation.property` says."""
+"""The properties by name; `Violation.property` is one of the names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A property that did not hold, where, and what was seen."""
+    """One violated property.
+
+    Attributes:
+        property: a key of `PROPERTIES`.
+        connection: the letter of the connection, or "(all)".
+        detail: what was expected and what was found.
+    """
 
     property: str
     connection: str
@@ -38,11 +44,16 @@ class Violation:
 
 @dataclass(slots=True)
 class SequenceOutcome:
-    """What a sequence did.
+    """The outcome of running a sequence.
 
-    ``tasks`` are alive after its last step, ``left`` after every connection was then closed, and
-    ``left_after_end`` after the server's context was ended, too. ``cleanups`` counts all of them.
-    ``report`` tells of the tasks that were left by the first close that left any.
+    Attributes:
+        violations: the violated properties, in the order in which they were seen.
+        connections: how many connections were opened.
+        tasks: tasks that were alive after the last step.
+        left: tasks that were alive after every connection was closed.
+        left_after_end: tasks that were alive after the server's context had ended, too.
+        cleanups: how often a session was cleaned up, over all sessions.
+        report: the tasks left by the first close that left any.
     """
 
     violations: list[Violation] = field(default_factory=list)
@@ -55,12 +66,12 @@ class SequenceOutcome:
 
     @property
     def violated(self) -> tuple[str, ...]:
-        """The properties that did not hold, in the order of `PROPERTIES`."""
+        """The violated properties, in the order of `PROPERTIES`."""
         found = {violation.property for violation in self.violations}
         return tuple(name for name in PROPERTIES if name in found)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data for JSON."""
         return {
             "violated": list(self.violated),
             "violations": [str(violation) for violation in self.violations],

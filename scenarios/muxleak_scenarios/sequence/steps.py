@@ -1,16 +1,35 @@
-"""The vocabulary of connection sequences, and its one-line notation.
+"""The steps of connection sequences, and their notation in one line."""
 
-A sequence is steps separated by spaces: ``a:open a:new:1:echo+5 a:end:1~0 cancel``. A step is
-
-    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]     or     cancel[...]     or     wait[...]
-
-Connections are single letters. The gap is what happens before the next step: without one the server
-comes to rest; ``~n`` runs n iterations of its loop only, so that ``~0`` is "in the same instant".
-
-What follows ``^`` is how the simulated network goes until the next step, two digits for each of its
-decisions: when something that has arrived is seen, in which order, and how it is cut. 00 is the
-plain course (at once, in order, whole), and so is all that is not said. Real networks decide alone.
-"""
+# A sequence is a list of steps, separated by spaces:
+#
+#   a:open a:new:1:echo+5 a:end:1~0 cancel
+#
+# A step is
+#
+#   CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]    or    cancel[...]    or    wait[...]
+#
+#   CONNECTION   one letter; a second `open` under a letter closes the first connection
+#   STREAM       the id in the frame, which may name a stream that was never opened
+#   WHAT         the handler or destination of a stream, or the kind of malformed bytes
+#   +BYTES       the size of the data; its bytes come from the client model
+#   ~GAP         iterations of the server's loop before the next step; without it the server
+#                settles, and with ~0 the next step falls into the same iteration
+#   ^HEX         decisions of the simulated network until the next step, two digits each: when an
+#                arrival is seen, in which order, and how it is cut; 00 is the plain course (at
+#                once, in order, whole), and so is every decision that is not given; a real
+#                network decides for itself
+#
+# The notation is the record of a run. It is what a search reports, a replay file stores and a
+# person edits; the bytes that a search draws are never shown. So it must say everything that
+# influences a run: with the gap and the network in it, a race replays like any other run. It prints
+# what it reads (`str` and `parse` are inverses), and trailing zeros of ^HEX, which say nothing, are
+# dropped.
+#
+# The gap is data, not a setting: if the server settled after every step, two events could never
+# meet in one iteration, and no race would be found.
+#
+# `Sequence.canonical` returns the same run in one agreed form: connections are named in order and
+# every close is written out, so that equal findings are equal lines.
 
 from __future__ import annotations
 
@@ -18,32 +37,35 @@ import re
 from typing import NamedTuple, Self
 
 PLAIN = frozenset({"open", "connect", "header", "keepalive", "padding", "stall", "resume", "drip"})
-"""Verbs of a connection: connect and send the header, or one of the two (``header+5``: so many
-bytes); a KeepAlive, one with padding; stop and resume reading; send byte by byte from now on, each
-time until `DRIPS` bytes have been sent so."""
+"""Verbs of a connection: connect and send the header, or do one of the two (``header+5`` sends five
+bytes of it); send a KeepAlive, or one with padding; stop or resume reading; from now on send the
+first `DRIPS` bytes of each frame one by one."""
 DRIPS = 64
-"""Enough for all of a frame but its data; where data is cut makes no difference to anybody."""
+"""Enough for everything in a frame but its data. Where data is cut makes no difference, and every
+byte costs an iteration."""
 ENDINGS = frozenset({"close", "half", "abort"})
 """Verbs that end a connection: FIN both ways, FIN one way, RST."""
 ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
 """Verbs that name a stream: Keep with data, without, with an address; End, End with error."""
 OPENING = frozenset({"new", "udp", "xudp"})
-"""Verbs that name a stream and what serves it: New for TCP, for UDP, for UDP with a Global ID."""
+"""Verbs that name a stream and its handler: New for TCP, for UDP, for UDP with a Global ID."""
 OPERATOR = frozenset({"cancel", "wait"})
-"""Verbs without a connection: the server's context ends; all that is idle has the time to end."""
+"""Verbs without a connection: end the server's context; let the idle intervals pass."""
 HANDLERS = (
     *("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close", "bulk"),
     *("late", "loyal"),
 )
-"""What may serve a stream inside the server; see `muxleak_scenarios.sequence.handlers`."""
+"""Handlers of a stream inside the server, by their names in `sequence.handlers`."""
 DESTINATIONS = (
     *("@echo", "@silent", "@refuse", "@close", "@flood", "@deaf", "@reset", "@hang", "@nowhere"),
 )
-"""What may serve a stream behind the server's outbound; see the module `destinations`."""
+"""Destinations behind the server's outbound, by their names in `sequence.destinations`."""
 DATAGRAM_DESTINATIONS = ("@echo", "@silent")
-"""Those of them that speak UDP."""
+"""The destinations that speak UDP."""
 BAD_HEADERS = ("version", "user", "flow", "command", "address", "garbage")
+"""Request headers that ``bad`` sends, each wrong in the field of its name."""
 JUNK = ("status", "network", "address", "short", "long", "domain")
+"""Frames that ``junk`` sends, each of them fatal."""
 
 _STEP = re.compile(
     r"(?:(?P<connection>[a-z]):)?(?P<verb>[a-z]+)(?::(?P<stream>\d+))?(?::(?P<what>@?[a-z]+))?"
@@ -67,10 +89,16 @@ _VERBS = sorted({*PLAIN, *ENDINGS, *ON_STREAM, *OPENING, *OPERATOR, "bad", "junk
 
 
 class Step(NamedTuple):
-    """One action of a peer (or, without a connection, of the world) and what goes on after it.
+    """One action of a peer, or of the operator if it names no connection.
 
-    ``gap`` is the iterations of the server's loop before the next step, None until it is at rest;
-    ``network`` what the simulated network decides meanwhile, a byte each.
+    Attributes:
+        verb: one of the verbs above, or "bad", "junk" or "cut".
+        connection: a letter; empty for the verbs of `OPERATOR`.
+        stream: the id of the frame, for verbs that name a stream.
+        what: the handler, destination, or kind of malformed bytes; or empty.
+        size: of the data, in bytes.
+        gap: iterations of the server's loop before the next step; None lets the server settle.
+        network: decisions of the simulated network until the next step, a byte each.
     """
 
     verb: str
@@ -98,7 +126,7 @@ class Step(NamedTuple):
         """Read one step.
 
         Raises:
-            ValueError: saying what was expected.
+            ValueError: the text is no step; the message says what was expected.
         """
         match = _STEP.fullmatch(text)
         if match is None:
@@ -119,7 +147,7 @@ class Step(NamedTuple):
 
 
 class Sequence(tuple[Step, ...]):
-    """Steps in order; prints as the notation and is read from it."""
+    """Steps in order. `str` gives the notation, and `parse` reads it."""
 
     __slots__ = ()
 
@@ -130,7 +158,7 @@ class Sequence(tuple[Step, ...]):
         return f"Sequence.parse({str(self)!r})"
 
     def canonical(self) -> Self:
-        """Return the same run, with connections named in order and every close spelled out."""
+        """Return the same run with connections named in order and every close written out."""
         names: dict[str, str] = {}
         steps = []
         open_: dict[str, None] = {}
@@ -145,7 +173,7 @@ class Sequence(tuple[Step, ...]):
             elif step.verb == "wait":
                 open_.clear()
             steps.append(step._replace(connection=name))
-        # After its last step a sequence comes to rest; then all closes fall in one instant.
+        # As `SequenceRun.run` does it: settle after the last step, then close all in one iteration.
         steps[-1:] = [step._replace(gap=None) for step in steps[-1:]]
         steps += [Step("close", name, gap=0) for name in open_]
         steps[-1:] = [step._replace(gap=None) for step in steps[-1:]]
@@ -156,13 +184,13 @@ class Sequence(tuple[Step, ...]):
         """Read a line of notation.
 
         Raises:
-            ValueError: naming the step and what was expected.
+            ValueError: a word is no step; the message names it and says what was expected.
         """
         return cls(Step.parse(word) for word in line.split())
 
 
 def _problem(step: Step) -> str:
-    """Say what is wrong with a step, or nothing."""
+    """Return the problem with a step, or ""."""
     verb = step.verb
     on_stream = verb in ON_STREAM or verb in OPENING
     has_id = step.stream is not None and step.stream <= MAX_ID

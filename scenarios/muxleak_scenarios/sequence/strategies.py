@@ -1,9 +1,7 @@
-"""Hypothesis strategies for connection sequences.
+"""Hypothesis strategies for connection sequences."""
 
-One fixed-size draw of bytes, decoded by state (module `decoder`): about twenty times cheaper per
-step than a list of drawn steps, and it shrinks as far. The size is fixed because Hypothesis draws
-sizes that may vary near the bottom of their range.
-"""
+# A sequence is one draw of bytes, whose size is fixed; the head of `decoder` says why. This module
+# is apart from the decoder because it needs Hypothesis, which hunts and replays do without.
 
 from __future__ import annotations
 
@@ -20,9 +18,11 @@ if TYPE_CHECKING:
 
 
 def sequences(steps: int = STEPS, *, virtual: bool = True) -> st.SearchStrategy[Sequence]:
-    """Sequences of at most ``steps`` steps over up to three connections at a time.
+    """Return a strategy for sequences over up to three connections at a time.
 
-    Without ``virtual`` none lets idle intervals pass: for worlds on real time.
+    Args:
+        steps: the most steps.
+        virtual: as in `decode`; False for targets on real time.
 
     Raises:
         ImportError: Hypothesis is not installed.
