@@ -1,4 +1,4 @@
-"""Every call of the cleanup acts: it runs from the receive loop and again from the watcher."""
+"""Every call of the cleanup acts: that of the receive loop, and then that of the watcher."""
 
 from __future__ import annotations
 

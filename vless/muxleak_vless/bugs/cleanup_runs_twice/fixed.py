@@ -1,4 +1,4 @@
-"""The cleanup acts once, whoever calls it."""
+"""The first call of the cleanup acts, and no later one."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The receive loop spins while a stream is full: facts of the pair."""
+"""Facts of the pair: the receive loop polls while a stream is full."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
     title="the receive loop spins while a stream is full",
-    symptom="one stream that nobody reads takes a whole processor",
+    symptom="one stream whose handler does not read takes a whole processor",
     question="deliver",
     references=(
         "yamux #176 (open): a proposed fix of a lost wake-up, which spins",

@@ -1,4 +1,4 @@
-"""The receive loop asks again and again whether there is room."""
+"""The receive loop polls for room until there is room."""
 
 from __future__ import annotations
 

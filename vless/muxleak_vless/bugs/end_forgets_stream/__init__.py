@@ -1,9 +1,9 @@
-"""An End takes a stream out of reach: facts of the pair."""
+"""Facts of the pair: an End removes a stream while its handler runs."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="an End takes the stream out of reach of the cleanup",
+    title="an End puts the stream out of reach of the cleanup",
     symptom="a download that its peer has ended goes on, even after its connection has gone",
     question="peer_ended",
     references=(

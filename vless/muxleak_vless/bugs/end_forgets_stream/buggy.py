@@ -1,4 +1,4 @@
-"""The End takes the stream out of the table, though its handler goes on."""
+"""The End removes the stream from the table, though its handler goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The End is the end of one direction; the stream stays until its handler is done."""
+"""The End ends one direction; the stream stays until its handler is done."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Handlers watch a context that outlives their connection: facts of the pair."""
+"""Facts of the pair: handlers watch a context that outlives their connection."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
     title="handlers watch a context that outlives their connection",
-    symptom="what a handler does for its connection goes on until the server ends",
+    symptom="the work of a handler for its connection goes on until the server ends",
     question="handler_context",
     references=(
         "sing-vmess d70afe4 (2022-09-23) to v0.1.12: handlers were given the caller's context",

@@ -1,4 +1,4 @@
-"""Handlers are told of the end of the server, not of the end of their connection."""
+"""A handler watches the server's context, which outlives its connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Handlers are told of the end of their connection."""
+"""A handler watches the context of its connection."""
 
 from __future__ import annotations
 

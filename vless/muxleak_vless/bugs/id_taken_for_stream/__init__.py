@@ -1,10 +1,10 @@
-"""A stream is known by its number alone: facts of the pair."""
+"""Facts of the pair: a stream is identified by its number alone."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="a stream that has lost its id ends the one that has it now",
-    symptom="a new stream breaks as soon as the old one of the same number is done",
+    title="a stream that has lost its id ends the stream that has the id now",
+    symptom="a new stream breaks as soon as the old stream of the same number is done",
     question="owns",
     references=(
         "sing-vmess, all versions: the second stream broken in 50 of 50 reuses (sing-box 1.14.4)",

@@ -1,4 +1,4 @@
-"""A stream uses its id only while it is the one that the id means."""
+"""A stream uses its id only while the id means this stream."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The old stream's removal deletes the new stream: facts of the pair."""
+"""Facts of the pair: the old stream's removal deletes the new stream."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
     title="the removal of an old stream deletes the new one",
-    symptom="a stream that took over an id cannot be found any more; its handler stays behind",
+    symptom="a stream that took over an id is out of reach; its handler stays behind",
     question="forget",
     references=(
         "Xray-core and v2ray-core: Remove(id) by the old handler deletes the new entry",

@@ -1,9 +1,9 @@
-"""A New on a living id orphans the old stream, in all known servers: facts of the pair."""
+"""Facts of the pair: a New on an id in use orphans the old stream, in all known servers."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="opening a stream under a living id orphans the old one",
+    title="opening a stream under an id in use orphans the old one",
     symptom="goroutines and descriptors stay for ever; one authenticated user can use up all",
     question="id_reused",
     references=(

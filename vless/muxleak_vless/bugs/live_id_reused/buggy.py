@@ -1,4 +1,4 @@
-"""A second New on a living id overwrites the table: the old stream can be reached by nobody."""
+"""A New on an id in use overwrites the entry: nothing can reach the old stream any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second New on a living id ends the old stream first."""
+"""A New on an id in use ends the old stream first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A write of more than 65,535 bytes is one frame: facts of the pair."""
+"""Facts of the pair: a write of more than 65,535 bytes is one frame."""
 
 from muxleak_vless.bugs import Facts
 

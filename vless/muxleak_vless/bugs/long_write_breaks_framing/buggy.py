@@ -1,4 +1,4 @@
-"""A long write leaves as one frame, with what fits two bytes of its length."""
+"""A long write leaves as one frame, with the lower 16 bits of its length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stream was registered before the frame was checked: it took the place of a living one."""
+"""The stream is registered before the frame is checked, and replaces the one in use."""
 
 from __future__ import annotations
 

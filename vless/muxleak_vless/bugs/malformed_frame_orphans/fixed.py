@@ -1,4 +1,4 @@
-"""A malformed frame has done nothing: a frame is checked whole before it acts."""
+"""A frame is checked whole before it acts, so a malformed frame changes nothing."""
 
 from __future__ import annotations
 

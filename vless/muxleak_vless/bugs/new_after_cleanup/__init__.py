@@ -1,4 +1,4 @@
-"""The regression that the committed fix of sing-box issue #2421 introduced: facts of the pair."""
+"""Facts of the pair: the regression that the committed fix of issue #2421 introduced."""
 
 from muxleak_vless.bugs import Facts
 

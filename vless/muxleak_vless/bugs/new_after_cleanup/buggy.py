@@ -1,4 +1,4 @@
-"""A stream is registered although the connection has been cleaned up; nobody will end it."""
+"""A stream is registered after the cleanup, so nothing will end it."""
 
 from __future__ import annotations
 

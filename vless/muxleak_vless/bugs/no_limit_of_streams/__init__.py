@@ -1,9 +1,9 @@
-"""A peer may open as many streams as there are numbers: facts of the pair."""
+"""Facts of the pair: a peer may open as many streams as there are numbers."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="nothing bounds the streams of one connection",
+    title="the number of streams of one connection has no limit",
     symptom="one user can open 65,536 streams on one connection, each with a handler",
     question="full",
     references=("sing-vmess, all versions: all 65,536 ids can be open at a time",),

@@ -1,4 +1,4 @@
-"""There are never too many streams: nobody counts them."""
+"""The number of streams is not limited."""
 
 from __future__ import annotations
 

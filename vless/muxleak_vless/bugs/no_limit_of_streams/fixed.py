@@ -1,4 +1,4 @@
-"""There is a limit, and streams that are still ending count."""
+"""The number of streams has a limit, and streams that are still ending count."""
 
 from __future__ import annotations
 

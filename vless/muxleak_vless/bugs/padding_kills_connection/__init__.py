@@ -1,4 +1,4 @@
-"""Padded metadata ends the connection: facts of the pair."""
+"""Facts of the pair: padded metadata ends the connection."""
 
 from muxleak_vless.bugs import Facts
 

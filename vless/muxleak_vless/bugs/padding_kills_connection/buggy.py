@@ -1,4 +1,4 @@
-"""Metadata that says more than it must is taken for an error."""
+"""Padding in metadata is taken for an error."""
 
 from __future__ import annotations
 

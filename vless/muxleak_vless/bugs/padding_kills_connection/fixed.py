@@ -1,4 +1,4 @@
-"""Metadata that says more than it must is taken; the rest is skipped."""
+"""Padding in metadata is skipped."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One stream that nobody reads blocks the whole connection: facts of the pair."""
+"""Facts of the pair: one unread stream blocks the whole connection."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="one stream that nobody reads blocks its connection, and hides its end",
+    title="one unread stream blocks its connection, and hides the end of it",
     symptom="a connection with one stuck handler is never cleaned up, though its peer has gone",
     question="deliver",
     references=(

@@ -1,4 +1,4 @@
-"""A stream that nobody reads has a limit, and the receive loop goes on."""
+"""The receive loop waits for an unread stream within a limit, and goes on."""
 
 from __future__ import annotations
 

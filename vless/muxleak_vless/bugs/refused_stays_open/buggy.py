@@ -1,4 +1,4 @@
-"""A connection that was refused is left open: nobody closes it."""
+"""The server leaves a refused connection open."""
 
 from __future__ import annotations
 

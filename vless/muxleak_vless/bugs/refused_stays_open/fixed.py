@@ -1,4 +1,4 @@
-"""The server closes every connection that it is done with, a refused one, too."""
+"""The server closes every connection that it is done with, refused ones included."""
 
 from __future__ import annotations
 

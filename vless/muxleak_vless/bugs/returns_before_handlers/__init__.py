@@ -1,9 +1,9 @@
-"""The server does not wait for its handlers: facts of the pair."""
+"""Facts of the pair: the server does not wait for its handlers."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="the server does not wait for the handlers it has cancelled",
+    title="the server does not wait for the handlers that it has cancelled",
     symptom="a handler that swallows its first cancellation gets no second one, and stays",
     question="join",
     references=(

@@ -1,4 +1,4 @@
-"""The connection is over when its receive loop is; nobody waits for its handlers."""
+"""The connection is over when its receive loop is; no task waits for its handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection is over when its handlers are, too, or have been given up."""
+"""The connection is over when its handlers are, or have been abandoned."""
 
 from __future__ import annotations
 

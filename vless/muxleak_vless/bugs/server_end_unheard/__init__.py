@@ -1,10 +1,10 @@
-"""The end of the server does not reach the receive loop: facts of the pair."""
+"""Facts of the pair: the end of the server does not wake the receive loop."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
     title="the end of the server does not wake the receive loop",
-    symptom="after a reload, the old connections live on until their peers close them",
+    symptom="after a reload, the old connections stay open until their peers close them",
     question="end_link",
     references=(
         "sing-vmess, all versions: the receive loop returns only when the peer acts",

@@ -1,4 +1,4 @@
-"""The end of the server does not wake a receive loop that sleeps in the transport."""
+"""The end of the server does not wake a receive loop that waits in the transport."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A peer that vanished is waited for: facts of the pair."""
+"""Facts of the pair: a peer that has vanished is waited for."""
 
 from muxleak_vless.bugs import Facts
 
 FACTS = Facts(
-    title="a peer that has vanished is waited for",
+    title="the server waits for ever for a peer that has vanished",
     symptom="connections of clients that lost their network pile up, some of them for ever",
     question="idle",
     references=(

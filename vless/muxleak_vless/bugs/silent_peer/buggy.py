@@ -1,4 +1,4 @@
-"""A connection on which no byte passes lives on, whether its peer is there or not."""
+"""A connection on which no byte passes stays open, with or without a peer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first mux server of sing-vmess, which had no cleanup: facts of the pair."""
+"""Facts of the pair: streams outlive their connection."""
 
 from muxleak_vless.bugs import Facts
 

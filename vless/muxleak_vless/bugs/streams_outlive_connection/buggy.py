@@ -1,4 +1,4 @@
-"""The cleanup closes the connection and forgets its streams: their handlers wait for ever."""
+"""The cleanup forgets the streams of the connection: their handlers wait for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cleanup ends every stream that can be reached from the connection, and its handler."""
+"""The cleanup ends every stream that the connection can reach, and its handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every frame for an unknown stream starts a task: facts of the pair."""
+"""Facts of the pair: every frame for an unknown stream starts a task."""
 
 from muxleak_vless.bugs import Facts
 

@@ -1,4 +1,4 @@
-"""Each frame for an unknown stream starts a task that waits to answer it."""
+"""Each frame for an unknown stream starts a task that waits to send the reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The receive loop answers at once, which needs no task."""
+"""The receive loop queues the reply at once, which needs no task."""
 
 from __future__ import annotations
 

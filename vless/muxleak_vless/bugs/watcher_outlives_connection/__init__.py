@@ -1,4 +1,4 @@
-"""sing-box issue #2421, the flagship: facts of the pair."""
+"""Facts of the pair: sing-box issue #2421, the first bug of this collection."""
 
 from muxleak_vless.bugs import Facts
 

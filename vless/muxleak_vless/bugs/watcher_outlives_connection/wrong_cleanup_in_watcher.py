@@ -1,4 +1,4 @@
-"""The fix as committed: a context per connection, and the cleanup in the watcher alone."""
+"""The fix as committed: a context per connection, and the cleanup in the watcher only."""
 
 from muxleak_vless.bugs import WrongFix
 from muxleak_vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
@@ -6,7 +6,7 @@ from muxleak_vless.bugs.new_after_cleanup.buggy import Admit
 from muxleak_vless.versions import CleansUpInWatcherOnly
 
 FACTS = WrongFix(
-    title="a stream opened after the end of the server is released by nobody",
+    title="a stream opened after the end of the server is never released",
     references=(
         "sing-vmess 8cd5f17 = v0.1.13 (2024-12-30), the fix as committed (V2)",
         "cancel, New, close: 1 goroutine left by 8cd5f17, 0 by d70afe4, which it repaired",
@@ -17,4 +17,4 @@ FACTS = WrongFix(
 
 
 class CleanupInWatcher(CleansUpInWatcherOnly, MayCleanUp, Admit):
-    """The watcher cleans up once, whoever comes after it; the receive loop relies on it."""
+    """Only the watcher cleans up, and it runs once: streams opened after it stay."""

@@ -4,7 +4,7 @@ from muxleak_vless.bugs import WrongFix
 from muxleak_vless.bugs.cleanup_runs_twice.buggy import MayCleanUp
 
 FACTS = WrongFix(
-    title="the watcher cleans up what the receive loop has cleaned up already",
+    title="the watcher cleans up again after the receive loop has cleaned up",
     references=(
         "sing-box issue #2421, the first proposed fix: d70afe4 with a deferred cancel (P-B)",
     ),
@@ -14,4 +14,4 @@ FACTS = WrongFix(
 
 
 class DeferredCancel(MayCleanUp):
-    """The watcher is woken by the end of the receive loop, and nobody asks who was first."""
+    """The end of the receive loop wakes the watcher, and both clean up."""

@@ -1,4 +1,4 @@
-"""A peer that never reads is waited for: facts of the pair."""
+"""Facts of the pair: a write to a peer that does not read has no limit."""
 
 from muxleak_vless.bugs import Facts
 

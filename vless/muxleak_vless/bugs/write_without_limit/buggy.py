@@ -1,4 +1,4 @@
-"""A peer that does not read is waited for without a limit."""
+"""The wait for a peer that does not read has no limit."""
 
 from __future__ import annotations
 

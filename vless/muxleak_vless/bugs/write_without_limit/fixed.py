@@ -1,4 +1,4 @@
-"""A peer that has not read for the write limit is given up, with its connection."""
+"""A connection whose peer has not read for the write limit ends."""
 
 from __future__ import annotations
 
