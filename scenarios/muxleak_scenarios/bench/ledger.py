@@ -1,8 +1,8 @@
 """Cost of the ledger: one check beside many live tasks, and one task with attribution."""
 
 # The two figures belong together. A scan of `asyncio.all_tasks` costs nothing while tasks are
-# created and time in proportion to all live tasks for each check; the ledger pays a little for
-# each task, so that a check costs the same beside 100,000 tasks as beside none.
+# created and time in proportion to all live tasks for each check; the ledger pays a little for each
+# task, so that a check costs the same beside 100,000 tasks as beside none.
 #
 # For attribution the ledger stores the creation site, one frame, for each task. asyncio's debug
 # mode, the usual alternative, stores a whole stack and is the baseline; a bare task is the bound.

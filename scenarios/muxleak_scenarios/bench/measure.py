@@ -12,8 +12,8 @@ two figures of one run holds, so every figure stands beside its baselines in a `
 # - CPU time, not wall-clock time. `time.process_time` leaves out the time in which other processes
 #   ran. The exception is a baseline whose price is that it waits, such as a test with a sleep: its
 #   row says "by the wall clock" and is no figure of CPU.
-# - The median of the rounds. An interruption makes a round longer and never shorter, so the mean
-#   is biased and the median is not moved by a few bad rounds. All rounds stand in the JSON output.
+# - The median of the rounds. An interruption makes a round longer and never shorter, so the mean is
+#   biased and the median is not moved by a few bad rounds. All rounds stand in the JSON output.
 # - One round more than counted. The first round imports modules, fills caches and lets the
 #   interpreter specialise its instructions; its values are dropped.
 # - `gc.collect` before every variant, outside its time. Otherwise a variant pays for the garbage of

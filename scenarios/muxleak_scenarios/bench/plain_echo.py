@@ -6,9 +6,9 @@ server needs. No server built of tasks can cost less.
 """
 
 # It is a bound only while its answers are right, so the tests compare its bytes with those of the
-# real session. The rules of mux.cool that the recorded sequence touches are therefore here too:
-# the response header precedes the first frame, data for an unknown id is answered by End with an
-# error, and End without an error is answered by End.
+# real session. The rules of mux.cool that the recorded sequence touches are therefore here too: the
+# response header precedes the first frame, data for an unknown id is answered by End with an error,
+# and End without an error is answered by End.
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Hunting: the same sequences over TCP at a running server, which is counted from outside.
+"""Hunting: sequences over TCP against a running server, whose goroutines are counted from outside.
 
-Nothing here needs the server to be ours, or to be written in Python: `counters` counts it through
-its debug endpoint and /proc, `destinations` are ours, `batch` repeats a sequence, `measure` watches
-what grows, `shrink` and `pattern` make the sequence short and keep the next search off it.
+The server can be any program in any language. `counters` counts it through its debug endpoint and
+/proc, `destinations` are listeners of the hunt, `batch` repeats a sequence, `measure` computes the
+growth, `shrink` makes the sequence short, and `pattern` keeps later sequences from it.
 """

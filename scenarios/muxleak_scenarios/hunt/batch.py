@@ -1,4 +1,15 @@
-"""Many copies of a sequence at once, in step with each other, on connections of their own."""
+"""Repeats a sequence: many copies at once, in step with each other, on connections of their own."""
+
+# The copies go in step: each performs one step, then the driver waits, then each performs the next.
+# One after the other they would take a wait for each step of each copy.
+#
+# Between two steps the driver waits until the server is quiescent, so that a sequence means the
+# same at a slow and at a fast server. A step with a gap (``~N``) waits N iterations of the client's
+# own loop instead: with ``~0`` the next step leaves at once, and races are found so.
+#
+# The server's answers are discarded, and no step waits for one: the server may be any program, and
+# a client that insisted on answers would not get past its first wrong one. Their arrival counts as
+# traffic, from which the meter sees that the server is still at work.
 
 from __future__ import annotations
 
@@ -19,24 +30,27 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2.0
 SETTLE_SECONDS = 0.5
-"""At most, for the server to come to rest between two steps."""
+"""Longest wait for the server to settle between two steps."""
 _BURST_SECONDS = 0.1
-"""How far ahead of its bandwidth a hunt may be."""
+"""Seconds by which a hunt may be ahead of its bandwidth."""
 REACH_SECONDS = 5.0
-"""How long a server may take to dial a destination."""
+"""Longest time in which a server may dial a destination."""
 _POLL = 0.01
 _REACHING = Sequence.parse("a:open~0 a:new:1:@echo+5 a:close~0")
 _OPENING = {"open", "connect", "bad"}
 
 
 class UnreachableError(Exception):
-    """The server under test does not take connections."""
+    """The server under test does not accept connections."""
 
 
 class Spending:
-    """What a hunt has spent and may spend: connections, and bytes a second.
+    """Connections and bytes that a hunt has spent, and its bandwidth.
 
-    ``stopped`` is asked before every step; it raises to end the hunt.
+    Args:
+        bandwidth: bytes a second to the server, at most.
+        stopped: called before every step and in every wait; raises to end the hunt.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -53,15 +67,23 @@ class Spending:
         self._free_at = clock()
 
     def delay(self, sent: int) -> float:
-        """Count bytes as sent; return the seconds to wait before the next, to stay in the limit."""
+        """Count bytes as sent; return the seconds to wait before more, to keep the bandwidth."""
         self.sent += sent
         now = self._clock()
+        # Unused bandwidth is not saved up: a pause must not be followed by a flood.
         self._free_at = max(self._free_at, now) + sent / self._bandwidth
         return self._free_at - now
 
 
 class Driver:
-    """Sends batches to one server."""
+    """Sends batches to one server.
+
+    Args:
+        address: host and port of the server under test.
+        user: the id that its clients use.
+        destinations: the listeners that its streams name.
+        spending: counts connections and bytes.
+    """
 
     def __init__(
         self,
@@ -78,23 +100,27 @@ class Driver:
 
     @property
     def traffic(self) -> int:
-        """Counts everything that comes to a client or a destination."""
+        """Number of events so far at all clients and destinations."""
         return self._arrivals + self._destinations.traffic
 
     async def run(
         self, sequence: Sequence, copies: int, settle: Callable[[], Awaitable[object]]
     ) -> None:
-        """Perform the steps in every copy, and close what is open then.
+        """Perform the steps in every copy, then close the connections that are still open.
 
-        ``settle`` waits until the server is at rest.
+        Args:
+            sequence: the steps.
+            copies: number of copies.
+            settle: waits until the server is quiescent.
 
         Raises:
-            UnreachableError: if the server takes no connection.
+            UnreachableError: the server accepts no connection.
         """
         open_: list[dict[str, HuntPeer]] = [{} for _ in range(copies)]
         try:
             for step in sequence:
                 self.spending.check()
+                # Steps of the operator, such as a shutdown, are not in the power of a client.
                 if step.verb in OPERATOR:
                     continue
                 sent = 0
@@ -109,14 +135,16 @@ class Driver:
             for peers in open_:
                 for peer in peers.values():
                     peer.close()
-            # The transports close in the next iteration.
+            # Transports close in the next iteration of the loop.
             await asyncio.sleep(0)
 
     async def reaches(self) -> bool:
-        """Whether the server dials a destination hosted here for a stream of our user.
+        """Return True if the server dials a destination of ours for a stream of our user.
+
+        A hunt of a server that does not would find nothing, and mean nothing.
 
         Raises:
-            UnreachableError: if the server takes no connection.
+            UnreachableError: the server accepts no connection.
         """
         begun = self._destinations.traffic
 
@@ -142,6 +170,7 @@ class Driver:
     async def _perform(self, peers: dict[str, HuntPeer], step: Step) -> int:
         name = step.connection
         if step.verb in _OPENING:
+            # A letter names one connection at a time, so opening it again closes the one before.
             if name in peers:
                 peers.pop(name).close()
             peers[name] = await self._connect()

@@ -1,4 +1,23 @@
-"""Counting a running server from outside: goroutines or tasks, descriptors, threads, memory."""
+"""Counts a running server from outside: goroutines or tasks, descriptors, threads, memory."""
+
+# A counter must not be part of its own count, and must see no change where there is none:
+#
+# - The request for a profile is served by goroutines of the server under test. `stacks` leaves them
+#   out by name. Its connection is a descriptor as well, so descriptors are read from /proc first,
+#   before the profile is asked for.
+# - A counter that keeps a connection open (gRPC, see `v2ray`) keeps it for the whole hunt, so that
+#   it is in every count or in none.
+# - The profile is asked for as text with ``debug=1``, in which equal stacks are grouped. Without
+#   that query Go answers with a compressed protocol buffer.
+# - The request is HTTP/1.0, and the end of the connection ends the answer: no chunks, no reuse, and
+#   no HTTP client as a dependency.
+#
+# Several counters of one server overlap, and each goroutine must count once. A profile is better
+# than a mere number of goroutines, and both are better than the threads of the process: a runtime
+# with a scheduler of its own, such as Go's, starts and keeps threads as it likes. Threads count
+# only for a server of which nothing else is known.
+#
+# Sources: Go's net/http/pprof (paths, the query ``debug``), proc(5) (fd, status).
 
 from __future__ import annotations
 
@@ -17,10 +36,10 @@ if TYPE_CHECKING:
 DESCRIPTORS: Stack = ("descriptors",)
 THREADS: Stack = ("threads",)
 GOROUTINES: Stack = ("goroutines",)
-"""Goroutines of which only the number is known."""
+"""Key for goroutines of which only the number is known."""
 _UNITS = (DESCRIPTORS, THREADS)
 SECONDS = 5.0
-"""How long one look may take."""
+"""Longest time for one sample."""
 MAX_BYTES = 64 << 20
 _PATH = "/debug/pprof/goroutine"
 _OK = 200
@@ -29,11 +48,11 @@ _KIB = 1024
 
 
 class CounterError(Exception):
-    """The server cannot be counted: what was expected, what came, and what to do."""
+    """The server cannot be counted; the text has expectation, answer and remedy."""
 
 
 class Snapshot(NamedTuple):
-    """What a server has at one moment: what is counted, by stack or unit, and its memory."""
+    """A sample of a server: its counts by stack or unit, and its memory."""
 
     counts: Counter[Stack]
     memory: int | None = None
@@ -41,40 +60,40 @@ class Snapshot(NamedTuple):
 
     @property
     def tasks(self) -> int:
-        """Goroutines, or tasks."""
+        """Number of goroutines or tasks."""
         return tasks(self.counts)
 
 
 class Counts(Protocol):
-    """Something that counts a server."""
+    """A counter of a server."""
 
     async def read(self) -> Snapshot:
-        """Look once.
+        """Take a sample.
 
         Raises:
-            CounterError: if it cannot.
+            CounterError: the server cannot be counted.
         """
 
 
 def why(error: OSError) -> str:
-    """Say what an error is; asyncio's own text says only that there was one."""
+    """Return the reason of an error; asyncio's own text says only that there was one."""
     number = error.errno or 0
     return os.strerror(number) if number > 0 else str(error)
 
 
 def tasks(counts: Counter[Stack]) -> int:
-    """Return how many of what is counted are goroutines or tasks."""
+    """Return the number of goroutines or tasks among the counts."""
     return sum(count for stack, count in counts.items() if stack not in _UNITS)
 
 
 class Pprof:
-    """Goroutines by stack, from a debug endpoint.
+    """Counts goroutines by stack, from a debug endpoint.
 
     Args:
-        url: ``http://HOST:PORT``, with the profile's path and query unless they are the usual ones.
+        url: ``http://HOST:PORT``, with path and query of the profile if they are not Go's own.
 
     Raises:
-        ValueError: if it is no such address.
+        ValueError: it is no such address.
     """
 
     def __init__(self, url: str) -> None:
@@ -85,16 +104,15 @@ class Pprof:
         self.host, self._port = parts.hostname, parts.port or 80
         path = parts.path if parts.path.strip("/") else _PATH
         query = parts.query if "debug" in parse_qs(parts.query) else f"{parts.query}&debug=1"
-        # Version 1.0, so that the answer comes in one piece and ends with its connection.
         request = f"GET {path}?{query.lstrip('&')} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n"
         self._request = request.encode()
         self._url = url
 
     async def read(self) -> Snapshot:
-        """Fetch and read the profile.
+        """Fetch and parse the profile.
 
         Raises:
-            CounterError: if there is none.
+            CounterError: no profile came.
         """
         try:
             async with asyncio.timeout(SECONDS):
@@ -135,17 +153,22 @@ def _profile(answer: bytes) -> Counter[Stack]:
 
 
 class Process:
-    """Descriptors, threads and resident memory of a process of this machine, from /proc."""
+    """Counts descriptors, threads and resident memory of a local process, from /proc.
+
+    Args:
+        pid: the process.
+        proc: where the file system is mounted.
+    """
 
     def __init__(self, pid: int, proc: Path = _PROC) -> None:
         self.pid = pid
         self._folder = proc / str(pid)
 
     async def read(self) -> Snapshot:
-        """Look once.
+        """Take a sample.
 
         Raises:
-            CounterError: if there is no such process, or it is another user's.
+            CounterError: there is no such process, or it is another user's.
         """
         try:
             descriptors = sum(1 for _ in (self._folder / "fd").iterdir())
@@ -161,24 +184,27 @@ class Process:
 
 
 class Together:
-    """Several counters of one server, as one.
+    """Several counters of one server as one.
 
-    Threads count only where nothing else tells of tasks: a runtime that schedules its own makes
-    threads as it likes. A mere number of goroutines counts only where no profile tells them apart.
+    A number of goroutines is dropped where a profile has their stacks, and threads are dropped
+    where goroutines or tasks are counted.
+
+    Args:
+        counters: the counters, in any order.
     """
 
     def __init__(self, counters: Sequence[Counts]) -> None:
         self._counters = counters
 
     async def read(self) -> Snapshot:
-        """Look with each.
+        """Take a sample with each counter.
 
         Raises:
-            CounterError: if one cannot.
+            CounterError: one of them cannot count the server.
         """
         counts: Counter[Stack] = Counter()
         memory = None
-        # Descriptors first: the connection of the request for the stacks is not theirs to count.
+        # Descriptors first, before the request for a profile opens one.
         for counter in sorted(self._counters, key=lambda each: not isinstance(each, Process)):
             snapshot = await counter.read()
             counts += snapshot.counts

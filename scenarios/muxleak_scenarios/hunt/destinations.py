@@ -1,4 +1,20 @@
-"""The destinations of a hunt: listeners of ours that the server under test is told to dial."""
+"""The destinations of a hunt: listeners on this machine that the server under test dials."""
+
+# The server under test dials them as it dials any host, so they are real listeners, one for each
+# behaviour. Three of them need the kernel's help:
+#
+# - "@deaf" never reads. By default the kernel would take up to 8 MB for it before the server under
+#   test notices, at each connection. A small receive window and small segments block the server
+#   after a few frames: with segments that small the server's own kernel keeps little, too.
+# - "@refuse" is bound and does not listen. Its port is refused, and no other program can take it.
+# - "@hang" never answers a SYN, like a host that is not there, without a packet that leaves the
+#   machine. The backlog of a listener that never accepts is filled with connections of our own
+#   (two, since `listen(0)` has room for one); the kernel then drops further SYNs (tcp(7),
+#   listen(2)).
+#
+# Every destination reports to its host, for two purposes. ``traffic`` lets the meter see that data
+# is still moving. And the host can close all connections at once, for the second count of a
+# measurement: `leave` ends the connections while the listeners stay.
 
 from __future__ import annotations
 
@@ -18,19 +34,22 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 KINDS = (*(f"@{name}" for name in DESTINATIONS), "@refuse", "@nowhere", "@hang")
-"""What may serve a stream of a server that is not ours: no handler."""
-_ROOM = 2
+"""Destinations that a stream can name at any server. Handlers exist in the simulation only."""
+_WAITING = 2
 _SEGMENT = 536
 _WINDOW = 4096
-"""What a destination that never reads offers to take: with segments that small, the server under
-test keeps little, too, and feels it after a few frames. By default it takes 8 MB."""
+"""Bytes of the largest segment and of the receive buffer of a destination that never reads."""
 
 
 class Destinations:
-    """Listeners for each kind, on free ports of one address; use as an async context manager.
+    """Listeners for each kind, on free ports of one address; an async context manager.
 
-    ``host`` is that address; ``traffic`` counts what happens at them, so that one can see that
-    nothing does.
+    Args:
+        host: the address, one of this machine.
+
+    Attributes:
+        host: the same.
+        traffic: number of events at all destinations so far.
 
     Raises:
         OSError: on entering, if the address is none of this machine.
@@ -48,7 +67,6 @@ class Destinations:
         self.traffic = 0
 
     async def __aenter__(self) -> Self:
-        # Bound and not listening: it refuses, and nobody else can take the port.
         refusing = socket.socket(self._family)
         try:
             refusing.bind((self.host, 0))
@@ -78,13 +96,11 @@ class Destinations:
         return self
 
     def _black_hole(self) -> Address:
-        # What comes when as many wait to be accepted as may is dropped, as by a host that is not
-        # there; and one that has asked for no room has room for one.
         listener = socket.socket(self._family)
         self._idle.append(listener)
         listener.bind((self.host, 0))
         listener.listen(0)
-        for _ in range(_ROOM):
+        for _ in range(_WAITING):
             waiting = socket.socket(self._family)
             self._idle.append(waiting)
             waiting.setblocking(False)  # noqa: FBT003 - the standard library's own signature
@@ -106,11 +122,16 @@ class Destinations:
             sock.close()
 
     def address(self, kind: str, network: NetworkType = NetworkType.TCP) -> Address:
-        """Return where a kind is found."""
+        """Return the address of a kind.
+
+        Args:
+            kind: one of `KINDS`.
+            network: TCP or UDP.
+        """
         return (self._addresses if network is NetworkType.TCP else self._datagram_addresses)[kind]
 
     def leave(self) -> None:
-        """Close every connection that a destination still has: they go, the listeners stay."""
+        """Close every open connection of the destinations; the listeners stay."""
         hosted, self._hosted = self._hosted, set()
         for each in hosted:
             each.transport.abort()
@@ -119,18 +140,18 @@ class Destinations:
         return _Watched(self, DESTINATIONS[name]())
 
     def begun(self, destination: Destination) -> None:
-        """Note a connection."""
+        """Record a new connection."""
         self._hosted.add(destination)
         self.traffic += 1
 
     def ended(self, destination: Destination) -> None:
-        """Note the end of one."""
+        """Record the end of a connection."""
         self._hosted.discard(destination)
         self.traffic += 1
 
 
 class _Watched(asyncio.Protocol):
-    """Passes everything on to a destination, and tells the host of it."""
+    """Passes events on to a TCP destination and reports them to the host."""
 
     def __init__(self, host: Destinations, destination: Destination) -> None:
         self._host = host
@@ -154,7 +175,7 @@ class _Watched(asyncio.Protocol):
 
 
 class _Counted(asyncio.DatagramProtocol):
-    """Passes every datagram on to a destination, and tells the host of it."""
+    """Passes datagrams on to a UDP destination and reports them to the host."""
 
     def __init__(self, host: Destinations, factory: Callable[[], Datagrams]) -> None:
         self._host = host

@@ -1,4 +1,16 @@
-"""What a hunt has found: sequences, what each repetition of them leaves, and what frees that."""
+"""Findings of a hunt, their file, and the knowledge that keeps them from being found again."""
+
+# A known finding is used in three ways (`Known`), from the strictest to the loosest:
+#
+# - `mask` leaves it out of a sequence before that is measured.
+# - `unexplained` subtracts it from a growth if it cannot be left out, once for each connection.
+# - `explains` accepts a growth that is a sum of known growths, each any number of times. Both
+#   counts must fit: with destinations alive and after they have closed. The search tries the
+#   largest multiple of each finding first and goes back if the rest does not fit; a greedy division
+#   would fail where one finding contains a part of another.
+#
+# The file has sequences in notation and growths by stack, so a later hunt, of another version of
+# the server too, can skip the findings of this one (``--known``).
 
 from __future__ import annotations
 
@@ -19,18 +31,18 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class HuntFinding:
-    """A sequence and what each repetition of it leaves.
+    """A sequence and its growth.
 
     Attributes:
-        sequence: the shortest that was seen.
-        growth: what one repetition leaves.
-        shrunk: whether nothing can be left out of the sequence.
-        confirmed: whether the growth was measured again, in batches, and waited for.
-        seconds: how long it was waited for.
+        sequence: the shortest sequence that was seen.
+        growth: growth for one repetition.
+        shrunk: True if no step can be left out.
+        confirmed: True if the growth was measured in full, with the long wait.
+        seconds: length of that wait.
         died: how the server died of it; "" if it did not.
-        log: the last lines of the server's output, if it is ours.
-        after: seconds from the hunt's beginning to its being filed.
-        gone: seconds after which all was gone by itself; 0 if something stays.
+        log: the last lines of output of a server of ours.
+        after: seconds from the start of the hunt until the sequence was measured.
+        gone: seconds after which all growth had gone by itself; 0 if some of it stays.
     """
 
     sequence: Sequence
@@ -45,7 +57,7 @@ class HuntFinding:
 
     @property
     def freed(self) -> str:
-        """Say what frees what is left."""
+        """Text that names the event that frees the growth."""
         if self.gone:
             return f"the server itself, within {self.gone:.1f} s"
         held, kept = self.growth.held.total(), self.growth.kept.total()
@@ -92,10 +104,10 @@ class HuntFinding:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> HuntFinding:
-        """Read what `to_json` has written.
+        """Read the data of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: if it is something else.
+            ValueError, KeyError, TypeError: the data is of another form.
         """
         held: Counter[Stack] = Counter()
         kept: Counter[Stack] = Counter()
@@ -108,16 +120,16 @@ class HuntFinding:
 
 
 def write(findings: list[HuntFinding]) -> str:
-    """Return the file of a hunt, of what leaks and of what goes by itself."""
+    """Return the text of a file with findings."""
     data = {"muxleak_hunt": VERSION, "findings": [each.to_json() for each in findings]}
     return json.dumps(data, indent=2) + "\n"
 
 
 def read(text: str) -> list[HuntFinding]:
-    """Read the file of a hunt.
+    """Read the text of a file with findings.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: it is no such file, or one of another version.
     """
     expected = f"expected a file that muxleak hunt has written, version {VERSION}"
     try:
@@ -132,24 +144,28 @@ def read(text: str) -> list[HuntFinding]:
 
 
 class Known:
-    """What need not be found again: it is kept out of sequences, or taken off their growth."""
+    """The known findings of a hunt.
+
+    Args:
+        findings: those of earlier hunts.
+    """
 
     def __init__(self, findings: list[HuntFinding]) -> None:
         self._findings = list(findings)
 
     def add(self, finding: HuntFinding) -> None:
-        """Know one more."""
+        """Add a finding."""
         self._findings.append(finding)
 
     def mask(self, sequence: Sequence) -> Sequence:
-        """Return a sequence without what is known, as far as that can be left out."""
+        """Return a sequence without the known findings that can be left out."""
         for finding in self._findings:
             masked = pattern.mask(finding.sequence, sequence)
             sequence = sequence if masked is None else masked
         return sequence.canonical()
 
     def shows(self, sequence: Sequence) -> bool:
-        """Whether a sequence does what is known and could be left out."""
+        """Return True if a sequence contains a known finding that could be left out."""
         return any(
             pattern.find(each.sequence, sequence) is not None
             and pattern.mask(each.sequence, sequence) is not None
@@ -157,19 +173,19 @@ class Known:
         )
 
     def unexplained(self, sequence: Sequence, growth: RepetitionGrowth) -> RepetitionGrowth:
-        """Take away what every connection leaves, if that is known: it cannot be left out."""
+        """Subtract the known growth of every connection, which cannot be left out."""
         for each in self._findings:
             if pattern.mask(each.sequence, sequence) is None:
                 growth = growth.without(each.growth, pattern.connections(sequence))
         return growth
 
     def explains(self, growth: RepetitionGrowth) -> bool:
-        """Whether a growth is that of what is known, each any number of times."""
+        """Return True if a growth is a sum of known growths, each any number of times."""
         known = [_joined(each.growth) for each in self._findings]
         return _is_sum(_joined(growth), [each for each in known if each])
 
     def has_died(self, died: str) -> bool:
-        """Whether the server is known to die so."""
+        """Return True if a known finding ends with this death."""
         return any(each.died == died for each in self._findings)
 
 

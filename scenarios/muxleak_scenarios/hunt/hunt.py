@@ -1,4 +1,41 @@
-"""The hunt: random sequences until one leaves more with each repetition, and then the shortest."""
+"""The hunt: random sequences until one leaks, then the shortest sequence that leaks the same."""
+
+# Order of work, for one candidate after another:
+#
+# 1. Draw a random sequence, and leave out of it the steps that would repeat a known finding.
+# 2. Measure it quickly. A sequence that leaves nothing, or only a known growth, is done.
+# 3. Shrink it. Every shorter sequence is measured quickly; the shortest that leaks is remembered.
+# 4. Measure the shortest in full: in batches, with the long wait, on a server without leftovers.
+# 5. File it: as a finding if it leaks or kills the server; as passing if the server ends it by
+#    itself, but too late for a quick measurement; otherwise wait longer in later quick
+#    measurements.
+#
+# Known findings are left out of later sequences (`pattern.mask`) for two reasons. A frequent leak
+# would be found again by most random sequences, and a rare one beside it would be shrunk away: the
+# shrinker keeps any leak, not the one it began with. Two kinds of findings need more than that:
+#
+# - A leak of every connection cannot be left out, since every sequence opens one. Its growth is
+#   subtracted for each connection.
+# - A growth can be a sum of known growths that come from sequences of another shape. Such a
+#   sequence is not followed. The price: a new leak of the same stacks in the same proportion is
+#   missed.
+#
+# Growth that passes is left out as well, because a quick measurement cannot tell it from a leak. It
+# does harm a second time when it ends: in a later measurement the counts sink, and the sinking
+# hides a leak of that moment. So the hunt remembers how long such growth lasts. Before it measures
+# at a time when older growth may be ending, it restarts the server if that is its own, or waits
+# until the counts stand still. If a full measurement shows that growth lasts longer than known
+# before, the shrinking before it was not to be trusted and is done again.
+#
+# A server that dies is a finding, too. If the hunt can start it again, the sequence is shrunk to
+# the shortest that kills it, and never to one that only leaks. Another's server cannot be started
+# again, so its death ends the hunt. A death while nothing is sent belongs to no sequence.
+#
+# Time: shrinking ends early when the rest of the time is needed for the full measurement. A replay
+# has no time limit, since its time is known: the repetitions and the wait.
+#
+# The hunt ends by an exception (`_End`) from any depth. It derives from BaseException, so that no
+# handler of the errors of a server can catch it.
 
 from __future__ import annotations
 
@@ -29,23 +66,28 @@ SECONDS = 120.0
 CONNECTIONS = 100_000
 BANDWIDTH = 50e6
 PATIENCE = 6.0
-"""Longer than the dial limit of sing-box, 5 s."""
+"""Seconds. Longer than sing-box waits for a dial, 5 s."""
 _TROUBLES = 3
-"""Looks in a row that may fail at a server that lives."""
+"""Measurements in a row that may fail while the server is alive."""
 _EMPTY = 1000
-"""Sequences in a row of which nothing is left without what is known."""
+"""Sequences in a row that are empty without the known findings; then nothing is left to try."""
 _RESERVE = 4
-"""Waits that measuring well takes at most."""
-_LONGEST_LOOK = 2.5
-"""Seconds without a change that a quick look waits at most. What takes longer to go is kept out of
-later sequences instead, as what leaks is."""
+"""Waits that a full measurement takes at most."""
+_LONGEST_QUICK = 2.5
+"""Seconds without a change that a quick measurement waits at most. Growth that takes longer to go
+is left out of later sequences instead, like a leak."""
 
 
 class HuntBudget(NamedTuple):
-    """What a hunt may spend: seconds, connections, bytes a second; ``findings`` ends it, too.
+    """Limits of a hunt.
 
-    ``patience`` is how many seconds what is left must stay to be called a leak, ``idle`` the
-    server's own limit for what is idle, 0 if it is not known to have one.
+    Attributes:
+        seconds: length of the hunt.
+        connections: number of connections.
+        bandwidth: bytes a second to the server.
+        patience: seconds that growth must stay to be called a leak.
+        findings: number of findings that ends the hunt; None for no such limit.
+        idle: the server's own limit for idle streams, in seconds; 0 if none is known.
     """
 
     seconds: float = SECONDS
@@ -57,13 +99,22 @@ class HuntBudget(NamedTuple):
 
     @property
     def wait(self) -> float:
-        """Seconds without a change after which what is left is taken to stay for ever."""
-        # Who looks for the idle once in each interval (V2Ray) ends them after up to two.
+        """Seconds without a change after which growth is taken to stay for ever."""
+        # V2Ray checks for idle streams once in each interval, so it ends them after up to two.
         return max(self.patience, 2 * self.idle + 1 if self.idle else 0)
 
 
 class HuntProgress(NamedTuple):
-    """How far a hunt is; ``shortest`` are the steps of what is being shrunk."""
+    """Progress of a hunt.
+
+    Attributes:
+        doing: "searches", "shrinks" or "measures".
+        seconds: time since its beginning.
+        measurements: number of sequences that were repeated.
+        connections: number of connections made.
+        findings: number of findings.
+        shortest: steps of the shortest candidate; None while there is none.
+    """
 
     doing: str
     seconds: float
@@ -75,21 +126,21 @@ class HuntProgress(NamedTuple):
 
 @dataclass(slots=True)
 class HuntResult:
-    """What a hunt came to.
+    """Result of a hunt.
 
     Attributes:
-        findings: what leaks, or kills the server.
-        passing: what looks like a leak until the server ends it by itself.
-        suspicion: what was being shrunk or measured at the end, and may be either.
+        findings: sequences that leak or kill the server.
+        passing: sequences whose growth the server ends by itself, but late.
+        suspicion: the candidate that was shrunk or measured when the hunt ended.
         ended: "time", "connections", "stopped", "enough", "replayed", "died", "trouble", or "known"
             if nothing is left to try.
-        trouble: which.
-        explained: looks that left nothing but what is known to be left.
-        unsure: suspicions that were gone so soon that it took but a longer look.
-        measurements: sequences that were repeated.
-        connections: that were made.
-        sent: bytes.
-        seconds: that it took.
+        trouble: the error behind "trouble".
+        explained: number of measurements with a known growth and no other.
+        unsure: number of candidates whose growth went soon, in a slightly longer wait.
+        measurements: number of sequences that were repeated.
+        connections: number of connections made.
+        sent: bytes sent.
+        seconds: length of the hunt.
     """
 
     findings: list[HuntFinding] = field(default_factory=list)
@@ -106,19 +157,33 @@ class HuntResult:
 
 
 class _End(BaseException):
-    """Ends a hunt from wherever it is; no `Exception`, which a server's doings might be."""
+    """Ends the hunt from any depth; its text is `HuntResult.ended`."""
 
 
 class _HurryError(Exception):
-    """The time that is left is needed to measure what there is."""
+    """The rest of the time is needed to measure the candidate."""
 
 
 class _DeadError(Exception):
-    """The server has died of the sequence."""
+    """The server died while the sequence was repeated."""
 
 
 class Hunt:
-    """One hunt of one server that has been started. Deterministic for a seed, but for the world."""
+    """A hunt against one server that has been started.
+
+    The drawn sequences depend on the seed alone; the course of the hunt also depends on the server.
+
+    Args:
+        target: the server under test.
+        user: the id of a user that it accepts.
+        destinations: the listeners that the server dials; entered already.
+        limits: the limits.
+        seed: of the random sequences.
+        known: earlier findings, which are not reported again.
+        progress: called before each measurement.
+        stopped: returns True to end the hunt.
+        clock: returns seconds.
+    """
 
     def __init__(
         self,
@@ -148,19 +213,22 @@ class Hunt:
         self._best: HuntFinding | None = None
         self._troubles = 0
         self._lasting = 0.0
-        """How long it takes at most until what goes by itself is gone, as far as is known."""
+        """Longest time in seconds that passing growth has lasted so far."""
         self._clean_until = inf
-        """When what looks have left may begin to go by itself; never, if they have left nothing."""
+        """Time at which growth of earlier measurements may begin to go; never if they left none."""
         self.result = HuntResult()
 
     async def run(self, replays: list[Sequence] | None = None) -> HuntResult:
-        """Search until something ends it; or measure the sequences that are given."""
+        """Search until a limit is reached, or measure the given sequences.
+
+        Args:
+            replays: sequences to measure in place of a search.
+        """
         result = self.result
         try:
             if replays is None:
                 await self._search()
             else:
-                # How long that takes is known: as long as what is left has to be waited for.
                 self._limits = self._limits._replace(seconds=inf)
                 for each in replays:
                     await self._follow(each.canonical(), shrunk=True)
@@ -190,13 +258,18 @@ class Hunt:
                     raise _End("enough")
 
     async def _follow(self, sequence: Sequence, *, shrunk: bool = False) -> None:
-        """Shrink what leaks, measure it well, and file it; what is given as shrunk is so."""
+        """Shrink a candidate, measure it in full, and file it.
+
+        Args:
+            sequence: a sequence that leaks in a quick measurement, or one to replay.
+            shrunk: True to measure it as it is.
+        """
         given = shrunk
         if not shrunk:
             sequence, shrunk = await self._shrink(sequence)
         finding = await self._measure(sequence, shrunk=shrunk)
-        if not given and finding.gone > max(self._lasting, _LONGEST_LOOK):
-            # What other looks had left went while it was shrunk, and hid what the shorter ones do.
+        if not given and finding.gone > max(self._lasting, _LONGEST_QUICK):
+            # Growth of other measurements went while it was shrunk, and hid that of shorter ones.
             self._lasting = finding.gone
             shorter, shrunk = await self._shrink(sequence)
             if shorter != sequence:
@@ -208,29 +281,29 @@ class Hunt:
             if not (self._known.has_died(died) if died else self._known.explains(growth)):
                 self.result.findings.append(finding)
             self._known.add(finding)
-        elif finding.gone > (0 if given else _LONGEST_LOOK):
+        elif finding.gone > (0 if given else _LONGEST_QUICK):
             self._pass(finding, best)
         elif not given:
             self.result.unsure += 1
-            # It takes longer than we look: look longer from now on.
+            # It goes a little later than a quick measurement waits, so later ones wait longer.
             longer = max(2 * self._meter.quick, 1.25 * finding.gone)
-            self._meter.quick = min(longer, _LONGEST_LOOK, self._limits.wait)
+            self._meter.quick = min(longer, _LONGEST_QUICK, self._limits.wait)
         if finding.died and not self._target.ours:
             raise _End("died")
         if self._target.ours:
-            # Without what all those looks have left in it.
+            # Nothing that these measurements left may go on during the next ones.
             await self._restart()
 
     def _pass(self, finding: HuntFinding, best: HuntFinding | None) -> None:
-        """File what goes by itself, with what it leaves until then."""
+        """File passing growth, and keep it out of later sequences."""
         self._lasting = max(self._lasting, finding.gone)
         passing = replace(finding, growth=finding.growth._replace(held=finding.growth.passing))
         self.result.passing.append(passing)
-        # Quick looks are held against what a quick look has seen.
+        # Later quick measurements are compared with the growth that a quick measurement saw.
         self._known.add(passing if best is None else replace(passing, growth=best.growth))
 
     async def _shrink(self, sequence: Sequence) -> tuple[Sequence, bool]:
-        """Return the shortest that still leaks, and whether there was the time to be sure."""
+        """Return the shortest sequence that still leaks, and True if the time was enough."""
         self._doing = "shrinks"
         try:
             return await shrink(sequence, self._leaks), True
@@ -238,7 +311,7 @@ class Hunt:
             return (sequence if self._best is None else self._best.sequence), False
 
     async def _measure(self, sequence: Sequence, *, shrunk: bool) -> HuntFinding:
-        """Repeat a sequence in batches, on a server at rest, and wait for what goes by itself."""
+        """Measure a sequence in full, on a server without leftovers of earlier measurements."""
         self._doing = "measures"
         try:
             if self._clean_until < inf:
@@ -257,7 +330,13 @@ class Hunt:
         )
 
     async def _leaks(self, sequence: Sequence) -> bool:
-        """Take a quick look at a sequence, unless it is known; remember the shortest that leaks."""
+        """Measure a sequence quickly, unless it contains a known finding.
+
+        The last sequence that leaked is remembered; while shrinking, it is the shortest.
+
+        Returns:
+            True if it leaks something that is not known, or kills the server.
+        """
         left = self._limits.seconds - (self._clock() - self._begun)
         if self._best is not None and left < min(
             _RESERVE * self._limits.wait, self._limits.seconds / 2
@@ -276,7 +355,7 @@ class Hunt:
             await self._restart()
             return True
         if self._best is not None and self._best.died:
-            # A server that dies is shrunk to one that dies, not to one that leaks.
+            # Shrinking a death must not end with a mere leak.
             return False
         explained = self._known.explains(growth)
         self.result.explained += growth.leaks and explained
@@ -317,7 +396,11 @@ class Hunt:
         )
 
     async def _refresh(self, seconds: float) -> None:
-        """See that nothing goes by itself during the next looks, which takes so long at most."""
+        """Make sure that no older growth goes during the next measurements.
+
+        Args:
+            seconds: time without a change to wait for, if the server cannot be restarted.
+        """
         if self._target.ours:
             await self._restart()
             return
@@ -325,8 +408,8 @@ class Hunt:
             await self._meter.settle(patience=seconds)
         except (CounterError, OSError) as error:
             if died := await self._target.died():
-                # Of nothing that this look has sent.
-                self.result.trouble = f"the server died between two looks: it {died}"
+                # Nothing is sent during this wait, so the death belongs to no sequence.
+                self.result.trouble = f"the server died between two measurements: it {died}"
                 raise _End("trouble") from None
             await self._failed(error)
         else:
@@ -352,7 +435,7 @@ class Hunt:
         )
 
     def _check(self) -> None:
-        """End the hunt if it has spent what it may."""
+        """End the hunt if it is stopped or has reached a limit."""
         if self._stopped():
             raise _End("stopped")
         if self._clock() - self._begun >= self._limits.seconds:

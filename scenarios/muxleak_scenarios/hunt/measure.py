@@ -1,4 +1,42 @@
-"""How much a server has more of after each repetition of a sequence, when it is at rest again."""
+"""Growth of a server for each repetition of a sequence, measured when it is quiescent again."""
+
+# A count means something only when the server is quiescent, and nobody announces that from outside.
+# So the server is sampled until its counts stand still.
+#
+# Counts stand still when, for `patience` seconds, at least three of four samples saw the same
+# counts as the last one. Not all of them: a sample moves the server. It accepts the request,
+# answers and closes, and is sometimes seen with one goroutine more or fewer. An earlier rule
+# forgave one such moment in a patience; a server with two of them never stood still, and its last
+# sample was taken as it was, moved or not. Samples older than patience / 0.75 are dropped, so a
+# state that was left and reached again begins anew. Two rules bound the price: counts equal to
+# those before the repetitions need no wait, since nothing is left; and after `_LIMIT` patiences the
+# counts are taken as they are.
+#
+# Growth is a slope and not a difference. A difference cannot tell a leak from a cache, a pool or a
+# worker that starts with the first connection. Two measurements use it:
+#
+# - Quick: one batch of 3 copies. It looks for candidates and is repeated hundreds of times, so it
+#   waits a quarter of a second only. The slope is rounded down: less than one for each copy is no
+#   leak.
+# - Full: batches of 4, 4 and 8 copies, with a count after each. A stack that does not grow in every
+#   batch is no leak. Two sizes of batch tell growth by repetition from growth by batch. If the
+#   slope is the same whole number in each batch, the growth is exact. Otherwise it is the slope of
+#   the least squares, rounded to the nearest: a race that is lost in half of the repetitions counts
+#   as one, and `exact` is False.
+#
+# After the full batches the counts must stand still for the long patience. The wait separates
+# `held` and `kept` from `passing`, the part that the server ends by itself. A count that the wait
+# did not change keeps its slope. Of a changed count only the total is known: the rest is divided by
+# the copies. It is rounded to the nearest if it grew with each batch, since the rest of a leak is
+# then a race; and down if not, since a server may keep a few objects for later use.
+#
+# Every measurement counts twice, because the answers differ. `held` is counted while the
+# destinations are alive. Then all of them close, and `kept` is counted. A goroutine that waits for
+# its destination is in the first only, and lasts as long as a peer that the server's owner does not
+# control. Both counts are rounded alike, or a leak could seem to grow when the destinations go.
+#
+# Memory is rough in any case. It is counted from the end of the first batch, in which a server
+# creates the objects that it keeps for all later connections.
 
 from __future__ import annotations
 
@@ -21,27 +59,30 @@ if TYPE_CHECKING:
     from muxleak_scenarios.sequence.steps import Sequence
 
 COPIES = 3
-"""Repetitions that a quick look is made of."""
+"""Repetitions in a quick measurement."""
 BATCHES = (4, 4, 8)
-"""Repetitions after each of which a certain growth has the same slope."""
+"""Repetitions in each batch of a full measurement."""
 QUICK = 0.25
-"""Seconds without a change after which a quick look takes the counts as final."""
+"""Seconds without a change after which a quick measurement takes the counts as final."""
 _POLL = 0.01
 _SAMPLES = 1000
-"""Looks in a patience, at most."""
+"""Samples in a patience, at most."""
 _STILL = 0.75
-"""Of the looks in a patience, how many see the same when counts stand still. To be looked at moves
-a server for a moment: it accepts, answers and closes, and is now and then seen doing so."""
+"""Share of the samples that must equal the last one when counts stand still."""
 _LIMIT = 20.0
 """Patiences after which counts that never stand still are taken as they are."""
 
 
 class RepetitionGrowth(NamedTuple):
-    """What one repetition of a sequence leaves, whole numbers only, by stack or unit.
+    """Growth for one repetition of a sequence, in whole numbers, by stack or unit.
 
-    ``held`` is counted while the destinations live, ``kept`` after all of them have gone. ``exact``
-    says that every batch grew by the same; ``memory`` is in bytes and rough. ``passing`` was there
-    at first and went by itself, ``gone`` is after how many seconds it had.
+    Attributes:
+        held: counted while the destinations are alive.
+        kept: counted after all destinations have closed.
+        exact: True if every batch grew by the same number.
+        memory: bytes, rough; None if the server's memory is not known.
+        passing: counted at first, and gone by itself later.
+        gone: seconds after which `passing` had gone.
     """
 
     held: Counter[Stack]
@@ -53,21 +94,26 @@ class RepetitionGrowth(NamedTuple):
 
     @property
     def leaks(self) -> bool:
-        """Whether anything is left."""
+        """True if anything is left."""
         return bool(self.held or self.kept)
 
     @property
     def tasks(self) -> tuple[int, int]:
-        """Goroutines left: while the destinations live, and after."""
+        """Goroutines left while the destinations are alive, and after they have closed."""
         return tasks(self.held), tasks(self.kept)
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """Descriptors left: while the destinations live, and after."""
+        """Descriptors left while the destinations are alive, and after they have closed."""
         return self.held[DESCRIPTORS], self.kept[DESCRIPTORS]
 
     def without(self, other: RepetitionGrowth, times: int) -> RepetitionGrowth:
-        """Take away what is explained by something else, so many times."""
+        """Return this growth less a known one.
+
+        Args:
+            other: the known growth.
+            times: number of times that it occurs in a repetition.
+        """
         held, kept = self.held.copy(), self.kept.copy()
         for left, known in ((held, other.held), (kept, other.kept)):
             left.subtract({stack: count * times for stack, count in known.items()})
@@ -75,10 +121,14 @@ class RepetitionGrowth(NamedTuple):
 
 
 def slopes(points: list[tuple[int, Counter[Stack]]]) -> tuple[Counter[Stack], bool]:
-    """Return growth per repetition, rounded down, from counts after so many; and if it is exact.
+    """Compute the growth for one repetition.
 
-    What does not grow from each point to the next is no leak; what does so unevenly has the slope
-    of its least squares.
+    Args:
+        points: number of repetitions so far, and the counts then; the first with 0 repetitions.
+
+    Returns:
+        The growth of each stack that grew from every point to the next, and True if it was the same
+        whole number each time. Uneven growth has the slope of its least squares.
     """
     found: Counter[Stack] = Counter()
     exact = True
@@ -91,10 +141,11 @@ def slopes(points: list[tuple[int, Counter[Stack]]]) -> tuple[Counter[Stack], bo
             found[stack] = steps[0][1] // steps[0][0]
             continue
         slope = _least_squares([(done, counts[stack]) for done, counts in points])
-        # Half a leak for each repetition is a race that is lost often enough to be repeated.
+        # Half a leak for each repetition is a race that is lost often enough to be repeated. Two
+        # points always lie on a line, so they say nothing about that, and are rounded down.
         if len(points) > 2 and slope >= 0.5:  # noqa: PLR2004 - two points always lie on a line
             exact = False
-        # Not `round`, which takes a half to the even number: to none.
+        # Not `round`, which rounds a half to the even number and so half a leak to none.
         found[stack] = int(slope + 0.5) if len(points) > 2 else int(slope)  # noqa: PLR2004 - the same
     return +found, exact
 
@@ -110,13 +161,18 @@ def _least_squares(points: list[tuple[int, int]]) -> float:
 def _split_by_wait(
     quick: Counter[Stack], points: list[tuple[int, Counter[Stack]]], late: Counter[Stack]
 ) -> tuple[Counter[Stack], Counter[Stack], bool]:
-    """Split what a quick look has seen, per repetition, into what is left late and what is gone.
+    """Split the growth before a wait into the part that stays and the part that has gone.
 
-    Also say whether what is left came to whole numbers.
+    Args:
+        quick: growth for one repetition before the wait.
+        points: the counts that it was computed from.
+        late: the counts after the wait.
+
+    Returns:
+        The part for one repetition that stays, the part that has gone, and True if the part that
+        stays is a whole number for each repetition.
     """
     (_, first), (copies, last) = points[0], points[-1]
-    # What is still as it was has its slope; of the rest only the whole is known. If it grew with
-    # each batch, what is left of it is a race; if not, what a server keeps for later may be in it.
     moved = {stack for stack in {*last, *late} if late[stack] != last[stack]}
     left = Counter({stack: late[stack] - first[stack] for stack in moved})
     held, exact = _per_repetition(left, copies, nearest=quick)
@@ -127,18 +183,28 @@ def _split_by_wait(
 def _per_repetition(
     left: Counter[Stack], copies: int, *, nearest: Container[Stack]
 ) -> tuple[Counter[Stack], bool]:
-    """Return what is left for each repetition, and whether that comes to whole numbers.
+    """Divide totals by the number of repetitions.
 
-    It is rounded to the ``nearest``, half of one to one, of these stacks; down of others.
+    Args:
+        left: totals by stack.
+        copies: number of repetitions.
+        nearest: stacks to round to the nearest number, a half up; others are rounded down.
+
+    Returns:
+        The share of each repetition, and True if every total was a multiple of ``copies``.
     """
-    variant = {stack: copies // 2 if stack in nearest else 0 for stack in left}
-    share = {stack: (n + variant[stack]) // copies for stack, n in left.items()}
+    half = {stack: copies // 2 if stack in nearest else 0 for stack in left}
+    share = {stack: (n + half[stack]) // copies for stack, n in left.items()}
     exact = all(left[stack] == n * copies for stack, n in share.items() if n > 0)
     return +Counter(share), exact
 
 
 class Samples:
-    """What has been seen lately, and whether it has stood still for so many seconds."""
+    """The latest samples of a server.
+
+    Args:
+        patience: seconds for which the counts must stand still.
+    """
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -146,7 +212,12 @@ class Samples:
         self._times: Counter[frozenset[tuple[Stack, int]]] = Counter()
 
     def add(self, at: float, counts: Counter[Stack]) -> None:
-        """Take note of a look; forget those from long before."""
+        """Add a sample; drop those that are too old to matter.
+
+        Args:
+            at: its time, in seconds.
+            counts: its counts.
+        """
         seen = frozenset((+counts).items())
         self._seen.append((at, seen))
         self._times[seen] += 1
@@ -156,7 +227,7 @@ class Samples:
 
     @property
     def still(self) -> bool:
-        """Whether most looks saw the same as the last, since one did so long ago."""
+        """True if three of four samples equal the last, since the first that does, long enough."""
         at, seen = self._seen[-1]
         first = self._first
         most = self._times[seen] >= _STILL * (len(self._seen) - first)
@@ -164,7 +235,7 @@ class Samples:
 
     @property
     def since(self) -> float:
-        """When it was first seen as it is."""
+        """Time of the first sample that equals the last, in seconds."""
         return self._seen[self._first][0]
 
     @property
@@ -174,7 +245,17 @@ class Samples:
 
 
 class Meter:
-    """Runs batches and waits, watching the counts, until they stand still."""
+    """Runs batches of a sequence and computes the growth.
+
+    Args:
+        counter: counts the server under test.
+        driver: repeats a sequence.
+        destinations: the listeners that close for the second count.
+        clock: returns seconds.
+
+    Attributes:
+        quick: seconds without a change that a quick measurement waits for.
+    """
 
     def __init__(
         self,
@@ -190,17 +271,23 @@ class Meter:
         self.quick = QUICK
         self._last: Snapshot | None = None
         self._changed = 0.0
-        """When the counts last changed while they were settling."""
+        """Time at which the counts last changed before they stood still."""
 
     async def grow(
         self, sequence: Sequence, batches: tuple[int, ...] = (COPIES,), patience: float = 0
     ) -> RepetitionGrowth:
-        """Repeat a sequence in batches; count before, between, after, and without destinations.
+        """Repeat a sequence in batches and compute its growth.
+
+        Args:
+            sequence: the sequence.
+            batches: number of copies in each batch.
+            patience: seconds without a change to wait for; 0 for a quick measurement.
 
         Raises:
-            UnreachableError: if the server takes no connection.
-            CounterError: if it cannot be counted any more.
+            UnreachableError: the server accepts no connection.
+            CounterError: the server cannot be counted any more.
         """
+        # After the last measurement the server was as `_last`; if it still is, this needs no wait.
         before = await self.settle(self._last)
         points, memory = [(0, before.counts)], [before.memory]
         now = before
@@ -218,7 +305,7 @@ class Meter:
             held, passing, whole = _split_by_wait(held, points, now.counts)
             exact &= whole
         gone = self._changed - ended if passing else 0
-        # In its first batch a server makes what it keeps for all that follow.
+        # From the end of the first batch on; a quick measurement has no other batch.
         start = min(1, len(batches) - 1)
         each = None
         if (first := memory[start]) is not None and now.memory is not None:
@@ -232,13 +319,19 @@ class Meter:
     async def left(
         self, sequence: Sequence, copies: int, patience: float
     ) -> tuple[Counter[Stack], Counter[Stack]]:
-        """Repeat a sequence in one batch; return all that it changed, also what became less.
+        """Repeat a sequence in one batch and return the change of every count, also below zero.
 
-        First while the destinations live, then when they have gone.
+        Args:
+            sequence: the sequence.
+            copies: number of copies.
+            patience: seconds without a change to wait for.
+
+        Returns:
+            The change while the destinations are alive, and the change after they have closed.
 
         Raises:
-            UnreachableError: if the server takes no connection.
-            CounterError: if it cannot be counted any more.
+            UnreachableError: the server accepts no connection.
+            CounterError: the server cannot be counted any more.
         """
         before = await self.settle(self._last)
         await self._driver.run(sequence, copies, self._settle_step)
@@ -251,7 +344,18 @@ class Meter:
         return held, kept
 
     async def settle(self, before: Snapshot | None = None, patience: float = 0) -> Snapshot:
-        """Look until all is as ``before``, or stands still for so many seconds; bounded."""
+        """Sample the server until its counts are as before, or stand still.
+
+        Args:
+            before: the counts at which the wait ends at once.
+            patience: seconds without a change; 0 for those of a quick measurement.
+
+        Returns:
+            The last sample; after `_LIMIT` patiences also one that still changes.
+
+        Raises:
+            CounterError: the server cannot be counted any more.
+        """
         patience = patience or self.quick
         samples, begun = Samples(patience), self._clock()
         while True:
@@ -266,11 +370,15 @@ class Meter:
             await asyncio.sleep(max(_POLL, patience / _SAMPLES))
 
     async def _settle_step(self) -> None:
-        """Wait until two looks see the same and nothing has moved between them; bounded."""
+        """Wait between two steps: until two samples are equal and no byte came between them.
+
+        Bounded by `SETTLE_SECONDS`.
+        """
         until = self._clock() + SETTLE_SECONDS
         last, moved = await self._counter.read(), -1
         while moved != self._driver.traffic and self._clock() < until:
             moved = self._driver.traffic
+            # Shorter than between other samples, since this wait comes with every step.
             await asyncio.sleep(_POLL / 10)
             new = await self._counter.read()
             if new.counts != last.counts:

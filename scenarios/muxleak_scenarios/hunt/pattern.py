@@ -1,8 +1,26 @@
-"""A sequence inside another: whether it does what is known to leak, and how not to.
+"""Finds a known sequence inside another, and leaves it out.
 
-A pattern is a shortest sequence. Another contains it if it has its steps in that order, on one
-connection and stream for each of the pattern's, whatever else it does between them.
+A pattern is a minimal sequence. Another sequence contains it if it has its steps in the same order,
+on one connection and one stream for each of the pattern's, with any steps between them.
 """
+
+# Matching is a search with backtracking over the steps of the sequence. Each name of the pattern (a
+# connection, or a stream of one) is bound to a name of the sequence, and two names are never bound
+# to the same one: a leak of two streams needs two.
+#
+# - Letters are reused. ``a:open ... a:open`` is two connections, so a name has a turn: the number
+#   of times that its letter was opened.
+# - Every connection ends, by a step or by the end of the sequence, or when its letter is opened
+#   again. Endings that no step says are added (at `UNSAID`), or a pattern that ends with a close
+#   would not be found where the close is left out. In a pattern itself they mean nothing and go.
+# - A step matches one that does at least as much: any ending for any ending, ``connect`` for
+#   ``open``, any destination for an echo, more data for less. The shrinker tried to make each of
+#   them plainer, so the plain form in a pattern means that the difference does not matter.
+#
+# To leave a pattern out (`mask`), its last step that is neither an opening nor an ending is
+# deleted, again and again until no match is left. The rest of the sequence keeps its shape and may
+# show another leak. A pattern of openings and endings only cannot be left out: every sequence has
+# them.
 
 from __future__ import annotations
 
@@ -14,12 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 UNSAID = -1
-"""Where an ending stands that no step says."""
+"""Place of an ending that no step says."""
 _OPENING = {"open", "connect", "bad"}
 
 
 class _Name(NamedTuple):
-    """A connection among those that had its letter, or a stream of one."""
+    """A connection, by its letter and its turn, or a stream of one."""
 
     connection: str
     turn: int
@@ -27,9 +45,11 @@ class _Name(NamedTuple):
 
 
 def find(pattern: Sequence, sequence: Sequence) -> tuple[int, ...] | None:
-    """Return where the steps of a pattern are in a sequence, or None.
+    """Find a pattern in a sequence.
 
-    An ending that no step says is at `UNSAID`: of what is still open at the end, or opened again.
+    Returns:
+        The places of the pattern's steps in the sequence, `UNSAID` for an ending that no step says;
+        None if the sequence does not contain the pattern.
     """
     steps = tuple(each for each in _named(pattern) if each.at != UNSAID)
     return _find(steps, tuple(_named(sequence)), 0, {})
@@ -38,7 +58,7 @@ def find(pattern: Sequence, sequence: Sequence) -> tuple[int, ...] | None:
 def mask(pattern: Sequence, sequence: Sequence) -> Sequence | None:
     """Return a sequence without the steps that complete a pattern in it.
 
-    None if the pattern is nothing but a connection that comes and goes: there is no other way.
+    None if the pattern has only openings and endings, which cannot be left out.
     """
     left = sequence
     while (found := find(pattern, left)) is not None:
@@ -54,12 +74,12 @@ def mask(pattern: Sequence, sequence: Sequence) -> Sequence | None:
 
 
 def connections(sequence: Sequence) -> int:
-    """Return how many connections a sequence makes."""
+    """Return the number of connections that a sequence opens."""
     return sum(step.verb in _OPENING for step in sequence)
 
 
 class _Said(NamedTuple):
-    """A step, where it stands, and whom it concerns."""
+    """A step, its place in the sequence, and the connection or stream that it acts on."""
 
     at: int
     step: Step
@@ -100,16 +120,17 @@ def _find(
 
 
 def _bind(names: dict[_Name, _Name], name: _Name, other: _Name) -> dict[_Name, _Name] | None:
-    """Add what a name of the pattern stands for; None if it stands for something else already."""
+    """Bind a name of the pattern, and its connection; None if either is bound otherwise already."""
     bound = names.copy()
     for mine, theirs in ((name._replace(stream=None), other._replace(stream=None)), (name, other)):
         if bound.setdefault(mine, theirs) != theirs:
             return None
+    # Two names of the pattern bound to one of the sequence would let one stream pass for two.
     return bound if len(set(bound.values())) == len(bound) else None
 
 
 def _does(step: Step, wanted: Step) -> bool:
-    """Whether a step does at least what is wanted."""
+    """Return True if a step does at least as much as the wanted one."""
     if wanted.verb in ENDINGS:
         return step.verb in ENDINGS
     if wanted.verb == "open":

@@ -1,4 +1,13 @@
-"""Clients of a server that is not ours: they send what the steps say and discard what comes."""
+"""Clients of the server under test: they send the bytes of each step and discard the answers."""
+
+# A client here has no model of the protocol. It must be able to break every rule of mux.cool, and
+# an answer of an unknown server can be anything, so answers count as traffic and are not parsed.
+#
+# A client must not hold the server's connection open longer than the sequence says, or the hunt
+# would count leaks of its own making. `HuntPeer.close` therefore ends a connection at once, also
+# when the server does not read and data is still queued: `abort` drops the queue of the transport,
+# and the kernel sends the data that it has, then FIN. A reset is an abort with the linger option at
+# zero seconds (socket(7), SO_LINGER).
 
 from __future__ import annotations
 
@@ -22,19 +31,24 @@ if TYPE_CHECKING:
     Where = Callable[[str, NetworkType], Address]
 
 _ELSEWHERE = Address.of("127.0.0.1", 9)
-"""Where a packet goes that is not for its stream's target."""
+"""Address of a packet that is not for its stream's destination."""
 _RESET = struct.pack("ii", 1, 0)
 
 
 def encode(step: Step, address: Where) -> bytes:
-    """Return the bytes of a step that sends frames; ``address`` says where a destination is."""
+    """Return the bytes of a step that sends frames.
+
+    Args:
+        step: a step on a stream, or a malformed or partial frame.
+        address: returns the address of a destination.
+    """
     verb, stream = step.verb, step.stream or 0
     data = bytes(step.size) if step.size else None
     option = 0 if data is None else DATA
     if verb in OPENING:
         network = NetworkType.TCP if verb == "new" else NetworkType.UDP
-        # Streams that have the same one would be one, on whatever connections; without data there
-        # is none.
+        # XUDP streams with one Global ID are one stream, even on two connections, so each gets
+        # its own. A New without data has none.
         global_id = token_bytes(8) if verb == "xudp" and data else None
         target = address(step.what, network)
         return encode_frame(Frame.new(stream, network, target, data, global_id))
@@ -55,7 +69,11 @@ def encode(step: Step, address: Where) -> bytes:
 class HuntPeer(asyncio.Protocol):
     """One connection to the server under test.
 
-    ``traffic`` is called for everything that comes. What cannot be sent any more is dropped.
+    Bytes that can no longer be sent are dropped.
+
+    Args:
+        user: the id in the request header.
+        traffic: called for every event of the connection.
     """
 
     def __init__(self, user: UUID, traffic: Callable[[], None]) -> None:
@@ -70,12 +88,12 @@ class HuntPeer(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Discard."""
+        """Discard the bytes."""
         del data
         self._traffic()
 
     def eof_received(self) -> bool:
-        """Keep our direction open until a step closes it."""
+        """Keep the client's direction open until a step closes it."""
         self._traffic()
         return True
 
@@ -86,7 +104,15 @@ class HuntPeer(asyncio.Protocol):
         self._transport = None
 
     def perform(self, step: Step, address: Where) -> int:
-        """Do one step; return how many bytes it sends."""
+        """Perform one step.
+
+        Args:
+            step: a step of this connection.
+            address: returns the address of a destination.
+
+        Returns:
+            The number of bytes sent.
+        """
         if self._transport is None:
             return 0
         verb = step.verb
@@ -107,16 +133,19 @@ class HuntPeer(asyncio.Protocol):
         return 0
 
     def close(self, *, reset: bool = False) -> None:
-        """Close both directions in good order, or reset; now, even if the server does not read."""
+        """Close both directions at once, even if the server does not read.
+
+        Args:
+            reset: True to end with RST in place of FIN.
+        """
         transport, self._transport = self._transport, None
         if transport is None:
             return
         if reset:
             sock = transport.get_extra_info("socket")
-            with suppress(OSError):  # It is closed already.
+            with suppress(OSError):  # The socket is closed already.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if reset or transport.get_write_buffer_size():
-            # Without the linger option the kernel still sends what it has, and then FIN.
             transport.abort()
         else:
             transport.close()
@@ -124,7 +153,8 @@ class HuntPeer(asyncio.Protocol):
     def _half_close(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._half = True
-            with suppress(OSError):  # The server has reset it, and we have not heard of it yet.
+            # The server may have reset the connection without the loop knowing yet.
+            with suppress(OSError):
                 self._transport.write_eof()
 
     def _opening(self, step: Step) -> bytes:
@@ -137,7 +167,7 @@ class HuntPeer(asyncio.Protocol):
     def _send(self, data: bytes) -> int:
         dripped = min(len(data), DRIPS) if self._drips else 0
         for piece in (*(data[at : at + 1] for at in range(dripped)), data[dripped:]):
-            # A write may find out that the server is gone.
+            # A write may be the first to find that the server has closed the connection.
             if self._transport is None or self._transport.is_closing() or self._half:
                 return 0
             self._transport.write(piece)

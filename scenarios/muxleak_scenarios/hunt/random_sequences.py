@@ -1,4 +1,13 @@
-"""Random sequences for a server that is not ours, from the decoder that all searches share."""
+"""Draws random sequences for a hunt, from the decoder that all searches share."""
+
+# The decoder draws for the server of this project, in three respects that another server does not
+# share, so each step is adapted after the draw:
+#
+# - Handlers run inside our server only. A destination with the same effect on the session takes the
+#   place of each.
+# - Steps of the operator (a shutdown, a wait for idle limits) are not in a client's power.
+# - The two largest sizes exceed the limits of our server, which are small. Another server's limits
+#   are not known, so these sizes become the largest that a frame can have.
 
 from __future__ import annotations
 
@@ -31,11 +40,11 @@ _INSTEAD = {
     "flood": "@flood",
     "bulk": "@flood",
 }
-"""What serves a stream in place of what only a server of ours has; for the rest, an echo."""
+"""Destinations that take the place of handlers; an echo takes that of all others."""
 
 
 def hosted(step: Step) -> Step:
-    """Return a step as it can be taken at a server that is not ours: served by a destination."""
+    """Return a step for any server, with a destination in place of a handler."""
     kinds = KINDS if step.verb == "new" else DATAGRAM_DESTINATIONS
     if step.verb not in OPENING or step.what in kinds:
         return step
@@ -44,14 +53,13 @@ def hosted(step: Step) -> Step:
 
 
 def draw(random: Random) -> Sequence:
-    """Draw a sequence of at most `STEPS` steps, every close spelled out."""
+    """Draw a sequence of at most `STEPS` steps, with a close for every open connection."""
     steps = []
     for step in decode(random.randbytes(WIDTH * STEPS), virtual=False):
         if step.verb in OPERATOR:
             continue
         drawn = hosted(step)
         if step.size in SIZES[-2:]:
-            # What is much for limits as small as ours is nothing for others.
             drawn = drawn._replace(size=MAX_SIZE)
         steps.append(drawn)
     return Sequence(steps).canonical()

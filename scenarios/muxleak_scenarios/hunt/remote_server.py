@@ -1,4 +1,27 @@
-"""The server under test: counted from outside, found dead, and started again where it is ours."""
+"""The server under test: counted from outside, and started and stopped if the hunt owns it."""
+
+# Two kinds of server. One that runs already is counted and never touched. One that the hunt starts
+# by a command ("ours") can be restarted after it died, or to be rid of leftovers, and is a new
+# process with a new id each time, so its counters are made anew at every start.
+#
+# A server of ours:
+#
+# - runs in a session of its own. Ctrl-C in the terminal then reaches the hunt alone, which stops
+#   the server afterwards. The session is also its process group, so that a kill reaches everything
+#   that the command started, such as the server behind a shell.
+# - must find its port free. If another program listened there, the hunt would attack that one and
+#   count the new process.
+# - counts as started when it accepts connections and can be counted, since debug endpoints often
+#   listen later than the service.
+# - writes its output to a file and not to a pipe: nobody reads while it runs, and a full pipe would
+#   block it. The last lines are shown when it dies, without the control sequences for terminals.
+#
+# Death is found by two signs: its exit, or several failed attempts to connect. One failure is not
+# enough, since a server that is busy or out of descriptors refuses for a moment.
+#
+# Every wait calls ``check``, which raises when the hunt is to end: otherwise the first Ctrl-C would
+# wait up to `START_SECONDS`. For the same reason the waits in `stop` are bounded: a second signal
+# may arrive in them, whose handler calls `stop` again.
 
 from __future__ import annotations
 
@@ -20,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 START_SECONDS = 15.0
-"""How long a server that we start may take until it accepts and can be counted."""
+"""Longest time until a server of ours accepts connections and can be counted."""
 STOP_SECONDS = 5.0
 LOG_LINES = 8
 _LOG_BYTES = 16 << 10
@@ -28,26 +51,26 @@ _TRIES = 3
 _PAUSE = 0.1
 _ANSWER_SECONDS = 2.0
 _STYLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
-"""What a terminal takes for colours and the like (ECMA-48, section 5.4)."""
+"""Control sequences for terminals, such as colours (ECMA-48, section 5.4)."""
 
 
 class StartError(Exception):
-    """The server could not be started, or does not do what a hunt needs; says what to do."""
+    """The server could not be started, or cannot be hunted; its text says how to fix that."""
 
 
 class RemoteServer:
-    """A server at an address.
+    """A server under test.
 
     Args:
-        address: where it takes connections.
-        pprof: addresses of its goroutine profiles.
-        v2ray: addresses of its API, if it is a V2Ray that counts its goroutines.
-        pid: its process, if that is to be counted and not ours.
-        command: starts it, in a session of its own; None if it runs already.
+        address: host and port of its service.
+        pprof: URLs of its goroutine profiles.
+        v2ray: ``HOST:PORT`` of its API, if it is a V2Ray that counts its goroutines.
+        pid: its process id, for a server that runs already.
+        command: shell words that start it; None if it runs already.
 
     Raises:
-        ValueError: if nothing counts it, or an address is none.
-        ImportError: if V2Ray is to be asked, and the extra for that is missing.
+        ValueError: nothing counts the server, or an address is malformed.
+        ImportError: ``v2ray`` is given and grpcio is not installed.
     """
 
     def __init__(
@@ -72,25 +95,26 @@ class RemoteServer:
 
     @property
     def ours(self) -> bool:
-        """Whether we start it, and can start it again."""
+        """True if the hunt starts the server and can start it again."""
         return self._words is not None
 
     async def read(self) -> Snapshot:
-        """Count it.
+        """Take a sample of the server.
 
         Raises:
-            CounterError: if it cannot be counted.
+            CounterError: it cannot be counted.
         """
         return await self._counter.read()
 
     async def start(self, check: Callable[[], object] = bool) -> None:
-        """Start it if it is ours; wait until it accepts and can be counted.
+        """Start the server if it is ours, and wait until it accepts and can be counted.
 
-        ``check`` is called again and again while it does not, and ends that by an exception.
+        Args:
+            check: called repeatedly during the wait; an exception from it ends the wait.
 
         Raises:
-            StartError: if it does not come to that.
-            CounterError: if it accepts, but cannot be counted.
+            StartError: the server does not accept connections in time, or has ended.
+            CounterError: it accepts connections, but cannot be counted.
         """
         if self._words is not None:
             if not await self.died(tries=1):
@@ -123,17 +147,21 @@ class RemoteServer:
                 return
 
     async def restart(self, check: Callable[[], object] = bool) -> None:
-        """End it and start it again, as `start` does.
+        """Stop the server and start it again, as `start` does.
 
         Raises:
-            StartError: if it does not come up.
-            CounterError: if it accepts, but cannot be counted.
+            StartError: the server does not accept connections in time, or has ended.
+            CounterError: it accepts connections, but cannot be counted.
         """
         self.stop()
         await self.start(check)
 
     async def died(self, tries: int = _TRIES) -> str:
-        """Say how it is dead: "exited with status 2", "refuses connections"; "" if it lives."""
+        """Return how the server died, such as "exited with status 2"; "" if it is alive.
+
+        Args:
+            tries: number of failed connections after which it counts as dead.
+        """
         trouble = ""
         for _ in range(tries):
             if exited := self._exited():
@@ -153,7 +181,7 @@ class RemoteServer:
         return trouble
 
     def log(self) -> tuple[str, ...]:
-        """Return the last lines that a server of ours has printed."""
+        """Return the last lines of output of a server of ours."""
         if self._output is None:
             return ()
         with open(self._output.name, "rb") as file:  # noqa: PTH123 - a second view of an open file
@@ -163,19 +191,19 @@ class RemoteServer:
         return tuple(line for line in lines if line.strip())[-LOG_LINES:]
 
     def stop(self, *, kill: bool = False) -> None:
-        """End it, if it is ours, and what we keep open to count it.
+        """Stop the server if it is ours, and close the connections that count it.
 
-        ``kill`` gives it no time to end in good order.
+        Args:
+            kill: True to kill it at once, without time to end in order.
         """
         for stats in self._v2ray:
             stats.close()
         if (process := self._process) is not None:
-            # No wait is without limit: a signal may come in it, whose handler does the same again.
             if not kill:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_SECONDS)
-            # With what it has started, such as the server that a shell runs.
+            # The whole group, also after the process itself has ended.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
@@ -188,7 +216,6 @@ class RemoteServer:
     def _launch(self, words: list[str]) -> None:
         self._output = tempfile.NamedTemporaryFile(prefix="muxleak-hunt-", suffix=".log")  # noqa: SIM115 - open for as long as the server
         try:
-            # A session of its own, so that Ctrl-C ends the hunt and not the server before it.
             self._process = subprocess.Popen(  # noqa: S603 - the user's own command
                 words,
                 stdin=subprocess.DEVNULL,

@@ -1,4 +1,21 @@
-"""Shrinking a sequence step by step, where every look costs real time."""
+"""Shrinks a sequence where every measurement costs real time."""
+
+# A measurement takes from milliseconds to seconds, so the order of the candidates decides the price
+# of a hunt:
+#
+# - Large cuts come first: one connection alone, all but one connection, half of the steps, a
+#   quarter, down to single steps. Most steps of a random sequence do not matter.
+# - After each success the candidates are made anew from the shorter sequence, the largest cuts
+#   first again.
+# - Steps are made plainer only when none can go: an echo for a destination, no gap, a close for a
+#   reset, less data. Then cuts are tried again.
+# - No sequence is measured twice, since different cuts often give the same one. Equal means equal
+#   after `canonical`, with every close spelled out.
+# - The number of measurements is bounded, since a leak that is a race may go on for ever.
+#
+# The result is minimal under these cuts: no single step can go. It is not always the shortest
+# sequence with that leak. A measurement says "leaks", and not which leak, so shrinking may end at
+# another leak than it began with; the hunt files whatever the minimal sequence leaves.
 
 from __future__ import annotations
 
@@ -17,10 +34,12 @@ _SIZES = (0, *SIZES[1:])
 async def shrink(
     sequence: Sequence, leaks: Callable[[Sequence], Awaitable[bool]], measurements: int = 400
 ) -> Sequence:
-    """Return a shortest sequence that still ``leaks``, after at most so many looks.
+    """Return a minimal sequence that still leaks.
 
-    First whole connections go, then runs of steps, each variant as long as those before, down to
-    single ones; then what is left is made plainer. No look is repeated.
+    Args:
+        sequence: a sequence that leaks.
+        leaks: measures a sequence and returns True if it leaks.
+        measurements: number of measurements, at most.
     """
     seen: set[str] = {str(sequence)}
     changed = True
@@ -41,6 +60,7 @@ async def shrink(
 
 
 def _fewer(sequence: Sequence) -> Iterator[Sequence]:
+    """Yield sequences with fewer steps, the largest cuts first."""
     for name in sorted({step.connection for step in sequence}):
         yield Sequence(step for step in sequence if step.connection == name).canonical()
     for name in sorted({step.connection for step in sequence}):
@@ -57,6 +77,7 @@ def _fewer(sequence: Sequence) -> Iterator[Sequence]:
 
 
 def _plainer(sequence: Sequence) -> Iterator[Sequence]:
+    """Yield sequences with as many steps, one of them plainer; first with streams renumbered."""
     ids = dict.fromkeys(step.stream for step in sequence if step.stream is not None)
     numbers = {stream: number for number, stream in enumerate(ids, 1)}
     yield Sequence(

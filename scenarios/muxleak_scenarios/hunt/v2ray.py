@@ -1,7 +1,13 @@
-"""Counting V2Ray, which has no goroutine profile but tells how many there are, over gRPC.
+"""Counts the goroutines of a V2Ray, which has no goroutine profile, over its gRPC API."""
 
-Its answer is a message of plain numbers, so it is read here, without generated code.
-"""
+# V2Ray's StatsService answers GetSysStats with a SysStatsResponse (app/stats/command/command.proto
+# in v2ray-core 4): a protobuf message of plain numbers, of which two are read here. grpcio carries
+# the request, whose message is empty. A parser of a few lines takes the place of generated code,
+# which would need protoc or another dependency; fields of later versions are skipped by their wire
+# type (protobuf.dev, Encoding).
+#
+# The number counts every goroutine of the server, and so those of the API's own connection. The
+# channel therefore stays open between samples: its goroutines are in every count and cancel out.
 
 from __future__ import annotations
 
@@ -19,11 +25,11 @@ HOW = "pip install 'muxleak[v2ray]'"
 SERVICE = "v2ray.core.app.stats.command.StatsService"
 _METHOD = f"/{SERVICE}/GetSysStats"
 _NUM_GOROUTINE, _ALLOC = 1, 3
-"""Fields of its answer: goroutines, and bytes of heap objects, garbage included."""
+"""Fields of the answer: goroutines, and bytes of heap objects with garbage."""
 _OPTIONS = (
-    # A counter on this machine is not behind the proxy that the environment may name.
+    # The environment may name a proxy for HTTP; the API is not behind it.
     ("grpc.enable_http_proxy", 0),
-    # A server that is started again is another one, and soon there.
+    # Not shared with other channels, and connected again soon after the server was restarted.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
@@ -33,9 +39,7 @@ _MAX_VARINT = 10
 
 
 class V2RayStats:
-    """Goroutines and heap of a V2Ray, from the StatsService of its API.
-
-    The channel stays open between looks, so that it is always counted, or never.
+    """Counts goroutines and heap of a V2Ray, from the StatsService of its API.
 
     Args:
         address: ``HOST:PORT`` of the API's inbound.
@@ -53,10 +57,10 @@ class V2RayStats:
         self._channel: Any = None
 
     async def read(self) -> Snapshot:
-        """Ask for the counts.
+        """Take a sample.
 
         Raises:
-            CounterError: if they do not come.
+            CounterError: no counts came.
         """
         if self._channel is None:
             self._channel = self._grpc.insecure_channel(self._address, options=_OPTIONS)
@@ -83,10 +87,10 @@ class V2RayStats:
 
 
 def read_stats(answer: bytes) -> Snapshot:
-    """Read a SysStatsResponse.
+    """Parse a SysStatsResponse.
 
     Raises:
-        ValueError: if it is none, or does not say how many goroutines there are.
+        ValueError: it is no such message, or has no number of goroutines.
     """
     numbers = dict(_numbers(answer))
     goroutines = numbers.get(_NUM_GOROUTINE, 0)
@@ -96,7 +100,7 @@ def read_stats(answer: bytes) -> Snapshot:
 
 
 def _numbers(message: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the fields of a protobuf message that are plain numbers; others are passed over."""
+    """Yield number and value of the varint fields of a protobuf message; skip all others."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

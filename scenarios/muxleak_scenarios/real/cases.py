@@ -1,14 +1,22 @@
-"""What is claimed: which sequences leave what in sing-box, and in the pair that is its twin.
+"""Claims: sequences, each with its growth in sing-box and in the pair that is its twin."""
 
-The figures of sing-box were measured of 1.14.4, on loopback, with destinations of ours; 1.12.10
-leaves the same. The fixed variant of every pair leaves nothing, and so do both with a control,
-which differs by a step or two from the case above it.
-
-A sequence is the same for all three. How much a stream must be sent until a destination that
-never reads has blocked it depends on who keeps how much: half of `_FULL` is enough for each. The
-simulated world ends a write to such a destination after a second; there, a handler that never reads
-takes its place.
-"""
+# The figures of sing-box were measured on 1.14.4 over loopback, with destinations of this project.
+# 1.12.10 leaves the same in every case. A figure is goroutines or tasks and descriptors for one
+# repetition, first with the destinations alive, then after they have closed.
+#
+# - The fixed variant of every pair leaves nothing. So do the real program and both variants in the
+#   control cases, which differ by a step or two from the case above them: a control shows that the
+#   difference causes the leak, and not the way of counting.
+# - The twin leaves less after the destination has closed, where the designs differ. sing-box copies
+#   each direction of a stream by itself, so the goroutine that reads from an orphaned stream stays
+#   for ever, with one descriptor. Our relay ends both directions when its destination closes, so
+#   nothing stays. The figures before that are the same for both.
+# - `_FULL` must block a stream to a destination that never reads, whatever the server and the
+#   kernels buffer; half of it is enough for each of the three.
+# - The simulation ends a write to such a destination after a second, so in the replay a handler
+#   that never reads takes its place.
+#
+# Cases of one pair are neighbours, because they share the servers.
 
 from __future__ import annotations
 
@@ -22,10 +30,13 @@ _FULL = " ".join(["a:data:1+65535"] * 8)
 
 
 class Left(NamedTuple):
-    """What one repetition leaves; whole numbers, unless it is not the same each time.
+    """Growth for one repetition; a fraction if the repetitions differ.
 
-    ``tasks`` are goroutines or tasks. The first two are counted while the destinations live, the
-    others when all of them have gone.
+    Attributes:
+        tasks: goroutines or tasks, while the destinations are alive.
+        descriptors: descriptors, while the destinations are alive.
+        tasks_after: goroutines or tasks, after the destinations have closed.
+        descriptors_after: descriptors, after the destinations have closed.
     """
 
     tasks: Fraction = Fraction()
@@ -41,7 +52,15 @@ class Left(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A sequence, the pair that has the same bug, and what each repetition leaves."""
+    """A sequence and its claimed growth.
+
+    Attributes:
+        name: short description.
+        line: the sequence in notation.
+        pair: slug of the pair with the same bug.
+        real: growth of the real program.
+        twin: growth of the buggy variant.
+    """
 
     name: str
     line: str
@@ -56,23 +75,23 @@ class Case(NamedTuple):
 
     @property
     def replay(self) -> SequenceReplay:
-        """The simulated run of the buggy variant, which leaves something there, too."""
+        """Replay of the buggy variant in the simulation, which finds the same leak."""
         line = self.line.replace("@deaf", "deaf") if _FULL in self.line else self.line
         return SequenceReplay(self.pair, "buggy", Sequence.parse(line))
 
     @property
     def control(self) -> bool:
-        """Whether nothing may be left."""
+        """True if nothing may be left."""
         return not any(self.real)
 
 
 def left(*figures: int) -> Left:
-    """Return whole numbers as what is left."""
+    """Return a growth of whole numbers, in the order of the attributes of `Left`."""
     return Left(*map(Fraction, figures))
 
 
 def number(value: Fraction) -> str:
-    """Show a figure: a whole number as such, another with two digits."""
+    """Return a figure as text: a whole number as such, a fraction with two digits."""
     return f"{value.numerator}" if value.denominator == 1 else f"{float(value):.2f}"
 
 
@@ -159,4 +178,4 @@ CASES = (
         *(_BLOCKED, _NOTHING, _NOTHING),
     ),
 )
-"""Those of one pair stand together: they share its servers."""
+"""The cases, grouped by pair."""

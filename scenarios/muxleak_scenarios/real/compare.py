@@ -1,4 +1,20 @@
-"""Runs cases at a real proxy and at both variants of their twins, and counts all of them alike."""
+"""Runs cases against a real proxy and both variants of its twin, and counts all three alike."""
+
+# The comparison means something only if the three differ in the server alone. Each of them is a
+# process of its own on loopback, gets the same bytes from the same clients, dials destinations of
+# the same code, and is counted from outside: stacks through its debug endpoint, descriptors through
+# /proc. The twins are served without limits for writes and for idle streams, which would end what
+# sing-box keeps, and publish their tasks in the form of Go's profile.
+#
+# - Servers start once for each pair and subject, not once for each case, because a start costs more
+#   than a case. A case can therefore begin with the leaks of the case before it; only the change of
+#   the counts is compared.
+# - Before the first case a warm-up sequence makes the server create the objects that it keeps for
+#   all connections.
+# - The counts are divided by the copies and compared as fractions, without rounding: 19 leaks of 20
+#   copies are not 1.
+# - A port can be taken between its choice and its use, so a server that cannot start is tried again
+#   on other ports.
 
 from __future__ import annotations
 
@@ -35,24 +51,29 @@ if TYPE_CHECKING:
 
 COPIES = 20
 PATIENCE = 2.0
-"""Seconds for which the counts must stand still: longer than a server takes to close."""
+"""Seconds for which the counts must stand still: longer than a server needs to close."""
 BANDWIDTH = 100e6
 SUBJECTS = ("real", "buggy", "fixed")
-_WARMING = Sequence.parse("a:open a:new:1:@echo+5 a:end:1 a:close")
-"""What a server makes once, for its first connection, is made before anything is counted."""
+_WARM_UP = Sequence.parse("a:open a:new:1:@echo+5 a:end:1 a:close")
 
 SERVERS: dict[str, Callable[[int, int], Config]] = {
     "sing-box": lambda port, debug: sing_box_server(port, USER, debug)
 }
-"""The configurations of those that can be counted: where they listen, and where their pprof is."""
+"""Configurations of the programs that can be counted, by the ports of service and pprof."""
 
 
 class DiedError(Exception):
-    """A server has died, or cannot be counted any more; says of what, with its last words."""
+    """A server died or cannot be counted any more; the text has the reason and its last output."""
 
 
 class Measured(NamedTuple):
-    """What so many copies of a sequence changed, by stack; destinations alive, and gone."""
+    """Changes of the counts by a number of copies of a sequence, by stack.
+
+    Attributes:
+        held: change while the destinations are alive.
+        kept: change after they have closed.
+        copies: number of copies.
+    """
 
     held: Counter[Stack]
     kept: Counter[Stack]
@@ -60,19 +81,19 @@ class Measured(NamedTuple):
 
     @property
     def left(self) -> Left:
-        """What one repetition leaves."""
+        """Growth for one repetition."""
         totals = (
             count for each in (self.held, self.kept) for count in (tasks(each), each[DESCRIPTORS])
         )
         return Left(*(Fraction(total, self.copies) for total in totals))
 
     def each(self, stack: Stack) -> tuple[Fraction, Fraction]:
-        """What one repetition leaves of a stack."""
+        """Return the growth of a stack for one repetition: destinations alive, and closed."""
         return Fraction(self.held[stack], self.copies), Fraction(self.kept[stack], self.copies)
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
-        """Where goroutines or tasks are left, or have become fewer."""
+        """Stacks of goroutines or tasks whose number changed, sorted."""
         found = {
             stack
             for each in (self.held, self.kept)
@@ -83,7 +104,14 @@ class Measured(NamedTuple):
 
 
 class CaseRow(NamedTuple):
-    """A case with its measurements: the real program, its twin, and the twin's fixed variant."""
+    """A case with its measurements.
+
+    Attributes:
+        case: the case.
+        real: of the real program.
+        buggy: of the buggy variant.
+        fixed: of the fixed variant.
+    """
 
     case: Case
     real: Measured
@@ -91,20 +119,20 @@ class CaseRow(NamedTuple):
     fixed: Measured
 
     def claim(self, subject: str) -> Left:
-        """Return what one of `SUBJECTS` is claimed to leave."""
+        """Return the claimed growth of one of `SUBJECTS`."""
         return {"real": self.case.real, "buggy": self.case.twin, "fixed": Left()}[subject]
 
     def measured(self, subject: str) -> Measured:
-        """Return what one of `SUBJECTS` left."""
+        """Return the measurement of one of `SUBJECTS`."""
         return {"real": self.real, "buggy": self.buggy, "fixed": self.fixed}[subject]
 
     def holds(self, subject: str) -> bool:
-        """Whether it left as much as is claimed."""
+        """Return True if the measured growth of one of `SUBJECTS` is the claimed one."""
         return self.measured(subject).left == self.claim(subject)
 
     @property
     def agrees(self) -> bool:
-        """Whether all three did."""
+        """True if the claims of all three hold."""
         return all(map(self.holds, SUBJECTS))
 
 
@@ -116,15 +144,19 @@ async def compare(
     patience: float = PATIENCE,
     tell: Callable[[str, Case], None] = lambda _who, _case: None,
 ) -> list[CaseRow]:
-    """Measure every case at every subject; ``tell`` is called before each.
+    """Measure every case at every subject.
 
-    ``make`` makes the server of one of `SUBJECTS`, for a pair. Cases of one pair that stand
-    together share their servers.
+    Args:
+        cases: the cases; neighbours of one pair share their servers.
+        make: makes the server of one of `SUBJECTS`, for the slug of a pair.
+        copies: number of repetitions.
+        patience: seconds for which the counts must stand still.
+        tell: called with the subject and the case before each measurement.
 
     Raises:
-        StartError: if a server cannot be started.
-        CounterError: if one cannot be counted from the beginning.
-        DiedError: if one dies, or cannot be counted any more.
+        StartError: a server cannot be started.
+        CounterError: a server cannot be counted from the start.
+        DiedError: a server died, or cannot be counted any more.
     """
     rows = []
     for pair, group in groupby(cases, attrgetter("pair")):
@@ -136,7 +168,7 @@ async def compare(
                 driver = Driver(target.address, USER, destinations, Spending(BANDWIDTH))
                 meter = Meter(target, driver, destinations)
                 try:
-                    await meter.left(_WARMING, 1, meter.quick)
+                    await meter.left(_WARM_UP, 1, meter.quick)
                     for case in together:
                         tell(subject, case)
                         changed = await meter.left(case.sequence, copies, patience)
@@ -152,7 +184,7 @@ async def compare(
 
 @asynccontextmanager
 async def _serving(subject: str, pair: str, make: Make) -> AsyncIterator[RemoteServer]:
-    """Start a server, on other ports if it cannot have these; end it whatever happens."""
+    """Start a server, on other ports if it does not start on these; kill it in the end."""
     for attempt in range(1, ATTEMPTS + 1):
         target = make(subject, pair)
         try:
@@ -169,9 +201,12 @@ async def _serving(subject: str, pair: str, make: Make) -> AsyncIterator[RemoteS
 
 
 class Servers:
-    """Makes the servers of one real program and of the twins, on free ports of loopback.
+    """Makes the servers of a real program and of its twins, on free ports of loopback.
 
-    Use as a context manager: the files that configure them are gone after it.
+    A context manager, which deletes the configuration files at its end.
+
+    Args:
+        program: the real program.
     """
 
     def __init__(self, program: Program) -> None:
@@ -185,7 +220,12 @@ class Servers:
         self._folder.cleanup()
 
     def __call__(self, subject: str, pair: str) -> RemoteServer:
-        """Make the server of a subject, for a pair."""
+        """Return the server of a subject, not yet started.
+
+        Args:
+            subject: one of `SUBJECTS`.
+            pair: slug of the pair.
+        """
         port, debug = free_port(), free_port()
         if subject == "real":
             path = Path(self._folder.name) / f"{port}.json"

