@@ -106,7 +106,7 @@ def test_base_install_runs_commands_without_hypothesis(
 ) -> None:
     """Neither Hypothesis nor pytest is installed."""
     arguments, code, shown = WITHOUT_EXTRAS[name]
-    done = base.muxleak(*arguments, cwd=tmp_path)
+    done = base.script("muxleak", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (code, "")
     assert shown in done.stdout
 
@@ -127,9 +127,9 @@ def test_base_install_imports_and_searches_a_program(base: Environment, tmp_path
         "pip install 'muxleak[fuzz]'"
     )
     (tmp_path / "server.py").write_text(SERVER)
-    found = base.muxleak("fuzz", "server:main", cwd=tmp_path)
+    found = base.script("muxleak", "fuzz", "server:main", cwd=tmp_path)
     assert (found.returncode, found.stderr) == (1, "")
-    again = base.muxleak("replay", "muxleak-server-main.sim.json", cwd=tmp_path)
+    again = base.script("muxleak", "replay", "muxleak-server-main.sim.json", cwd=tmp_path)
     assert (again.returncode, again.stderr) == (1, "")
     assert "1 task leaked" in found.stdout
     assert "1 task leaked" in again.stdout
@@ -141,9 +141,9 @@ def test_base_install_says_which_extra_a_command_needs(
 ) -> None:
     """Bad usage, exit code 2, nothing printed before it; its help is there all the same."""
     arguments, who = WITH_FUZZ[name]
-    done = base.muxleak(*arguments, cwd=tmp_path)
+    done = base.script("muxleak", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
         f"Error: {who} needs Hypothesis, which is an extra: pip install 'muxleak[fuzz]'"
     )
-    assert base.muxleak(arguments[0], "--help", cwd=tmp_path).returncode == 0
+    assert base.script("muxleak", arguments[0], "--help", cwd=tmp_path).returncode == 0

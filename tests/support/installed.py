@@ -53,11 +53,11 @@ class Environment(NamedTuple):
             check=False,
         )
 
-    def muxleak(
-        self, *arguments: str, cwd: Path, **environ: str
+    def script(
+        self, name: str, *arguments: str, cwd: Path, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run its console script, as a shell does."""
-        return self.run(str(self.python.with_name("muxleak")), *arguments, cwd=cwd, **environ)
+        """Run a console script, as a shell does."""
+        return self.run(str(self.python.with_name(name)), *arguments, cwd=cwd, **environ)
 
 
 def environment(factory: pytest.TempPathFactory, extra: str, *packages: str) -> Environment:
