@@ -32,7 +32,7 @@ def variant(pair: str, name: str) -> ModuleType:
 
 
 def answer(module: ModuleType) -> tuple[type[Lifecycle], str]:
-    """Return the one class of a half and the one question it answers."""
+    """Return the one class of a variant and the one question it answers."""
     (cls,) = (each for each in vars(module).values() if _is_own_class(each, module))
     (question,) = (name for name in vars(cls) if not name.startswith("_"))
     return cls, question
@@ -89,7 +89,7 @@ def test_lifecycle_questions_have_one_line_that_says_what_is_due() -> None:
 
 
 def test_pairs_are_found_by_listing_the_folder() -> None:
-    """Every folder under `vless/bugs` is a pair, complete, and there are some."""
+    """Every folder under `bugs` is a pair, complete, and there are some."""
     folders = sorted(path.name for path in FOLDER.iterdir() if (path / "__init__.py").exists())
 
     assert folders == PAIRS
@@ -118,7 +118,7 @@ def test_pair_overrides_the_question_of_its_facts(pair: str) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_pair_halves_import_the_same(pair: str) -> None:
+def test_pair_variants_import_the_same(pair: str) -> None:
     """Both variants have the same imports, so that their difference is the mistake alone."""
     buggy, fixed = (imports(variant(pair, name)) for name in VARIANTS)
 
@@ -126,7 +126,7 @@ def test_pair_halves_import_the_same(pair: str) -> None:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_pair_fixed_half_is_the_reference(pair: str) -> None:
+def test_pair_fixed_variant_is_the_reference(pair: str) -> None:
     """The fixed variant's method is the reference's own, word for word; the buggy one is not."""
     buggy, fixed = variant(pair, "buggy"), variant(pair, "fixed")
     cls, question = answer(fixed)

@@ -7,8 +7,8 @@ Handlers get the same `Stream` as from a mux session, so one outbound serves all
 #
 # - The receive loop feeds the stream and waits for room, up to the stall limit. The peer's end
 #   lifts that wait (`on_eof`), so a handler that does not read cannot hide it.
-# - Whichever of handler, connection and context ends first, `run` ends the other two before it
-#   returns, and repeats the cancellation of a handler that swallows the first one.
+# - Whichever of handler, connection and context ends first, `run` ends handler and connection
+#   before it returns, and repeats the cancellation of a handler that swallows the first one.
 # - The peer's end is passed to the handler as the end of its input, and the handler may go on
 #   writing: TCP and UDP streams have a half-close, unlike a mux connection.
 # - A failed stream is a reset, since TCP has no other way to report an error.
@@ -57,7 +57,7 @@ class DirectSession:
         self._prefix = encode_response(Response())
 
     async def run(self, received: bytes, handler: Handler, context: Context) -> None:
-        """Serve until handler, connection or context has ended; then end the other two.
+        """Serve until handler, connection or context has ended; then end handler and connection.
 
         Args:
             received: Bytes that came in one segment with the request header.

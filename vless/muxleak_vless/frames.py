@@ -14,10 +14,10 @@ v2ray-core, from which the limit of 512 bytes and the tolerance of padding are t
 
 # Two rules.
 #
-# 1. A frame is decoded whole, and every error in it raised, before the session sees any of it. The
-#    session can therefore act on a frame without a way back. sing-vmess enters a New into its table
-#    first and checks the network byte after: a bad byte orphans the stream that has the id (the
-#    pair `malformed_frame_orphans`).
+# 1. A frame is decoded whole, and every error in it raised, before the session sees any of it. So
+#    the session never has to undo a frame. sing-vmess enters a New into its table first and checks
+#    the network byte after: a bad byte orphans the stream that has the id (the pair
+#    `malformed_frame_orphans`).
 # 2. Announced data belongs to its frame, whatever the status and whether the id exists or not. A
 #    decoder that skips the data of a frame it does not need loses the framing. Which ids exist is
 #    not known here.

@@ -15,14 +15,14 @@ and `Inbound.shutdown` has one for all. No bytes of a peer produce a traceback i
 # of the server's context must wake each wait: while the header is read, a callback on the context
 # closes the link; a session then watches the context itself.
 #
-# Order in `shutdown`: the listeners first, or new connections would come in behind. Then three
+# Order in `shutdown`: the listeners first, so that no connection arrives meanwhile. Then three
 # steps, each for one close limit: cancel the context (connections end in good order), abort the
 # links (for peers that do not take the rest), cancel the tasks (for code of handlers that does not
 # end). The connections that are left are returned by name. `asyncio.Server.wait_closed` is not
 # used: since Python 3.12.1 it waits for all connections without a limit.
 #
 # sing-box closes its listeners and its outbound connections at shutdown and keeps no list of the
-# connections it has accepted. After a reload they live on until their peers close.
+# connections it has accepted. After a reload they stay open until their peers close.
 
 from __future__ import annotations
 

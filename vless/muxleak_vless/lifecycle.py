@@ -1,4 +1,4 @@
-"""The decisions about the life of a mux connection: a method each, with the right answer.
+"""The decisions about the life of a mux connection: one method each, with the right answer.
 
 The session (module `session`) makes none of these decisions itself. It asks a `Lifecycle`, each
 question from exactly one place; `hang_up` is asked by the server (module `inbound`). A bug of
@@ -29,9 +29,9 @@ question from exactly one place; `hang_up` is asked by the server (module `inbou
 #                            it at the end of the receive loop.
 #
 # The second proposal alone still has the leak of V2: the cleanup has run, and a stream opened after
-# it is released by nothing. So a closing session must register none (`admit`). And its receive loop
-# still stays in a read when the server ends: the cleanup must close the transport (`end_link`). The
-# reference does both. Its rules, with the methods that hold them:
+# it is released by nothing. So a closing session must register none (`admit`). Nor does it end the
+# receive loop, which stays in a read when the server ends: the cleanup must close the transport
+# (`end_link`). The reference does both. Its rules, with the methods that hold them:
 #
 # 1. A stream is an object; the table maps an id to its present owner (`id_reused`, `owns`,
 #    `forget`).
@@ -46,7 +46,7 @@ question from exactly one place; `hang_up` is asked by the server (module `inbou
 #    `handler_context`). The cleanup closes the transport too (`end_link`), and so does the server
 #    for connections without a session (`hang_up`). The task that served a connection waits for its
 #    handlers (`join`).
-# 6. No wait for a peer is without a limit (`stalled`, `idle`).
+# 6. Every wait for a peer has a limit (`stalled`, `idle`).
 # 7. Sent bytes can be decoded (`split`), and padding in received frames is skipped (`tolerates`).
 #
 # A question's docstring is its contract, in one line; `muxleak show` prints it. The pairs repeat it
@@ -181,7 +181,7 @@ class Lifecycle:
         del frame
         return True
 
-    # Asked by a timer of the link. A reset, since a peer that does not read gets no farewell.
+    # Asked by a timer of the link. A reset: an orderly end would wait for the peer once more.
     def stalled(self, session: MuxSession) -> None:
         """End a connection whose peer has not read for the write limit."""
         session.link.end_stalled()
@@ -191,7 +191,7 @@ class Lifecycle:
         """End a connection on which no byte has passed for the idle limit."""
         session.link.end_idle()
 
-    # A cancellation is a request, and `join` repeats it. V2 returns before its cleanup has run.
+    # A cancellation is a request, and `join` repeats it. V2 may return before its cleanup has run.
     async def join(self, session: MuxSession) -> None:
         """Wait within limits for the handlers of a connection that is over."""
         await session.join()

@@ -1,7 +1,7 @@
 """The handler of a proxy: dials a stream's target, TCP or UDP, and relays.
 
 The peer's end of a TCP stream is passed on as a half-close, and the target may go on answering. The
-target's end, and either end of a UDP stream, ends both directions.
+target's end ends both directions, and so does the peer's end of a UDP stream.
 """
 
 # A relay has two directions, each a coroutine. One is *decisive*: its end ends the relay (for TCP
@@ -14,12 +14,12 @@ target's end, and either end of a UDP stream, ends both directions.
 # Limits: `dial_seconds` for reaching the target, the write and idle limits of the target's link,
 # and an idle limit for UDP, where no end is ever sent. Besides these, the stream bounds the relay:
 # when the stream ends, the session cancels the handler, and the `finally` blocks here close the
-# socket. A silent target whose peer has ended its direction is therefore kept until the connection
-# ends, and no longer. In sing-vmess such a relay has left the table, and stays as long as the
-# target does (the pair `end_forgets_stream`).
+# socket. So a silent target whose peer has ended its direction is kept until the connection ends or
+# the target's idle limit, and no longer. In sing-vmess such a relay has left the table, and stays
+# as long as the target does (the pair `end_forgets_stream`).
 #
 # The errors of a task group hold tracebacks, whose stack frames hold the errors. `_first_error`
-# cuts that cycle: otherwise each failed dial would keep its stream and sockets until a collection.
+# cuts that cycle: otherwise each relay that fails would keep its stream until a garbage collection.
 
 from __future__ import annotations
 

@@ -30,19 +30,19 @@ Every decision about the life of the connection is asked of a `Lifecycle`; this 
 #    link that the cleanup closes wakes the receive loop.
 # 4. No stream is registered while the session is closing, since no cleanup would end it.
 # 5. The receive loop never waits for the peer to read. Replies go into the transport's buffer, and
-#    a backlog above its limit ends the connection. Otherwise a peer that does not read would keep
-#    the loop from its own FIN.
+#    a backlog above its limit ends the connection. Otherwise the loop could not see the FIN of a
+#    peer that does not read.
 #
-# In sing-vmess d70afe4 the watcher waits for the caller's context, so 2 holds but for the watcher,
-# which stays: that is sing-box issue #2421. Its fix, 8cd5f17, drops the explicit call of 2 and
-# keeps the watcher alone, which breaks 4 for a stream that arrives after the watcher has run.
+# In sing-vmess d70afe4 the watcher waits for the caller's context, so the second half of rule 2
+# fails: the receive loop cleans up, but nothing wakes the watcher. That is sing-box issue #2421.
+# Its fix, 8cd5f17, drops the explicit call and leaves the cleanup to the watcher, without rule 4: a
+# stream that arrives after the watcher has run is never released.
 #
-# Order. The cleanup never awaits, so no task runs between its steps, and no handler sees a half
-# released connection. `closing` is set first, since `on_cleanup` is the caller's code and may call
-# the cleanup again; `on_cleanup` comes last, when the caller's resources are no longer needed. The
-# context is cancelled after the cleanup (`receive_ended`), so that everything that the context
-# wakes finds the session closing. `join` comes after both: a handler ends only once it is
-# cancelled.
+# Order. The cleanup never awaits, so no task runs between its steps and sees some streams ended and
+# others not. `closing` is set first, since `on_cleanup` is the caller's code and may call the
+# cleanup again; `on_cleanup` comes last, when the session has released everything else. The context
+# is cancelled after the cleanup (`receive_ended`), so that everything that the context wakes finds
+# the session closing. `join` comes after both, since handlers end only when they are cancelled.
 #
 # No reference cycles. A session that ends must be freed at once, or its sockets and buffers wait
 # for a garbage collection. So causes are kept without tracebacks, a stream drops its owner when it
@@ -207,7 +207,7 @@ class MuxSession:
         self.retire(stream, StreamClosed("closed by its handler"))
 
     def refuse(self, stream_id: int) -> None:
-        """Send the peer an End with the error bit for an id without a stream."""
+        """Send the peer an End with the error bit for an id."""
         self._send(Frame.end(stream_id, error=True))
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
@@ -303,7 +303,8 @@ class MuxSession:
         if not self.lifecycle.admit(self):
             self.refuse(frame.stream_id)
             return
-        # Before the refusals below: the peer's New has ended its use of the old stream in any case.
+        # Before the refusals below: once the peer has sent a New, it does not mean the old stream by
+        # this id any more, also if the new stream is refused.
         old = self.streams.get(frame.stream_id)
         if old is not None:
             self.lifecycle.id_reused(self, old)

@@ -30,8 +30,8 @@ session that is one stream (`direct_session`).
 # limit. `stop_waiting` lifts the limit once the peer has gone: at most the bytes in the link's
 # buffer and in its decoder can still come.
 #
-# `feed` never waits and `room` is separate, so the last piece may pass the limit: the inbox holds
-# at most its limit and one frame.
+# `feed` never waits, and the receive loop waits in `room` after it. So, until the peer has gone,
+# the inbox holds less than its limit and one piece (a frame, or one read of the link).
 
 from __future__ import annotations
 

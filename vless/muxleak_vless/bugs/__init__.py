@@ -15,7 +15,8 @@ A folder may also hold fixes that were tried and were wrong, ``wrong_*.py``: ``F
 #   unused ones, so that their diff shows the mistake alone; it is at most 15 lines.
 # - The method of the fixed variant is the reference's own, word for word, so it cannot drift.
 # - The leak is real: tasks that wait for futures which nothing will set.
-# - `muxleak verify` checks each claim of the facts, that the minimal sequence is minimal included.
+# - `muxleak verify` checks each claim of the facts, and also that no step of the minimal sequence
+#   can be left out.
 
 from dataclasses import dataclass
 
