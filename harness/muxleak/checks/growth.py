@@ -1,8 +1,34 @@
-"""Growth: repeat an operation and report what there is more of after every repetition.
+"""Growth: repeat an operation, and report tasks and resources that accumulate.
 
-What is made once and kept, such as a cached client, or was there before, such as a service, does
-not grow, and so is no leak; one task per operation is, wherever it is held.
+An object that is created once and kept, such as a cached client, does not grow and is no leak; one
+task for each operation is a leak, wherever it is held.
 """
+
+# A single run cannot distinguish a leak from a cache. Repetitions can, by this rule (`_grows`): a
+# count grows if it is higher at the end than at half-time, and rose in more than half of the steps
+# between. The first half is left to everything that fills once: connection pools, services that
+# start when they are needed, memoised results. An object that is created once but late makes one
+# step. The slope in a report is the rise over the second half, for each of its repetitions. Four
+# repetitions are the fewest for which the second half has two steps.
+#
+# Counted together are objects of one kind and name made at one place (`key_of`): those of the
+# operation's scope, and those made outside every scope since the beginning, for a server that was
+# started before creates its tasks there. What was there before is never counted.
+#
+# Objects that end late would make counts wrong, so each sample is taken from a settled program:
+#
+# - After a repetition the loop settles until the count is back at that of the last sample, for 20
+#   ms at most: a task that ends late must not look like growth, but a leak must not make each
+#   repetition wait for the whole budget. After the last repetition the budget is granted, and the
+#   last sample is taken anew.
+# - At half-time and at the end, garbage is collected first, as these two samples decide. A finished
+#   task in a reference cycle is no leak.
+# - All ledgers of the loop are swept, because a ledger holds finished tasks until its next sweep.
+# - Callbacks are counted at half-time and at the end only, because finding them takes a walk
+#   through the whole heap. They grow if one future has one more for each repetition in between.
+#
+# While a measurement is under way, the counters keep weak references to finished tasks
+# (`retention`). At the end, leaks that grew are ended as by `no_leaks`.
 
 import asyncio
 import dataclasses
@@ -16,7 +42,13 @@ from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
-from muxleak.checks.retention import Pile, callbacks, follow_finished, retained, unfollow_finished
+from muxleak.checks.retention import (
+    GrowthRecord,
+    callbacks,
+    follow_finished,
+    retained,
+    unfollow_finished,
+)
 from muxleak.checks.scope_check import BUDGET, diagnosis
 from muxleak.checks.settle import settle
 from muxleak.checks.teardown import release
@@ -36,15 +68,14 @@ _FEWEST = 4
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One thing that grows.
+    """Objects of one kind and name, made at one place, whose number grows.
 
     Attributes:
         kind: one of `kinds.KINDS`.
-        name: what it is called.
-        site: where it is made, as "file:line in function".
-        counts: how many were alive after each repetition; of callbacks, which are counted at
-            half-time and at the end, these two.
-        slope: how many more there are per repetition, over the second half.
+        name: their name in reports.
+        site: the creation site, as "file:line in function".
+        counts: number alive after each repetition; for callbacks, at half-time and at the end.
+        slope: rise of that number per repetition, over the second half.
     """
 
     kind: str
@@ -56,11 +87,11 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class GrowthReport:
-    """What grew, steepest first; falsy when nothing did.
+    """The result of `measure_growth`; falsy if nothing grew.
 
     Attributes:
-        repetitions: how often the operation ran.
-        growing: what grew.
+        repetitions: number of times the operation ran.
+        growing: the growing objects, the most numerous first, then callbacks.
         report: the same with sites, states and diagnosis.
     """
 
@@ -75,20 +106,30 @@ class GrowthReport:
         return str(self.report) if self.growing else "nothing grows"
 
 
-# How long what is late may hold up the next repetition; at the end the whole budget is granted.
-_PAUSE = 0.02
-_LOOKS = 2  # at callbacks on futures: each goes through the whole heap
+_PAUSE = 0.02  # seconds that a late task may hold up the next repetition
+_CALLBACK_SAMPLES = 2  # at half-time and at the end
 
 Key = tuple[str, Site, str]
 
 
 def key_of(record: Any) -> Key:
-    """What is counted together: things of one kind and name, made at one place."""
+    """Return the key by which records are counted together: kind, site and name."""
     return record.kind, record.site, record.name
 
 
-class Probe:
-    """One measurement: its scope, and a series of counts for whatever was seen."""
+class GrowthMeasurement:
+    """One measurement of an operation.
+
+    Attributes:
+        loop, ledger, kinds, ignores: as given.
+        repetitions: number of times to run the operation.
+        half: number of the repetition after which the second half begins.
+        scope: the scope of the operation.
+        root: the ledger's root, for what is made outside every scope.
+        start: numbers of the last task and resource that existed before.
+        series: counts after each repetition.
+        callback_counts: counts of callbacks at half-time and at the end.
+    """
 
     def __init__(
         self,
@@ -105,10 +146,15 @@ class Probe:
         self.root.prune()
         self.start = self.root.counters.created, self.root.counters.resources_made
         self.series: list[Counter[Key]] = []
-        self.piles: list[Counter[Pile]] = []
+        self.callback_counts: list[Counter[GrowthRecord]] = []
 
     async def run(self, operation: Callable[[], Awaitable[object]], budget: float) -> None:
-        """Repeat, and count after each repetition."""
+        """Repeat an operation, and count after each repetition.
+
+        Args:
+            operation: is called and awaited.
+            budget: seconds to settle in after the last repetition.
+        """
         for number in range(1, self.repetitions + 1):
             level = self.series[-1].total() if self.series else 0
             with self.scope:
@@ -116,13 +162,13 @@ class Probe:
             await self._settle(_PAUSE, functools.partial(self._at_level, level))
             self.series.append(self._sample(collect=number == self.half))
             if number == self.half:
-                self.piles.append(self._callbacks())
+                self.callback_counts.append(self._callbacks())
         await self._settle(budget, self._no_growth)
         self.series[-1] = self._sample(collect=True)
-        self.piles.append(self._callbacks())
+        self.callback_counts.append(self._callbacks())
 
     def alive(self) -> list[Any]:
-        """What is alive of the operation and outside every scope, since the beginning."""
+        """Return records of all objects of the operation, and of newer ones outside every scope."""
         tasks, resources = self.start
         found: list[Any] = self.scope.everything()
         found += self.root.newer(tasks, resources)
@@ -134,38 +180,40 @@ class Probe:
         ]
 
     def grown(self) -> list[Any]:
-        """The live things that grew."""
+        """Return records of the live objects that grew."""
         growing = self.growing()
         return [each for each in self.alive() if key_of(each) in growing]
 
     def growing(self) -> dict[Key, tuple[int, ...]]:
-        """What is counted and grew, with its counts, steepest first."""
+        """Return the counts of each key that grew, the highest last count first."""
         keys = {key: None for sample in self.series for key in sample}
         series = {key: tuple(sample[key] for sample in self.series) for key in keys}
         found = {key: counts for key, counts in series.items() if self._grows(counts)}
         return dict(sorted(found.items(), key=lambda item: -item[1][-1]))
 
     def report(self) -> LeakReport:
-        """What grew, with its diagnosis."""
-        growing, piled = self.growing(), self.piled()
+        """Make the report on everything that grew, with its diagnosis."""
+        growing, added = self.growing(), self.growing_callbacks()
         members: list[Record] = [each for each in self.alive() if key_of(each) in growing]
-        members += [pile for pile, counts in piled.items() for _ in range(counts[-1])]
+        members += [record for record, counts in added.items() for _ in range(counts[-1])]
         kept = retained(self.scope)
         members += [p for p, n in kept.items() if key_of(p) in growing for _ in range(n)]
-        counts = growing | {key_of(pile): counts for pile, counts in piled.items()}
+        counts = growing | {key_of(record): counts for record, counts in added.items()}
 
         def notes(record: Record) -> list[str]:
             series = counts[key_of(record)]
             when = (
-                "after each repetition" if len(series) > _LOOKS else "at half-time and at the end"
+                "after each repetition"
+                if len(series) > _CALLBACK_SAMPLES
+                else "at half-time and at the end"
             )
             return [f"alive {when}: {', '.join(map(str, series))}", *diagnosis(record)]
 
         return LeakReport.of(members, within=self.scope, diagnose=notes)
 
     def slope(self, counts: tuple[int, ...]) -> float:
-        """How much a count rises per repetition, over the second half."""
-        start = counts[0] if len(counts) == _LOOKS else counts[self.half - 1]
+        """Return the rise of a count per repetition, over the second half."""
+        start = counts[0] if len(counts) == _CALLBACK_SAMPLES else counts[self.half - 1]
         return (counts[-1] - start) / (self.repetitions - self.half)
 
     async def _settle(self, limit: float, until: Callable[[], bool]) -> None:
@@ -179,28 +227,27 @@ class Probe:
         return Counter(map(key_of, self.alive()))
 
     def _sample(self, *, collect: bool) -> Counter[Key]:
-        # Another ledger, such as the plugin's, keeps a finished task until its own next look.
         sweep_all(self.loop)
         sample = self._count()
         if collect and self.kinds & {"retained", "callback"}:
-            # Garbage is no leak; what grows is judged by these two moments.
             gc.collect()
             sweep_all(self.loop)
             sample = self._count()
         if "retained" in self.kinds:
-            for pile, count in retained(self.scope).items():
-                sample[key_of(pile)] += count if remaining([pile], self.kinds, self.ignores) else 0
+            for record, count in retained(self.scope).items():
+                if remaining([record], self.kinds, self.ignores):
+                    sample[key_of(record)] += count
         return sample
 
-    def _callbacks(self) -> Counter[Pile]:
+    def _callbacks(self) -> Counter[GrowthRecord]:
         return callbacks(self.loop) if "callback" in self.kinds else Counter()
 
-    def piled(self) -> dict[Pile, tuple[int, ...]]:
-        """Callbacks that grew, on one future, by one or more per repetition of the second half."""
-        before, after = self.piles
+    def growing_callbacks(self) -> dict[GrowthRecord, tuple[int, ...]]:
+        """Return the two counts of callbacks of which one future got one or more per repetition."""
+        before, after = self.callback_counts
         least = self.repetitions - self.half
-        found = {pile: (before[pile], n) for pile, n in after.items() if n - before[pile] >= least}
-        return {p: found[p] for p in found if remaining([p], self.kinds, self.ignores)}
+        found = {each: (before[each], n) for each, n in after.items() if n - before[each] >= least}
+        return {each: found[each] for each in remaining(found, self.kinds, self.ignores)}
 
     def _no_growth(self) -> bool:
         now = self._count()
@@ -212,7 +259,7 @@ class Probe:
         )
 
     def _grows(self, counts: tuple[int, ...]) -> bool:
-        """Whether there are more at the end than at half-time, and more after most repetitions."""
+        """Return True if more are alive at the end than at half-time, and most steps are rises."""
         late = counts[self.half - 1 :]
         rises = sum(after > before for before, after in itertools.pairwise(late))
         return late[-1] > late[0] and 2 * rises > len(late) - 1
@@ -226,18 +273,22 @@ async def measure_growth(
     budget: float = BUDGET,
     ignore: Ignore | Iterable[Ignore] = (),
 ) -> GrowthReport:
-    """Run an operation several times and report what still grows over the second half.
+    """Run an operation several times, and report objects whose number grows over the second half.
 
     After each repetition the loop settles; after the last one it gets the whole `budget`, so that
-    what ends late is no growth. Counted is what the operation causes and what is caused outside
-    every scope, by a server that was there before for instance. What grew is ended afterwards.
+    tasks that end late do not count. Tasks and resources of the operation are counted, and those
+    made outside every scope, by a server that was started before for instance. Leaks are ended
+    afterwards.
 
     Args:
         operation: is called and awaited; its exceptions pass.
-        repetitions: at least 4.
+        repetitions: number of times; at least 4.
         kinds: of `kinds.KINDS`.
-        budget: seconds that settling, and ending what grew, may take.
+        budget: seconds to settle in after the last repetition; also for each round of ending leaks.
         ignore: values of `muxleak.checks.ignores`.
+
+    Returns:
+        The report; falsy if nothing grew.
 
     Raises:
         ValueError: an unknown kind, or too few repetitions.
@@ -247,41 +298,42 @@ async def measure_growth(
     wanted, ignores = valid_kinds(kinds), valid_ignores(ignore)
     loop = asyncio.get_running_loop()
     with shared_ledger(loop) as ledger:
-        probe = Probe(loop, ledger, wanted, ignores, repetitions)
-        follow_finished(probe.scope.counters)
+        measurement = GrowthMeasurement(loop, ledger, wanted, ignores, repetitions)
+        follow_finished(measurement.scope.counters)
         try:
-            await probe.run(operation, budget)
-            report = _report(probe)
+            await measurement.run(operation, budget)
+            report = _report(measurement)
         finally:
-            unfollow_finished(probe.scope.counters)
+            unfollow_finished(measurement.scope.counters)
         if not report:
             return report
-        notes = await release(probe.grown(), budget)
+        notes = await release(measurement.grown(), budget)
         leaks = report.report.noting(*notes, *ledger.unseen)
         return GrowthReport(repetitions, report.growing, leaks)
 
 
 def valid_repetitions(repetitions: object) -> None:
-    """Refuse a number of repetitions that can show no growth.
+    """Check that a number of repetitions can show growth.
 
     Raises:
-        ValueError: it is too small, or no number.
+        ValueError: it is too small, or no integer.
     """
     if isinstance(repetitions, bool) or not isinstance(repetitions, int) or repetitions < _FEWEST:
         raise ValueError(f"expected at least {_FEWEST} repetitions, got {repetitions!r}")
 
 
-def _report(probe: Probe) -> GrowthReport:
-    counts = probe.growing() | {key_of(pile): counts for pile, counts in probe.piled().items()}
+def _report(measurement: GrowthMeasurement) -> GrowthReport:
+    added = measurement.growing_callbacks()
+    counts = measurement.growing() | {key_of(each): series for each, series in added.items()}
     growing = tuple(
-        Growth(kind, name, str(site), series, probe.slope(series))
+        Growth(kind, name, str(site), series, measurement.slope(series))
         for (kind, site, name), series in counts.items()
     )
-    headline = f"still growing after {probe.repetitions} repetitions: {_slopes(growing)}"
-    report = probe.report()
+    headline = f"still growing after {measurement.repetitions} repetitions: {_slopes(growing)}"
+    report = measurement.report()
     if growing:
         report = dataclasses.replace(report, headline=headline)
-    return GrowthReport(probe.repetitions, growing, report)
+    return GrowthReport(measurement.repetitions, growing, report)
 
 
 def _slopes(growing: Iterable[Growth]) -> str:

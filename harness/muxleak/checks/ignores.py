@@ -1,7 +1,15 @@
-"""What a check may overlook: values with a reason each, as in goleak.
+"""Values that exempt tasks and resources from a check, each with a reason, as in Go's goleak.
 
 Patterns are those of the shell (`*`, `?`, `[...]`) and match the whole text.
 """
+
+# An exemption without a reason becomes permanent, so the reason is required, and so is a pattern:
+# an empty one would exempt everything.
+#
+# `ignore_current` has no pattern. Ledgers number tasks and resources in creation order, so an
+# object existed at a moment if its number is not above the last one given by then. Numbers mean
+# nothing in another ledger, so a value keeps them for the ledger of every scope around the call. A
+# record of a root scope names no scope, so its ledger is not known; any of the numbers decides.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,13 +27,14 @@ FACTORIES = "ignore_created_by, ignore_name, ignore_waiting_in, ignore_current"
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """One thing to overlook; made by the functions below.
+    """One exemption; made by the functions below.
 
     Attributes:
-        by: what the pattern is matched with.
-        pattern: the pattern; empty for what was alive when the value was made.
+        by: the text that is matched: "created_by", "name" or "waiting_in"; or "current".
+        pattern: the pattern; empty for "current".
         reason: why it is no leak.
-        seen: for each ledger the last numbers of its tasks and resources at that time.
+        seen: for "current", the counters of each ledger with the numbers of its last task and its
+            last resource.
     """
 
     by: str
@@ -34,12 +43,16 @@ class Ignore:
     seen: tuple[tuple[Counters, int, int], ...] = ()
 
     def covers(self, record: "Record") -> bool:
-        """Whether `record` is overlooked."""
+        """Return True if `record` is exempt.
+
+        Args:
+            record: of a task, a resource, or an object that only growth can judge.
+        """
         if self.by == "current":
-            return self._was_there(record)
+            return self._existed(record)
         return any(fnmatchcase(text, self.pattern) for text in _texts(self.by, record))
 
-    def _was_there(self, record: Any) -> bool:
+    def _existed(self, record: Any) -> bool:
         number = getattr(record, "number", None)
         if number is None:
             return False
@@ -52,63 +65,87 @@ class Ignore:
 
 
 def ignore_created_by(pattern: str, *, reason: str) -> Ignore:
-    """Overlook what was made at a matching place.
+    """Exempt objects that were created at a matching place.
 
     Args:
         pattern: for the qualified name of a function ("Client.connect"), a file ("*/pool.py") or a
             line ("app/pool.py:12"), of any of the few frames of the creation site.
         reason: why it is no leak; must not be empty.
+
+    Returns:
+        The value for `no_leaks`, `check_scope` and `measure_growth`.
+
+    Raises:
+        ValueError: the pattern or the reason is empty.
     """
     return _made("created_by", pattern, reason)
 
 
 def ignore_name(pattern: str, *, reason: str) -> Ignore:
-    """Overlook what has a matching name.
+    """Exempt objects that have a matching name.
 
     Args:
-        pattern: for the qualified name of a task's coroutine, a task's own name, a generator's, a
-            timer's, job's or thread's function.
+        pattern: for the qualified name of a task's coroutine, a task's own name, the qualified name
+            of a generator, or of the function of a timer, job or thread.
         reason: why it is no leak; must not be empty.
+
+    Returns:
+        The value for `no_leaks`, `check_scope` and `measure_growth`.
+
+    Raises:
+        ValueError: the pattern or the reason is empty.
     """
     return _made("name", pattern, reason)
 
 
 def ignore_waiting_in(pattern: str, *, reason: str) -> Ignore:
-    """Overlook tasks that wait in a matching function, at any depth.
+    """Exempt tasks that wait in a matching function, at any depth.
 
     Args:
         pattern: as for `ignore_created_by`.
         reason: why it is no leak; must not be empty.
+
+    Returns:
+        The value for `no_leaks`, `check_scope` and `measure_growth`.
+
+    Raises:
+        ValueError: the pattern or the reason is empty.
     """
     return _made("waiting_in", pattern, reason)
 
 
 def ignore_current(*, reason: str) -> Ignore:
-    """Overlook what was made up to now, by whatever checks are under way.
+    """Exempt objects that were created up to now, in every check that is under way.
 
-    What was made before a check began is never held against it, so this is for use inside one:
+    A check never reports objects from before its beginning, so this is for use inside one:
     `check.ignore(ignore_current(reason="the fixture's client"))`.
 
     Args:
         reason: why it is no leak; must not be empty.
+
+    Returns:
+        The value for `LeakCheck.ignore`.
+
+    Raises:
+        ValueError: the reason is empty.
     """
-    tallies = []
+    ledgers: list[Counters] = []
     scope = CURRENT.get()
     while scope is not None:
-        if scope.counters not in tallies:
-            tallies.append(scope.counters)
+        if scope.counters not in ledgers:
+            ledgers.append(scope.counters)
         scope = scope.outer
-    for counters in tallies:
+    for counters in ledgers:
         counters.sweep()
-    seen = tuple((counters, counters.created, counters.resources_made) for counters in tallies)
+    seen = tuple((counters, counters.created, counters.resources_made) for counters in ledgers)
     return Ignore("current", "", _reasoned(reason), seen)
 
 
 def valid_ignores(ignores: object) -> tuple[Ignore, ...]:
-    """One or several such values, as a tuple.
+    """Return one or several `Ignore` values as a tuple.
 
     Raises:
-        TypeError: something else was given; the message says what makes them.
+        TypeError: something else was given; the message names the functions that make them.
     """
     found = (ignores,) if not isinstance(ignores, Iterable) else tuple(ignores)
     for each in found:
@@ -120,7 +157,7 @@ def valid_ignores(ignores: object) -> tuple[Ignore, ...]:
 def remaining(
     records: Iterable[Any], kinds: frozenset[str], ignores: Sequence[Ignore]
 ) -> list[Any]:
-    """The records of those kinds that nothing covers."""
+    """Return the records of given kinds that no value exempts."""
     return [
         record
         for record in records

@@ -1,8 +1,22 @@
-"""Checking a function that runs loops of its own, as `asyncio.run` makes them.
+"""Checking a function that runs loops of its own, as `asyncio.run` makes them."""
 
-Such a loop is gone when the function returns, and what was left on it was cancelled. So the loop is
-noticed when it begins to run, and looked at when the runner is about to cancel what is left.
-"""
+# When such a function returns, its loop is closed and its leaks are cancelled. So a check has to
+# see the loop from within the call:
+#
+# - The start: `run_forever` of `asyncio.BaseEventLoop` is replaced (and that of `uvloop.Loop`, if
+#   uvloop is imported, since it is no subclass), because every way to run a loop calls it. A loop
+#   that runs in this thread gets the ledger.
+# - The end: a runner calls `asyncio.runners._cancel_all_tasks` as the first step of its own
+#   clean-up. That is the last moment at which the leaks are alive and the loop can still run the
+#   examination. The name is private; there is no public one for that moment.
+# - Without a runner, the loop is examined when the next loop begins or when the function returns.
+#   If it is closed by then, the leaks are reported without the wait in which they could have ended.
+#
+# A function may run several loops, one after the other; all are charged to one scope, and the first
+# leak found is reported. Loops of other threads are left alone: they cannot be run from here.
+#
+# This stands apart from `no_leaks` because it is about loops and replaces functions of the process;
+# it is given the examination and knows nothing of options.
 
 import asyncio
 import sys
@@ -20,15 +34,15 @@ _Examine = Callable[[Scope, Ledger], Coroutine[Any, Any, LeakReport]]
 
 
 class LoopWatch:
-    """While entered, charges to one scope what this thread's loops make inside it.
+    """A context manager that charges to one scope all work of the loops of this thread.
 
     Args:
         name: of the scope.
-        examine: reports what a scope left behind, and ends it.
-        select: of what is alive, what counts as a leak.
+        examine: reports the leaks of a scope, and ends them; runs on the loop.
+        select: returns those of given records that count as leaks.
 
     Attributes:
-        report: the first leak found; falsy if there was none.
+        report: on the first loop that had a leak; falsy if none had.
     """
 
     def __init__(
@@ -43,12 +57,11 @@ class LoopWatch:
         self._replaced: list[tuple[Any, str, Any]] = []
 
     def __enter__(self) -> Self:
-        self._replace(asyncio.BaseEventLoop, "run_forever", self._adopt)
+        self._replace(asyncio.BaseEventLoop, "run_forever", self._begin)
         uvloop = sys.modules.get("uvloop")
         if uvloop is not None:
-            self._replace(uvloop.Loop, "run_forever", self._adopt)
-        # A runner calls it at its end; there is no public name for that moment.
-        self._replace(asyncio.runners, "_cancel_all_tasks", self._look)
+            self._replace(uvloop.Loop, "run_forever", self._begin)
+        self._replace(asyncio.runners, "_cancel_all_tasks", self._examine_on)
         self._scope.__enter__()
         return self
 
@@ -56,7 +69,7 @@ class LoopWatch:
         self._scope.__exit__()
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
-        self._leave()
+        self._end()
 
     def _replace(self, owner: Any, name: str, before: Callable[[Any], None]) -> None:
         original = getattr(owner, name)
@@ -66,29 +79,32 @@ class LoopWatch:
                 before(loop)
             return original(loop)
 
-        # uvloop's own class has the method from the one below it.
+        # Put back by `setattr`, also where the class had inherited it, as uvloop's has.
         self._replaced.append((owner, name, original))
         setattr(owner, name, replacement)
 
-    def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Record the tasks and resources of a loop that is about to run."""
         if self._loop is not loop:
-            self._leave()
+            self._end()
             self._loop = loop
             self._ledger.install(loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _examine_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run the examination on a loop, unless a leak was found before."""
         if loop is self._loop and not loop.is_closed() and not self.report:
             self.report = loop.run_until_complete(self._examine(self._scope, self._ledger))
 
-    def _leave(self) -> None:
+    def _end(self) -> None:
+        """Examine the loop, if that has not been done, and stop recording."""
         loop, self._loop = self._loop, None
         if loop is None:
             return
         if not loop.is_closed() and not loop.is_running():
             self._loop = loop
-            self._look(loop)
+            self._examine_on(loop)
             self._loop = None
         elif not self.report and not self._scope.clean:
-            # Too late to wait, but not to tell.
+            # Too late for them to end, so the report comes without a wait.
             self.report = diagnosed(self._select(self._scope.everything()), self._scope)
         self._ledger.uninstall()

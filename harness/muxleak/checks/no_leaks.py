@@ -1,4 +1,35 @@
-"""`no_leaks`: the check as a context manager and as a decorator."""
+"""`no_leaks`: the check for leaks, as a context manager and as a decorator."""
+
+# How one check works. On entry it takes the shared ledger of the running loop and makes a scope
+# that is current inside the block. Everything that the block creates is charged to the scope, also
+# what its tasks create, since they inherit the scope with their context (see `ledger.counters`).
+# On exit, the scope is examined (`scope_check`), a report is made, the leaks are ended
+# (`teardown`), and the report is raised.
+#
+# What follows from scopes:
+#
+# - Checks can run at the same time and can be nested: each is charged with its own work only. An
+#   inner check ends the leaks that it reports, so the outer one has nothing to add.
+# - Nothing that existed before can be a leak of the block.
+# - Work that the block causes in a context from before is not charged to it. The usual case is a
+#   server that was started before: the task of a new connection inherits the server's context.
+#   Start the server inside the block, or use ``repeat``, which also counts outside every scope.
+#
+# The forms differ in how they get at a loop:
+#
+#   form                        loop
+#   ------------------------    ------------------------------------------------------------------
+#   ``async with no_leaks()``   the running one
+#   on an async function        the same; each call is a check of its own
+#   on a function               the loops that the function runs (`loop_watch`)
+#   ``repeat=``                 the running one; growth decides, not a single run (`growth`)
+#
+# The verdict never hides an error. If the block raises, its exception passes, with the report as a
+# note. `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` pass at once, without an examination,
+# which could take the whole budget or would have to await in a generator that is being closed.
+#
+# Price of a block without leaks: the hooks of the ledger, once for all blocks open on the loop, and
+# a few iterations. Only a leak costs a wait.
 
 import asyncio
 import functools
@@ -24,7 +55,15 @@ _OPTIONS = "kinds, budget, ignore, repeat"
 
 
 class LeakCheck:
-    """What `no_leaks` gives: an asynchronous context manager, and a decorator."""
+    """The result of `no_leaks`: an asynchronous context manager, and a decorator.
+
+    Attributes:
+        kinds: the kinds that are checked.
+        budget: seconds, as given to `no_leaks`.
+        ignores: `Ignore` values in force.
+        repeat: repetitions of a decorated function; None for a single run.
+        name: of the scope, in reports.
+    """
 
     def __init__(
         self, kinds: frozenset[str], budget: float, ignores: tuple[Ignore, ...], repeat: int | None
@@ -37,7 +76,7 @@ class LeakCheck:
 
     @property
     def scope(self) -> Scope:
-        """What the block is charged to.
+        """The scope that is charged inside the block.
 
         Raises:
             RuntimeError: outside the block.
@@ -47,7 +86,11 @@ class LeakCheck:
         return self._scope
 
     def ignore(self, *ignores: Ignore) -> None:
-        """Overlook more, from inside the block for instance."""
+        """Add `Ignore` values, inside the block for instance.
+
+        Raises:
+            TypeError: one is no `Ignore`.
+        """
         self.ignores += valid_ignores(ignores)
 
     async def __aenter__(self) -> Self:
@@ -69,10 +112,18 @@ class LeakCheck:
             if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
                 return
             report = await self.examine(scope, ledger)
-        blame(report, error)
+        raise_or_note(report, error)
 
     async def examine(self, scope: Scope, ledger: Ledger) -> LeakReport:
-        """Report what `scope` left behind, then end it."""
+        """Report the leaks of a scope, then end them.
+
+        Args:
+            scope: the scope to examine.
+            ledger: its ledger, on the running loop.
+
+        Returns:
+            The report; falsy if nothing leaked.
+        """
         found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
         if not found:
             return LeakReport((), 0)
@@ -80,14 +131,14 @@ class LeakCheck:
         return report.noting(*await release(found, self.budget))
 
     def select(self, records: list[Any]) -> list[Any]:
-        """Of what is alive, what counts as a leak by the options."""
+        """Return those records that count as leaks by the options."""
         return remaining(records, self.kinds, self.ignores)
 
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
-        """Check each call of `function`.
+        """Decorate a function, so that each call is checked.
 
         Raises:
-            TypeError: not a function that can be checked.
+            TypeError: a generator function, no function, or `repeat` on one that is not async.
         """
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise TypeError(f"no_leaks cannot check a generator function, got {function!r}")
@@ -118,9 +169,9 @@ class LeakCheck:
                 with watch:
                     result = function(*args, **settings)
             except BaseException as error:
-                blame(watch.report, error)
+                raise_or_note(watch.report, error)
                 raise
-            blame(watch.report, None)
+            raise_or_note(watch.report, None)
             return result
 
         return checked
@@ -172,7 +223,7 @@ def no_leaks(
     repeat: int | None = None,
     **unknown: Never,
 ) -> Any:
-    """Fail with `LeakError` if a block, or a function, leaves something behind.
+    """Raise `LeakError` if tasks or resources outlive a block or a function that created them.
 
     ::
 
@@ -182,30 +233,35 @@ def no_leaks(
         @no_leaks(repeat=6)
         async def test_connection() -> None: ...
 
-    Charged to it is whatever is made inside, in its tasks and theirs, and nothing else, so that
-    checks may run at the same time and what was there before is never accused: also not of what a
-    server that was started before makes for its connections, which `repeat` and the pytest plugin
-    see. Where nothing is left it costs a few turns of the loop. A leak is ended after it was
-    reported, within the budget; it never replaces the block's own exception, which carries the
-    report as a note instead.
+    The block is charged with everything created inside it and by its tasks, at any depth, and with
+    nothing else. So checks can run at the same time, and nothing that existed before is reported.
+    Connections of a server that was started before the block belong to that server; `repeat` and
+    the pytest plugin see them. A block without leaks costs a few iterations of the loop.
 
-    With `repeat` the function runs so often, and only what still grows over the second half is a
-    leak: the form for whatever is made once and kept, and the only one that judges kinds like
-    finished tasks that are kept. A function that is not async is checked on every loop that it
-    runs, before `asyncio.run` cancels what is left.
+    Leaks are ended after they are reported, within the budget. An exception of the block itself
+    passes, and carries the report as a note.
+
+    With `repeat` the function runs that many times, and only tasks and resources whose number
+    still grows over the second half are leaks. Use it for code that creates something once and
+    keeps it; it is also the only form that finds the kinds "retained" and "callback". A function
+    that is not async is checked on every loop that it runs, before `asyncio.run` cancels the tasks
+    that remain.
 
     Args:
         function: when used as `@no_leaks`, without options.
-        kinds: what to look for, of `kinds.KINDS`; by default all.
-        budget: seconds. What ends by itself within it is no leak; a cancelled task may take as
-            long, twice, before it is given up.
+        kinds: the kinds to check, of `kinds.KINDS`; all by default.
+        budget: seconds. Tasks and resources that end by themselves within it are no leak; a
+            cancelled task may take as long, twice, before it is given up.
         ignore: values of `ignore_created_by`, `ignore_name`, `ignore_waiting_in`, `ignore_current`.
-        repeat: how often to run the function; at least 4.
+        repeat: number of times to run the function; at least 4.
         **unknown: refused.
+
+    Returns:
+        A `LeakCheck`; the decorated function when used as `@no_leaks`.
 
     Raises:
         TypeError: an unknown option, or one of a wrong type.
-        ValueError: an unknown kind, a budget or a repetition count that makes no sense.
+        ValueError: an unknown kind, a budget that is not above 0, or too few repetitions.
     """
     if unknown:
         names = ", ".join(sorted(unknown))
@@ -222,8 +278,16 @@ def _valid_budget(budget: object) -> None:
         raise ValueError(f"expected a budget in seconds above 0, got {budget!r}")
 
 
-def blame(report: LeakReport, error: BaseException | None) -> None:
-    """Raise the report, or attach it to the error that is on its way."""
+def raise_or_note(report: LeakReport, error: BaseException | None) -> None:
+    """Raise a report, or add it as a note to the exception that is being raised.
+
+    Args:
+        report: does nothing if it is falsy.
+        error: the exception of the block; None if there is none.
+
+    Raises:
+        LeakError: something leaked, and there is no other exception.
+    """
     if not report:
         return
     if error is None:

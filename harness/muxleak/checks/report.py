@@ -1,4 +1,19 @@
-"""What leaked, in a few lines that are the same on every run: largest group first."""
+"""Reports on leaks: groups, largest first, in a few lines that are the same on every run."""
+
+# A leak of a thousand connections must read as one leak. So records are grouped by kind, creation
+# site, name and, for tasks, the chain of frames in which they wait; one member of each group is
+# described for all. Groups are sorted by size, and sorting is stable, so that groups of one size
+# keep the order in which they began.
+#
+# The text is fit for comparison between runs, processes and machines: it has no addresses, no
+# absolute paths and no numbers of asyncio's (see `introspect`). Baselines of the plugin hold
+# creation sites as they are printed here, so their form must stay.
+#
+# A report fits a screen, `MAX_LINES`. Groups beyond that are counted in one line, and notes take at
+# most half. The diagnosis walks the heap, so it is made only for as many groups as fit.
+#
+# `Record` is a protocol, because members are of classes that have nothing else in common: records
+# of live tasks, of resources, and of objects that only growth can judge.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +31,7 @@ _Key = tuple[str, Site, str, tuple[str, ...]]
 
 
 class Record(Protocol):
-    """Anything that is alive and can be reported: a task's record, a resource, a growing pile."""
+    """A member of a report: a `TaskRecord`, a `Resource`, or a `GrowthRecord`."""
 
     @property
     def kind(self) -> str:
@@ -24,39 +39,39 @@ class Record(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name in reports."""
 
     @property
     def site(self) -> Site:
-        """Where it was made."""
+        """The creation site."""
 
     @property
     def scope(self) -> Scope | None:
-        """Whose it is."""
+        """The scope that is charged; None for the root."""
 
     def waiting_on(self) -> Waiting:
-        """Where it is suspended."""
+        """Describe the place where a task is suspended."""
 
     def state(self) -> str:
-        """What it is doing, in one line."""
+        """Describe in one line what it is doing."""
 
     def thing(self) -> Any:
-        """The thing itself."""
+        """Return the object itself; None if it was freed."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeakGroup:
-    """Things of one kind made at one place that, if tasks, wait at one place.
+    """Leaks of one kind made at one place; if they are tasks, they also wait at one place.
 
     Attributes:
-        count: how many.
-        name: the qualified name of a task's coroutine; what other kinds are called.
-        site: where they were made, as "file:line in function".
+        count: number of them.
+        name: the qualified name of a task's coroutine; the name of a resource.
+        site: the creation site, as "file:line in function".
         waiting: the suspended frames of one of them, outermost first, in the same form.
-        waits_on: for tasks "function (file:line) on object"; for other kinds what they are doing.
-        scopes: the names of the scopes they belong to, each once.
+        waits_on: for tasks "function (file:line) on object"; for other kinds their state.
+        scopes: the names of their scopes, each once.
         kind: one of `kinds.KINDS`.
-        notes: what else was found out, a line each: growth, who could wake them, who holds them.
+        notes: the diagnosis, a line each: counts of growth, who can still wake them.
     """
 
     count: int
@@ -69,7 +84,7 @@ class LeakGroup:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The group as it is printed."""
+        """Return the lines that are printed for the group."""
         what = self.name if self.kind == "task" else f"{NOUNS[self.kind][0]}: {self.name}"
         verb = "waits in " if self.kind == "task" else ""
         lines = [f"  {self.count} x {what}", f"    made at {self.site}"]
@@ -82,7 +97,7 @@ class LeakGroup:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """The group as plain values."""
+        """Return the group as plain lists, strings and numbers."""
         return {
             "kind": self.kind,
             "count": self.count,
@@ -97,14 +112,15 @@ class LeakGroup:
 
 @dataclass(frozen=True, slots=True)
 class LeakReport:
-    """What leaked, in groups, largest first; falsy when nothing did.
+    """Leaks in groups, largest first; falsy if there is none.
 
     Attributes:
-        groups: the leaks.
-        total: how many are alive.
-        expected: how many may be alive.
-        notes: lines about the whole, at the end: what the teardown met, what cannot be seen.
-        headline: the first line, in place of the counted one.
+        groups: the groups.
+        total: number of tasks and resources alive.
+        expected: number that may be alive.
+        notes: lines at the end about the whole: tasks that resisted the teardown, and kinds that
+            cannot be seen on the loop.
+        headline: the first line, in place of the one that gives the numbers.
     """
 
     groups: tuple[LeakGroup, ...]
@@ -122,14 +138,17 @@ class LeakReport:
         within: Scope | None = None,
         diagnose: Callable[[Record], Sequence[str]] | None = None,
     ) -> Self:
-        """Group records by what they are, where they were made and where they wait.
+        """Group records by kind, creation site, name and, for tasks, the place where they wait.
 
         Args:
-            records: what is alive, in creation order, as `Ledger.live` gives it.
-            expected: how many may be alive; only the verdict speaks of it.
-            within: the scope that was looked at, which goes without saying.
-            diagnose: gives the notes of a group, from its first member; asked for the groups that
-                are shown.
+            records: of live objects, in creation order, as `Ledger.live` gives them.
+            expected: number that may be alive; only the verdict mentions it.
+            within: the scope that was examined, which the groups do not name.
+            diagnose: returns the notes of a group from its first member; called for the groups
+                that are shown.
+
+        Returns:
+            The report.
         """
         members: dict[_Key, list[Record]] = {}
         total = 0
@@ -138,7 +157,6 @@ class LeakReport:
             key = record.kind, record.site, record.name, chain
             members.setdefault(key, []).append(record)
             total += 1
-        # Sorting is stable: groups of one size stay in the order in which they began.
         keys = sorted(members, key=lambda key: -len(members[key]))
         shown = MAX_LINES // 4 if diagnose is not None else 0
         groups = [
@@ -157,11 +175,15 @@ class LeakReport:
         return f"{what} leaked (expected {self.expected} alive after close, got {self.total})"
 
     def noting(self, *notes: str) -> Self:
-        """The same report with more lines about the whole."""
+        """Return the same report with more notes.
+
+        Args:
+            *notes: lines about the whole.
+        """
         return replace(self, notes=(*self.notes, *notes))
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain dicts, lists, strings and numbers."""
+        """Return the report as plain dicts, lists, strings and numbers."""
         return {
             "total": self.total,
             "expected": self.expected,
@@ -188,7 +210,9 @@ class LeakReport:
 
 
 class LeakError(AssertionError):
-    """Something outlived what caused it; the message is the report.
+    """Raised when tasks or resources outlive the code that created them.
+
+    The message is the report. It is an `AssertionError`, so that test runners show a failure.
 
     Attributes:
         report: the `LeakReport`.
@@ -201,7 +225,7 @@ class LeakError(AssertionError):
         self.report = report
 
     def __reduce__(self) -> tuple[type[Self], tuple[LeakReport]]:
-        # Test runners send errors between processes; the default would rebuild it from its text.
+        # Test runners send errors between processes, and the default rebuilds them from their text.
         return type(self), (self.report,)
 
 
@@ -227,17 +251,18 @@ def _group(
 
 
 def _made_by_asyncio(record: Record) -> str:
-    """Where the function of a task is, for want of a place where user code made it."""
+    """Name the first line of a task's function, if no user code is in its creation site."""
     coroutine = getattr(record.thing(), "get_coro", lambda: None)()
     code = getattr(coroutine, "cr_code", None)
     if code is None:
         return "unknown"
     where = f"{short_path(code.co_filename)}:{code.co_firstlineno}"
+    # Baselines hold this text: changing it would make their entries look like new leaks.
     return f"{where} in {code.co_qualname} (there it begins; asyncio made it)"
 
 
 def _counted(groups: Iterable[LeakGroup]) -> str:
-    """How many of which kind, as "2 tasks, 1 timer"."""
+    """Return the number of each kind, as "2 tasks, 1 timer"."""
     counts: dict[str, int] = {}
     for group in groups:
         counts[group.kind] = counts.get(group.kind, 0) + group.count

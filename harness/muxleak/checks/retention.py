@@ -1,7 +1,22 @@
-"""Two kinds of leak that no single moment shows: finished tasks that are kept, callbacks that pile.
+"""Counts of two kinds that only growth can judge: retained finished tasks, callbacks on futures.
 
-Neither is wrong in itself; only their growth from one repetition to the next is.
+One of them is no leak; more of them after each repetition are.
 """
+
+# Neither kind has an end that a ledger could wait for. A program may hold a finished task for its
+# result, and any number of callbacks may wait on a future. So they are not recorded as they are
+# made; `growth` counts them when it takes a sample.
+#
+# Retained tasks. While a measurement is under way, the counters keep a weak reference to each task
+# that they see end (`Counters.finished`). The references that are still alive, when all ledgers
+# have been swept and garbage has been collected, are tasks that the program holds. Several
+# measurements can be under way on one ledger, so they are counted (`_users`).
+#
+# Callbacks. asyncio has no list of futures, so every object that the garbage collector knows is
+# looked at, which is why `growth` takes only two samples. Left out are wake-ups of tasks, since the
+# waiting task is counted itself, and the callbacks of ledgers: two ledgers put two on each task. A
+# callback has no creation site, so the first line of its function takes that place; those sites are
+# interned by their text, as `sites.intern` knows only sites of stacks.
 
 import asyncio
 import gc
@@ -19,14 +34,16 @@ if TYPE_CHECKING:
 _users: WeakKeyDictionary["Counters", int] = WeakKeyDictionary()
 
 
-class Pile(NamedTuple):
-    """One thing of a pile; a record like those of live things.
+class GrowthRecord(NamedTuple):
+    """A retained task or a callback, as a record like those of live tasks and resources.
+
+    Equal records are counted, so it has no reference to the object itself.
 
     Attributes:
         kind: "retained" or "callback".
-        name: what is piled up.
-        site: where it was made; of a callback, where its function is defined.
-        holder: what holds it, in one line.
+        name: its name in reports.
+        site: the creation site; for a callback, the place where its function is defined.
+        holder: a clause that says where it is held.
         future: the id of the future that holds a callback, else 0.
     """
 
@@ -38,22 +55,22 @@ class Pile(NamedTuple):
 
     @property
     def scope(self) -> None:
-        """A pile belongs to nobody."""
+        """No scope: objects of several are counted together."""
 
     def waiting_on(self) -> Waiting:
-        """As of a task; it has no chain."""
+        """Describe its holder in the form of a task's place; it has no chain of frames."""
         return Waiting((), self.name, self.holder)
 
     def state(self) -> str:
-        """What holds it."""
+        """Say where it is held."""
         return self.holder
 
     def thing(self) -> None:
-        """Not told: a report must not keep it."""
+        """Return None: a report must not keep it alive."""
 
 
 def follow_finished(counters: "Counters") -> None:
-    """Have `counters` remember finished tasks, by weak reference, until `unfollow_finished`."""
+    """Keep weak references to tasks that end from now on, until `unfollow_finished`."""
     counters.sweep()
     _users[counters] = _users.get(counters, 0) + 1
     if counters.finished is None:
@@ -67,43 +84,46 @@ def unfollow_finished(counters: "Counters") -> None:
         counters.finished = None
 
 
-def retained(scope: Scope) -> Counter[Pile]:
-    """The finished tasks that somebody keeps: those of `scope`, of those inside it, of no scope."""
+def retained(scope: Scope) -> Counter[GrowthRecord]:
+    """Count the finished tasks that are still referenced.
+
+    Args:
+        scope: restricts them to this scope, the scopes inside it, and the root.
+    """
     finished = scope.counters.finished or []
     finished[:] = alive = [each for each in finished if each[0]() is not None]
     return Counter(
-        Pile("retained", "finished task", site, "has ended, and is held by somebody still")
+        GrowthRecord("retained", "finished task", site, "has ended and is still referenced")
         for _, site, owner in alive
         if owner.parent is None or owner.is_inside(scope)
     )
 
 
-def callbacks(loop: asyncio.AbstractEventLoop) -> Counter[Pile]:
-    """The callbacks on each pending future of `loop` but tasks' wake-ups and the ledgers' own.
+def callbacks(loop: asyncio.AbstractEventLoop) -> Counter[GrowthRecord]:
+    """Count the callbacks on each pending future of a loop.
 
-    Goes through everything that the garbage collector knows: asyncio has no list of futures.
+    Wake-ups of tasks and callbacks of ledgers are left out. It walks through the whole heap.
     """
-    found: Counter[Pile] = Counter()
+    found: Counter[GrowthRecord] = Counter()
     for future in gc.get_objects():
         if isinstance(future, asyncio.Future) and not future.done() and future.get_loop() is loop:
             for pair in getattr(future, "_callbacks", None) or ():
                 callback: Any = pair[0]
                 if not isinstance(getattr(callback, "__self__", None), asyncio.Task | Scope):
-                    found[_callback(callback, future)] += 1
+                    found[_callback_record(callback, future)] += 1
     return found
 
 
-def _callback(callback: Any, future: Any) -> Pile:
+def _callback_record(callback: Any, future: Any) -> GrowthRecord:
     function = getattr(callback, "func", callback)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     site = Site(((code, 0),) if code is not None else ())
     holder = f"waits on one future ({name_of(future)})"
-    return Pile("callback", callable_name(callback), _same(site), holder, id(future))
+    return GrowthRecord("callback", callable_name(callback), _interned(site), holder, id(future))
 
 
 _sites: dict[str, Site] = {}
 
 
-def _same(site: Site) -> Site:
-    # Sites made here are not interned by their code; one text, one object.
+def _interned(site: Site) -> Site:
     return _sites.setdefault(str(site), site)

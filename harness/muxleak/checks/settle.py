@@ -1,9 +1,31 @@
-"""Waiting, on a real loop, until a program has come to rest: as short as possible, never a guess.
+"""Waiting until a program is quiescent: as short as possible, on asyncio's loops without a guess.
 
-On loops whose ready queue, timers and selector can be seen, rest is a fact. On others (uvloop) it
-is inferred from a few turns with growing pauses. What travels through the kernel or another thread
-cannot be seen at all: say what is expected with `until`.
+Bytes in the kernel and work in another thread cannot be seen on any real loop; state the expected
+result with `until`.
 """
+
+# A loop is *quiescent* when it would block in its next iteration, at least for `horizon` seconds:
+#
+#   loop                        how that is known
+#   ------------------------    ---------------------------------------------------------------
+#   `SelectorEventLoop`         nothing is in `_ready`, `select(0)` gives no event, and the first of
+#                               `_scheduled` is further away than the horizon
+#   simulated (`is_virtual`)    the same, without a selector: nothing is outside of it
+#   others, such as uvloop      not known. Six iterations with growing pauses, 7 ms in all, are
+#                               taken for it, so a longer chain of callbacks can be missed
+#
+# The private members have no public counterpart; a test pins them on every supported Python. A
+# cancelled timer at the head of the heap hides the next one; the next iteration removes it, so one
+# more iteration is asked for.
+#
+# `select(0)` consumes nothing: the selectors of asyncio are level-triggered, so the loop gets the
+# same events in its own next call.
+#
+# The clean path is `sleep(0)` alone. It sleeps only towards a timer within the horizon, or, with
+# `until`, in pauses that double from 1 ms to 64 ms: a result that comes from the kernel or a thread
+# arrives unannounced. Without `patient` these pauses end as soon as nothing can arrive: only the
+# loop's own wake-up socket is watched, and no other thread runs. That makes a check of a leak quick
+# in the usual case; where anything might still arrive it takes the whole `limit`.
 
 import asyncio
 import threading
@@ -11,8 +33,9 @@ from collections.abc import Callable
 from typing import Any
 
 _LONGEST_PAUSE = 0.064
-# The turns that a loop which cannot be seen into gets before it counts as at rest, in seconds.
-_BLIND_TURNS = (0.0, 0.0, 0.0, 0.001, 0.002, 0.004)
+# Pauses in seconds, one for each iteration, after which a loop that hides its state is taken for
+# quiescent.
+_PAUSES = (0.0, 0.0, 0.0, 0.001, 0.002, 0.004)
 
 
 async def settle(
@@ -23,27 +46,28 @@ async def settle(
     until: Callable[[], bool] | None = None,
     patient: bool = True,
 ) -> bool:
-    """Wait until the running loop is at rest, or until `until()` holds.
+    """Wait until the running loop is quiescent, or until `until()` is true.
 
-    At rest: nothing is ready, no event waits in the selector, no timer is due within `horizon`.
-    The clean path yields to what is ready and returns; it sleeps only towards a timer that is near.
+    A loop is quiescent when nothing is ready, no event waits in the selector, and no timer is due
+    within `horizon`. If it is so already, this returns after a few iterations without sleeping.
 
     Args:
         limit: seconds after which to give up; a program with a quick heartbeat takes all of them.
-        quiet: look again after so many seconds, and return only if it is at rest then too.
-        horizon: timers due within so many seconds are waited for.
-        until: what is expected. Looked at on every turn and, at rest, after growing pauses, because
-            bytes may still be in the kernel or work in another thread.
-        patient: with `until`, go on waiting at rest even when nothing can arrive any more: no
-            socket is watched and no other thread runs.
+        quiet: seconds after which the loop must be quiescent a second time.
+        horizon: seconds within which the timers are waited for.
+        until: returns True once the expected result is there. Called in every iteration and, when
+            the loop is quiescent, after growing pauses, because bytes may still be in the kernel or
+            work in another thread.
+        patient: with `until`, go on waiting even when nothing can arrive any more: no socket is
+            watched and no other thread runs.
 
     Returns:
-        Whether the loop came to rest; with `until`, whether that came true.
+        True if the loop became quiescent; with `until`, True if that became true.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit
     pause = 0.001
-    while await _come_to_rest(loop, deadline, horizon, until):
+    while await _until_quiescent(loop, deadline, horizon, until):
         if until is not None:
             if until() or loop.time() >= deadline or not (patient or _may_arrive(loop)):
                 return until()
@@ -58,16 +82,16 @@ async def settle(
     return until is not None and until()
 
 
-async def _come_to_rest(
+async def _until_quiescent(
     loop: asyncio.AbstractEventLoop,
     deadline: float,
     horizon: float,
     until: Callable[[], bool] | None,
 ) -> bool:
-    """Yield until the loop is at rest or `until` holds; False when time is up."""
-    blind = iter(() if _visible(loop) else _BLIND_TURNS)
+    """Yield until the loop is quiescent or `until` is true; return False when time is up."""
+    pauses = iter(() if _visible(loop) else _PAUSES)
     while until is None or not until():
-        wait = next(blind, None) if not _visible(loop) else _wait_needed(loop, horizon)
+        wait = next(pauses, None) if not _visible(loop) else _wait_needed(loop, horizon)
         if wait is None:
             break
         if loop.time() >= deadline:
@@ -81,31 +105,29 @@ def _visible(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _virtual(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return True for a simulated loop, whose whole world is in its ready queue and its timers."""
+    """Return True for a simulated loop, whose whole state is in its ready queue and its timers."""
     return getattr(loop, "is_virtual", False)
 
 
 def _may_arrive(loop: Any) -> bool:
-    """Whether anything could still come from the kernel or from another thread."""
+    """Return True if anything could still arrive from the kernel or from another thread."""
     if _virtual(loop):
         return False
     if not _visible(loop) or threading.active_count() > 1:
         return True
     watched = loop._selector.get_map()  # noqa: SLF001 - pinned by a test
-    # One is the loop's own, by which other threads wake it.
+    # One is the loop's own socket, by which other threads wake it.
     return watched is not None and len(watched) > 1
 
 
 def _wait_needed(loop: Any, horizon: float) -> float | None:
-    """Seconds until the loop has something to do: 0.0 for now, None if it is at rest."""
+    """Return the seconds until the loop has work: 0.0 if it has some now, None if quiescent."""
     if not _visible(loop):
         return None
-    # asyncio has no public way to ask; a test pins these members on every supported Python.
     selector = getattr(loop, "_selector", None)
     if loop._ready or (selector is not None and selector.select(0)):  # noqa: SLF001
         return 0.0
     timers = loop._scheduled  # noqa: SLF001
-    # The heap's head is the next timer unless it was cancelled; the loop's next turn drops it then.
     if timers and timers[0].cancelled():
         return 0.0
     wait = timers[0].when() - loop.time() if timers else horizon + 1

@@ -1,10 +1,33 @@
-"""Ending what leaked, within a budget: nothing here waits for a task that will not end.
+"""Ending leaked tasks and resources within a budget, so that a leak cannot hang the process.
 
-A leak is reported first and ended afterwards. What ends it is what its owner would do: cancel,
-abort, close. A task that survives two cancellations is given up: it is closed by force, taken off
-asyncio's list (so that `asyncio.run` does not wait for it) and named, with the frame that swallowed
-the cancellation. A task that blocks the thread instead of awaiting cannot be bounded.
+A leak is reported first and ended afterwards, by the call that its owner would make: cancel, abort,
+close.
 """
+
+# A leaked task may refuse to end, and `asyncio.run` waits for every task that it has cancelled. So
+# each step here is bounded, and a task that does not take part is removed from asyncio's view:
+#
+# 1. Resources are ended by `Resource.end`, which never waits.
+# 2. Tasks are cancelled twice, each time with the whole budget to end: a task that swallows one
+#    cancellation often ends by the next. The wait ends early when all have ended, or when the loop
+#    is quiescent and nothing can arrive (`settle` without patience).
+# 3. A task that survives both is given up. Its coroutine is closed by force, its wake-up is removed
+#    from the future that it awaits (else the end of that future would step a closed coroutine), it
+#    is removed from asyncio's list of tasks, its "destroyed but pending" warning is switched off,
+#    and its scope forgets it. The object stays a pending task for ever, which nobody waits for.
+# 4. Leaked generators are closed, each within the budget.
+#
+# A coroutine that awaits in its clean-up makes `close` raise; a few more calls get most of them to
+# their end.
+#
+# A task that survives is named together with the frame that swallowed the cancellation, which is
+# the line to mend. It is found by a trace function, for as long as an exception takes from a future
+# to the outermost frame: the last frame that a `CancelledError` reached before the task went on has
+# caught it. asyncio offers nothing for this. `sys.settrace` is global, so a debugger or a coverage
+# tool misses these iterations, and gets its own function back afterwards.
+#
+# The bound does not hold for a task that blocks the thread instead of awaiting: nothing in the same
+# thread can stop it.
 
 import asyncio
 import sys
@@ -22,19 +45,21 @@ if TYPE_CHECKING:
     from muxleak.checks.report import Record
 
 _ROUNDS = 2  # cancellations before a task is given up
-_PERSISTENCE = 10  # times that a coroutine which awaits in its clean-up is closed
-_TURNS = 3  # iterations that an exception may take from a future to the outermost frame
+_CLOSINGS = 10  # calls of `close` for a coroutine that awaits in its clean-up
+_ITERATIONS = 3  # of the loop, for an exception to get from a future to the outermost frame
 
 
 async def release(records: Sequence["Record"], budget: float) -> list[str]:
-    """End what leaked.
+    """End leaked tasks and resources.
+
+    The task that calls this is left out.
 
     Args:
         records: tasks and resources, in creation order.
-        budget: seconds that each round of cancelling may take.
+        budget: seconds for each of the two rounds of cancelling, and for each leaked generator.
 
     Returns:
-        A line for each task that did not end when it was cancelled.
+        A line for each place where tasks did not end when they were cancelled first.
     """
     own = asyncio.current_task()
     tasks = [
@@ -56,16 +81,20 @@ async def release(records: Sequence["Record"], budget: float) -> list[str]:
 
 
 async def _cancel(tasks: list[AnyTask], budget: float) -> dict[AnyTask, str]:
-    """Cancel, at most twice; the tasks that survived the first time, each with who caught it."""
+    """Cancel tasks, at most twice.
+
+    Returns:
+        The tasks that survived at least once, each with the place that caught the cancellation.
+    """
     swallowed: dict[AnyTask, str] = {}
     for _ in range(_ROUNDS):
         left = [task for task in tasks if not task.done()]
         if not left:
             break
-        with _catchers(left) as caught:
+        with _frames_reached(left) as caught:
             for task in left:
                 task.cancel()
-            for _ in range(_TURNS):
+            for _ in range(_ITERATIONS):
                 await asyncio.sleep(0)
         await settle(limit=budget, horizon=budget, until=_all_done(left), patient=False)
         for task in left:
@@ -79,11 +108,10 @@ def _all_done(tasks: list[AnyTask]) -> Callable[[], bool]:
 
 
 @contextmanager
-def _catchers(tasks: Iterable[AnyTask]) -> Iterator[dict[AnyTask, str]]:
-    """Notes, for each task, the last frame that a cancellation reached.
+def _frames_reached(tasks: Iterable[AnyTask]) -> Iterator[dict[AnyTask, str]]:
+    """Trace the last frame that a cancellation reaches in each task.
 
-    If the task goes on, that frame caught it. A debugger's or a coverage tool's own trace function
-    is put back afterwards; it misses these few iterations.
+    If the task goes on, that frame has caught it.
     """
     wanted, caught = set(tasks), dict[AnyTask, str]()
 
@@ -91,7 +119,7 @@ def _catchers(tasks: Iterable[AnyTask]) -> Iterator[dict[AnyTask, str]]:
         frame.f_trace_lines = False
         if event == "exception" and issubclass(argument[0], asyncio.CancelledError):
             task = asyncio.current_task()
-            # A frame of asyncio (a lock, a queue) passes it on, or is about to.
+            # A frame of asyncio (a lock, a queue) is overwritten by that of its caller.
             if task in wanted:
                 caught[task] = code_place(frame.f_code, frame.f_lineno)
         return trace
@@ -110,12 +138,12 @@ def _line(task: AnyTask, where: str) -> str:
 
 
 def _give_up(record: TaskRecord) -> None:
+    """Close the coroutine of a task that does not end, and remove the task from asyncio's view."""
     task = record.task
-    asyncio._unregister_task(task)  # noqa: SLF001 - public, says the documentation, despite its name
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - abandoning it is the decision here
+    asyncio._unregister_task(task)  # noqa: SLF001 - documented, despite its name
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is given up on purpose
     waiter = getattr(task, "_fut_waiter", None)
     for callback, _ in getattr(waiter, "_callbacks", None) or ():
-        # Else the end of what it waits for would wake a closed coroutine.
         if waiter is not None and getattr(callback, "__self__", None) is task:
             waiter.remove_done_callback(callback)
     close_coroutines([task])
@@ -135,14 +163,16 @@ async def _close_generators(records: Sequence["Record"], budget: float) -> None:
 
 
 def close_coroutines(tasks: Iterable[AnyTask]) -> None:
-    """Close the coroutines of abandoned tasks, so that the garbage collector has nothing to say.
+    """Close the coroutines of abandoned tasks, so that freeing them gives no warning.
 
-    For tasks that `VirtualLoop.dispose` gave back; one that awaits again in its clean-up is asked
-    a few times.
+    A coroutine that awaits again in its clean-up is closed a few times.
+
+    Args:
+        tasks: pending, and of a loop that will not run them any more.
     """
     for task in tasks:
         coroutine = task.get_coro()
-        for _ in range(_PERSISTENCE):
+        for _ in range(_CLOSINGS):
             with suppress(BaseException):
                 coroutine.close()
                 break

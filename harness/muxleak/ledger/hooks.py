@@ -11,7 +11,7 @@ that they work on any loop whose objects take attributes, uvloop's included.
 #   transport          the methods of `_CLIENTS`; the protocol factories of servers
 #   server             the methods of `_SERVERS`
 #   reader             `add_reader`, `add_writer` and their removals
-#   job, thread        `run_in_executor`, only to tell the loop's own pool from others (`threads`)
+#   job, thread        `run_in_executor`, only to distinguish the pool of the loop (`threads`)
 #
 # Attributes are set on the loop *object*, where they shadow the methods of its class; other loops
 # pay nothing. `remove` goes through them in reverse order and puts back the attribute that was set
@@ -21,7 +21,7 @@ that they work on any loop whose objects take attributes, uvloop's included.
 # to Python 3.12, an object whose dictionary was asked for has slower attributes from then on.
 #
 # A timer that asyncio sets is not recorded: a sleep, a timeout or a transport owns it, and the task
-# in that sleep is counted already. Its maker is told by one look at the calling frame.
+# in that sleep is counted already. The calling frame shows if asyncio sets it.
 #
 # An accepted connection has no call that returns its transport. So the protocol factory of a server
 # is wrapped, and the protocol it makes gets a `connection_made` of its own, an attribute that
@@ -158,7 +158,7 @@ class Hooks:
 
         def timer(when: float, callback: Any, *args: Any, **settings: Any) -> asyncio.TimerHandle:
             handle: asyncio.TimerHandle = original(when, callback, *args, **settings)
-            if counters.active and not _is_asyncio(sys._getframe(1)):  # noqa: SLF001 - one look at the caller
+            if counters.active and not _is_asyncio(sys._getframe(1)):  # noqa: SLF001 - only the calling frame is read
                 called = callable_name(callback)
                 self.charge(TimerRecord(handle, called, trace(2), self.scope(), loop))
             return handle
