@@ -303,8 +303,8 @@ class MuxSession:
         if not self.lifecycle.admit(self):
             self.refuse(frame.stream_id)
             return
-        # Before the refusals below: once the peer has sent a New, it does not mean the old stream by
-        # this id any more, also if the new stream is refused.
+        # Before the refusals below: once the peer has sent a New, it does not mean the old stream
+        # by this id any more, also if the new stream is refused.
         old = self.streams.get(frame.stream_id)
         if old is not None:
             self.lifecycle.id_reused(self, old)
