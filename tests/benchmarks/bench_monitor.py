@@ -106,7 +106,7 @@ def one_sample() -> None:
         with Monitor(interval=None) as monitor:
             left = [asyncio.create_task(asyncio.Event().wait()) for _ in range(LEFT)]
             await asyncio.sleep(0)
-            monitor.look()
+            monitor.sample()
             print(f"a sample, {LEFT:,} tasks left: {_time(monitor.look) * 1e6:.0f} us")
             print(f"/debug/tasks, as many: {_time(monitor.profile) * 1e3:.0f} ms")
             for task in left:
@@ -118,7 +118,7 @@ def one_sample() -> None:
             left = []
             for _ in range(30):
                 left += [names[f"make_{n}"]() for n in range(SITES)]
-                monitor.look()
+                monitor.sample()
             print(f"a sample, {SITES} sites that all grow: {_time(monitor.look) * 1e3:.1f} ms")
             for task in left:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""The monitor: what it counts by site, when it raises an alarm, and when it does not."""
+"""The monitor: counts by site, and when it raises an alarm and when it does not."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from creation_sites import site
 from loops import REAL
 from muxleak import Ledger, Monitor
 from muxleak.monitor import KINDS, Alarm, service
-from muxleak.monitor.census import OTHER
+from muxleak.monitor.site_counts import OTHER
 from muxleak.sim import simulate
 from muxleak.sim.virtual_loop import VirtualLoop
 from muxleak_vless import Client, Inbound, Limits, MuxSession, Outbound, User
@@ -93,17 +93,15 @@ def test_monitor_is_silent_while_open_connections_explain_the_count() -> None:
             async with await Client.connect(address, USER):
                 pass
             await asyncio.sleep(INTERVAL)
-        (site,) = (each for each in monitor.sites() if each.site == WATCHER)
-        assert (site.live, site.left) == (40, 0)
+        (watchers,) = (each for each in monitor.sites() if each.site == WATCHER)
+        assert (watchers.live, watchers.left) == (40, 0)
         assert (monitor.status().accepted, monitor.status().ended) == (80, 40)
         for client in clients:
             await client.close()
         await inbound.shutdown()
 
     # The clients' own tasks are as many, and belong to no accepted connection.
-    assert [alarm.site for alarm in simulated(main)] == [
-        "vless/muxleak_vless/client.py:53 in Client.__init__"
-    ]
+    assert [alarm.site for alarm in simulated(main)] == [site(Client.__init__, "create_task(")]
 
 
 def test_monitor_is_silent_about_jobs_that_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +135,7 @@ def test_monitor_leaves_nothing_behind() -> None:
 
 
 def test_monitor_keeps_no_errors() -> None:
-    """What reaches the loop's handler is logged there, and not kept for as long as it runs."""
+    """An error that reaches the loop's handler is logged there, and not kept."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -145,7 +143,7 @@ def test_monitor_keeps_no_errors() -> None:
         loop.set_exception_handler(lambda _loop, context: handled.append(context["message"]))
         with Monitor(interval=None) as monitor:
             loop.call_exception_handler({"message": "something"})
-            monitor.look()
+            monitor.sample()
             assert monitor.ledger.errors == []
         assert handled == ["something"]
 
@@ -153,7 +151,7 @@ def test_monitor_keeps_no_errors() -> None:
 
 
 def test_monitor_waits_for_connections_to_end() -> None:
-    """What climbs while no connection ends is not what the alarm is about."""
+    """Tasks that climb while no connection ends raise no alarm."""
 
     async def climb(monitor: Monitor, ends: int) -> list[Alarm]:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,7 +168,7 @@ def test_monitor_waits_for_connections_to_end() -> None:
                 await writer.wait_closed()
             kept.append(asyncio.create_task(asyncio.Event().wait()))
             await asyncio.sleep(INTERVAL)
-            raised += monitor.look()
+            raised += monitor.sample()
         server.close()
         for task in kept:
             task.cancel()
@@ -180,8 +178,8 @@ def test_monitor_waits_for_connections_to_end() -> None:
     assert len(simulated(lambda monitor: climb(monitor, 30))) == 1
 
 
-def test_monitor_recovers_and_says_each_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A warning when it begins, an information when it is over; what is left is still told."""
+def test_monitor_reports_each_beginning_and_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning when it begins, an information when it ends, with the tasks that are still left."""
 
     async def main(_monitor: Monitor) -> None:
         await serve("V1", 60, lambda index: 3 if index < 40 else 0)
@@ -198,11 +196,11 @@ def test_monitor_recovers_and_says_each_once(caplog: pytest.LogCaptureFixture) -
 
 
 def test_monitor_goes_on_when_its_callback_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """The error is logged; the next alarm is told as well."""
-    told = []
+    """The error is logged, and the next alarm is passed on as well."""
+    alarms = []
 
     def refuse(alarm: Alarm) -> None:
-        told.append(alarm)
+        alarms.append(alarm)
         raise ValueError("no pager")
 
     async def main() -> None:
@@ -211,7 +209,7 @@ def test_monitor_goes_on_when_its_callback_raises(caplog: pytest.LogCaptureFixtu
 
     simulate(main, leaks=False)
 
-    assert len(told) == 2
+    assert len(alarms) == 2
     assert sum("on_alarm raised" in each.getMessage() for each in caplog.records) == 2
 
 
@@ -225,7 +223,7 @@ async def spin(times: int = 5) -> None:
 def test_monitor_knows_whose_connection_is_open(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """Over real sockets: what a handler starts is its connection's until that has ended."""
+    """Over real sockets: tasks that a handler starts belong to its connection until that ends."""
     watchers: list[asyncio.Task[object]] = []
     gone = asyncio.Event()
 
@@ -243,15 +241,15 @@ def test_monitor_knows_whose_connection_is_open(
             server = await asyncio.start_server(handle, "127.0.0.1", 0)
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             await reader.readexactly(1)
-            monitor.look()
+            monitor.sample()
             open_ = {each.site.rpartition(".")[2]: each for each in monitor.sites()}
             writer.close()
             await writer.wait_closed()
             await gone.wait()
             await spin()
-            monitor.look()
+            monitor.sample()
             grace = monitor.sites()[0].left
-            monitor.look()
+            monitor.sample()
             (site,) = (each for each in monitor.sites() if each.live)
             # The handler's own task, which asyncio made, has the line where it begins.
             assert {(each.live, each.left) for each in open_.values() if each.live} == {(1, 0)}
@@ -276,12 +274,12 @@ def test_monitor_counts_each_kind() -> None:
             for _ in range(3):
                 await asyncio.create_task(spin())
             kept = asyncio.create_task(asyncio.Event().wait())
-            monitor.look()
+            monitor.sample()
             found = monitor.status()
             timer.cancel()
             kept.cancel()
             await spin()
-            monitor.look()
+            monitor.sample()
             later = monitor.status()
         before.cancel()
         assert (found.tasks, found.created, found.finished, found.timers) == (1, 4, 3, 1)
@@ -312,7 +310,7 @@ def test_monitor_takes_a_ledger_and_leaves_it_installed() -> None:
 
 
 def test_monitor_begins_anew_when_it_is_installed_again(loop: VirtualLoop) -> None:
-    """Of what was there before it counts every kind; no look of before is in its window."""
+    """It counts what is there already; its window has no sample of before."""
 
     async def main() -> None:
         ledger = Ledger(KINDS)
@@ -337,10 +335,11 @@ def test_monitor_is_silent_below_its_threshold() -> None:
     assert len(simulated(lambda _: serve("V1", 40), threshold=17.0)) == 1
 
 
-def test_monitor_must_be_installed_to_look() -> None:
-    """The message says what to do."""
-    with pytest.raises(RuntimeError, match=r"call install\(\)"):
-        Monitor().look()
+def test_monitor_must_be_installed_to_sample() -> None:
+    """The message says so. The method has its earlier name, too."""
+    for take in (Monitor().sample, Monitor().look):
+        with pytest.raises(RuntimeError, match=r"call install\(\)"):
+            take()
 
 
 @pytest.mark.parametrize(
@@ -373,18 +372,18 @@ def make_at(lines: int) -> list[Callable[[], asyncio.Task[None]]]:
     [(500, 16), pytest.param(100_000, 256, marks=pytest.mark.slow)],
 )
 def test_monitor_keeps_no_more_rows_than_it_may(lines: int, cap: int) -> None:
-    """Whatever comes later shares one row; nothing is lost from the totals."""
+    """Later sites share one row; nothing is lost from the totals."""
 
     async def main() -> None:
         with Monitor(interval=None, max_sites=cap) as monitor:
             tasks = [make() for make in make_at(lines)]
-            monitor.look()
+            monitor.sample()
             sites = monitor.sites()
             assert len(sites) == cap + 1
             assert sites[0][:4] == (OTHER, lines - cap, lines - cap, lines - cap)
-            assert len(monitor._census._keys) <= 16 * cap
+            assert len(monitor._counts._keys) <= 16 * cap
             await asyncio.gather(*tasks)
-            monitor.look()
+            monitor.sample()
             assert {site.live for site in monitor.sites()} == {0}
             assert monitor.status()[:3] == (0, lines, lines)
 
@@ -396,9 +395,9 @@ def test_monitor_keeps_no_more_samples_than_its_window() -> None:
 
     async def main(monitor: Monitor) -> None:
         await serve("REF", 40, lambda index: 3 if index < 38 else 0)
-        census = monitor._census
-        assert {len(row.samples) for row in census.all_rows()} == {9}
+        counts = monitor._counts
+        assert {len(row.samples) for row in counts.all_rows()} == {9}
         assert (len(monitor._times), len(monitor._ended)) == (9, 9)
-        assert (len(census._open), len(census._ending)) == (0, 0)
+        assert (len(counts._open), len(counts._ending)) == (0, 0)
 
     simulated(main, window=9)

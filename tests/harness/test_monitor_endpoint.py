@@ -121,13 +121,13 @@ def test_endpoint_does_not_show_itself(new_loop: Callable[[], asyncio.AbstractEv
     """Neither its tasks nor its transports, not even while a connection is open."""
 
     async def program(monitor: Monitor, address: tuple[str, int]) -> None:
-        monitor.look()
+        monitor.sample()
         before = monitor.status(), monitor.sites()
         _, writer = await asyncio.open_connection(*address)
         for _ in range(3):
             answer = await asyncio.to_thread(ask, address, "/debug/tasks")
             assert parse(answer.text) == []
-        monitor.look()
+        monitor.sample()
         # The one transport is the client's, which is in this process.
         assert monitor.status() == before[0]._replace(transports=1)
         assert monitor.sites() == before[1] == []
@@ -184,7 +184,7 @@ def test_endpoint_refuses_addresses_that_others_can_reach(host: str) -> None:
     """And says why, and what to give if it is meant."""
 
     async def program(monitor: Monitor) -> None:
-        with pytest.raises(ValueError, match=r"without a password.*give public=True"):
+        with pytest.raises(ValueError, match=r"without a password.*pass public=True"):
             await monitor.listen(host)
 
     async def main() -> None:

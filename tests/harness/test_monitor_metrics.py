@@ -35,7 +35,7 @@ async def leak(monitor: Monitor) -> list[asyncio.Task[object]]:
     for _ in range(9):
         left += [asyncio.create_task(asyncio.Event().wait()) for _ in range(2)]
         await asyncio.create_task(asyncio.sleep(0))
-        monitor.look()
+        monitor.sample()
     return left
 
 

@@ -223,7 +223,7 @@ def test_prometheus_fires_for_the_bug_and_is_silent_about_the_fix(tmp_path: Path
     print(f"\nV1 fired after {seconds:.0f} s of load; ended: {ended}; left: {left}")  # noqa: T201 - the figures
     assert alert["labels"]["alertname"] == "TasksClimb"
     assert (alert["labels"]["version"], alert["labels"]["site"]) == ("V1", WATCHER)
-    assert f"are left on {alert['labels']['instance']}" in " ".join(
+    assert f"without an open connection on {alert['labels']['instance']}" in " ".join(
         alert["annotations"]["description"].split()
     )
     assert set(alerted) == {"V1"}

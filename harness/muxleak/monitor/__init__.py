@@ -1,4 +1,4 @@
-"""For operators: a monitor to put into a running service, with an alarm when tasks pile up."""
+"""A monitor for running services, which raises an alarm when tasks outlive their connections."""
 
 from muxleak.monitor.service import KINDS, Monitor
 from muxleak.monitor.status import Alarm, SiteStatus, Status

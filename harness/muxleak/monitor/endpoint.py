@@ -1,8 +1,14 @@
-"""A debug endpoint: a few pages over HTTP, for this machine.
+"""A debug endpoint that serves a few pages over HTTP, for clients on the same machine."""
 
-It makes no task: a request is answered in the callback that completes it. So what it shows is not
-changed by asking.
-"""
+# The endpoint runs inside the service that it describes, so it must not change the figures, and a
+# client must not be able to harm the service:
+#
+# - It makes no task. A protocol answers each request in the callback that completes it.
+# - It listens by the method of the loop's class. The ledger's hooks stand on the loop object, so
+#   they do not see the endpoint's server and connections, and no count includes them.
+# - A client can hold at most `MAX_CONNECTIONS` connections, each for `TIMEOUT` seconds, and send at
+#   most `MAX_REQUEST` bytes for a request. Every connection serves one request and is closed.
+# - There is no password, so the monitor listens on loopback unless told otherwise.
 
 import asyncio
 import contextlib
@@ -12,15 +18,15 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-MAX_REQUEST = 8192  # bytes, of its line and headers
+MAX_REQUEST = 8192  # bytes of the request line and the headers
 MAX_CONNECTIONS = 16
-TIMEOUT = 10.0  # seconds for a connection, from its beginning to its end
+TIMEOUT = 10.0  # seconds from the beginning of a connection to its end
 TEXT = "text/plain; charset=utf-8"
 _VERSION = b"HTTP/"
 
 
 class Page(NamedTuple):
-    """What is answered."""
+    """The content of a response."""
 
     text: bytes
     content_type: str = TEXT
@@ -32,7 +38,7 @@ Pages = Mapping[str, Callable[[], Page]]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to an address."""
+    """Return True if only this machine can connect to an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -43,8 +49,8 @@ class Endpoint:
     """Serves pages by path; GET only, one request for each connection.
 
     Args:
-        loop: that it runs on.
-        pages: what is called for which path.
+        loop: the running loop.
+        pages: maps each path to a function that returns the page.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pages: Pages) -> None:
@@ -54,19 +60,26 @@ class Endpoint:
         self._connections: set[asyncio.Transport] = set()
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Listen, and return the address, with the port chosen if `port` is 0.
+        """Start to listen.
+
+        Args:
+            host: address to bind.
+            port: 0 for any free one.
+
+        Returns:
+            The host and port in use.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        # The class's own method: what hooks have put on the loop would count our connections.
+        # The method of the class, past the hooks on the loop object.
         create_server: Any = type(self._loop).create_server
         self._server = server = await create_server(self._loop, self._protocol, host, port)
         address = server.sockets[0].getsockname()
         return address[0], address[1]
 
     def close(self) -> None:
-        """Stop listening, and end the connections that are open."""
+        """Stop listening and abort the open connections."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -125,7 +138,7 @@ class _Connection(asyncio.Protocol):
             return _refusal(HTTPStatus.NOT_FOUND, f"expected one of {', '.join(self._pages)}")
         try:
             return make()
-        except Exception as error:  # noqa: BLE001 - the service goes on, and the reader is told
+        except Exception as error:  # noqa: BLE001 - the service goes on, and the response shows the error
             return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR, repr(error))
 
     def _answer(self, page: Page) -> None:

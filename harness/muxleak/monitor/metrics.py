@@ -1,4 +1,9 @@
-"""The monitor's figures for Prometheus, through its official client, which is an extra."""
+"""Exports the monitor's figures to Prometheus by its official client, which is an extra."""
+
+# The number of time series is bounded, as Prometheus needs it: the only label is the creation site,
+# which has at most `max_sites` values and one for all others. Figures are taken when they are
+# scraped. The client is imported at first use, since it is not a dependency; `alerts.yml` has the
+# alert rule for these names.
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -13,10 +18,10 @@ HOW = "pip install 'muxleak[prometheus]'"
 
 
 def client() -> Any:
-    """The module `prometheus_client`.
+    """Return the module `prometheus_client`.
 
     Raises:
-        ImportError: it is not installed; the message says how to.
+        ImportError: it is not installed; the message says how to install it.
     """
     try:
         return import_module("prometheus_client")
@@ -25,9 +30,9 @@ def client() -> Any:
 
 
 class Collector:
-    """Gives a registry the figures of a monitor, whenever they are scraped.
+    """Collects the figures of a monitor for a registry of `prometheus_client`.
 
-    The one label is the site: there are at most `max_sites` of it, and one for all others.
+    The one label is the site, with at most `max_sites` + 1 values.
 
     Args:
         monitor: may be closed later; the figures then stay as they are.
@@ -42,21 +47,21 @@ class Collector:
         self._monitor = monitor
 
     def describe(self) -> Iterable[Any]:
-        """Nothing ahead of the first scrape."""
+        """Return no metrics, so that registering a collector collects nothing."""
         return ()
 
     def collect(self) -> Iterator[Any]:
-        """The figures, as `prometheus_client` wants them."""
+        """Yield the metric families."""
         gauge, counter = self._core.GaugeMetricFamily, self._core.CounterMetricFamily
         sites, status = self._monitor.sites(), self._monitor.status()
         by_site = (
             (gauge, "tasks", "Live tasks by the line that makes them.", "live"),
-            (gauge, "tasks_left", "Live tasks that no open connection accounts for.", "left"),
+            (gauge, "tasks_left", "Live tasks that belong to no open connection.", "left"),
             (counter, "tasks_created", "Tasks made.", "created"),
             (counter, "tasks_finished", "Tasks ended.", "finished"),
             (gauge, "growth_per_minute", "Theil-Sen slope of muxleak_tasks_left.", "slope"),
             (gauge, "growth_per_minute_lower", "99 % lower bound of the slope.", "lower"),
-            (gauge, "climbing", "1 while the count climbs without bound.", "climbing"),
+            (gauge, "climbing", "1 while the alarm of the line is on.", "climbing"),
         )
         for family, name, text, figure in by_site:
             metric = family(f"muxleak_{name}", text, labels=["site"])
@@ -68,14 +73,14 @@ class Collector:
             (counter, "connections_ended", "Accepted connections that have ended.", status.ended),
             (gauge, "transports", "Open transports, accepted and others.", status.transports),
             (gauge, "timers", "Timers that the service has set.", status.timers),
-            (gauge, "sites", "Lines that make tasks, as far as they are told apart.", len(sites)),
+            (gauge, "sites", "Lines that make tasks and have a count of their own.", len(sites)),
         )
         for family, name, text, value in totals:
             yield family(f"muxleak_{name}", text, value=float(value))
 
 
 def page(monitor: "Monitor") -> Page:
-    """The figures in the text format of Prometheus.
+    """Return the figures in the text format of Prometheus.
 
     Raises:
         ImportError: `prometheus_client` is not installed.

@@ -1,6 +1,6 @@
-"""The live tasks as text, grouped by stack, in the form of Go's ``/debug/pprof/goroutine?debug=1``.
+"""Formats the live tasks by stack, in the form of Go's ``/debug/pprof/goroutine?debug=1``.
 
-What counts goroutines there counts tasks here:
+A program that counts goroutines in that form counts tasks in this one:
 
     goroutine profile: total 3
     2 @ 0x5be0f3a10026 0x2c49d7e5004e
@@ -8,9 +8,20 @@ What counts goroutines there counts tasks here:
     #   0x5be0f3a10026  Context.wait+0x26       vless/context.py:105
     #   0x2c49d7e5004e  MuxSession._watch+0x4e  vless/session.py:90
 
-with tabs for the wider gaps, the innermost frame first, and a blank line after each group. An
-address is made of the text of its frame, so that it is the same in every process.
+The wider gaps are tabs, the innermost frame is first, and a blank line ends each group.
 """
+
+# Rules that keep the form readable for programs, and the service alive:
+#
+# - Tasks with the same creation site and the same stack are one group. A stack is compared by the
+#   addresses of its code objects and the instructions in them, and made into text once per group:
+#   a service may have 100,000 tasks in a handful of groups.
+# - Go's addresses are those of machine code. Here an address is the checksum of a frame's file,
+#   first line and function, plus the instruction. So it is the same in every process that runs the
+#   same source, and counts of two processes can be compared.
+# - The profile runs in the loop and blocks it. Reading a stack costs a few microseconds, so at most
+#   `MAX_STACKS` are read; further tasks are grouped by creation site, and a label says so.
+# - The profile makes no task, and leaves out the monitor's own.
 
 import json
 import zlib
@@ -32,13 +43,13 @@ class _Stack(NamedTuple):
 
 
 def profile(root: Scope, *, hidden: Scope | None = None, max_stacks: int = MAX_STACKS) -> str:
-    """The live tasks charged to `root` and the scopes inside it.
+    """Return the live tasks charged to `root` and the scopes inside it, as text.
 
     Args:
-        root: of a ledger.
-        hidden: a scope to leave out.
-        max_stacks: how many stacks are read, a few microseconds each; further tasks are counted
-            by the place where they were made.
+        root: the root scope of a ledger, or another scope.
+        hidden: a scope whose tasks are left out.
+        max_stacks: the number of stacks to read, a few microseconds each; further tasks are
+            grouped by creation site.
     """
     root.counters.sweep()
     stacks: dict[_Key, _Stack] = {}

@@ -1,4 +1,33 @@
-"""The monitor: looks at intervals, tells what climbs, and can be asked."""
+"""The monitor: samples the tasks of a service at intervals and raises alarms for growing counts."""
+
+# Sampling. A sample is a callback of the loop, every `interval`: it sweeps the ledger, ends the
+# connections whose transport was gone one sample ago, and appends to each row the number of tasks
+# left (`site_counts`). A window is the last `window` samples. A row that is younger than the window
+# raises no alarm.
+#
+# The alarm. The monitor runs for weeks, with some dozens of rows and a sample every ten seconds, so
+# that even a rare false alarm comes daily. No single test of growth suffices; a row climbs if all
+# of these hold over a full window:
+#
+# 1. The slope is at least `threshold`, with 99 % confidence. It is Theil and Sen's, the median of
+#    the slopes between all pairs of samples, because a burst of load moves a least-squares slope
+#    and not a median (`trend`). The bound supposes independent noise.
+# 2. The lowest sample of each third is above that of the third before. A load that comes and goes
+#    lifts the middle of the counts; a leak lifts the floor, because leaked tasks do not end.
+# 3. The mean step between samples is above `_DRIFT` standard errors. A count of jobs that come and
+#    go is no independent noise: it wanders, each sample near the one before, and any stretch of a
+#    wander has a slope. The price: a leak by single events that raises the count by R in a window
+#    has a mean step of about sqrt(R) standard errors, so that R must be above 25.
+# 4. Connections have ended in each third, if any were ever accepted. Without ends there is no
+#    evidence that the tasks outlive their connections.
+#
+# The tests are ordered by price, the pairs of samples last: they cost window squared / 2 slopes and
+# are taken only for rows that pass the others.
+#
+# The end of an alarm. A row stays climbing until the lower bound of the slope is 0 or less; the
+# other tests are for its beginning alone. The gap between 0 and `threshold` keeps a row near the
+# threshold from raising one alarm after another. Leaked tasks stay, so the number left does not
+# fall when the alarm ends.
 
 import asyncio
 import logging
@@ -9,9 +38,9 @@ from typing import Self
 
 from muxleak.ledger.ledger import Ledger
 from muxleak.monitor import metrics
-from muxleak.monitor.census import Census, SiteRow
 from muxleak.monitor.endpoint import Endpoint, Page, is_loopback
 from muxleak.monitor.profile import profile
+from muxleak.monitor.site_counts import SiteCounts, SiteRow
 from muxleak.monitor.status import Alarm, SiteStatus, Status
 from muxleak.monitor.trend import FLAT, Trend, drift_of, floors_rise, trend_of
 
@@ -20,8 +49,8 @@ INTERVAL = 10.0
 WINDOW = 30
 MAX_SITES = 256
 THRESHOLD = 1.0
-_FEWEST = 9
-_DRIFT = 5.0
+_FEWEST = 9  # samples; three for each third, below which its lowest says little
+_DRIFT = 5.0  # standard errors of the mean step
 
 log = logging.getLogger("muxleak.monitor")
 
@@ -29,36 +58,37 @@ log = logging.getLogger("muxleak.monitor")
 class Monitor:
     """Watches the tasks of a running service; a context manager, or `install` and `close`.
 
-    Every `interval` it takes a look at each line of code that makes tasks: how many of its live
-    tasks are left, that is belong to no open connection. A connection is one accepted by a server
-    that was made while the monitor was installed; it is open until its transport was found gone by
-    two looks. An alarm is raised for a line when, over a full window,
+    Every `interval` it samples each line of code that makes tasks: how many of its live tasks are
+    left, that is, belong to no open connection. A connection is one accepted by a server that was
+    made while the monitor was installed; it is open until two samples found its transport gone. An
+    alarm is raised for a line when, over a full window,
 
     - the lower bound of the slope is at least `threshold` (Theil and Sen's slope, 99 % one-sided);
     - the lowest count of each third of the window is above that of the third before;
-    - the mean step from look to look is above 5 standard errors, more than a count wanders; and
-    - connections have ended in each third, if any were accepted ever.
+    - the mean step between samples is above 5 standard errors, more than a count wanders; and
+    - connections have ended in each third, if any were ever accepted.
 
-    It recovers when the lower bound is 0 or less. Both are logged as a line of `muxleak.monitor`,
-    as a warning and as information, and given to `on_alarm`. For a leak slower than some 25 tasks
-    in a window, raise `interval`. What cannot be told from a leak: tasks of no connection that live
-    longer than the window, while a service fills up with them.
+    The alarm ends when the lower bound is 0 or less. Beginning and end are logged by the logger
+    `muxleak.monitor`, as a warning and as information, and passed to `on_alarm`. For a leak slower
+    than some 25 tasks in a window, raise `interval`. One growth looks like a leak and is none:
+    tasks of no connection that live longer than the window, while a service fills up with them.
 
-    A look costs a call for each open connection, transport and timer (not those that asyncio sets
+    A sample costs a call for each open connection, transport and timer (not those that asyncio sets
     for a sleep or timeout), and `window` squared / 2 slopes for each site that climbs. Memory: at
-    most `max_sites` + 1 rows of `window` numbers. A look is a callback of the loop, not a task.
-    Live tasks are held, so that one which nobody else holds is counted, not destroyed by the
-    garbage collector. `ledger.unseen` says what cannot be seen on this loop.
+    most `max_sites` + 1 rows of `window` numbers. A sample is a callback of the loop, not a task.
+    The monitor holds live tasks, so that a task which nothing else holds is counted, and not
+    destroyed by the garbage collector. `ledger.unseen` lists the objects that this loop hides.
 
     Args:
-        ledger: to count by; one that is not installed is installed and uninstalled with this. One
-            without the kinds "transport" and "timer" does not see these, nor connections.
-        on_alarm: is given each `Alarm`; what it raises is logged.
-        interval: seconds between two looks; None to look only when `look` is called.
-        window: looks that the slope is taken over, at least 9.
-        max_sites: lines told apart; those met later share one row, "other sites".
+        ledger: counts; one that is not installed is installed and uninstalled with the monitor.
+            A ledger without the kinds "transport" and "timer" counts none of these, and sees no
+            connections.
+        on_alarm: called with each `Alarm`; an exception that it raises is logged.
+        interval: seconds between two samples; None to sample only when `sample` is called.
+        window: number of samples that the slope is taken over, at least 9.
+        max_sites: number of lines with a row of their own; later ones share the row "other sites".
         threshold: tasks per minute, above 0.
-        clock: seconds, in place of the loop's time.
+        clock: returns seconds, in place of the loop's time.
 
     Raises:
         ValueError: a number is out of its range.
@@ -85,7 +115,7 @@ class Monitor:
         self._on_alarm, self._interval, self._threshold = on_alarm, interval, threshold
         self._clock = clock
         self._bounds = max_sites, window
-        self._census = Census(self._ledger.root, *self._bounds)
+        self._counts = SiteCounts(self._ledger.root, *self._bounds)
         self._times: deque[float] = deque(maxlen=window)
         self._ended: deque[int] = deque(maxlen=window)
         self._counted: Counter[str] = Counter()
@@ -96,14 +126,14 @@ class Monitor:
 
     @property
     def ledger(self) -> Ledger:
-        """What it counts by."""
+        """The ledger that counts."""
         return self._ledger
 
     def install(self) -> None:
         """Watch the running loop from now on.
 
         Raises:
-            RuntimeError: there is none, or it or its ledger has a monitor already.
+            RuntimeError: no loop is running, or the ledger or this monitor is in use already.
         """
         loop, counters = asyncio.get_running_loop(), self._ledger.root.counters
         if self._loop is not None or counters.observer is not None:
@@ -112,16 +142,16 @@ class Monitor:
             self._ledger.install(loop)
             self._installed_ledger = True
         counters.sweep()
-        self._census = Census(self._ledger.root, *self._bounds)
-        self._census.adopt()
+        self._counts = SiteCounts(self._ledger.root, *self._bounds)
+        self._counts.adopt()
         self._times.clear()
         self._ended.clear()
-        counters.observer = self._census
+        counters.observer = self._counts
         self._loop = loop
         self._tick()
 
     def close(self) -> None:
-        """Stop watching and listening; what was found can still be asked for. Idempotent."""
+        """Stop watching and listening. The last figures can still be read. Idempotent."""
         if self._loop is None:
             return
         self._loop = None
@@ -136,21 +166,25 @@ class Monitor:
             self._ledger.uninstall()
             self._installed_ledger = False
 
-    def look(self) -> list[Alarm]:
-        """Take a sample now; return the alarms that this raises or ends."""
-        loop, census = self._loop, self._census
+    def sample(self) -> list[Alarm]:
+        """Take a sample now; return the alarms that begin or end with it.
+
+        Raises:
+            RuntimeError: the monitor is not installed.
+        """
+        loop, counts = self._loop, self._counts
         if loop is None:
             raise RuntimeError("expected an installed monitor, got one that is not; call install()")
         self._ledger.root.counters.sweep()
         if self._installed_ledger:
-            # Nobody reads them there, and they have been logged.
+            # They have been logged, and would pile up. In a ledger that was passed in they stay.
             self._ledger.errors.clear()
-        census.look()
-        self._counted = census.count()
+        counts.end_connections()
+        self._counted = counts.count_resources()
         self._times.append((self._clock or loop.time)())
-        self._ended.append(census.ended)
+        self._ended.append(counts.ended)
         alarms = []
-        for row in census.all_rows():
+        for row in counts.all_rows():
             row.samples.append(row.left)
             trend = self._trend(row) if row.climbing or self._may_climb(row) else FLAT
             climbs = trend.lower > 0 if row.climbing else trend.lower >= self._threshold
@@ -159,11 +193,13 @@ class Monitor:
                 minutes = (self._times[-1] - self._times[0]) / 60
                 alarms.append(Alarm(row.site, row.left, *trend, minutes, recovered=not climbs))
         for alarm in alarms:
-            self._tell(alarm)
+            self._report(alarm)
         return alarms
 
+    look = sample  # the name of earlier versions
+
     def sites(self) -> list[SiteStatus]:
-        """Every site, those with most tasks left first."""
+        """Return every site, those with most tasks left first."""
         self._ledger.root.counters.sweep()
         found = [
             SiteStatus(
@@ -171,45 +207,48 @@ class Monitor:
                 *self._trend(row),
                 row.climbing,
             )
-            for row in self._census.all_rows()
+            for row in self._counts.all_rows()
         ]
         return sorted(found, key=lambda each: (-each.left, -each.live))
 
     def status(self) -> Status:
-        """The totals."""
+        """Return the totals."""
         self._ledger.root.counters.sweep()
-        rows, counted = self._census.all_rows(), self._counted
+        rows, counted = self._counts.all_rows(), self._counted
         live, made = sum(row.live for row in rows), sum(row.made for row in rows)
-        connections = self._census.accepted, self._census.ended
+        connections = self._counts.accepted, self._counts.ended
         return Status(live, made, made - live, *connections, counted["transport"], counted["timer"])
 
     def climbing(self) -> list[SiteStatus]:
-        """The sites whose alarm is on."""
+        """Return the sites whose alarm is on."""
         return [site for site in self.sites() if site.climbing]
 
     def profile(self) -> str:
-        """The live tasks by stack, as Go tells its goroutines; see `muxleak.monitor.profile`."""
-        return profile(self._ledger.root, hidden=self._census.own)
+        """Return the live tasks by stack, in Go's form; see `muxleak.monitor.profile`."""
+        return profile(self._ledger.root, hidden=self._counts.own)
 
     async def listen(
         self, host: str = "127.0.0.1", port: int = 0, *, public: bool = False
     ) -> tuple[str, int]:
-        """Serve ``/debug/tasks`` and ``/metrics`` over HTTP until `close`; return the address.
+        """Serve ``/debug/tasks`` and ``/metrics`` over HTTP until `close`.
 
         Args:
-            host: of this machine's loopback, unless `public`.
+            host: a loopback address, unless `public`.
             port: 0 for any free one.
-            public: allow any address.
+            public: True to allow addresses that other machines may reach.
+
+        Returns:
+            The host and port in use.
 
         Raises:
-            ValueError: an address that other machines may reach.
-            OSError: it cannot be bound.
+            ValueError: the address is not a loopback address, without `public`.
+            OSError: the address cannot be bound.
             RuntimeError: the monitor is not installed, or listens already.
         """
         if not (public or is_loopback(host)):
             raise ValueError(
-                f"expected a loopback address, got {host!r}: whoever connects reads, without a"
-                " password, what this program does; give public=True if you mean it"
+                f"expected a loopback address, got {host!r}: anybody who connects can read, without"
+                " a password, the code paths of this program; pass public=True to allow it"
             )
         if self._loop is None or self._endpoint is not None:
             raise RuntimeError("expected an installed monitor that does not listen yet")
@@ -220,8 +259,8 @@ class Monitor:
             "/metrics": self._metrics,
         }
         endpoint = Endpoint(self._loop, pages)
-        # Accepting makes tasks in some loops; these are then its own.
-        with self._census.own:
+        # Some loops make tasks to accept; these are then the monitor's own.
+        with self._counts.own:
             address = await endpoint.listen(host, port)
         self._endpoint = endpoint
         return address
@@ -237,27 +276,28 @@ class Monitor:
         if loop is None or self._interval is None:
             return
         self._timer = loop.call_later(self._interval, self._tick)
-        self.look()
+        self.sample()
 
     def _trend(self, row: SiteRow) -> Trend:
         samples = row.samples
         return trend_of(list(self._times)[-len(samples) :], samples) if samples else FLAT
 
     def _may_climb(self, row: SiteRow) -> bool:
+        """Return True if a row passes every test for an alarm but the slope; cheapest first."""
         samples = row.samples
         if len(samples) < (samples.maxlen or 0) or samples[-1] <= samples[0]:
             return False
-        # Without accepted connections the ends of none are waited for.
         if not floors_rise(list(samples)) or drift_of(samples) < _DRIFT:
             return False
-        return not self._census.accepted or self._ends()
+        return not self._counts.accepted or self._ends()
 
     def _ends(self) -> bool:
+        """Return True if connections have ended in each third of the window."""
         ended = list(self._ended)
         third = len(ended) // 3
         return all(ended[at] < ended[at + third - 1] for at in range(0, 3 * third, third))
 
-    def _tell(self, alarm: Alarm) -> None:
+    def _report(self, alarm: Alarm) -> None:
         log.log(logging.INFO if alarm.recovered else logging.WARNING, "%s", alarm)
         if self._on_alarm is not None:
             try:

@@ -1,20 +1,20 @@
-"""What a monitor tells: of a site, of the whole, and when something is wrong."""
+"""The values that a monitor returns: the status of a site, the totals, and an alarm."""
 
 from typing import NamedTuple
 
 
 class SiteStatus(NamedTuple):
-    """What is known of one line of code that makes tasks.
+    """The status of one line of code that makes tasks.
 
     Attributes:
         site: "file:line in function".
         live: tasks that have not ended.
-        left: those of them that no open connection accounts for.
+        left: those of them that belong to no open connection.
         created: tasks made.
         finished: tasks ended.
-        slope: how `left` changes, per minute: Theil and Sen's estimate over the window.
-        lower: its lower bound, of 99 % one-sided confidence.
-        climbing: whether the alarm is on.
+        slope: change of `left` per minute: Theil and Sen's estimate over the window.
+        lower: lower bound of the slope, 99 % one-sided.
+        climbing: True while the alarm is on.
     """
 
     site: str
@@ -28,16 +28,16 @@ class SiteStatus(NamedTuple):
 
 
 class Status(NamedTuple):
-    """The totals; those of connections and other kinds are as of the last look.
+    """The totals. Tasks are counted now; connections, transports and timers at the last sample.
 
     Attributes:
-        tasks: that have not ended.
+        tasks: tasks that have not ended.
         created: tasks made.
         finished: tasks ended.
         accepted: connections that servers have accepted.
         ended: those of them that have ended.
-        transports: open, accepted and others.
-        timers: that are set, other than those asyncio sets for a sleep or timeout.
+        transports: open transports, accepted and others.
+        timers: timers that are set, without those that asyncio sets for a sleep or timeout.
     """
 
     tasks: int
@@ -50,15 +50,15 @@ class Status(NamedTuple):
 
 
 class Alarm(NamedTuple):
-    """That the tasks of a line climb without bound, or do so no longer.
+    """The beginning or the end of the growth of the tasks of one line.
 
     Attributes:
         site: "file:line in function".
-        left: its live tasks that no open connection accounts for.
-        slope: how many more there are per minute.
-        lower: the lower bound of that.
-        minutes: the window that was looked at.
-        recovered: whether this is the end of an alarm.
+        left: its live tasks that belong to no open connection.
+        slope: change of `left` per minute.
+        lower: lower bound of the slope, 99 % one-sided.
+        minutes: length of the window.
+        recovered: True if this is the end of an alarm.
     """
 
     site: str

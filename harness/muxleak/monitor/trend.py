@@ -1,4 +1,15 @@
-"""A slope that outliers do not move, with a bound below it: Theil and Sen's estimator."""
+"""Statistics of samples: Theil and Sen's slope with a lower bound, floors, and drift."""
+
+# Theil and Sen's slope is the median of the slopes between all pairs of samples. Outliers can move
+# it without bound only if they are more than 29 % of the samples; a least-squares slope is moved by
+# a single one.
+#
+# The lower bound (Sen 1968, "Estimates of the regression coefficient based on Kendall's tau"): a
+# true slope b makes Kendall's S of the samples minus b times time 0 on average. S has the variance
+# n(n - 1)(2n + 5)/18 for n samples of independent noise. So the bound at 99 % is the slope of rank
+# (N - C)/2 among the N sorted slopes, with C = 2.326 times the standard deviation of S. For 30
+# samples this is the 152nd of 435. Tied samples make the variance smaller, so leaving them out of
+# the formula makes the bound lower, which is the safe side.
 
 import math
 from collections.abc import Sequence
@@ -9,11 +20,11 @@ _Z = 2.326  # one-sided, 99 %
 
 
 class Trend(NamedTuple):
-    """How a count changes, per minute.
+    """The change of a count per minute.
 
     Attributes:
         slope: the median of the slopes between any two samples.
-        lower: a bound below it, of 99 % one-sided confidence (Sen 1968), for independent noise.
+        lower: its lower bound, 99 % one-sided (Sen 1968), for independent noise.
     """
 
     slope: float
@@ -24,11 +35,11 @@ FLAT = Trend(0.0, 0.0)
 
 
 def trend_of(times: Sequence[float], values: Sequence[float]) -> Trend:
-    """The trend of samples; O(n^2 log n), for n of some dozens.
+    """Return the trend of n samples; O(n^2 log n), so n should be some dozens.
 
     Args:
-        times: in seconds, ascending; two of one instant are not compared with each other.
-        values: as many.
+        times: n seconds, ascending; two samples of one instant are not compared.
+        values: n counts.
     """
     if len(values) < 2 or min(values) == max(values):  # noqa: PLR2004 - no slope without two
         return FLAT
@@ -42,7 +53,7 @@ def trend_of(times: Sequence[float], values: Sequence[float]) -> Trend:
     if not slopes:
         return FLAT
     pairs, samples = len(slopes), len(points)
-    # The variance of Kendall's S; ties, which would make it smaller, are left out.
+    # By the variance of Kendall's S, without the term for ties.
     spread = _Z * math.sqrt(samples * (samples - 1) * (2 * samples + 5) / 18)
     lower = slopes[max(round((pairs - spread) / 2) - 1, 0)]
     middle = (slopes[(pairs - 1) // 2] + slopes[pairs // 2]) / 2
@@ -50,17 +61,17 @@ def trend_of(times: Sequence[float], values: Sequence[float]) -> Trend:
 
 
 def floors_rise(values: Sequence[float]) -> bool:
-    """Whether the lowest value of each third is above the lowest of the third before."""
+    """Return True if the lowest value of each third is above that of the third before."""
     third = len(values) // 3
     floors = [min(values[start : start + third]) for start in range(0, 3 * third, third)]
     return all(before < after for before, after in pairwise(floors))
 
 
 def drift_of(values: Sequence[float]) -> float:
-    """How far a rise is beyond what chance does, in standard deviations.
+    """Return the mean step between values, in standard errors of that mean.
 
-    Counts of things that come and go wander, and any stretch of a wander looks like a trend to an
-    estimator of slopes. This holds the mean step against the spread of the steps.
+    A count of objects that come and go wanders, and an estimator of slopes finds a trend in any
+    stretch of it. The steps of a wander cancel out, and their mean is near 0.
     """
     steps = [after - before for before, after in pairwise(values)]
     if len(steps) < 2:  # noqa: PLR2004 - no spread without two

@@ -1,8 +1,38 @@
-"""Counts by creation site, kept as tasks come and go, and which connections are open.
+"""Counts live tasks by creation site, apart from those that belong to open connections."""
 
-Whatever code it meets, it keeps at most so many rows; what has no row of its own is counted in one
-that all such sites share.
-"""
+# The question is which tasks a service has lost, so a task counts as *left* if no open connection
+# accounts for it. That needs three facts about each task: where it was made, that it is alive, and
+# the connection that caused it.
+#
+# Rows. There is one row for each creation site: the line that made the task, or the first line of
+# its coroutine if asyncio made the task (as for the handlers of `asyncio.start_server`). Memory is
+# bounded whatever code the service runs: at most `max_sites` rows, and one more, "other sites", for
+# all sites that come later. No row is ever freed: when a task ends, its site must name the row that
+# counted it, and a site of "other sites" that got a row of its own later would name another one.
+#
+# Open connections. The ledger's hooks call `begin` before the protocol of an accepted connection is
+# made, and `connected` when its transport opens:
+#
+# - `begin` makes a scope for the connection current, so that everything that the connection starts
+#   is charged to that scope or one inside it. The protocol factory runs next, and may enter a scope
+#   of its own (`Ledger.scoped_factory`), which then is that of the connection.
+# - A connection is open as long as its transport is. A scope may have several transports, where the
+#   service accepts all connections in one context; it is open until all have ended.
+# - A task belongs to an open connection if its scope, or any scope around it, is open. When a scope
+#   opens or ends, the tasks that it holds at that moment change sides (`_shift`).
+# - The root scope is never open: all tasks of the service are inside it.
+# - A connection with live tasks stays open until two samples have found its transport gone, so that
+#   its tasks have one interval to end in. Otherwise each sample would count the tasks of connections
+#   that are just closing. A connection without live tasks is forgotten at once.
+#
+# Invariant: `row.of_open` is the number of live tasks of the row whose scope is open, and so
+# 0 <= of_open <= live.
+#
+# Costs. The ledger calls `made` once for each task, at a sweep, and `held` and `gone` only for
+# tasks that were alive at a sweep. `made` is one dictionary look-up by the address of a code
+# object, since code objects hash by value, which is slow. A sample costs a call for each open
+# connection. `_open` is pruned when it has doubled, so that it stays bounded if nobody takes
+# samples.
 
 from collections import Counter, deque
 from types import CodeType
@@ -10,22 +40,22 @@ from typing import Any
 
 from muxleak.introspect.sites import Points, Site, SiteFrame
 from muxleak.introspect.waiting import AnyTask
-from muxleak.ledger.counters import CURRENT, FEW, Resource, Scope, charged
+from muxleak.ledger.counters import CURRENT, FEW, Observer, Resource, Scope, charged
 
 OTHER = "other sites"
 _KEYS_PER_ROW = 16
 
 
 class SiteRow:
-    """What is known of the tasks made on one line.
+    """The counts of the tasks made on one line.
 
     Attributes:
         site: "file:line in function".
-        live: tasks that have not ended, of those that were alive at some look.
+        live: tasks that were alive at a sweep and have not ended.
         made: tasks made.
-        of_open: those of `live` that a connection caused which is open.
-        samples: what was `left` at each of the last looks.
-        climbing: whether an alarm is on.
+        of_open: those of `live` that belong to an open connection.
+        samples: `left` at each of the last samples.
+        climbing: True while an alarm is on.
     """
 
     __slots__ = ("climbing", "live", "made", "of_open", "samples", "site")
@@ -38,19 +68,24 @@ class SiteRow:
 
     @property
     def left(self) -> int:
-        """Live tasks that no open connection accounts for."""
+        """Live tasks that belong to no open connection."""
         return self.live - self.of_open
 
 
-class Census:
-    """What a ledger's counters tells it, by site.
+class SiteCounts(Observer):
+    """Counts the tasks of a ledger by creation site, and its open connections.
+
+    Args:
+        root: of the ledger.
+        max_sites: the number of sites that get a row of their own.
+        window: the number of samples that each row keeps.
 
     Attributes:
-        own: whose tasks are not counted: the monitor's.
-        rows: by site, at most `max_sites`, in the order in which they were met.
-        other: all sites that came when there was no row left.
+        own: the scope of the monitor's own tasks, which are not counted.
+        rows: maps sites to rows, in the order of their first task.
+        other: the row of all sites that came after `rows` was full.
         accepted: connections that servers have accepted.
-        ended: those whose transport was found gone.
+        ended: those of them whose transport was found gone.
     """
 
     def __init__(self, root: Scope, max_sites: int, window: int) -> None:
@@ -63,29 +98,29 @@ class Census:
         self._begun = 0
         self._open: dict[Scope, list[Resource]] = {}
         self._ending: set[Scope] = set()
-        self._things: list[Resource] = []
+        self._resources: list[Resource] = []
         self._limit = self._open_limit = FEW
         # By address: code objects hash by value, slowly. They are held, so that none is reused.
         self._keys: dict[tuple[int, int], tuple[CodeType | None, SiteRow]] = {}
 
     def all_rows(self) -> list[SiteRow]:
-        """Every row that counts something."""
+        """Return every row that has counted a task."""
         return [*self.rows.values(), *([self.other] if self.other.made else [])]
 
     def adopt(self) -> None:
-        """Count what was alive before."""
+        """Count the tasks and resources that the ledger holds already."""
         for scope in [self._root, *self._root.inside()]:
             for task, (site, _) in scope.entries.items():
                 self._row(task, site.innermost).made += 1
                 self.held(task, site, scope)
-            for thing in scope.things:
-                self.kept(thing)
+            for resource in scope.things:
+                self.kept(resource)
 
     def made(self, task: AnyTask, points: Points, scope: Scope) -> bool:
-        """Note a new task; False if it is not to be counted by anybody."""
+        """Count a new task; return False for the monitor's own, which no count includes."""
         if scope is self.own:
             return False
-        # Not through `_row`, but where it is new: this is done for every task.
+        # `_row` only for a new site: this is done for every task.
         code, instruction = (points[0], points[1]) if points else (_code(task), -1)
         found = self._keys.get((id(code), instruction))
         row = found[1] if found is not None else self._row(task, (code, instruction))
@@ -93,31 +128,35 @@ class Census:
         return True
 
     def held(self, task: AnyTask, site: Site, scope: Scope) -> None:
-        """Note a task that has lived until a look."""
+        """Count a task that was alive at a sweep."""
         row = self._row(task, site.innermost)
         row.live += 1
         row.of_open += self._is_open(scope)
 
     def gone(self, task: AnyTask, site: Site, scope: Scope) -> None:
-        """Note its end."""
+        """Count the end of a task that was `held`."""
         row = self._row(task, site.innermost)
         row.live -= 1
         row.of_open -= self._is_open(scope)
 
-    def kept(self, thing: Resource) -> None:
-        """Note a resource; amortised O(1)."""
-        self._things.append(thing)
-        if len(self._things) > self._limit:
-            self.count()
+    def kept(self, resource: Resource) -> None:
+        """Count a resource that was alive at a sweep; amortised O(1)."""
+        self._resources.append(resource)
+        if len(self._resources) > self._limit:
+            self.count_resources()
 
-    def count(self) -> Counter[str]:
-        """How many resources of which kind are alive."""
-        self._things = [thing for thing in self._things if thing.alive()]
-        self._limit = 2 * len(self._things) + FEW
-        return Counter(thing.kind for thing in self._things)
+    def count_resources(self) -> Counter[str]:
+        """Return the number of live resources of each kind."""
+        self._resources = [each for each in self._resources if each.alive()]
+        self._limit = 2 * len(self._resources) + FEW
+        return Counter(each.kind for each in self._resources)
 
     def begin(self, outer: Scope | None) -> None:
-        """Give a connection that is being accepted a scope, which its own context may replace."""
+        """Make a new scope current for a connection that is being accepted.
+
+        Args:
+            outer: the scope that was current when the server began.
+        """
         self._begun += 1
         current, counters = CURRENT.get(), self._counters
         # Another ledger may have given it one already. One of ours is that of an earlier
@@ -128,7 +167,7 @@ class Census:
         CURRENT.set(Scope(f"connection {self._begun}", counters, parent, outer))
 
     def connected(self, scope: Scope, transport: Resource) -> None:
-        """Note that a connection is open, and that what `scope` is charged for is its."""
+        """Count a connection as open, to which the tasks of `scope` belong from now on."""
         self.accepted += 1
         if scope is self._root:
             return
@@ -143,10 +182,10 @@ class Census:
             self._counters.sweep()
             self._find_ended()
 
-    def look(self) -> None:
-        """Let connections end whose transport was gone at the look before already.
+    def end_connections(self) -> None:
+        """End the connections whose transport was gone at the previous call already.
 
-        So what a connection leaves has one interval to end in.
+        Called once for each sample, so that the tasks of a connection have an interval to end in.
         """
         ending = self._find_ended()
         for scope in ending & self._ending:
@@ -155,7 +194,7 @@ class Census:
         self._ending = ending - self._ending
 
     def _find_ended(self) -> set[Scope]:
-        """Forget the connections that have ended and left nothing; return those that left tasks."""
+        """Forget ended connections that left no task; return the scopes of those that left some."""
         gone: set[Scope] = set()
         over: list[Scope] = []
         for scope, transports in self._open.items():
@@ -172,7 +211,10 @@ class Census:
         return gone
 
     def _shift(self, scope: Scope, by: int) -> None:
-        """Count the tasks of a scope that is not open as those of one that is, or back."""
+        """Add `by` to `of_open` for each task in a scope that opens (1) or ends (-1).
+
+        The scope must not be in `_open`: scopes inside it that are open by themselves are skipped.
+        """
         for each in [scope, *scope.inside()]:
             if each.entries and not self._is_open(each):
                 for task, (site, _) in each.entries.items():
@@ -186,12 +228,14 @@ class Census:
         return False
 
     def _row(self, task: AnyTask, point: tuple[Any, ...] | None) -> SiteRow:
-        """The row of a place, or of where the task begins if asyncio itself made it."""
+        """Return the row of a creation point; without one, of the first line of the coroutine."""
         code, instruction = point or (_code(task), -1)
         key = id(code), instruction
         found = self._keys.get(key)
         if found is not None:
             return found[1]
+        # Several instructions share a line, and with it a row. Functions made at run time add keys
+        # without end, so the keys are dropped from time to time; the rows stay.
         if len(self._keys) >= _KEYS_PER_ROW * self._max_sites:
             self._keys.clear()
         row = self._named(_text(code, instruction))
@@ -201,7 +245,7 @@ class Census:
     def _named(self, site: str) -> SiteRow:
         row = self.rows.get(site)
         if row is None:
-            # Once full, full: a task must leave the row that it came into.
+            # Once full, always full: a task must be counted out of the row that counted it.
             if len(self.rows) >= self._max_sites:
                 return self.other
             row = self.rows[site] = SiteRow(site, self._window)

@@ -1,4 +1,4 @@
-"""Whose tasks are whose: of connections that come before, after and beside them."""
+"""Tasks and the connections they belong to, which come before, after and beside them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 from muxleak import Ledger, Monitor
 from muxleak.ledger.counters import FEW, Scope
 from muxleak.monitor import KINDS
-from muxleak.monitor.census import Census
+from muxleak.monitor.site_counts import SiteCounts
 
 if TYPE_CHECKING:
     from muxleak.ledger.counters import Resource
@@ -30,21 +30,21 @@ class Transport:
 
 
 class Service:
-    """One that is watched, and whose connections come and go as a test says."""
+    """A service with a monitor, whose connections come and go as a test says."""
 
     def __init__(self, ledger: Ledger, monitor: Monitor) -> None:
         self.ledger, self.monitor = ledger, monitor
         self.tasks: list[asyncio.Task[object]] = []
 
     @property
-    def census(self) -> Census:
-        """What the monitor counts with."""
-        return self.monitor._census
+    def site_counts(self) -> SiteCounts:
+        """The counts of the monitor."""
+        return self.monitor._counts
 
     def connected(self, scope: Scope) -> Transport:
         """Accept a connection whose tasks are those of a scope."""
         transport = Transport()
-        self.census.connected(scope, cast("Resource", transport))
+        self.site_counts.connected(scope, cast("Resource", transport))
         return transport
 
     def start(self, scope: Scope) -> None:
@@ -53,8 +53,8 @@ class Service:
             self.tasks.append(asyncio.create_task(asyncio.Event().wait()))
 
     def counts(self) -> list[tuple[int, int]]:
-        """Look; return live tasks of each site, and those that are left."""
-        self.monitor.look()
+        """Take a sample; return the live tasks of each site, and those that are left."""
+        self.monitor.sample()
         return [each[1:3] for each in self.monitor.sites()]
 
 
@@ -88,7 +88,7 @@ async def test_tasks_of_a_connection_are_left_when_it_has_ended() -> None:
         assert service.counts() == [(3, 0)]
 
         transport.open = False
-        # It may end in the interval between two looks.
+        # It may end in the interval between two samples.
         assert service.counts() == [(3, 0)]
         assert service.counts() == [(3, 3)]
 
@@ -103,11 +103,11 @@ async def test_scope_of_two_connections_is_open_until_both_have_ended() -> None:
         one.open = False
         for _ in range(3):
             assert service.counts() == [(1, 0)]
-        assert (service.census.accepted, service.census.ended) == (2, 1)
+        assert (service.site_counts.accepted, service.site_counts.ended) == (2, 1)
 
         other.open = False
         assert [service.counts() for _ in range(2)] == [[(1, 0)], [(1, 1)]]
-        assert (service.census.accepted, service.census.ended) == (2, 2)
+        assert (service.site_counts.accepted, service.site_counts.ended) == (2, 2)
 
 
 @pytest.mark.asyncio
@@ -124,11 +124,11 @@ async def test_sites_with_most_tasks_left_come_first() -> None:
 
 
 @pytest.mark.asyncio
-async def test_connections_that_ended_are_forgotten_without_a_look() -> None:
-    """Where nobody looks for long, the number of those that are kept stays bounded."""
+async def test_connections_that_ended_are_forgotten_without_a_sample() -> None:
+    """Without samples the number of connections that are kept stays bounded."""
     with watched() as service:
         for _ in range(4 * FEW):
             service.connected(service.ledger.scope("connection")).open = False
-            assert len(service.census._open) <= 2 * FEW
+            assert len(service.site_counts._open) <= 2 * FEW
         assert service.counts() == []
-        assert (service.census.accepted, service.census.ended) == (4 * FEW, 4 * FEW)
+        assert (service.site_counts.accepted, service.site_counts.ended) == (4 * FEW, 4 * FEW)
