@@ -22,8 +22,8 @@
 #   opens or ends, the tasks that it holds at that moment change sides (`_shift`).
 # - The root scope is never open: all tasks of the service are inside it.
 # - A connection with live tasks stays open until two samples have found its transport gone, so that
-#   its tasks have one interval to end in. Otherwise each sample would count the tasks of connections
-#   that are just closing. A connection without live tasks is forgotten at once.
+#   its tasks have one interval to end in. Otherwise each sample would count the tasks of
+#   connections that are just closing. A connection without live tasks is forgotten at once.
 #
 # Invariant: `row.of_open` is the number of live tasks of the row whose scope is open, and so
 # 0 <= of_open <= live.

@@ -1,4 +1,4 @@
-"""Attributes what is made during a test run to the test or fixture that runs, and measures it."""
+"""Attributes each new object to the test or fixture that makes it, and measures the leaks."""
 
 # Who is charged. The context variable `CURRENT` names the scope that is charged for each new task,
 # timer, transport and so on. A task inherits the context of its maker, so everything that a test
@@ -75,7 +75,7 @@ class Attribution:
     Args:
         config: of the session.
         settings: those of the run.
-        outcomes: decides what the leaks of a test mean for its outcome.
+        outcomes: decides the outcome of a test with leaks.
     """
 
     def __init__(self, config: pytest.Config, settings: PluginSettings, outcomes: Outcomes) -> None:
