@@ -90,7 +90,7 @@ def bench_command(
 def _table(plan: BenchPlan, names: tuple[str, ...], console: Console | None) -> None:
     if console is not None:
         _opening(console, plan)
-        _line(console, "", "one", Text("ours is"), Text("goal"), style=render.QUIET)
+        _rows(console).head("", "one", "ours is", "goal")
     data: list[dict[str, Any]] = []
     with render.progress(sum(ticks(name, plan) for name in names)) as steps:
         for name in names:
@@ -118,12 +118,8 @@ def _show(console: Console, name: str, found: list[Comparison]) -> None:
     console.print(Text.assemble((name, render.HEAD), (f"  {ROWS[name].title}", render.QUIET)))
     for each in found:
         goal = "" if each.goal is None else f"≤ {figure(each.goal, each.unit)}"
-        _line(
-            console,
-            f"  {each.what}",
-            figure(each.value, each.unit),
-            _judged(goal, met=each.met()),
-        )
+        value = figure(each.value, each.unit)
+        _rows(console).print(_indented(each.what, 2), value, "", _judged(goal, met=each.met()))
         _note(console, each.note)
         for other in each.beside:
             if other.rounds:
@@ -141,7 +137,8 @@ def _beside(console: Console, ours: Comparison, other: Beside) -> None:
     if other.goal is not None:
         goal = f"{'≤' if other.floor else '≥'} {other.goal:,g}x"
     shown = figure(median(other.rounds), ours.unit)
-    _line(console, f"    {other.name}", shown, Text(ratio), _judged(goal, met=ours.met(other)))
+    judged = _judged(goal, met=ours.met(other))
+    _rows(console).print(_indented(other.name, 4), shown, ratio, judged)
 
 
 def _judged(goal: str, *, met: bool | None) -> Text:
@@ -150,13 +147,16 @@ def _judged(goal: str, *, met: bool | None) -> Text:
     return Text(f"{goal} {'met' if met else 'missed'}", render.GOOD if met else render.BAD)
 
 
-def _line(
-    console: Console, name: str, value: str, ratio: Text, goal: Text | None = None, style: str = ""
-) -> None:
-    gap = " " * (14 - len(ratio)) if goal else ""
-    text = Text.assemble(f"{name:<42}{value:>9}  ", ratio, gap, goal or "", style=style)
-    text.rstrip()
-    console.print(text, soft_wrap=True)
+def _rows(console: Console) -> render.Rows:
+    """Return the table of the figures: name, figure, ratio and goal."""
+    # 80 columns in all. A name that is longer is wrapped, and a ratio or goal never is.
+    name, value, ratio, goal = 39, 9, 13, 16
+    figures = [render.Column(value, "right"), render.Column(ratio, "right"), render.Column(goal)]
+    return render.Rows(console, [render.Column(name), *figures], gap=1)
+
+
+def _indented(name: str, indent: int) -> Padding:
+    return Padding(name, (0, 0, 0, indent))
 
 
 def _note(console: Console, note: str) -> None:
@@ -175,16 +175,14 @@ def _profile(plan: BenchPlan, console: Console | None) -> None:
         render.emit_json({**_circumstances(plan), **rest})
         return
     _opening(console, plan)
+    rows = render.Rows(
+        console, [render.Column(58), render.Column(9, "right"), render.Column(5, "right")]
+    )
     for each in parts:
-        share = Text(f"{each.seconds / whole:4.0%}")
-        _profiled(console, each.what, figure(each.seconds), share)
-    _profiled(console, "a checked sequence", figure(whole), Text("100%"), render.HEAD)
+        rows.print(each.what, figure(each.seconds), f"{each.seconds / whole:.0%}")
+    rows.print(Text("a checked sequence", render.HEAD), figure(whole), "100%")
     console.print()
     console.print(str(SEQUENCE), style=render.QUIET)
-
-
-def _profiled(console: Console, what: str, value: str, share: Text, style: str = "") -> None:
-    console.print(Text.assemble(f"{what:<58}{value:>9}  ", share, style=style), soft_wrap=True)
 
 
 def _opening(console: Console, plan: BenchPlan) -> None:

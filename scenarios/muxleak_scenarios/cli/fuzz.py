@@ -263,8 +263,7 @@ def _show_nothing(console: Console, result: CampaignResult, budget: Budget) -> N
         limits.append(f"{budget.seconds:g} s")
     within = "stopped before the budget of" if result.ended == "stopped" else "within the budget of"
     console.print(
-        Text.assemble(("nothing found", render.GOOD), f": {ran}, {within} {' and '.join(limits)}"),
-        soft_wrap=True,
+        Text.assemble(("nothing found", render.GOOD), f": {ran}, {within} {' and '.join(limits)}")
     )
 
 

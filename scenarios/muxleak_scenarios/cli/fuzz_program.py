@@ -73,7 +73,7 @@ def fuzz_program(
     console = render.stdout()
     note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
     head = f" in {name}, in run {found.examples:,}{note}"
-    console.print(Text.assemble(("found", render.BAD), head), soft_wrap=True)
+    console.print(Text.assemble(("found", render.BAD), head))
     programs.show(console, failed)
     console.print(f"again{where}:")
     render.copyable(console, line)
@@ -185,4 +185,4 @@ def _show_nothing(data: dict[str, Any]) -> None:
     within = "stopped before" if data["ended"] == "stopped" else "within"
     ran = render.plural(data["runs"], "schedule")
     text = f": {ran}, {within} the budget of {' and '.join(limits)}"
-    render.stdout().print(Text.assemble(("nothing found", render.GOOD), text), soft_wrap=True)
+    render.stdout().print(Text.assemble(("nothing found", render.GOOD), text))

@@ -128,20 +128,20 @@ def show(
         what = Text(f"{len(result.findings)} found", render.BAD)
     else:
         what = Text("nothing found", render.GOOD)
-    console.print(Text.assemble(what, f" in {address}: {ran}{why}"), soft_wrap=True)
+    console.print(Text.assemble(what, f" in {address}: {ran}{why}"))
     for each in result.passing:
-        console.print(Text(f"no leak: {headline(each, again)}"), soft_wrap=True)
+        console.print(Text(f"no leak: {headline(each, again)}"))
         render.copyable(console, again.line(each), 4)
     if result.suspicion is not None:
         seen = "not measured to the end, and so no finding"
-        console.print(Text(f"{seen}: {headline(result.suspicion, again)}"), soft_wrap=True)
+        console.print(Text(f"{seen}: {headline(result.suspicion, again)}"))
         render.copyable(console, again.line(result.suspicion), 4)
     if result.explained:
         console.print(f"{render.plural(result.explained, 'look')} left nothing but the same again")
     if result.unsure:
         console.print(f"{render.plural(result.unsure, 'suspicion')} gone when waited for")
     if result.trouble:
-        console.print(Text(result.trouble, render.BAD), soft_wrap=True)
+        console.print(Text(result.trouble, render.BAD))
     if path is not None:
         render.copyable(console, f"kept in {path}, for --known", 0)
 

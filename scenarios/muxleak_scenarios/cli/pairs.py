@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from muxleak_scenarios.pairs.registry import WrongVariant
 
 
+_BREAKS, _QUESTION = 11, 26
+"""Widths of columns: the longest name of a property with a comma, and of a question."""
+
+
 @click.command(
     "list",
     epilog=params.examples(
@@ -41,27 +45,22 @@ def list_command(*, as_json: bool) -> None:
         render.emit_json([_facts(pair) for pair in pairs])
         return
     console = render.stdout()
-    width = max(len(pair.slug) for pair in pairs)
-    console.print(Text(f"{'pair':<{width}}  {'breaks':<10}  question", render.QUIET))
+    names = [pair.slug for pair in pairs]
+    names += [f"  /{wrong.name}" for pair in pairs for wrong in pair.wrong]
+    name = max(map(len, names))
+    rest = max(_QUESTION, console.width - name - _BREAKS - 4)
+    rows = render.Rows(
+        console, [render.Column(name), render.Column(_BREAKS), render.Column(rest)], indent=4
+    )
+    rows.head("pair", "breaks", "question")
     for pair in pairs:
         facts = pair.facts
-        _line(console, f"{pair.slug:<{width}}", facts.fails, (facts.question,), facts.title)
+        rows.print(Text(pair.slug, render.HEAD), ", ".join(facts.fails), facts.question)
+        console.print(Padding(facts.title, (0, 0, 0, 2)))
         for wrong in pair.wrong:
-            name = f"{f'  /{wrong.name}':<{width}}"
-            _line(console, name, wrong.facts.fails, wrong.questions, wrong.facts.title, indent=4)
-
-
-def _line(
-    console: Console,
-    name: str,
-    fails: tuple[str, ...],
-    questions: tuple[str, ...],
-    title: str,
-    indent: int = 2,
-) -> None:
-    rest = f"  {', '.join(fails):<10}  {', '.join(questions)}"
-    console.print(Text.assemble((name, render.HEAD), rest), soft_wrap=True)
-    console.print(Padding(title, (0, 0, 0, indent)))
+            head = Text(f"  /{wrong.name}", render.HEAD)
+            rows.print(head, ", ".join(wrong.facts.fails), ", ".join(wrong.questions))
+            console.print(Padding(wrong.facts.title, (0, 0, 0, 4)))
 
 
 @click.command(

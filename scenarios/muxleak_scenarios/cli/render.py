@@ -178,7 +178,8 @@ def table(*names: str, fixed: Sequence[str] = ()) -> Table:
     """A table without lines; the columns of ``fixed`` are never wrapped."""
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style=QUIET)
     for name in names:
-        grid.add_column(name, no_wrap=name in fixed)
+        # Not cut off with an ellipsis, wherever a word is too long for its column.
+        grid.add_column(name, no_wrap=name in fixed, overflow="fold")
     return grid
 
 
@@ -199,28 +200,36 @@ class Rows:
         console: for the rows.
         columns: the widths.
         gap: spaces between two columns.
+        indent: spaces before the cells that stand below the first.
     """
 
     # A table of rich knows its columns when it knows all its rows. The rows of a proof appear one
     # by one over minutes, so that their columns cannot depend on rows that are still to come.
 
-    def __init__(self, console: Console, columns: Sequence[Column], gap: int = 2) -> None:
+    def __init__(
+        self,
+        console: Console,
+        columns: Sequence[Column],
+        gap: int = 2,
+        indent: int = MARK_WIDTH,
+    ) -> None:
         self._console = console
         self._columns = columns
         self._gap = gap
+        self._indent = indent
         self._lines = self._layout()
 
     def head(self, *titles: str) -> None:
         """Print the titles of the columns."""
         self.print(*(Text(title, QUIET) for title in titles))
 
-    def print(self, *cells: Text | str) -> None:
+    def print(self, *cells: RenderableType) -> None:
         """Print a row; cells that are missing at its end are empty."""
         for number, indexes in enumerate(self._lines):
             if not any(cells[at] for at in indexes if at < len(cells)):
                 continue
             grid = Table.grid(padding=(0, self._gap, 0, 0))
-            indent = MARK_WIDTH if number else 0
+            indent = self._indent if number else 0
             for at in indexes:
                 width, justify = self._columns[at]
                 grid.add_column(width=min(width, self._console.width - indent), justify=justify)
@@ -233,7 +242,7 @@ class Rows:
         if sum(widths) + self._gap * (len(widths) - 1) <= self._console.width:
             return [list(range(len(widths)))]
         lines: list[list[int]] = [[0], []]
-        used = room = self._console.width - MARK_WIDTH
+        used = room = self._console.width - self._indent
         for at, width in enumerate(widths[1:], 1):
             used += self._gap + width
             if used > room and lines[-1]:
@@ -263,6 +272,7 @@ def sequence(steps: Iterable[Step]) -> Table:
     """Steps, each with its meaning."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
     for step in steps:
         grid.add_row(str(step), step_in_words(step))
     return grid

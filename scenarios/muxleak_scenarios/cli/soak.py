@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from muxleak_scenarios.cli.params import TargetChoice
 
 CONNECTIONS = 100_000
+_WIDTHS = 11, 8, 15, 9, 9
+"""Of the columns of the table: 60 with the gaps between them."""
 
 
 @click.command(
@@ -89,14 +91,13 @@ def soak_command(
 
 def _show(console: Console, found: Soaked, replay: SequenceReplay, wanted: int | None) -> None:
     """Print the rows and the verdict; ``wanted`` is how many connections it was stopped before."""
-    heads = "connections", "each", "in cycles, each", "blocks", "memory"
-    grid = render.table(*heads, fixed=("connections",))
+    rows = render.Rows(console, [render.Column(width) for width in _WIDTHS])
+    rows.head("connections", "each", "in cycles, each", "blocks", "memory")
     for tenth in found.tenths:
         memory = "" if tenth.resident is None else f"{tenth.resident / 1e6:.1f} MB"
         each = f"{tenth.seconds * 1e6:.0f} µs"
         garbage, blocks = f"{tenth.garbage:.1f} objects", f"{tenth.blocks:,}"
-        grid.add_row(f"{tenth.connections:,}", each, garbage, blocks, memory)
-    console.print(grid)
+        rows.print(f"{tenth.connections:,}", each, garbage, blocks, memory)
     console.print()
     if found.sequence is not None:
         console.print(Text.assemble(("violated", render.BAD), f": {found.violation}"))

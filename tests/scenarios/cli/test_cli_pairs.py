@@ -1,6 +1,7 @@
 """``muxleak list`` and ``muxleak show``."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner, Result
@@ -24,9 +25,22 @@ def test_list_names_every_pair_with_its_title() -> None:
         listed.append((pair.slug, pair.facts.title))
         listed += [(f"/{wrong.name}", wrong.facts.title) for wrong in pair.wrong]
 
-    assert [line.split()[0] for line in lines[1::2]] == [name for name, _ in listed]
-    assert [line.strip() for line in lines[2::2]] == [title for _, title in listed]
-    assert [line for line in lines if len(line) > 80] == []
+    names, titles = zip(*listed, strict=True)
+    assert tuple(word for line in lines if (word := line.split()[0]) in names) == names
+    assert tuple(text for line in lines if (text := line.strip()) in titles) == titles
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_list_fits_the_terminal_and_keeps_its_columns(columns: int) -> None:
+    """Properties and questions begin where their titles do, or stand below the name."""
+    text = CliRunner().invoke(cli, ["list"], env={"COLUMNS": str(columns)}).stdout
+    lines = text.splitlines()
+
+    assert [line for line in lines if len(line) > columns] == []
+    (start,) = {line.index("breaks") for line in lines[:3] if "breaks" in line}
+    rows = [line for line in lines if re.match(r"(\w+ +)?tasks,", line.strip())]
+    assert len(rows) >= 2
+    assert {line.index("tasks,") for line in rows} == {start}
 
 
 def test_list_json_has_the_facts() -> None:
