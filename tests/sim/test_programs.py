@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from muxleak.sim import ProgramError, find_program
+from muxleak import settle
+from muxleak.sim import ProgramError, find_program, old_names
 from muxleak.sim.programs import name_from_here
+from muxleak_scenarios.bench.search_runs import toy
 
 MODULE = '''
 import functools
@@ -136,3 +139,72 @@ def test_name_from_here_is_empty_where_there_is_none() -> None:
     assert name_from_here(program) == ""
     assert name_from_here(renamed) == ""
     assert name_from_here(find_program("victims.server:bound")) == ""
+
+
+@pytest.mark.parametrize("module", old_names.MOVED.values())
+def test_old_name_stands_for_a_module(module: str) -> None:
+    """Whatever was moved is where the table says."""
+    assert find_spec(module) is not None
+
+
+def test_program_is_found_by_a_name_of_an_earlier_version() -> None:
+    """A replay file may name a program in a package that was renamed since."""
+    assert find_program("harness.settle:settle") is settle
+    assert find_program("harness:settle") is settle
+    assert find_program("scenarios.bench.schedules:toy") is toy
+
+
+def test_own_module_wins_over_a_name_of_an_earlier_version(folder: Path) -> None:
+    """Even if it has no module of that name; and it is never imported from elsewhere."""
+    (folder / "harness").mkdir()
+    (folder / "harness" / "settle.py").write_text("async def settle(): return 'own'\n")
+
+    assert find_program("harness.settle:settle").__module__ == "harness.settle"
+    with pytest.raises(ProgramError, match=r"no module 'harness.growth': there is no 'harness.gr"):
+        find_program("harness.growth:measure_growth")
+    with pytest.raises(ProgramError, match=r"no module 'vless.servers': there is no 'vless' on"):
+        find_program("vless.servers:main")
+
+
+@pytest.mark.parametrize(
+    ("statement", "advice"),
+    [
+        ("from harness import no_leaks", "harness is now muxleak: from muxleak import no_leaks"),
+        ("import harness", "harness is now muxleak: import muxleak"),
+        ("import harness.sim as sim", "harness is now muxleak: import muxleak.sim as sim"),
+        (
+            "from harness.sim import Network, current",
+            "harness is now muxleak: from muxleak.sim import Network, current",
+        ),
+        (
+            "from harness.sim.drawn import (\n    any_choices)",
+            "harness is now muxleak: from muxleak.search.strategies import ...",
+        ),
+        (
+            "from scenarios.steps import Step",
+            "scenarios is now muxleak_scenarios: from muxleak_scenarios.sequence.steps import Step",
+        ),
+        (
+            "from vless.versions import VERSIONS",
+            "vless is now muxleak_vless: from muxleak_vless.versions import VERSIONS",
+        ),
+    ],
+)
+def test_program_that_imports_an_old_name_is_told_the_new_one(
+    folder: Path, statement: str, advice: str
+) -> None:
+    """The statement as it should be, and the line where it stands."""
+    (folder / "before.py").write_text(f"import asyncio\n{statement}\n")
+
+    with pytest.raises(ProgramError) as caught:
+        find_program("before:main")
+    assert str(caught.value).endswith(f"before.py:2); {advice}")
+
+
+def test_program_that_lacks_a_module_of_its_own_package_is_told_no_other(folder: Path) -> None:
+    """A project's own package is not ours, whatever it lacks."""
+    (folder / "harness.py").touch()
+    (folder / "before.py").write_text("import harness.sim\n")
+
+    with pytest.raises(ProgramError, match=r"'harness' is not a package.*before.py:1[)]$"):
+        find_program("before:main")

@@ -17,7 +17,9 @@ from muxleak.sim import (
     Replay,
     ReplayError,
     current,
+    find_program,
     replay,
+    rerun,
     simulate,
     simulated,
 )
@@ -205,3 +207,55 @@ def test_file_repeats_the_run_in_a_new_process(tmp_path: Path) -> None:
     assert len(set(seen)) == 1
     assert (tmp_path / "found.json").stat().st_size <= 4096
     assert json.loads((tmp_path / "found.json").read_text())["program"] == "victim:main"
+
+
+EARLIER = """
+import asyncio
+
+KEPT = set()
+
+
+async def handle(reader, writer):
+    task = asyncio.create_task(asyncio.sleep(30))
+    KEPT.add(task)
+    if await reader.read(5) == b"hello":
+        task.cancel()
+    writer.close()
+
+
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 80)
+    _, writer = await asyncio.open_connection("127.0.0.1", 80)
+    writer.write(b"hel")
+    writer.write(b"lo")
+    await asyncio.sleep(1)
+    writer.close()
+    server.close()
+    await server.wait_closed()
+    await asyncio.sleep(0)
+"""
+# Written when the packages were still harness, scenarios and vless.
+EARLIER_FILE = """{
+ "program": "earlier_chat:main",
+ "line": "sim1:AAAAAAAAAAAB",
+ "trace": "b642236dfac4b02c3d8ca6ec",
+ "verdict": "1 task leaked (expected 0 alive after close, got 1)",
+ "steps": []
+}
+"""
+
+
+def test_file_of_an_earlier_version_gives_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trace and its verdict; so does its line."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "earlier_chat.py").write_text(EARLIER)
+    (tmp_path / "earlier.sim.json").write_text(EARLIER_FILE)
+
+    found = Replay.load(tmp_path / "earlier.sim.json")
+    program = find_program(found.name)
+    for source in (found, Replay.parse(found.line)):
+        result = rerun(source, program)
+        assert result.trace_hash == found.trace
+        assert isinstance(result.error, LeakError)

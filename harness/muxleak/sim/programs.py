@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from muxleak.sim import old_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -112,10 +115,14 @@ def _imported(module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as exc:
         if exc.name and f"{module}.".startswith(f"{exc.name}."):
+            if exc.name in old_names.PACKAGES:
+                with suppress(ModuleNotFoundError):
+                    return import_module(old_names.new_name(module))
             raise ProgramError(
                 f"no module {module!r}: there is no {exc.name!r} on the import path"
             ) from exc
-        raise ProgramError(_failed(module, exc)) from exc
+        advice = old_names.advice(exc)
+        raise ProgramError(_failed(module, exc) + (f"; {advice}" if advice else "")) from exc
     # Whatever a module does when it is imported, `sys.exit` included.
     except (Exception, SystemExit) as exc:
         raise ProgramError(_failed(module, exc)) from exc
