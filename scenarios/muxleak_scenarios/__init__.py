@@ -1,7 +1,11 @@
-"""Joins vless and harness: connection sequences, properties, worlds, the registry of pairs.
+"""Connection sequences against the server of `muxleak_vless`, checked with `muxleak`.
 
-Names are imported when they are asked for: what runs a sequence need not wait for what draws one.
+The rooms, each of which imports only those before it: `sequence` (steps, notation, decoder, client
+model, properties), `targets` (simulated network, loopback TCP), `pairs` (registry, search, proof),
+`hunt` (remote servers), `real` (sing-box beside ours), `bench`, and `cli` (the command).
 """
+
+# Names are imported on first use, so that running a sequence does not import Hypothesis.
 
 from typing import TYPE_CHECKING
 

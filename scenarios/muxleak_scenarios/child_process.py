@@ -1,4 +1,4 @@
-"""Modules of ours that run in another process."""
+"""Runs modules of this distribution in another process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _ROOTS = [
 
 
 def module(name: str) -> list[str]:
-    """Return the words that run a module as a program, whatever the current folder has.
+    """Return the command line that runs a module of this distribution.
 
-    ``python -m`` would look there first, and folders are named as ours are.
+    ``python -m`` would search the current folder first, and take a file or folder of the same name
+    there for the module.
     """
     code = (
         f"import runpy, sys; sys.path[:0] = [each for each in {_ROOTS!r} if each not in sys.path]; "

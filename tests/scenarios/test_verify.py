@@ -43,7 +43,7 @@ def test_verify_holds_for_pairs(pair: Pair) -> None:
     [
         pytest.param(
             replace(PAIR, facts=replace(PAIR.facts, fails=("cleanup",))),
-            ["witness in SimWorld", "witness in TcpWorld", "search"],
+            ["minimal sequence in SimTarget", "minimal sequence in TcpTarget", "search"],
             id="breaks another property",
         ),
         pytest.param(
@@ -68,8 +68,13 @@ def test_verify_holds_for_pairs(pair: Pair) -> None:
         ),
         pytest.param(
             replace(GAP, facts=replace(GAP.facts, minimal="a:open a:close")),
-            ["witness in SimWorld", "witness in TcpWorld", "needs a gap", "search"],
-            id="another witness",
+            [
+                "minimal sequence in SimTarget",
+                "minimal sequence in TcpTarget",
+                "needs a gap",
+                "search",
+            ],
+            id="another minimal sequence",
         ),
     ],
 )
@@ -84,7 +89,11 @@ def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 100)
     pair = replace(PAIR, buggy=PAIR.fixed, facts=replace(PAIR.facts, fails=("tasks",)))
 
-    assert broken(pair) == ["witness in SimWorld", "witness in TcpWorld", "search"]
+    assert broken(pair) == [
+        "minimal sequence in SimTarget",
+        "minimal sequence in TcpTarget",
+        "search",
+    ]
 
 
 @pytest.mark.slow
@@ -93,7 +102,12 @@ def test_verify_finds_a_half_that_is_not_fixed() -> None:
     verdict = verify(replace(PAIR, fixed=PAIR.buggy), fixed_sequences=5)
     words = [line.partition(":")[0] for line in verdict.broken]
 
-    assert words == ["fixed variant", "witness in SimWorld", "witness in TcpWorld", "tasks"]
+    assert words == [
+        "fixed variant",
+        "minimal sequence in SimTarget",
+        "minimal sequence in TcpTarget",
+        "tasks",
+    ]
     assert verdict.fixed[0] == "tasks"
     assert verdict.to_json()["fixed"][0] == "tasks"
     assert not verdict.holds

@@ -36,7 +36,7 @@ def test_wrong_fix_repairs_what_the_buggy_half_breaks(pair: Pair, wrong: WrongVa
 
 
 @WRONG
-def test_wrong_fix_is_caught_by_its_own_witness(pair: Pair, wrong: WrongVariant) -> None:
+def test_wrong_fix_is_caught_by_its_own_minimal_sequence(pair: Pair, wrong: WrongVariant) -> None:
     """It breaks what it is said to, simulated and over TCP, and the fixed variant nothing."""
     outcome = run_sequence(wrong.minimal, wrong.lifecycle())
 
@@ -47,7 +47,7 @@ def test_wrong_fix_is_caught_by_its_own_witness(pair: Pair, wrong: WrongVariant)
 
 
 @WRONG
-def test_wrong_fix_witness_is_needed_whole(pair: Pair, wrong: WrongVariant) -> None:
+def test_wrong_fix_minimal_sequence_is_needed_whole(pair: Pair, wrong: WrongVariant) -> None:
     """It is canonical, and without any one of its steps but the last close it shows nothing."""
     minimal = wrong.minimal
     assert str(minimal.canonical()) == str(minimal) == wrong.facts.minimal
@@ -98,22 +98,28 @@ def test_verify_wrong_holds(pair: Pair, wrong: WrongVariant) -> None:
     [
         pytest.param(
             replace(DEFERRED, lifecycle=PAIR.buggy),
-            ["repaired", "repaired", "witness in SimWorld", "witness in TcpWorld", "search"],
+            [
+                "repaired",
+                "repaired",
+                "minimal sequence in SimTarget",
+                "minimal sequence in TcpTarget",
+                "search",
+            ],
             id="repairs nothing",
         ),
         pytest.param(
             replace(DEFERRED, lifecycle=PAIR.fixed),
-            ["witness in SimWorld", "witness in TcpWorld", "search"],
+            ["minimal sequence in SimTarget", "minimal sequence in TcpTarget", "search"],
             id="breaks nothing",
         ),
         pytest.param(
             replace(DEFERRED, facts=replace(DEFERRED.facts, fails=("shutdown",))),
-            ["witness in SimWorld", "witness in TcpWorld", "search"],
+            ["minimal sequence in SimTarget", "minimal sequence in TcpTarget", "search"],
             id="breaks another property",
         ),
         pytest.param(
             replace(DEFERRED, facts=replace(DEFERRED.facts, fails=("tasks",))),
-            ["facts", "witness in SimWorld", "witness in TcpWorld", "search"],
+            ["facts", "minimal sequence in SimTarget", "minimal sequence in TcpTarget", "search"],
             id="breaks what the buggy variant breaks",
         ),
     ],

@@ -1,12 +1,35 @@
-"""A search with a budget: plain random scripts at full speed, then Hypothesis, which shrinks.
+"""A search with a budget of time, which remembers across runs of the program."""
 
-What violates a property is put into a Hypothesis database as the bytes that Hypothesis itself would
-have drawn, and is found there: shrinking and remembering are one mechanism, and what an earlier
-campaign found is tried before anything else. What no longer violates anything is forgotten. The
-shortest is remembered as such beside those bytes, of which it need not be the first in their order.
-What takes real time is shrunk in the simulated world first, and reported if it was seen to violate
-the property in its own.
-"""
+# Random bytes search, Hypothesis shrinks. A random sequence costs a tenth of one that Hypothesis
+# draws, and almost all sequences of a campaign violate nothing, so that drawing them by Hypothesis
+# would waste most of the time.
+#
+# The link between the two is Hypothesis's example database. A sequence that violates something is
+# saved there as the bytes that Hypothesis would have drawn (one choice: a byte string), and `find`
+# with the phase `reuse` tries the saved examples before anything else. So shrinking and remembering
+# are one mechanism: a later campaign tries the findings of earlier ones first, and Hypothesis
+# deletes those that violate nothing any more.
+#
+# Keys of the database, for a campaign's key K:
+#
+#   K             examples that Hypothesis takes to be as small as possible
+#   K.secondary   examples that are not shrunk yet; new findings go here. A campaign that ends early
+#                 moves those under K here, since its shrinking was not complete
+#   K.shortest    the shortest sequence, in notation: Hypothesis orders examples by their bytes, and
+#                 its smallest need not be the one with the fewest steps
+#
+# `find` is given no random source: Hypothesis does not use its database in a seeded search. The
+# random search is seeded, and shrinking the same example ends at the same sequence.
+#
+# The budget is checked before each sequence, and a campaign leaves Hypothesis by an exception. That
+# is a BaseException, because Hypothesis takes an Exception for a failing example.
+#
+# On real time each run of a leaking sequence waits for the target's patience, and shrinking takes
+# hundreds. So a finding is first shrunk at the simulated target, where waiting takes no time. The
+# result counts only if it violates the property at the real target, too; else it is shrunk there.
+#
+# Only violations of the properties that the first finding violated count from then on. Otherwise
+# shrinking would slip to another, simpler violation, and the first would be lost.
 
 from __future__ import annotations
 
@@ -36,14 +59,28 @@ EXAMPLES = 2000
 
 
 class Budget(NamedTuple):
-    """What a campaign may spend: random sequences, and seconds with shrinking. None: no limit."""
+    """Limits of a campaign; None is no limit.
+
+    Attributes:
+        examples: random sequences.
+        seconds: time, shrinking included.
+    """
 
     examples: int | None = EXAMPLES
     seconds: float | None = None
 
 
 class CampaignProgress(NamedTuple):
-    """How far a campaign is. ``sequences`` and ``connections`` count shrinking, too."""
+    """The progress of a campaign.
+
+    Attributes:
+        doing: "searches" or "shrinks".
+        searched: random sequences so far.
+        sequences: sequences run so far, shrinking included.
+        connections: connections opened by them.
+        seconds: time since the beginning.
+        shortest: steps of the shortest finding; None without one.
+    """
 
     doing: str
     searched: int
@@ -60,10 +97,14 @@ class CampaignProgress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CampaignResult:
-    """What a campaign came to.
+    """The result of a campaign.
 
-    ``ended`` says why it did: "shrunk", or, with or without something found, "examples", "time" or
-    "stopped". ``remembered`` says that an earlier campaign had found it.
+    Attributes:
+        found: the shortest violation; None without one.
+        status: the progress at the end.
+        ended: the reason for the end: "shrunk"; or "examples", "time" or "stopped", with or without
+            a finding.
+        remembered: True if an earlier campaign had found it.
     """
 
     found: Found | None
@@ -73,11 +114,11 @@ class CampaignResult:
 
 
 class _End(BaseException):
-    """Leaves Hypothesis, which keeps what it has; no `Exception`, which it would take for a bug."""
+    """Ends a campaign from within Hypothesis; its text is the reason."""
 
 
 class _Hit(NamedTuple):
-    """A sequence that violates a property; the smallest is the shortest."""
+    """A sequence that violates a property, with its sizes: steps, and length in notation."""
 
     steps: int
     length: int
@@ -86,12 +127,24 @@ class _Hit(NamedTuple):
 
     @classmethod
     def of(cls, sequence: Sequence, outcome: SequenceOutcome) -> _Hit:
-        """Weigh a sequence."""
+        """Return the hit for a sequence."""
         return cls(len(sequence), len(str(sequence)), sequence, outcome)
 
 
 class Campaign:
-    """One search of one server. Deterministic for a seed, but for its clock and its memory.
+    """One campaign against one server, the same for the same seed apart from clock and database.
+
+    Args:
+        lifecycle: makes the life cycle of each run's server.
+        budget: when to end.
+        seed: of the random search.
+        target: makes the target of each run.
+        virtual: False for targets on real time.
+        database: where findings are remembered; None for nowhere.
+        key: tells campaigns in one database apart.
+        progress: called after each sequence.
+        stopped: asked before each sequence; True ends the campaign.
+        clock: returns seconds.
 
     Raises:
         ImportError: Hypothesis is not installed.
@@ -115,15 +168,13 @@ class Campaign:
         from hypothesis.database import InMemoryExampleDatabase
 
         self._lifecycle = lifecycle
-        self._world = target
+        self._target = target
         self._virtual = virtual
         self._budget = budget
         self._seed = seed
         self._random = Random(seed)  # noqa: S311 - a reproducible search, no secret
         self._database = InMemoryExampleDatabase() if database is None else database
         self._key = f"muxleak {key}".encode()
-        # Where Hypothesis keeps what is not shrunk yet; what is under the key itself, it believes
-        # to be as small as it can get.
         self._raw = self._key + b".secondary"
         self._shortest = self._key + b".shortest"
         self._progress = progress
@@ -136,11 +187,11 @@ class Campaign:
         self._best: _Hit | None = None
 
     def run(self) -> CampaignResult:
-        """Try what is remembered, search, and shrink what is found, until the budget is spent."""
+        """Try the remembered findings, search, and shrink, until done or out of budget."""
         ended = "shrunk"
         try:
-            if not self._recall():
-                if not self._shrink() and self._search() and not self._rehearse():
+            if not self._retry_shortest():
+                if not self._shrink() and self._search() and not self._shrink_simulated():
                     self._shrink()
                 self._shorten()
         except _End as end:
@@ -155,7 +206,7 @@ class Campaign:
 
     @property
     def status(self) -> CampaignProgress:
-        """How far it is."""
+        """The progress so far."""
         return CampaignProgress(
             self._doing,
             self._searched,
@@ -165,13 +216,16 @@ class Campaign:
             None if self._best is None else self._best.steps,
         )
 
-    def _recall(self) -> bool:
-        """Try the shortest of an earlier campaign; whether it still violates something."""
+    def _retry_shortest(self) -> bool:
+        """Run the shortest finding of an earlier campaign; return True if it still violates.
+
+        Findings that do not, or that this release cannot read, are deleted.
+        """
         for each in list(self._database.fetch(self._shortest)):
             try:
                 sequence = Sequence.parse(each.decode())
             except ValueError:
-                pass  # Of another release, which wrote sequences otherwise.
+                pass  # Written by a release with another notation.
             else:
                 if self._violates(sequence):
                     return True
@@ -179,7 +233,7 @@ class Campaign:
         return False
 
     def _shorten(self) -> None:
-        """Search among shorter ones, where that takes no real time; remember the shortest."""
+        """Search among shorter sequences if that takes no real time; remember the shortest."""
         if self._best is None:
             return
         if self._virtual:
@@ -187,7 +241,7 @@ class Campaign:
         self._database.save(self._shortest, str(self._best.sequence).encode())
 
     def _search(self) -> bool:
-        """Run random scripts until one violates something; remember that."""
+        """Run random sequences until one violates something; save it for Hypothesis."""
         from hypothesis.database import choices_to_bytes
 
         examples = self._budget.examples
@@ -200,18 +254,15 @@ class Campaign:
                 return True
         return False
 
-    def _rehearse(self) -> bool:
-        """Search among shorter ones where no time passes; whether the world agrees on the shortest.
-
-        In real time, each of the many runs that shrinking takes would wait for what never comes.
-        """
+    def _shrink_simulated(self) -> bool:
+        """Shrink at the simulated target; return True if the result holds at the real one, too."""
         first = self._first
         if self._virtual or first is None:
             return False
 
         def violates(sequence: Sequence) -> bool:
             outcome = self._perform(sequence, SimTarget)
-            self._tell()
+            self._report_progress()
             return not {*outcome.violated}.isdisjoint(first.outcome.violated)
 
         if not violates(first.sequence):
@@ -220,7 +271,7 @@ class Campaign:
         return shorter != first.sequence and self._violates(shorter)
 
     def _shrink(self) -> bool:
-        """Let Hypothesis try what is remembered, and shrink what violates something."""
+        """Let Hypothesis try the saved examples, and shrink one that violates something."""
         from hypothesis import HealthCheck, Phase, find, settings
         from hypothesis.errors import Flaky, NoSuchExample
 
@@ -230,8 +281,6 @@ class Campaign:
             find(
                 sequences(virtual=self._virtual),
                 self._violates,
-                # Not `random`: Hypothesis uses no database for what is seeded. The search is the
-                # same for a seed, and shrinking reaches the same end.
                 settings=settings(
                     database=self._database,
                     deadline=None,
@@ -243,13 +292,13 @@ class Campaign:
         except NoSuchExample:
             return False
         except Flaky:
-            # On real time, a run need not repeat: the shortest that was seen is what there is.
+            # On real time a run need not repeat itself. The shortest finding so far stands.
             return self._first is not None
         return True
 
     def _violates(self, sequence: Sequence) -> bool:
-        """Run a sequence; whether it violates what the first that was found violates."""
-        outcome = self._perform(sequence, self._world)
+        """Run a sequence; return True if it violates a property that the first finding violated."""
+        outcome = self._perform(sequence, self._target)
         violated = set(outcome.violated)
         if self._first is not None:
             violated &= set(self._first.outcome.violated)
@@ -260,7 +309,7 @@ class Campaign:
             hit = _Hit.of(sequence, outcome)
             if self._best is None or hit[:2] < self._best[:2]:
                 self._best = hit
-        self._tell()
+        self._report_progress()
         return bool(violated)
 
     def _perform(
@@ -272,7 +321,7 @@ class Campaign:
         self._connections += outcome.connections
         return outcome
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self._progress is not None:
             self._progress(self.status)
 
@@ -284,11 +333,11 @@ class Campaign:
             raise _End("time")
 
     def _found(self) -> Found | None:
-        """Return the shortest in its canonical form, if that does the same."""
+        """Return the shortest finding, in canonical form if that violates the same."""
         if self._first is None or self._best is None:
             return None
         sequence = self._best.sequence.canonical()
-        outcome = run_sequence(sequence, self._lifecycle(), self._world)
+        outcome = run_sequence(sequence, self._lifecycle(), self._target)
         if not set(outcome.violated) & set(self._first.outcome.violated):
             sequence, outcome = self._best.sequence, self._best.outcome
         return Found(sequence, outcome, self._first.examples, self._first.connections)

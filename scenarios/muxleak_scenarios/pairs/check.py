@@ -1,4 +1,4 @@
-"""Holding a sequence against the properties as a test does: an error says how to run it again."""
+"""`check_sequence`: runs a sequence in a test, and fails with the command that replays it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TARGETS: dict[object, tuple[str, ...]] = {SimTarget: (), TcpTarget: ("--target"
 
 
 class ViolationError(AssertionError):
-    """A sequence violates a property; `outcome` has all that it did."""
+    """A sequence violated a property; `outcome` is that of the run."""
 
     def __init__(self, outcome: SequenceOutcome) -> None:
         self.outcome = outcome
@@ -40,16 +40,19 @@ def check_sequence(
     lifecycle: Callable[[], Lifecycle],
     target: Callable[[Lifecycle], Target] = SimTarget,
 ) -> SequenceOutcome:
-    """Run a sequence against a server, and return what it did if every property held.
+    """Run a sequence against a server, and raise an error if it violates a property.
 
     Args:
-        sequence: what to do, such as one of `sequences` in a ``@given`` test.
-        lifecycle: the answers of the server, made afresh: a version or half of a pair, or others.
-        target: where to run.
+        sequence: the steps, such as a draw from `sequences` in a ``@given`` test.
+        lifecycle: makes the life cycle of the server: a version, a variant of a pair, or your own.
+        target: makes the target that hosts the server.
+
+    Returns:
+        The outcome, which has no violation.
 
     Raises:
-        ViolationError: a property did not hold. A note has the command that runs this again; in a
-            failing Hypothesis test, that is the one for the shrunk sequence.
+        ViolationError: a property was violated. A note has the command that replays the sequence;
+            in a failing Hypothesis test, that is the shrunk sequence.
         ValueError: a step names a connection that no earlier step opened.
     """
     outcome = run_sequence(sequence, lifecycle(), target)
@@ -61,7 +64,7 @@ def check_sequence(
 
 
 def how_to_replay(sequence: Sequence, lifecycle: object, target: object = SimTarget) -> str:
-    """The command that runs a sequence again; the call where no command knows server or world."""
+    """Return the command that runs a sequence again, or a call if no command names that server."""
     subject, target = _subjects().get(lifecycle), _TARGETS.get(target)
     if subject is None or target is None:
         return f"muxleak_scenarios.check_sequence({sequence!r}, ...)"
@@ -69,7 +72,7 @@ def how_to_replay(sequence: Sequence, lifecycle: object, target: object = SimTar
 
 
 def _subjects() -> dict[object, str]:
-    """What the lines of `muxleak_scenarios.pairs.replay` call each server that they know."""
+    """Return the name in a replay line of each life cycle that has one."""
     variants: dict[object, str] = {
         pair.variant(variant): f"{slug}/{variant}"
         for slug, pair in load_pairs().items()

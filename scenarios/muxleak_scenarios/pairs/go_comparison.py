@@ -1,10 +1,19 @@
-"""The historical versions on every ending, beside what was measured of the originals in Go.
+"""Compares the tasks that each historical version leaves with the goroutines measured in Go."""
 
-The figures of the column ``go`` are goroutines left per connection over loopback TCP, by sing-vmess
-compiled at each commit, and for V2 with destinations by sing-box 1.14.4, which has that session.
-P-A is V1 with the watcher deleted, P-B V1 with a deferred cancel, both compiled likewise; P-C was
-only ever described, so it has no figure, and REF is ours.
-"""
+# The claim of the versions (`muxleak_vless.versions`) is that they are the originals: on every
+# ending, a version in Python leaves as many tasks as its original leaves goroutines. That can be
+# compared because every goroutine of the original session is one task here, with the same waits.
+#
+# The figures in `Ending.go` are goroutines left per connection, over loopback TCP. They were
+# measured on sing-vmess, compiled at the commit of each version: V0 is 9b63475, V1 d70afe4 to
+# v0.1.12, V2 8cd5f17 (v0.1.13). P-A is V1 with the watcher deleted and P-B is V1 with a deferred
+# cancel; both were compiled likewise. V2 with destinations was measured on sing-box 1.14.4, which
+# has that session. P-C exists only as a description, so it has no figure. REF is ours, and must
+# leave nothing.
+#
+# The moment of counting (`Ending.after`) matters as much as the ending: V1's watcher is left when
+# the connection has closed and gone when the server's context has ended, and V2's orphaned stream
+# stays. A sequence without a figure is still in the table, since REF must be clean there, too.
 
 from __future__ import annotations
 
@@ -28,11 +37,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """A way for a connection to end, and the goroutines it leaves in Go, where measured.
+    """A way for a connection to end.
 
-    ``after`` names the moment of counting: "close" (all connections closed), "server end" (then the
-    server's context ended, too), or "last step" (nothing closed yet). Without ``cancellable`` the
-    server's context is one that nobody can end.
+    Attributes:
+        name: as the table shows it.
+        sequence: the steps, in notation.
+        go: goroutines left in Go, by version, where they were measured.
+        after: the moment of counting: "last step" (nothing closed yet), "close" (all connections
+            closed), or "server end" (the server's context ended, too).
+        cancellable: False if the server's context cannot be ended.
     """
 
     name: str
@@ -44,7 +57,16 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """One cell of the table: a version on an ending."""
+    """One cell of the table: a version on an ending.
+
+    Attributes:
+        version: a key of `VERSIONS`.
+        ending: the name of the ending.
+        sequence: its steps.
+        after: its moment of counting.
+        python: tasks left.
+        go: goroutines left; None where they were not measured.
+    """
 
     version: str
     ending: str
@@ -55,16 +77,16 @@ class VersionRow:
 
     @property
     def equal(self) -> bool | None:
-        """Whether Python leaves what Go left; None where Go was not measured."""
+        """True if Python leaves as many as Go; None where Go was not measured."""
         return None if self.go is None else self.python == self.go
 
     @property
     def holds(self) -> bool:
-        """Whether nothing contradicts the claims: Go's figure, and 0 for the reference."""
+        """False if Python differs from Go, or the reference leaves anything."""
         return self.equal is not False and not (self.version == "REF" and self.python)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return plain data for JSON."""
         return {**asdict(self), "equal": self.equal}
 
 
@@ -99,7 +121,7 @@ ENDINGS = (
     Ending(name="peer reset", sequence="a:open a:new:1:echo a:abort", go={}),
     Ending(name="bad frame", sequence="a:open a:new:1:echo a:junk:status", go={}),
     Ending(
-        name="malformed New on a living id, server end",
+        name="malformed New on an id in use, server end",
         sequence="a:open a:new:1:echo a:junk:network",
         after="server end",
         go={"V1": 1, "P-A": 1, "P-B": 1, "V2": 1},
@@ -246,11 +268,11 @@ ENDINGS = (
         go={},
     ),
 )
-"""The endings of the story, in its order, and then what nobody measured in Go."""
+"""The endings of the history in its order, then endings that were not measured in Go."""
 
 
 def compare(progress: Callable[[int], None] | None = None) -> list[VersionRow]:
-    """Run every version through every ending; ``progress`` gets the number of rows so far."""
+    """Run every version on every ending; ``progress`` is called with the number of rows so far."""
     rows: list[VersionRow] = []
     for ending in ENDINGS:
         for name, lifecycle in VERSIONS.items():

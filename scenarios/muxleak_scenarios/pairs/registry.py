@@ -1,7 +1,12 @@
-"""Finds the pairs: every folder under ``muxleak_vless.bugs``, and nothing else, is one.
+"""Finds the pairs, their variants and their wrong fixes."""
 
-Every module ``wrong_*`` in such a folder, and nothing else, is a wrong fix of its pair.
-"""
+# Discovery is by place. Every package under `muxleak_vless.bugs` is a pair, and nothing else is:
+# its `FACTS` are the facts, `buggy.py` and `fixed.py` the variants, and every module `wrong_*` a
+# wrong fix with facts of its own. So adding a pair adds a folder and edits no list. Each module of
+# a variant must define exactly one subclass of `Lifecycle`; anything else is an error at load, not
+# a silent gap.
+#
+# Loading imports all of them, so it happens once, at the first use. The flagship comes first.
 
 from __future__ import annotations
 
@@ -30,7 +35,13 @@ _WRONG = "wrong_"
 
 @dataclass(frozen=True, slots=True)
 class WrongVariant:
-    """A fix that repaired its pair's bug and broke something else, under its module's name."""
+    """A fix that repairs its pair's bug and breaks something else.
+
+    Attributes:
+        name: of its module, ``wrong_NAME``.
+        facts: what it breaks, and where it comes from.
+        lifecycle: the reference with its wrong answers.
+    """
 
     name: str
     facts: WrongFix
@@ -38,12 +49,12 @@ class WrongVariant:
 
     @property
     def minimal(self) -> Sequence:
-        """A sequence that shows what it breaks."""
+        """The shortest known sequence on which it breaks something."""
         return Sequence.parse(self.facts.minimal)
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """The questions that it answers otherwise than the reference, in the reference's order."""
+        """The questions that it does not answer as the reference does, in the order of that."""
         return tuple(
             name
             for name, answer in vars(Lifecycle).items()
@@ -53,9 +64,14 @@ class WrongVariant:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A bug with its two variants, each the reference with one question answered anew.
+    """A bug with its buggy and its fixed variant, each the reference with one question overridden.
 
-    ``wrong`` are the fixes that were tried first, if any.
+    Attributes:
+        slug: its name, that of its folder.
+        facts: title, origin, minimal sequence and claims.
+        buggy: the buggy variant.
+        fixed: the fixed variant.
+        wrong: wrong fixes, if any are known.
     """
 
     slug: str
@@ -66,12 +82,12 @@ class Pair:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What `variant` takes: both variants, and the wrong fixes."""
+        """The names that `variant` accepts: "buggy", "fixed", and the wrong fixes."""
         return (*VARIANTS, *(each.name for each in self.wrong))
 
     @property
     def minimal(self) -> Sequence:
-        """The shortest known sequence that tells the variants apart."""
+        """The shortest known sequence on which only the buggy variant fails."""
         return Sequence.parse(self.facts.minimal)
 
     @property
@@ -92,7 +108,7 @@ class Pair:
         """Return one of the `variants`.
 
         Raises:
-            KeyError: if there is none of that name.
+            KeyError: there is none of that name.
         """
         wrong = {each.name: each.lifecycle for each in self.wrong}
         return {"buggy": self.buggy, "fixed": self.fixed, **wrong}[name]
@@ -162,7 +178,9 @@ FLAGSHIP = "watcher_outlives_connection"
 
 def _load(slug: str) -> Pair:
     package = import_module(f"muxleak_vless.bugs.{slug}")
-    buggy, fixed = (_answer(import_module(f"{package.__name__}.{variant}")) for variant in VARIANTS)
+    buggy, fixed = (
+        _lifecycle(import_module(f"{package.__name__}.{variant}")) for variant in VARIANTS
+    )
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     wrong = [_load_wrong(package, name) for name in names if name.startswith(_WRONG)]
     return Pair(slug, package.FACTS, buggy, fixed, tuple(wrong))
@@ -170,10 +188,10 @@ def _load(slug: str) -> Pair:
 
 def _load_wrong(package: ModuleType, name: str) -> WrongVariant:
     module = import_module(f"{package.__name__}.{name}")
-    return WrongVariant(name, module.FACTS, _answer(module))
+    return WrongVariant(name, module.FACTS, _lifecycle(module))
 
 
-def _answer(module: ModuleType) -> type[Lifecycle]:
+def _lifecycle(module: ModuleType) -> type[Lifecycle]:
     found = [
         each
         for _, each in inspect.getmembers(module, inspect.isclass)

@@ -1,12 +1,14 @@
-"""The line that names a run: who is driven, and through which steps.
+"""Replay lines: the text that identifies a run, by its server and its steps."""
 
-    PAIR[/HALF] STEPS     or     VERSION STEPS     and, in files,     # COMMENT
-
-Such as ``live_id_reused/fixed a:open a:close`` or ``V1 a:open a:close``. The half is the buggy one
-unless it is named, and may be a wrong fix of the pair, ``PAIR/wrong_NAME``; the words ``fixed`` and
-``reference`` are other names of the version ``REF``. A line of a file may end in what is expected
-of it: ``# expect: clean`` or ``# expect: violated tasks``.
-"""
+#   PAIR[/VARIANT] STEPS     or     VERSION STEPS     and, in files,     # COMMENT
+#
+# Examples are `live_id_reused/fixed a:open a:close` and `V1 a:open a:close`. Without VARIANT it is
+# the buggy one; a wrong fix is `PAIR/wrong_NAME`. The words `fixed` and `reference` are other names
+# of the version REF. In a file, a comment may state the expectation that a replay checks: `#
+# expect: clean` or `# expect: violated tasks`. A line with no such comment expects nothing.
+#
+# The line is complete: with the gaps and the network's decisions in the steps it needs no seed, and
+# it gives the same run in another process, under another hash seed and on another Python.
 
 from __future__ import annotations
 
@@ -36,10 +38,12 @@ _REFERENCE = {"FIXED", "REFERENCE"}
 
 
 class SequenceReplay(NamedTuple):
-    """A run that can be repeated; prints as its line.
+    """A server and a sequence to run against it. `str` gives its line.
 
-    ``name`` is a pair's or a version's; ``variant`` is one of `Pair.variants`, or empty for a
-    version.
+    Attributes:
+        name: of a pair or a version.
+        variant: one of `Pair.variants`; empty for a version.
+        sequence: the steps.
     """
 
     name: str
@@ -54,7 +58,7 @@ class SequenceReplay(NamedTuple):
         """Read a line; ``variant`` overrides the one it names.
 
         Raises:
-            ValueError: naming the word at fault and what was expected.
+            ValueError: the line is wrong; the message names the word and what was expected.
         """
         name, *steps = line.split() or [""]
         replay = cls(*find_subject(name, variant), Sequence.parse(" ".join(steps)))
@@ -65,27 +69,30 @@ class SequenceReplay(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """Who is driven: "PAIR/HALF", or a version."""
+        """The server as a line names it: ``PAIR/VARIANT``, or a version."""
         return f"{self.name}/{self.variant}" if self.variant else self.name
 
     @property
     def lifecycle(self) -> type[Lifecycle]:
-        """The answers of the server that is driven."""
+        """The life cycle of the server."""
         return find_pair(self.name).variant(self.variant) if self.variant else VERSIONS[self.name]
 
     def run(self, target: Callable[[Lifecycle], Target] = SimTarget) -> SequenceOutcome:
-        """Run it, in a world of its own.
+        """Run the sequence against a new server.
 
         Raises:
-            ValueError: if a step names a connection that no earlier step opened.
+            ValueError: a step names a connection that no earlier step opened.
         """
         return run_sequence(self.sequence, self.lifecycle(), target)
 
 
 class ReplayLine(NamedTuple):
-    """A line of a file of replays: where it stands, what to run, and what is expected of that.
+    """A line of a replay file.
 
-    ``expected`` is "clean", "violated" with properties, or empty where the file does not say.
+    Attributes:
+        number: of the line, from 1.
+        text: the replay, without its comment.
+        expected: "clean", "violated" with properties, or empty if the file states nothing.
     """
 
     number: int
@@ -94,7 +101,7 @@ class ReplayLine(NamedTuple):
 
 
 def read_lines(text: str) -> Iterator[ReplayLine]:
-    """Yield the lines of a file that are to be run, without the comments."""
+    """Yield the replays of a file; skip empty lines and comments."""
     for number, whole in enumerate(text.splitlines(), 1):
         line, _, comment = whole.partition("#")
         if line := line.strip():
@@ -103,12 +110,12 @@ def read_lines(text: str) -> Iterator[ReplayLine]:
 
 
 def expectation(outcome: SequenceOutcome) -> str:
-    """Say what to expect of a run that did this, as a file says it."""
+    """Return the expectation that describes an outcome, as a file states it."""
     return " ".join(("violated", *outcome.violated)) if outcome.violations else "clean"
 
 
 def find_version(name: str) -> str | None:
-    """Return a version's name as `VERSIONS` has it, whatever its case; None if there is none."""
+    """Return the key of `VERSIONS` for a name in any case; None if there is none."""
     name = "REF" if name.upper() in _REFERENCE else name.upper()
     return name if name in VERSIONS else None
 
@@ -117,7 +124,7 @@ def find_subject(word: str, variant: str | None) -> tuple[str, str]:
     """Return the name and the variant that a line's first word means; no variant for a version.
 
     Raises:
-        ValueError: saying what was expected.
+        ValueError: the word means none; the message says what was expected.
     """
     name, slash, named = word.partition("/")
     if version := find_version(name):

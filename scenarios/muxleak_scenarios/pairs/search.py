@@ -1,7 +1,16 @@
-"""Searches for a sequence that violates a property, and shrinks it; or shows that none is found.
+"""Searches for a sequence that violates a property, and shrinks it."""
 
-Deterministic for a seed and a budget: no clock, no database.
-"""
+# A search is the same for the same seed and budget: it has no clock and no database, and Hypothesis
+# gets its random source. `campaign` is the search that has both.
+#
+# Three parts. Hypothesis draws sequences until one violates a property, and shrinks it. `shorten`
+# then searches among sequences that are strictly shorter, again and again, until it finds none:
+# shrinking changes one place at a time, so it ends at a sequence from which no single change leads
+# on, although two changes at once would. At last the sequence is brought into its canonical form,
+# so that equal findings are equal lines, and run once more for the outcome that is returned.
+#
+# The canonical form lets the target settle before the last closes. A violation that is visible only
+# within a gap (`bounds`) may vanish by that; then the sequence is returned as it was found.
 
 from __future__ import annotations
 
@@ -25,14 +34,18 @@ if TYPE_CHECKING:
 
 EXAMPLES = 500
 SHORTER = 300
-"""Sequences in which a shorter one is looked for than shrinking has come to."""
+"""Sequences that `shorten` tries for each length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The shrunk sequence, what it did, and what finding it took.
+    """A violation that a search has found.
 
-    ``examples`` and ``connections`` count up to the first violation, before shrinking.
+    Attributes:
+        sequence: shrunk, and canonical where that violates something, too.
+        outcome: of running it.
+        examples: sequences that were run until the first violation, before shrinking.
+        connections: connections that were opened until then.
     """
 
     sequence: Sequence
@@ -50,51 +63,85 @@ def find_violation(
     target: Callable[[Lifecycle], Target] = SimTarget,
     progress: Callable[[int], None] | None = None,
 ) -> Found | None:
-    """Search at most ``examples`` sequences; None if no property (of ``properties``) is violated.
+    """Search for a sequence that violates a property, and shrink it.
 
-    ``progress`` is called with the number of sequences run so far, shrinking included.
+    Args:
+        lifecycle: makes the life cycle of each run's server.
+        properties: the properties that are searched for; None for all.
+        examples: the most sequences before the first violation.
+        seed: of the random source.
+        target: makes the target of each run.
+        progress: called with the number of sequences run so far, shrinking included.
+
+    Returns:
+        The violation, or None if no sequence had one.
 
     Raises:
         ImportError: Hypothesis is not installed.
     """
     need_hypothesis("find_violation()")
-    runs = connections = 0
-    first: tuple[int, int] | None = None
-
-    def violates(sequence: Sequence) -> bool:
-        nonlocal runs, connections, first
-        outcome = run_sequence(sequence, lifecycle(), target)
-        runs += 1
-        connections += outcome.connections
-        if progress is not None:
-            progress(runs)
-        violated = set(outcome.violated)
-        hit = bool(violated if properties is None else violated & properties)
-        if hit and first is None:
-            first = runs, connections
-        return hit
-
+    violates = _Violates(lifecycle, properties, target, progress)
     sequence = _search(STEPS, violates, examples, seed)
     if sequence is None:
         return None
     sequence = shorten(sequence, violates, seed)
-    if first is None:
+    if violates.first is None:
         raise AssertionError("found without a violation")
     shown = sequence.canonical()
     outcome = run_sequence(shown, lifecycle(), target)
     if not outcome.violations:
-        # What is seen only while a connection is open need not be seen at rest.
         shown, outcome = sequence, run_sequence(sequence, lifecycle(), target)
-    return Found(shown, outcome, *first)
+    return Found(shown, outcome, *violates.first)
+
+
+class _Violates:
+    """The condition of a search: runs a sequence, and counts.
+
+    Attributes:
+        first: the runs and connections up to the first violation; None before it.
+    """
+
+    def __init__(
+        self,
+        lifecycle: Callable[[], Lifecycle],
+        properties: frozenset[str] | None,
+        target: Callable[[Lifecycle], Target],
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        self.first: tuple[int, int] | None = None
+        self._lifecycle = lifecycle
+        self._properties = properties
+        self._target = target
+        self._progress = progress
+        self._runs = self._connections = 0
+
+    def __call__(self, sequence: Sequence) -> bool:
+        """Return True if the sequence violates a property that is searched for."""
+        outcome = run_sequence(sequence, self._lifecycle(), self._target)
+        self._runs += 1
+        self._connections += outcome.connections
+        if self._progress is not None:
+            self._progress(self._runs)
+        violated = set(outcome.violated)
+        hit = bool(violated if self._properties is None else violated & self._properties)
+        if hit and self.first is None:
+            self.first = self._runs, self._connections
+        return hit
 
 
 def shorten(
     sequence: Sequence, violates: Callable[[Sequence], bool], seed: int, *, virtual: bool = True
 ) -> Sequence:
-    """Search for shorter sequences than shrinking has come to, until none is found.
+    """Search for sequences with fewer steps, until none is found.
 
-    Shrinking changes a step at a time, and so may end where two would have to change at once.
-    ``virtual`` is that of `sequences`.
+    Args:
+        sequence: violates something.
+        violates: the condition that a shorter sequence must meet.
+        seed: of the random source.
+        virtual: as in `sequences`.
+
+    Returns:
+        The shortest sequence found, or ``sequence`` itself.
     """
     shorter: Sequence | None = sequence
     while shorter is not None:

@@ -1,8 +1,24 @@
-"""Proves what is claimed of a pair, claim by claim.
+"""Proves every claim that a pair makes."""
 
-Nothing is taken from the pair's own word: its minimal sequence is run, the search is run without
-it, and the fixed variant is compared with the reference and driven through many more sequences.
-"""
+# A pair states its facts (`muxleak_vless.bugs.Facts`), and nothing of them is believed. For each
+# pair:
+#
+#   sources          each variant answers exactly the question that the facts name; both classes
+#                    have one name, so that their diff shows the answer only, in at most
+#                    `MAX_DIFF` lines; the fixed variant's method is the reference's, word for word
+#   minimal sequence at each target the buggy variant violates the properties in the facts and no
+#                    others, and the fixed variant none; if the facts say that a gap is needed, and
+#                    only then, the same steps violate nothing when the target settles after each
+#   search           a search that does not know the minimal sequence violates those properties,
+#                    and shrinks to no more steps (closes are not counted); so the minimal sequence
+#                    is the shortest known, and the bug can be found by chance
+#   fixed variant    it violates nothing on `FIXED_SEQUENCES` random sequences
+#
+# A wrong fix must repair its pair's minimal sequence at each target, and break something else, on a
+# sequence of its own, which the search must find as well.
+#
+# Everything but the runs over TCP is the same for the same seed. Properties that a target cannot
+# observe are not expected there.
 
 from __future__ import annotations
 
@@ -26,17 +42,24 @@ if TYPE_CHECKING:
     from muxleak_scenarios.pairs.search import Found
 
 SEARCH_EXAMPLES = 2000
-"""Sequences in which the buggy variant must be caught."""
+"""Sequences in which the search must find the bug."""
 FIXED_SEQUENCES = 300
-"""Sequences, of about 15 connections each, in which the fixed variant must hold."""
+"""Random sequences, of about 15 connections each, on which the fixed variant must hold."""
 MAX_DIFF = 15
+"""Lines in the diff of the variants."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What was proved of a pair, or of a wrong fix of one, whose slug then is ``PAIR/wrong_NAME``.
+    """The result of proving a pair or a wrong fix.
 
-    ``broken`` says which claims do not hold, and how.
+    Attributes:
+        slug: the pair, or ``PAIR/wrong_NAME``.
+        buggy: properties that the buggy variant, or the wrong fix, violated.
+        fixed: properties that the fixed variant violated; must be empty.
+        found: the violation that the search found.
+        connections: how many connections the fixed variant served without a violation.
+        broken: the claims that do not hold, with what was expected and found.
     """
 
     slug: str
@@ -48,11 +71,11 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether every claim holds."""
+        """True if every claim holds."""
         return not self.broken
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; ``fixed`` is "clean" or the properties violated."""
+        """Return plain data for JSON; ``fixed`` is "clean" or the violated properties."""
         found = self.found
         return {
             "pair": self.slug,
@@ -75,22 +98,29 @@ def verify(
     fixed_sequences: int = FIXED_SEQUENCES,
     progress: Callable[[str], None] | None = None,
 ) -> Verdict:
-    """Prove every claim of a pair; ``progress`` hears of each claim as it is taken up."""
+    """Prove every claim of a pair.
+
+    Args:
+        pair: the pair.
+        seed: of the search and of the random sequences.
+        fixed_sequences: random sequences for the fixed variant.
+        progress: called with a phrase for each claim, before its proof.
+    """
     verdict = Verdict(pair.slug)
     say = progress or _silent
     say("compares the variants")
     _check_sources(pair, verdict)
-    say("runs the witness")
-    _check_witness(pair, verdict)
+    say("runs the minimal sequence")
+    _check_minimal(pair, verdict)
     say("searches the buggy variant")
     _check_search(pair.buggy, pair.minimal, pair.facts.fails, verdict, seed)
-    say("drives the fixed variant")
+    say("runs the fixed variant")
     _check_fixed(pair, verdict, seed, fixed_sequences)
     return verdict
 
 
 def verify_wrong(pair: Pair, wrong: WrongVariant, *, seed: int = 0) -> Verdict:
-    """Prove that a wrong fix mends its pair's buggy variant, and breaks the properties it names."""
+    """Prove that a wrong fix repairs its pair's bug and breaks the properties that it names."""
     verdict = Verdict(f"{pair.slug}/{wrong.name}")
     fails = wrong.facts.fails
     if (wrong.facts.minimal, fails) == (pair.facts.minimal, pair.facts.fails):
@@ -107,8 +137,8 @@ def verify_wrong(pair: Pair, wrong: WrongVariant, *, seed: int = 0) -> Verdict:
 
 
 def reference_holds(*, seed: int = 0, sequences: int = FIXED_SEQUENCES) -> list[str]:
-    """Drive the reference through random sequences; return what was violated, with its replay."""
-    return _drive(Lifecycle, "REF", seed, sequences)[1]
+    """Run random sequences against the reference; return the violations, each with its replay."""
+    return _run_random(Lifecycle, "REF", seed, sequences)[1]
 
 
 def _check_sources(pair: Pair, verdict: Verdict) -> None:
@@ -134,7 +164,7 @@ def _check_sources(pair: Pair, verdict: Verdict) -> None:
         verdict.broken.append(f"fixed variant: {question!r} is not the reference's, word for word")
 
 
-def _check_witness(pair: Pair, verdict: Verdict) -> None:
+def _check_minimal(pair: Pair, verdict: Verdict) -> None:
     _check_tells_apart(verdict, pair.minimal, pair.facts.fails, buggy=pair.buggy, fixed=pair.fixed)
     settled = Sequence(step._replace(gap=None) for step in pair.minimal)
     needs_gap = settled != pair.minimal and not run_sequence(settled, pair.buggy()).violated
@@ -153,7 +183,7 @@ def _check_tells_apart(
             name: run_sequence(minimal, variant(), target).violated
             for name, variant in variants.items()
         }
-        where = f"witness in {target.__name__}"
+        where = f"minimal sequence in {target.__name__}"
         if seen["buggy"] != expected:
             verdict.broken.append(f"{where}: buggy: expected {expected}, got {seen['buggy']}")
         if seen["fixed"]:
@@ -182,16 +212,16 @@ def _check_search(
 
 def _check_fixed(pair: Pair, verdict: Verdict, seed: int, sequences: int) -> None:
     name = f"{pair.slug}/fixed"
-    verdict.connections, violated = _drive(pair.fixed, name, seed, sequences)
+    verdict.connections, violated = _run_random(pair.fixed, name, seed, sequences)
     verdict.broken += violated
     if violated:
         verdict.fixed = (*verdict.fixed, *(line.partition(":")[0] for line in violated))
 
 
-def _drive(
+def _run_random(
     lifecycle: Callable[[], Lifecycle], name: str, seed: int, sequences: int
 ) -> tuple[int, list[str]]:
-    # Random scripts instead of Hypothesis's: nothing is to be shrunk, and they cost a tenth.
+    # Not drawn by Hypothesis: nothing has to be shrunk, and random bytes cost a tenth.
     random = Random(seed)  # noqa: S311 - a reproducible search, no secret
     connections = 0
     for _ in range(sequences):
@@ -204,7 +234,7 @@ def _drive(
 
 
 def _length(sequence: Sequence) -> int:
-    """How many steps there are but for closes, which every connection comes to anyway."""
+    """Return the number of steps without closes, which end every run anyway."""
     return sum(step.verb != "close" for step in sequence)
 
 
