@@ -1,4 +1,4 @@
-"""Growth: what grows from repetition to repetition is named, what is made once is not."""
+"""Growth: objects that accumulate are named, objects that are created once are not."""
 
 import asyncio
 import contextlib
@@ -46,13 +46,13 @@ def grown(
 
 
 def kinds(report: GrowthReport) -> list[str]:
-    """The kinds that grew."""
+    """Return the kinds that grew."""
     return [growth.kind for growth in report.growing]
 
 
 @pytest.fixture(autouse=True)
 def small_heap() -> Iterator[None]:
-    """Spare the collector, which a measurement runs twice, the heap of all other tests."""
+    """Freeze the heap of all other tests: a measurement collects garbage twice."""
     gc.collect()
     gc.freeze()
     yield
@@ -66,7 +66,7 @@ async def forever() -> None:
 
 @LOOPS
 def test_growth_names_what_every_repetition_adds(new_loop: Loops) -> None:
-    """Counts, slope, site and diagnosis; and what grew is ended."""
+    """Counts, slope, site and diagnosis; and the leaks are ended."""
 
     async def operation() -> None:
         tasks.append(asyncio.create_task(forever()))
@@ -87,7 +87,7 @@ def test_growth_names_what_every_repetition_adds(new_loop: Loops) -> None:
 
 @LOOPS
 def test_growth_is_none_once_released(new_loop: Loops) -> None:
-    """The same operation that ends what it began does not grow."""
+    """The same operation does not grow if it ends its task."""
 
     async def operation() -> None:
         task = asyncio.create_task(forever())
@@ -102,7 +102,7 @@ def test_growth_is_none_once_released(new_loop: Loops) -> None:
 
 
 def test_growth_leaves_singletons_pools_and_services_alone() -> None:
-    """A cache made once, a pool that fills up, and what was there before are no leaks."""
+    """A cache made once, a pool that fills up, and tasks from before are no leaks."""
 
     async def operation() -> None:
         if "client" not in cache:
@@ -151,7 +151,7 @@ def test_growth_of_a_leak_at_the_third_time() -> None:
 
 
 def test_growth_outside_every_scope_counts() -> None:
-    """A server that was there before is judged by what the operation makes it leak."""
+    """Tasks that the operation makes an existing server leak are reported."""
 
     async def serve(requests: "asyncio.Queue[None]") -> None:
         while True:
@@ -173,7 +173,7 @@ def test_growth_outside_every_scope_counts() -> None:
     asyncio.run(main())
 
 
-def test_growth_is_not_blamed_on_a_block_beside_it() -> None:
+def test_growth_is_not_charged_to_a_block_beside_it() -> None:
     """Two measurements and a check at once keep apart, each with its own verdict."""
 
     async def leaky() -> None:
@@ -198,7 +198,7 @@ def test_growth_is_not_blamed_on_a_block_beside_it() -> None:
 
 
 def test_growth_of_finished_tasks_that_are_kept() -> None:
-    """Kept tasks grow, dropped ones do not, and garbage is no leak."""
+    """Retained tasks grow, dropped ones do not, and garbage is no leak."""
 
     async def nothing() -> None:
         pass
@@ -222,7 +222,7 @@ def test_growth_of_finished_tasks_that_are_kept() -> None:
 @LOOPS
 @pytest.mark.parametrize("outer", OUTER)
 def test_growth_of_finished_tasks_beside_another_ledger(new_loop: Loops, outer: Outer) -> None:
-    """What only another ledger of the loop still holds is not kept; what a list holds is."""
+    """A task that only another ledger holds is not retained; one in a list is."""
 
     async def drop() -> None:
         cycle: list[Any] = [asyncio.create_task(asyncio.sleep(0))]
@@ -274,14 +274,14 @@ def test_growth_of_callbacks_leaves_out_those_of_ledgers(outer: Outer) -> None:
 
 
 def test_growth_of_callbacks_on_one_future() -> None:
-    """Callbacks that pile up on one future grow; one on each of many futures does not."""
+    """Callbacks that accumulate on one future grow; one on each of many futures does not."""
 
-    async def pile() -> None:
+    async def add() -> None:
         shared[0].add_done_callback(print)
 
     async def main() -> None:
         shared.append(asyncio.get_running_loop().create_future())
-        report = await measure_growth(pile, budget=0.05)
+        report = await measure_growth(add, budget=0.05)
         (growth,) = report.growing
         assert (growth.kind, growth.name, growth.counts, growth.slope) == (
             *("callback", "print"),
@@ -337,7 +337,7 @@ def test_growth_can_be_ignored_and_restricted() -> None:
 
 
 def test_growth_refuses_too_few_repetitions() -> None:
-    """Three repetitions have no second half to speak of."""
+    """Three repetitions have a second half of one step, which shows nothing."""
 
     async def operation() -> None:
         pass
@@ -357,7 +357,7 @@ def test_growth_passes_the_operations_exception() -> None:
 
 
 def test_no_leaks_repeats_with_arguments_and_result() -> None:
-    """The decorator runs the function so often, and gives the last result."""
+    """The decorator runs the function that many times, and returns the last result."""
 
     @no_leaks(repeat=5, budget=0.05)
     async def counted(start: int) -> int:

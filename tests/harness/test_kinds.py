@@ -1,4 +1,4 @@
-"""Every kind of resource: seen where it is made, charged to its scope, gone once released."""
+"""Every kind of resource: recorded where it is made, charged to its scope, gone once it ended."""
 
 import asyncio
 import concurrent.futures
@@ -37,21 +37,21 @@ def run(new_loop: Loops, body: Body) -> Ledger:
 
 
 def seen(scope: Scope) -> list[tuple[str, str]]:
-    """Kind and function of what is alive in `scope`."""
+    """Return kind and function of everything alive in `scope`."""
     places = [(record.kind, str(record.site)) for record in scope.everything()]
     assert all(place.startswith("tests/harness/test_kinds.py:") for _, place in places)
     return [(kind, place.rpartition(".")[2]) for kind, place in places]
 
 
-async def turns(count: int = 3) -> None:
-    """Let the loop turn."""
+async def iterations(count: int = 3) -> None:
+    """Let the loop iterate."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 @LOOPS
 def test_timer_is_seen_until_cancelled_or_due(new_loop: Loops) -> None:
-    """call_later and call_at are seen; what has fired or was cancelled is gone."""
+    """call_later and call_at are seen; a timer that has fired or was cancelled is gone."""
 
     async def body(_ledger: Ledger, scope: Scope) -> None:
         loop = asyncio.get_running_loop()
@@ -72,7 +72,7 @@ def test_timer_is_seen_until_cancelled_or_due(new_loop: Loops) -> None:
 
 @LOOPS
 def test_timer_of_a_sleep_or_timeout_belongs_to_its_task(new_loop: Loops) -> None:
-    """What asyncio sets for a task is not counted beside the task."""
+    """Timers that asyncio sets for a task are not counted beside the task."""
 
     async def wait() -> None:
         async with asyncio.timeout(60):
@@ -80,10 +80,10 @@ def test_timer_of_a_sleep_or_timeout_belongs_to_its_task(new_loop: Loops) -> Non
 
     async def body(_ledger: Ledger, scope: Scope) -> None:
         task = asyncio.create_task(wait())
-        await turns()
+        await iterations()
         assert {record.kind for record in scope.everything()} == {"task"}
         task.cancel()
-        await turns(6)
+        await iterations(6)
         assert scope.clean
 
     run(new_loop, body)
@@ -121,7 +121,7 @@ def test_transports_and_servers_are_seen_until_closed(new_loop: Loops) -> None:
 
 
 @REAL
-def test_transport_that_cannot_be_watched_is_said(new_loop: Loops) -> None:
+def test_transport_that_cannot_be_seen_is_named(new_loop: Loops) -> None:
     """A protocol whose objects take no attribute hides its connection; `unseen` says so."""
 
     class Slotted(asyncio.BaseProtocol):
@@ -205,7 +205,7 @@ def test_generator_is_seen_until_closed_finished_or_dropped(new_loop: Loops) -> 
         assert await anext(finished, None) is None
         del dropped
         gc.collect()
-        await turns()
+        await iterations()
         assert scope.clean
 
     run(new_loop, body)
@@ -225,7 +225,7 @@ def test_job_is_seen_until_it_returns(new_loop: Loops) -> None:
         other = asyncio.create_task(asyncio.to_thread(go.wait))
         await asyncio.sleep(0)
         await other
-        await turns()
+        await iterations()
         assert scope.clean
         await asyncio.get_running_loop().shutdown_default_executor()
 
@@ -257,12 +257,12 @@ def test_thread_is_seen_until_it_ends(new_loop: Loops) -> None:
     run(new_loop, body)
 
 
-def test_pool_made_before_is_nobodys_leak() -> None:
+def test_pool_made_before_is_no_leak() -> None:
     """A pool that was there starts its workers when first used; that is no leak of the user."""
 
     async def body(_ledger: Ledger, scope: Scope) -> None:
         assert await asyncio.get_running_loop().run_in_executor(pool, int) == 0
-        await turns()
+        await iterations()
         assert scope.clean
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -288,7 +288,7 @@ def test_hooks_of_the_process_are_taken_down() -> None:
 
 
 def test_hooks_put_back_what_was_on_the_loop() -> None:
-    """A method that somebody else had replaced; and what they put over ours stays."""
+    """A method that somebody had replaced before is put back; one replaced over ours stays."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -304,7 +304,7 @@ def test_hooks_put_back_what_was_on_the_loop() -> None:
 
 
 def test_hooks_put_back_what_is_no_method_of_its_class() -> None:
-    """A loop may have what is called as a method from anywhere."""
+    """A loop may have a callable object in place of a method."""
 
     class Maker:
         def __call__(self) -> str:
@@ -340,17 +340,17 @@ def test_hooks_of_the_loop_are_taken_down(new_loop: Loops) -> None:
 
 @LOOPS
 def test_error_never_retrieved_is_charged_to_its_scope(new_loop: Loops) -> None:
-    """An exception nobody asked for is of the scope, kept with the line of its task."""
+    """An exception nobody retrieved is charged to the scope, with the line of its task."""
 
     async def fail() -> None:
         raise ValueError("no such stream")
 
     async def body(ledger: Ledger, scope: Scope) -> None:
         task = asyncio.create_task(fail())
-        await turns()
+        await iterations()
         assert scope.clean
         del task
-        await turns()
+        await iterations()
         assert ledger.errors
         assert seen(scope) == [("error", "body")]
         assert scope.everything()[0].state().endswith("fail: ValueError: no such stream")
@@ -358,8 +358,8 @@ def test_error_never_retrieved_is_charged_to_its_scope(new_loop: Loops) -> None:
     run(new_loop, body)
 
 
-def test_error_that_was_asked_for_is_none() -> None:
-    """A task whose exception was looked at leaves nothing."""
+def test_error_that_was_retrieved_is_none() -> None:
+    """A task whose exception was retrieved leaves nothing."""
 
     async def fail() -> None:
         raise ValueError
@@ -379,7 +379,7 @@ def test_destroyed_task_is_charged() -> None:
     """A task the ledger did not see, destroyed while pending, is recorded as such."""
 
     async def body(ledger: Ledger, scope: Scope) -> None:
-        task = asyncio.create_task(turns())
+        task = asyncio.create_task(iterations())
         asyncio.get_running_loop().call_exception_handler(
             {"message": "Task was destroyed but it is pending!", "task": task}
         )
@@ -409,8 +409,8 @@ def test_scope_inside_a_scope_is_seen_from_outside(new_loop: Loops) -> None:
     run(new_loop, body)
 
 
-def test_many_resources_that_ended_are_let_go() -> None:
-    """Without anybody looking, a ledger keeps no more than a few records of what has ended."""
+def test_many_resources_that_ended_are_dropped() -> None:
+    """Without any reading, a ledger keeps no more than a few records of ended resources."""
 
     async def body(ledger: Ledger, _scope: Scope) -> None:
         loop = asyncio.get_running_loop()
@@ -433,6 +433,6 @@ def test_kinds_are_checked() -> None:
 
 @pytest.fixture(autouse=True)
 def no_garbage() -> Iterator[None]:
-    """What a test leaves to the collector is collected in it, not in its neighbour."""
+    """Garbage of a test is collected in that test, not in the next one."""
     yield
     gc.collect()

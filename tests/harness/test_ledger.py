@@ -1,4 +1,4 @@
-"""The ledger: what is counted, to whom it is charged, and what it says of a task."""
+"""The ledger: counts, the scopes that are charged, and descriptions of waiting tasks."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ Loops = Callable[[], asyncio.AbstractEventLoop]
 
 
 class Gate:
-    """Something to wait for, that says its name."""
+    """An event whose repr has its name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -40,19 +40,19 @@ class Gate:
         await self.future
 
     def open(self) -> None:
-        """Let every waiter go."""
+        """Wake every waiter."""
         self.future.set_result(None)
 
 
 def only(records: list[TaskRecord]) -> TaskRecord:
-    """The one record."""
+    """Return the one record."""
     (record,) = records
     return record
 
 
 @LOOPS
 def test_count_follows_a_leak_and_its_release(new_loop: Loops) -> None:
-    """A planted leak is counted and named; released, it is gone."""
+    """A planted leak is counted and named; once it has ended, it is not."""
 
     async def main() -> None:
         gate = Gate("one")
@@ -133,7 +133,7 @@ def test_install_twice_is_refused(loop: VirtualLoop, ledger: Ledger) -> None:
 
 
 def test_uninstall_below_another_factory_stops_counting(loop: VirtualLoop) -> None:
-    """A factory that was put over the ledger's stays, and the ledger's only passes on."""
+    """A factory put over that of the ledger stays, and the one below only makes the tasks."""
     ledger = Ledger()
     ledger.install(loop)
     ours: Any = loop.get_task_factory()
@@ -186,7 +186,7 @@ def test_scope_is_inherited_by_what_it_created(loop: VirtualLoop, ledger: Ledger
     assert (scope.live, scope.tasks, scope.created, ledger.count) == (0, [], 2, 1)
 
 
-def test_concurrent_scopes_do_not_accuse_each_other(loop: VirtualLoop, ledger: Ledger) -> None:
+def test_concurrent_scopes_are_charged_apart(loop: VirtualLoop, ledger: Ledger) -> None:
     """With two connections open at once, only the one that leaks is charged."""
 
     async def connection(*, leaks: bool) -> None:
@@ -256,7 +256,7 @@ class Chatty(asyncio.Protocol):
 
 @REAL
 def test_scoped_factory_gives_each_connection_a_scope(new_loop: Loops) -> None:
-    """What a protocol starts in any callback is charged to its connection, accepting is not."""
+    """Tasks of any callback of a protocol are charged to its connection, accepting is not."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -331,7 +331,7 @@ async def join(task: "asyncio.Task[None]") -> None:
 def test_waiting_on_is_deterministic_text(
     loop: VirtualLoop, ledger: Ledger, coroutine: Callable[[], Any], last: str, on: str
 ) -> None:
-    """What is awaited is described without addresses, through asynchronous generators too."""
+    """The awaited object is described without addresses, through asynchronous generators too."""
     spawn(loop, coroutine())
     loop.run_until_quiescent()
 
@@ -341,7 +341,7 @@ def test_waiting_on_is_deterministic_text(
 
 
 def test_waiting_on_another_task_gives_its_name(loop: VirtualLoop, ledger: Ledger) -> None:
-    """A task that waits for a task says for which."""
+    """A task that waits for a task names it."""
     spawn(loop, join(loop.create_task(forever())))
     loop.run_until_quiescent()
 
@@ -380,7 +380,7 @@ def test_waiting_on_a_task_that_can_run_or_has_ended(loop: VirtualLoop, ledger: 
 
 
 def test_errors_hold_exceptions_never_retrieved(loop: VirtualLoop, ledger: Ledger) -> None:
-    """An exception that nobody asked for is collected, as deterministic text."""
+    """An exception that nobody retrieved is collected, as deterministic text."""
 
     async def fail() -> None:
         raise ValueError("no such stream")
@@ -413,7 +413,7 @@ def test_errors_are_passed_to_an_earlier_handler(loop: VirtualLoop) -> None:
     assert loop.get_exception_handler() is handler
 
 
-def test_ledger_at_rest_leaves_no_cycle() -> None:
+def test_ledger_leaves_no_reference_cycle() -> None:
     """A sequence with a loop, a ledger and scopes is freed by reference counts alone."""
 
     def sequence() -> None:

@@ -1,4 +1,4 @@
-"""The yardstick: ten bugs, five more that no other tool sees, and three programs that have none.
+"""Reference programs: ten bugs, five that no other tool sees, and three without a bug.
 
 Each program runs in a process of its own under `no_leaks`, and says itself, by comments of the form
 ``# leak: KIND``, what is to be found on which line; ``(growth)`` means under ``repeat=`` only.
@@ -23,7 +23,7 @@ MARK = re.compile(r"# leak: (\w+)( \(growth\))?$")
 
 
 def expected(name: str, mode: str) -> set[tuple[str, str]]:
-    """What the program's comments announce: kind and "file:line"."""
+    """Return the leaks that the program's comments announce: kind and "file:line"."""
     lines = (FOLDER / f"{name}.py").read_text().splitlines()
     found = ((number, MARK.search(line)) for number, line in enumerate(lines, 1))
     return {
@@ -34,7 +34,7 @@ def expected(name: str, mode: str) -> set[tuple[str, str]]:
 
 
 def run(name: str, mode: str, loop: str = "asyncio") -> dict[str, Any]:
-    """What the check found in a process of its own."""
+    """Return the result of a check in a process of its own."""
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, str(FOLDER / "run.py"), name, mode, loop],
         cwd=ROOT,
@@ -49,7 +49,7 @@ def run(name: str, mode: str, loop: str = "asyncio") -> dict[str, Any]:
 
 
 def check(name: str, mode: str, loop: str = "asyncio") -> None:
-    """Found is what is announced, nothing more and nothing less."""
+    """The leaks found are those announced, no more and no less."""
     found = run(name, mode, loop)
 
     groups = {(group["kind"], group["site"].split(" in ")[0]) for group in found["groups"]}
@@ -79,14 +79,14 @@ def test_microbugs_are_all_there() -> None:
     ],
 )
 def test_microbug_repeated(name: str) -> None:
-    """`no_leaks(repeat=6)` names kind and line of what grows, and accuses no innocent."""
+    """`no_leaks(repeat=6)` names kind and line of each leak, and nothing else."""
     check(name, "repeat")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_microbug_once(name: str) -> None:
-    """One run is enough for all that is not judged by growth alone."""
+    """One run finds every kind that does not need growth."""
     check(name, "once")
 
 

@@ -1,4 +1,4 @@
-"""The names that the package offers, and what it costs to import it."""
+"""The names that the package offers, and the modules that importing them loads."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from muxleak import search, sim
 
 @pytest.mark.parametrize("name", muxleak.__all__)
 def test_names_are_there(name: str) -> None:
-    """Each leads to what its home defines, and is kept."""
+    """Each is found where its module defines it, and stays as an attribute."""
     found = getattr(muxleak, name)
 
     assert found is vars(muxleak)[name]
@@ -19,14 +19,14 @@ def test_names_are_there(name: str) -> None:
 
 
 def test_names_of_the_simulation_are_its_own() -> None:
-    """`simulate` and `find_leaks` are about programs; a scope is looked at by `check_scope`."""
+    """`simulate` and `find_leaks` are about programs; `check_scope` examines a scope."""
     assert muxleak.simulate is sim.simulate
     assert muxleak.find_leaks is search.find_leaks
     assert muxleak.check_scope.__module__ == "muxleak.checks.scope_check"
 
 
 def test_names_that_are_not_there_are_refused() -> None:
-    """As any module does."""
+    """A missing name raises as in any module."""
     with pytest.raises(AttributeError, match="no attribute 'find_leak'"):
         muxleak.find_leak  # noqa: B018 - asking is the test
 

@@ -1,4 +1,4 @@
-"""`no_leaks`: what it finds, what it leaves alone, and what it never hides."""
+"""`no_leaks`: the leaks it finds, the objects it exempts, and the errors it never hides."""
 
 # The block that fails is what is tested:
 # ruff: noqa: PT012
@@ -69,7 +69,7 @@ def test_no_leaks_finds_a_task_and_ends_it(new_loop: Loops) -> None:
 
 @LOOPS
 def test_no_leaks_passes_once_released(new_loop: Loops) -> None:
-    """The same block that ends what it began is clean, and so is what ends a little later."""
+    """The block is clean if it ends its task, or if the task ends a little later."""
 
     async def body() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -121,7 +121,7 @@ def test_no_leaks_sleeps_for_nothing_when_clean(monkeypatch: pytest.MonkeyPatch)
 
 
 @LOOPS
-def test_no_leaks_at_the_same_time_accuse_the_right_one(new_loop: Loops) -> None:
+def test_no_leaks_at_the_same_time_fails_the_leaky_one(new_loop: Loops) -> None:
     """Of two blocks at once only the one that leaks fails, whichever ends first."""
 
     async def leaky() -> None:
@@ -160,7 +160,7 @@ def test_no_leaks_nested_reports_once() -> None:
 
 
 def test_no_leaks_sees_through_scopes_of_another_ledger() -> None:
-    """What a user's own ledger charges to its connections is the block's as well."""
+    """A task that a user's own ledger charges to a connection is the block's as well."""
 
     async def body() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -197,7 +197,7 @@ def test_no_leaks_keeps_the_blocks_own_exception() -> None:
 
 
 def test_no_leaks_lets_an_interrupt_pass_at_once() -> None:
-    """What ends the process is not held up by a check."""
+    """An exception that ends the process is not delayed by a check."""
 
     async def body() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -212,7 +212,7 @@ def test_no_leaks_lets_an_interrupt_pass_at_once() -> None:
 
 
 def test_no_leaks_checks_only_the_kinds_asked_for() -> None:
-    """A timer is no leak when only tasks are looked for."""
+    """A timer is no leak when only tasks are checked."""
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
@@ -238,7 +238,7 @@ client: Client | None = None
 
 
 def test_no_leaks_takes_a_single_slot_for_a_service() -> None:
-    """What a module holds in one name is a service; in a list it is a leak."""
+    """A client that a module holds in a variable is a service; in a list it is a leak."""
 
     async def body() -> None:
         global client  # noqa: PLW0603 - that is what is tested
@@ -279,7 +279,7 @@ def test_no_leaks_decorates_async_functions() -> None:
 
 @REAL
 def test_no_leaks_decorates_functions_that_run_loops(new_loop: Loops) -> None:
-    """A test that calls asyncio.run is checked before what is left is cancelled."""
+    """A test that calls asyncio.run is checked before its leaks are cancelled."""
 
     async def main(*, leaks: bool) -> int:
         if leaks:
@@ -305,7 +305,7 @@ def test_no_leaks_decorates_functions_that_run_loops(new_loop: Loops) -> None:
 
 
 def test_no_leaks_around_a_plain_loop_looks_at_its_end() -> None:
-    """Without a runner the loop is looked at when the function returns, open or closed."""
+    """Without a runner the loop is examined when the function returns, open or closed."""
 
     @no_leaks(budget=0.05)
     def runs(*, close: bool) -> None:
@@ -440,7 +440,7 @@ def test_ignore_name_knows_the_name_a_task_was_given() -> None:
 
 
 def test_ignore_current_covers_what_there_was() -> None:
-    """What was made before the call is overlooked; what comes later is not."""
+    """Tasks made before the call are exempt; later ones are not."""
 
     async def body() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -476,7 +476,7 @@ def test_ignore_needs_a_reason(reason: Any) -> None:
 
 
 def test_check_scope_reports_without_raising() -> None:
-    """One scope of one's own ledger is looked at, and left as it is."""
+    """A scope of a user's own ledger is examined, and its tasks are not ended."""
 
     async def body() -> None:
         tasks: list[asyncio.Task[None]] = []
@@ -509,7 +509,7 @@ def test_no_leaks_is_quick_about_what_can_never_end() -> None:
 
 @pytest.fixture(autouse=True)
 def no_module_state() -> Iterator[None]:
-    """The cached client of one test is not the next one's."""
+    """The cached client of one test is not a leak of the next one."""
     global client  # noqa: PLW0603 - see above
     yield
     client = None

@@ -1,4 +1,4 @@
-"""The leak report: what its lines say, and that they are always the same."""
+"""The leak report: its lines, which are the same on every run."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ class Done:
 
 
 async def watcher(done: Done) -> None:
-    """What is left behind."""
+    """Wait for an end that never comes."""
     await done.wait()
 
 
@@ -38,7 +38,7 @@ def leak(loop: VirtualLoop, ledger: Ledger, connections: int) -> None:
 
 
 def made_up(count: int) -> LeakReport:
-    """A report of so many groups, the largest first."""
+    """Return a report of so many groups, the largest first."""
     groups = (LeakGroup(count - n, f"g{n}", "s", (), "w", ()) for n in range(count))
     return LeakReport(tuple(groups), sum(range(count + 1)))
 
@@ -75,7 +75,7 @@ def test_report_is_empty_once_the_leak_is_released(loop: VirtualLoop, ledger: Le
 
 
 def test_report_verdict_counts_against_the_expected(loop: VirtualLoop, ledger: Ledger) -> None:
-    """What may be alive is not called leaked."""
+    """Tasks that may be alive are not called leaked."""
     leak(loop, ledger, 3)
 
     report = LeakReport.of(ledger.live(), expected=2)
@@ -92,7 +92,7 @@ def test_report_is_at_most_a_screen() -> None:
 
 
 def test_report_is_plain_json(loop: VirtualLoop, ledger: Ledger) -> None:
-    """to_json gives what json can write and read back."""
+    """to_json gives values that json can write and read back."""
     leak(loop, ledger, 2)
 
     data = LeakReport.of(ledger.live()).to_json()

@@ -27,7 +27,7 @@ def run(new_loop: Loops, main: Coroutine[Any, Any, None]) -> None:
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The delays given to asyncio.sleep."""
+    """Return the delays given to asyncio.sleep."""
     delays: list[float] = []
     sleep = asyncio.sleep
 
@@ -77,7 +77,7 @@ def test_settle_does_not_sleep_on_the_clean_path(slept: list[float]) -> None:
 
 
 def test_settle_waits_for_a_timer_that_is_near() -> None:
-    """What is due within the horizon has run when settle returns; what is beyond has not."""
+    """A timer within the horizon has run when settle returns; one beyond it has not."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -92,7 +92,7 @@ def test_settle_waits_for_a_timer_that_is_near() -> None:
 
 
 @LOOPS
-def test_settle_does_not_accuse_a_task_that_ends_by_itself(new_loop: Loops) -> None:
+def test_settle_waits_for_a_task_that_ends_by_itself(new_loop: Loops) -> None:
     """A task that ends 50 ms later is no leak; one that does not end is."""
 
     async def main() -> None:
@@ -111,7 +111,7 @@ def test_settle_does_not_accuse_a_task_that_ends_by_itself(new_loop: Loops) -> N
 
 @REAL
 def test_settle_is_patient_with_another_thread(new_loop: Loops) -> None:
-    """What a thread brings late is waited for with `until`."""
+    """A result that a thread brings late is waited for with `until`."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -149,7 +149,7 @@ def test_settle_sees_what_waits_in_the_selector() -> None:
 
 @LOOPS
 def test_settle_gives_up_at_its_limit(new_loop: Loops) -> None:
-    """A program that never rests, or an end that never comes, costs the limit and no more."""
+    """A program that never settles, or an end that never comes, costs the limit and no more."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -161,7 +161,7 @@ def test_settle_gives_up_at_its_limit(new_loop: Loops) -> None:
 
 
 def test_settle_reports_a_heartbeat() -> None:
-    """With a timer that is always near the loop is never at rest."""
+    """With a timer that is always near the loop is never quiescent."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -179,8 +179,8 @@ def test_settle_reports_a_heartbeat() -> None:
     run(asyncio.SelectorEventLoop, main())
 
 
-def test_settle_quiet_looks_twice() -> None:
-    """With `quiet` a loop that is busy at the second look is waited for again."""
+def test_settle_quiet_checks_twice() -> None:
+    """With `quiet` a loop that is busy the second time is waited for again."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ def test_settle_on_virtual_time_takes_no_time() -> None:
 
 
 def test_settle_gives_up_early_when_nothing_can_arrive() -> None:
-    """Without patience, a loop at rest that nothing outside can reach is not waited for."""
+    """Without patience, a quiescent loop that nothing outside can reach is not waited for."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -242,7 +242,7 @@ def test_settle_waits_while_a_socket_may_bring_something() -> None:
 
 
 def test_settle_relies_on_members_that_exist() -> None:
-    """The private members of the selector loop that settle looks at are there."""
+    """The private members of the selector loop that settle reads exist."""
     with contextlib.closing(asyncio.SelectorEventLoop()) as loop:
         assert len(loop._ready) == 0  # type: ignore[attr-defined]
         assert loop._scheduled == []  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Creation sites: what is captured, that it is interned, and how it reads."""
+"""Creation sites: the frames that are captured, interning, and the text."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from muxleak.introspect.sites import MAX_FRAMES, Site, capture, short_path
 
 
 def here() -> Site:
-    """The caller's site."""
+    """Return the caller's site."""
     return capture(2)
 
 

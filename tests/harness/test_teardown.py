@@ -1,4 +1,4 @@
-"""Teardown: it ends what can be ended, gives up the rest, and names who swallowed what."""
+"""Teardown: it ends leaks, gives up tasks that resist, and names the frame that swallowed."""
 
 # The block that fails is what is tested:
 # ruff: noqa: PT012
@@ -59,7 +59,7 @@ async def tidy() -> None:
 
 
 def released(new_loop: Loops, *functions: Any) -> tuple[list[str], list[bool]]:
-    """The notes, and which tasks are done, after `release`."""
+    """Return the notes of `release`, and for each task if it is done."""
 
     async def main() -> tuple[list[str], list[bool]]:
         with Ledger(KINDS).watching(asyncio.get_running_loop()) as ledger:
@@ -91,13 +91,13 @@ def test_release_names_the_frame_that_swallowed(new_loop: Loops) -> None:
 
 
 @LOOPS
-def test_release_says_nothing_of_what_ends(new_loop: Loops) -> None:
-    """A task that ends when cancelled, even after cleaning up, is not remarked upon."""
+def test_release_says_nothing_of_tasks_that_end(new_loop: Loops) -> None:
+    """A task that ends when cancelled, even after cleaning up, gives no note."""
     assert released(new_loop, tidy, tidy) == ([], [True, True])
 
 
 def test_release_counts_those_of_one_place() -> None:
-    """Many that swallow in one place take one line."""
+    """Many tasks that swallow at one place take one line."""
     notes, _ = released(asyncio.SelectorEventLoop, *[stubborn] * 5)
 
     assert len(notes) == 1
@@ -164,8 +164,8 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-def test_process_ends_and_tells_in_spite_of_a_stubborn_task() -> None:
-    """asyncio.run does not wait for what was given up, and nothing else is printed."""
+def test_process_ends_and_reports_in_spite_of_a_stubborn_task() -> None:
+    """asyncio.run does not wait for a task that was given up, and nothing else is printed."""
     done = subprocess.run(  # noqa: S603 - our own script
         [sys.executable, "-W", "error", "-c", SCRIPT],
         capture_output=True,
@@ -181,7 +181,7 @@ def test_process_ends_and_tells_in_spite_of_a_stubborn_task() -> None:
 
 
 def test_given_up_task_is_not_woken_later() -> None:
-    """What a given-up task waited for may complete without waking a closed coroutine."""
+    """The future of a given-up task may complete without waking a closed coroutine."""
 
     async def waits(future: "asyncio.Future[None]") -> None:
         while True:

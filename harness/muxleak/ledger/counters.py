@@ -9,8 +9,8 @@ scope and get a done callback; most have ended by then and have cost one entry.
 # A *sweep* goes through that list once: a task that has ended is dropped, a task that is alive is
 # charged to its scope (`Scope.hold`), which interns its site, raises the count and adds the done
 # callback that lowers it again. Hence a task is charged at the sweep after its creation, never
-# before; every property that gives a number or a list sweeps first, so readers see no difference.
-# So a task costs 1.3 to 1.5 times a bare one (`muxleak bench`, row ``task``).
+# before. Every property that gives a number or a list sweeps first, so readers see no difference.
+# So a task costs about 1.5 times a bare one (`muxleak bench task`).
 #
 # A task that has been charged leaves the count by its callback, one iteration of the loop after its
 # end, as asyncio calls it then. Lists of live tasks leave it out at once.

@@ -1,4 +1,4 @@
-"""Tasks made by ``asyncio.Task`` itself: counted as others are, by what nobody else notices."""
+"""Tasks made by ``asyncio.Task`` itself are counted too, by a class that stands in for it."""
 
 import asyncio
 import contextlib
@@ -21,24 +21,24 @@ Loops = Callable[[], asyncio.AbstractEventLoop]
 
 @pytest.fixture(autouse=True)
 def put_back() -> Iterator[None]:
-    """Whatever happens, the class is what it was."""
+    """Check that the real class is back after each test."""
     yield
     assert asyncio.Task is asyncio.tasks.Task is TASK
 
 
 async def forever() -> None:
-    """Wait for what never comes."""
+    """Wait for an event that is never set."""
     await asyncio.Event().wait()
 
 
 def made(**settings: Any) -> "asyncio.Task[Any]":
-    """A task past its loop's factory."""
+    """Make a task without the factory of its loop."""
     return asyncio.Task(forever(), **settings)
 
 
 @LOOPS
 def test_direct_task_is_counted_where_it_was_made(new_loop: Loops) -> None:
-    """Charged to the scope, of the task that makes it or of the context it is given."""
+    """The scope is that of the task that makes it, or of the context it is given."""
 
     async def main() -> None:
         with scope:
@@ -99,7 +99,7 @@ def test_task_of_a_factory_that_makes_it_so_is_counted_once() -> None:
 
 
 def test_many_direct_tasks_are_let_go_of_when_they_have_ended() -> None:
-    """Nobody looks, and no other task is made: the ledger keeps a bounded number."""
+    """Without any reading and any other task, the ledger keeps a bounded number."""
 
     async def main() -> None:
         for _ in range(3 * YOUNG):
@@ -129,17 +129,17 @@ async def test_direct_task_that_starts_at_once_is_counted() -> None:
 
 @pytest.mark.asyncio
 async def test_direct_task_that_stays_is_a_leak() -> None:
-    """And one that ends is none."""
+    """One that stays is reported with its line; one that ends is not."""
     left: list[Any] = []
-    with pytest.raises(LeakError, match=r"made at .*test_direct\.py:\d+ in made"):
+    with pytest.raises(LeakError, match=r"made at .*test_task_class\.py:\d+ in made"):
         async with no_leaks():
             left.append(made())
     async with no_leaks():
         made().cancel()
 
 
-def test_class_that_stands_in_is_the_real_one_to_whoever_asks() -> None:
-    """What was made before and after is an instance; types, subclasses and annotations work."""
+def test_class_that_stands_in_behaves_as_the_real_one() -> None:
+    """Tasks from before and after are instances; types, subclasses and annotations work."""
 
     async def main() -> None:
         before = asyncio.current_task()

@@ -1,4 +1,4 @@
-"""Reachability: who could still wake a task, and what a single slot holds."""
+"""Referrers: roots that could still wake a task, and objects that a single slot holds."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ def verdict(
     new_loop: Loops = asyncio.SelectorEventLoop,
     ready: Callable[[], bool] = lambda: True,
 ) -> str:
-    """What is said of a task that has come to rest, once `ready` says that it will."""
+    """Return the verdict on a task that blocks, once `ready` is true and the loop is quiescent."""
 
     async def main() -> str:
         task = asyncio.ensure_future(coroutine())
@@ -66,7 +66,7 @@ def verdict(
 
 @ALL
 def test_wake_is_impossible_when_only_the_task_holds_it(new_loop: Loops) -> None:
-    """An event, a queue or a future in the task's own frame can be set by nobody."""
+    """Nobody can set an event, a queue or a future that is in the task's own frame only."""
     assert verdict(lambda: wait(asyncio.Event()), new_loop) == "nothing alive can wake it"
     assert verdict(lambda: asyncio.Queue[int]().get(), new_loop) == "nothing alive can wake it"
     own = verdict(lambda: asyncio.Semaphore(0).acquire(), new_loop)
@@ -74,8 +74,8 @@ def test_wake_is_impossible_when_only_the_task_holds_it(new_loop: Loops) -> None
 
 
 @LOOPS
-def test_wake_of_a_bare_future_is_not_told_where_the_loop_hides_it(new_loop: Loops) -> None:
-    """Requests of uvloop, and their futures, are out of sight; then nothing is claimed."""
+def test_wake_of_a_bare_future_is_not_known_where_the_loop_hides_it(new_loop: Loops) -> None:
+    """Requests of uvloop, and their futures, cannot be seen; then nothing is claimed."""
 
     async def bare() -> None:
         await asyncio.get_running_loop().create_future()
@@ -87,8 +87,8 @@ def test_wake_of_a_bare_future_is_not_told_where_the_loop_hides_it(new_loop: Loo
         assert found == "nothing alive can wake it"
 
 
-def test_wake_is_possible_for_whoever_a_module_serves() -> None:
-    """What a module holds, however deep, can still be set."""
+def test_wake_is_possible_through_a_module() -> None:
+    """An event that a module holds, however deep, can still be set."""
     EVENTS.append(asyncio.Event())
     try:
         assert verdict(lambda: wait(EVENTS[0])) == (f"could still be woken by {__name__}.EVENTS")
@@ -223,8 +223,8 @@ def test_slot_is_a_name_or_attribute_for_one() -> None:
     for holder in (thing, Holder(thing), Slotted(thing), Holder(Slotted(thing))):
         slot = holder
         assert str(held_by_slot(thing)).startswith(f"{__name__}.slot")
-    for pile in ([thing], {1: thing}, deque([thing]), (thing,), Holder([thing])):
-        slot = pile
+    for container in ([thing], {1: thing}, deque([thing]), (thing,), Holder([thing])):
+        slot = container
         assert held_by_slot(thing) is None
     slot = None
     Slotted.shared = thing
