@@ -1,4 +1,4 @@
-"""Real proxies on one side, ours on the other, destinations behind; all on loopback."""
+"""Fixtures of the interop tests: real proxies, our server and client, destinations."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 LIMITS = Limits(close_seconds=1.0)
 PATIENCE = 10.0
-"""Seconds for what must come; what has come is not waited for."""
+"""Seconds to wait for an event that must come; an event that came already is not waited for."""
 KEY = pytest.StashKey[Proxies]()
 
 
 class Served:
-    """An inbound of ours, and what its connections hold."""
+    """An inbound of ours, with a ledger of its connections."""
 
     def __init__(self, version: str, address: Endpoint) -> None:
         self.ledger = Ledger()
@@ -49,12 +49,12 @@ class Served:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks of all connections, by the coroutine they run."""
+        """Return the names of the tasks of all connections."""
         records = [each for scope in self.ledger.scopes for each in self.ledger.live(scope)]
         return sorted(str(getattr(each.task.get_coro(), "__qualname__", "?")) for each in records)
 
     async def gone(self, left: int = 0) -> bool:
-        """Wait until all connections have gone, and all but so many of their tasks."""
+        """Wait until all connections have ended, and all but so many of their tasks."""
 
         def done() -> bool:
             return not self.inbound.connections and len(self.tasks) == left
@@ -66,7 +66,7 @@ class Served:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put what the programs wrote beside a failure."""
+    """Add the output of the programs to the report of a failure."""
     report = yield
     if report.failed:
         for stash in (item.stash, item.session.stash):
@@ -77,7 +77,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def proxies(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxies]:
-    """Starts programs for one test."""
+    """Yield the starter of programs for one test."""
     with Proxies(tmp_path) as proxies:
         request.node.stash[KEY] = proxies
         yield proxies
@@ -87,7 +87,7 @@ def proxies(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxies]
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Proxy]]:
-    """Give the server of a name, started once."""
+    """Yield a function that returns the server of a name, started once."""
     with Proxies(tmp_path_factory.mktemp("servers")) as proxies:
         request.session.stash[KEY] = proxies
         yield functools.cache(proxies.server)
@@ -95,13 +95,13 @@ def servers(
 
 @pytest.fixture(params=["v2ray", "sing-box"])
 def server(request: pytest.FixtureRequest, servers: Callable[[str], Proxy]) -> Proxy:
-    """Each program as a server."""
+    """Return each program as a server."""
     return servers(request.param)
 
 
 @pytest_asyncio.fixture
 async def serve() -> AsyncIterator[Callable[..., Awaitable[Served]]]:
-    """Start an inbound of ours; at the end, the reference has nothing left."""
+    """Yield a function that starts an inbound; the reference must have no task left at the end."""
     started: list[tuple[str, Served]] = []
 
     async def start(version: str = "REF", address: Endpoint = ("127.0.0.1", 0)) -> Served:
@@ -124,7 +124,7 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[Served]]]:
 
 @pytest_asyncio.fixture
 async def destination() -> AsyncIterator[Callable[..., Awaitable[tuple[Destination, Endpoint]]]]:
-    """Start a destination; give it, and its address."""
+    """Yield a function that starts a destination and returns it with its address."""
     started: list[Destination] = []
 
     async def start(serve: Serve, host: str = "127.0.0.1") -> tuple[Destination, Endpoint]:
@@ -145,7 +145,7 @@ async def destination() -> AsyncIterator[Callable[..., Awaitable[tuple[Destinati
 
 @pytest_asyncio.fixture
 async def datagrams() -> AsyncIterator[list[Endpoint]]:
-    """Two addresses that return datagrams."""
+    """Yield two addresses that return datagrams."""
     loop, started, addresses = asyncio.get_running_loop(), [], []
     for _ in range(2):
         transport, _ = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
@@ -158,14 +158,14 @@ async def datagrams() -> AsyncIterator[list[Endpoint]]:
 
 @pytest.fixture
 def refused() -> Iterator[Endpoint]:
-    """An address that nobody listens on."""
+    """Return an address that nobody listens on."""
     with refusing() as address:
         yield address
 
 
 @pytest_asyncio.fixture
 async def connect() -> AsyncIterator[Callable[..., Awaitable[Client]]]:
-    """Connect a client of ours to a program."""
+    """Yield a function that connects a client of ours to a program."""
     clients: list[Client] = []
 
     async def connect(server: Proxy, *words: Any, **more: Any) -> Client:

@@ -35,13 +35,13 @@ LARGE = 8 * 1024 * 1024
 STREAMS = 64
 CONCURRENCY = 8
 PATIENCE = 10.0
-"""Seconds for what must come; what has come is not waited for."""
+"""Seconds to wait for an event that must come; an event that came already is not waited for."""
 IDLE_MUX = ["Inbound._serve", "MuxSession._watch"]
-"""The tasks of a mux connection without streams."""
+"""Tasks of a mux connection without streams."""
 
 
 async def until_the_end(user: SocksConnection, passed: Counter[str] | None = None) -> bytes:
-    """Read all there is, in whatever way it ends; count it in its place if there is a counter."""
+    """Read until the stream ends in any way; return the bytes, or add their number to a counter."""
     chunks: list[bytes] = []
     with suppress(ConnectionError):
         while data := await user.reader.read(PIECE):
@@ -57,7 +57,7 @@ async def until_the_end(user: SocksConnection, passed: Counter[str] | None = Non
 async def test_client_reaches_any_kind_of_address(
     name: str, host: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """IPv4, a name, IPv6."""
+    """The address can be IPv4, a name or IPv6."""
     served = await serve()
     _, (_, port) = await destination(echo, host.replace("localhost", "127.0.0.1"))
     proxy = proxies.client(name, served.address)
@@ -72,7 +72,7 @@ async def test_client_reaches_any_kind_of_address(
 async def test_v2ray_muxes_many_streams_at_once(
     serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """As many as fit share a connection; each gets its own bytes back, in turns with the others."""
+    """As many streams as fit share a connection; each gets its own bytes back, in turns."""
     served = await serve()
     behind, address = await destination(echo)
     proxy = proxies.client("v2ray", served.address)
@@ -100,7 +100,7 @@ async def test_v2ray_muxes_many_streams_at_once(
 async def test_sing_box_opens_a_connection_for_each_stream(
     serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """TCP is not muxed: many at once are as many connections, without a mux session."""
+    """TCP is not muxed: each stream has a connection, and there is no mux session."""
     served = await serve()
     behind, address = await destination(echo)
     proxy = proxies.client("sing-box", served.address)
@@ -158,7 +158,7 @@ async def test_client_downloads(
 async def test_client_transfers_both_ways_at_once(
     name: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """Eight streams, of a megabyte each, are echoed side by side."""
+    """Eight streams of a megabyte each are echoed at the same time."""
     served = await serve()
     _, address = await destination(echo)
     proxy = proxies.client(name, served.address)
@@ -177,7 +177,7 @@ async def test_client_transfers_both_ways_at_once(
 async def test_client_hears_of_a_refused_destination(
     name: str, serve: Start, destination: Start, refused: Endpoint, proxies: Proxies
 ) -> None:
-    """The user's connection ends without a byte; the next one works."""
+    """The user's connection ends without a byte, and the next one works."""
     served = await serve()
     _, address = await destination(echo)
     proxy = proxies.client(name, served.address)
@@ -197,7 +197,7 @@ async def test_client_hears_of_a_refused_destination(
 async def test_client_hears_the_end_of_a_destination_after_all_it_said(
     name: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """A destination that speaks first and closes: nothing is lost, and the end arrives."""
+    """A destination speaks first and closes: nothing is lost, and the end arrives."""
     served = await serve()
     behind, address = await destination(greet)
     proxy = proxies.client(name, served.address)
@@ -214,7 +214,7 @@ async def test_client_hears_the_end_of_a_destination_after_all_it_said(
 async def test_client_survives_the_reset_of_a_destination(
     name: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """The stream ends, and no other."""
+    """That stream ends and no other."""
     served = await serve()
     _, resetting = await destination(reset)
     _, address = await destination(echo)
@@ -234,7 +234,7 @@ async def test_client_survives_the_reset_of_a_destination(
 async def test_sing_box_half_closes_and_is_answered(
     serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """The user's end reaches the destination as an end, and what that still says the user."""
+    """The user's end reaches the destination as an end, and the answer to it reaches the user."""
     served = await serve()
     _, address = await destination(count)
     proxy = proxies.client("sing-box", served.address)
@@ -270,7 +270,7 @@ async def test_v2ray_takes_a_half_close_for_the_end(
 async def test_client_ends_in_the_middle_of_transfers(
     name: str, end: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """Both directions are busy when the client goes: our tasks go, and the destinations hear it."""
+    """Both directions are busy when the client ends: our tasks end, and so do the destinations."""
     passed = Counter(up=0, down=0)
 
     async def sink(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -302,10 +302,10 @@ async def test_client_ends_in_the_middle_of_transfers(
 async def test_v2ray_leaves_in_each_version_what_that_version_leaves(
     version: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """V1 keeps one task for each mux connection of a real client, the others none.
+    """V1 keeps one task for each mux connection of a real client, the others keep none.
 
-    The users end their streams before the client goes, so that even V0, which has no cleanup,
-    holds nothing.
+    The users end their streams before the client ends, so V0, which has no cleanup, keeps nothing
+    either.
     """
     served = await serve(version)
     behind, address = await destination(echo)
@@ -328,7 +328,7 @@ async def test_v2ray_leaves_in_each_version_what_that_version_leaves(
 async def test_v1_grows_by_one_task_with_each_mux_connection_of_v2ray(
     serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """Client after client comes, speaks and goes: one task more each time."""
+    """Clients come, speak and go one after the other: one more task each time."""
     served = await serve("V1")
     _, address = await destination(echo)
 
@@ -345,7 +345,7 @@ async def test_v1_grows_by_one_task_with_each_mux_connection_of_v2ray(
 async def test_xudp_connections_of_sing_box_leak_as_those_of_v2ray(
     version: str, left: int, serve: Start, datagrams: list[Endpoint], proxies: Proxies
 ) -> None:
-    """XUDP rides in the mux command, so the same watcher stays."""
+    """XUDP uses the mux command, so the same watcher stays."""
     served = await serve(version)
     proxy = proxies.client("sing-box", served.address)
 
@@ -379,7 +379,7 @@ async def test_client_exchanges_datagrams_in_a_mux_connection(
 async def test_sing_box_exchanges_datagrams_in_a_connection_of_their_own(
     serve: Start, datagrams: list[Endpoint], proxies: Proxies
 ) -> None:
-    """Without a packet encoding it sends the UDP command, which knows one destination only."""
+    """Without a packet encoding it sends the UDP command, which has one destination only."""
     served = await serve()
     proxy = proxies.client("sing-box", served.address, packet_encoding="")
 
@@ -396,7 +396,7 @@ async def test_sing_box_exchanges_datagrams_in_a_connection_of_their_own(
 async def test_xudp_stream_serves_all_destinations(
     serve: Start, datagrams: list[Endpoint], proxies: Proxies
 ) -> None:
-    """One stream, two destinations, each answering from its own address; large datagrams, too."""
+    """One stream has two destinations, each with answers from its own address, large ones too."""
     served = await serve()
     proxy = proxies.client("sing-box", served.address)
     data = payload(9_000)
@@ -411,7 +411,7 @@ async def test_xudp_stream_serves_all_destinations(
 async def test_client_of_an_unknown_user_is_refused(
     name: str, serve: Start, destination: Start, proxies: Proxies
 ) -> None:
-    """Nothing is dialled, the user's connection ends, nothing is left."""
+    """Nothing is dialled, the user's connection ends, and nothing is left."""
     served = await serve()
     behind, address = await destination(echo)
     proxy = proxies.client(name, served.address, user="ffffffff-0000-4000-8000-000000000000")

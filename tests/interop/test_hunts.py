@@ -1,4 +1,4 @@
-"""``muxleak hunt`` at V2Ray and sing-box: what each was measured to leave by other means."""
+"""``muxleak hunt`` against V2Ray and sing-box: it finds the leaks that were measured otherwise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.interop, pytest.mark.timeout(60)]
 
 FILL = " ".join(["a:data:1+65535~0"] * 60)
-"""More than V2Ray keeps for a destination that does not read."""
+"""Data frames that fill the buffers of V2Ray for a destination that does not read."""
 UNREAD = f"a:open a:new:1:@deaf {FILL} a:close"
 LEAKS = {
     (2, 1, 1, 1): "a:open a:new:1:@echo a:new:1:@echo a:close",
@@ -38,11 +38,11 @@ LEAKS = {
     (1, 1, 0, 0): "a:open a:new:1:@silent a:end:1 a:close",
     (4, 2, 0, 0): "a:open a:new:1:@deaf a:data:1+65535 a:data:1+65535 a:close",
 }
-"""What sing-box 1.14.4 leaves of what: goroutines, descriptors, then both without destinations."""
+"""Sequences by their growth in sing-box 1.14.4: goroutines, descriptors, and both afterwards."""
 
 
 class Server:
-    """How a program is started and counted; its ports are free."""
+    """A way to start and count a program on free ports."""
 
     def __init__(self, name: str, folder: Path, config: Callable[[int, int], Config]) -> None:
         program, self.port, self.counts = find(name), free_port(), free_port()
@@ -57,7 +57,7 @@ class Server:
 
 
 def sing_box(folder: Path) -> Server:
-    """One with its debug endpoint."""
+    """Return a sing-box with its debug endpoint."""
 
     def config(port: int, debug: int) -> Config:
         return {**sing_box_server(port, UUID(USER), debug), "log": None}
@@ -66,7 +66,7 @@ def sing_box(folder: Path) -> Server:
 
 
 def v2ray(folder: Path, idle: int) -> Server:
-    """One with its StatsService, that ends what is idle after so many seconds, or twice as many."""
+    """Return a V2Ray with its StatsService, which ends idle streams after one or two intervals."""
 
     def config(port: int, counts: int) -> Config:
         door = {"tag": "api", "protocol": "dokodemo-door", "listen": LOOPBACK, "port": counts}
@@ -85,19 +85,19 @@ def v2ray(folder: Path, idle: int) -> Server:
 
 
 def counted(finding: HuntFinding) -> tuple[int, ...]:
-    """Goroutines and descriptors per repetition; then what stays without destinations."""
+    """Return goroutines and descriptors for one repetition, with destinations alive and closed."""
     (held, kept), (held_fds, kept_fds) = finding.growth.tasks, finding.growth.descriptors
     return (held, held_fds, kept, kept_fds)
 
 
-def told(finding: dict[str, Any]) -> tuple[int, ...]:
-    """The same of JSON."""
+def figures_of(finding: dict[str, Any]) -> tuple[int, ...]:
+    """Return the same figures of a finding in JSON."""
     tasks, descriptors = finding["tasks"], finding["descriptors"]
     return (tasks["held"], descriptors["held"], tasks["kept"], descriptors["kept"])
 
 
 def blocked(finding: HuntFinding, *names: str) -> bool:
-    """Whether a stack has all these functions, from the inside outwards."""
+    """Return True if a stack has all these functions, from the inside outwards."""
     return any(
         [name for name in names if any(name in function for function in stack)] == list(names)
         for stack in finding.growth.held
@@ -105,37 +105,37 @@ def blocked(finding: HuntFinding, *names: str) -> bool:
 
 
 def test_hunt_tells_what_v2ray_ends_by_itself(tmp_path: Path) -> None:
-    """What waits for a destination that never reads: a leak for who waits too short, else none."""
+    """A destination that never reads is a leak for a short wait, and none for a longer one."""
     pytest.importorskip("grpc", reason="needs: pip install 'muxleak[v2ray]'")
     words = ["--patience", "0.5", "--replay", UNREAD, "--v2ray-stats"]
 
     server = v2ray(tmp_path, idle=60)
     short = server.hunt(tmp_path, *words, f"{LOOPBACK}:{server.counts}")
     (leak,) = json.loads(short.stdout)["findings"]
-    assert (short.exit_code, told(leak)) == (1, (8, 2, 0, 0))
+    assert (short.exit_code, figures_of(leak)) == (1, (8, 2, 0, 0))
 
     server = v2ray(tmp_path, idle=3)
     long = server.hunt(tmp_path, *words, f"{LOOPBACK}:{server.counts}", "--idle", "3")
     data = json.loads(long.stdout)
     (passing,) = data["passing"]
     assert (long.exit_code, data["findings"]) == (0, [])
-    assert told(passing) == (8, 2, 0, 0)
+    assert figures_of(passing) == (8, 2, 0, 0)
     assert 0.5 < passing["gone_after_seconds"] < 7
 
 
 @pytest.mark.parametrize(("figures", "line"), LEAKS.items())
 def test_hunt_measures_sing_box(tmp_path: Path, figures: tuple[int, ...], line: str) -> None:
-    """What a repetition leaves is what was measured by other means, to the unit."""
+    """The growth is the one that was measured by other means, to the unit."""
     server = sing_box(tmp_path)
     pprof = f"http://{LOOPBACK}:{server.counts}"
     result = server.hunt(tmp_path, "--pprof", pprof, "--patience", "2", "--replay", line)
     (found,) = json.loads(result.stdout)["findings"]
 
-    assert (told(found), found["exact"]) == (figures, True)
+    assert (figures_of(found), found["exact"]) == (figures, True)
 
 
 def test_hunt_does_not_take_dialling_for_a_leak(tmp_path: Path) -> None:
-    """sing-box dials a black hole for five seconds, whatever becomes of the client."""
+    """sing-box dials a black hole for five seconds, even after the client has gone."""
     server = sing_box(tmp_path)
     pprof = f"http://{LOOPBACK}:{server.counts}"
     line = "a:open a:new:1:@hang+5 a:close"
@@ -150,7 +150,7 @@ def test_hunt_does_not_take_dialling_for_a_leak(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(700)
 def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
-    """Knowing nothing: its three leaks over TCP, with their stacks; it ends when it has them."""
+    """Without known findings it finds the three leaks over TCP, with their stacks, and ends."""
     wanted = {figures: line for figures, line in LEAKS.items() if ":udp:" not in line}
     server = sing_box(tmp_path)
     target = RemoteServer(
@@ -164,7 +164,7 @@ def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
             await target.start()
             found: dict[tuple[int, ...], HuntFinding] = {}
 
-            def look(_status: HuntProgress) -> None:
+            def progress(_status: HuntProgress) -> None:
                 found.update((counted(each), each) for each in one.result.findings)
 
             one = Hunt(
@@ -172,7 +172,7 @@ def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
                 UUID(USER),
                 destinations,
                 limits=HuntBudget(seconds=600),
-                progress=look,
+                progress=progress,
                 stopped=lambda: wanted.keys() <= found.keys(),
             )
             await one.run()

@@ -1,4 +1,4 @@
-"""The programs themselves: found or asked for, started, and ended whatever happens."""
+"""The programs: found or asked for, started, and ended in every case."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_interrupted(servers, tmp_path):
 
 
 def missing(_path: str | None) -> Program:
-    """What a finder does on a machine without the program."""
+    """Fail as a finder does on a machine without the program."""
     raise FileNotFoundError("no such program")
 
 
@@ -61,7 +61,7 @@ def missing(_path: str | None) -> Program:
 def test_missing_program_skips_with_the_line_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a program is not there, its tests say how to get it."""
+    """A missing program skips its tests, with the command that installs it."""
     monkeypatch.setitem(FINDERS, name, missing)
     monkeypatch.delenv(REQUIRE, raising=False)
 
@@ -73,7 +73,7 @@ def test_missing_program_skips_with_the_line_that_installs_it(
 def test_missing_program_fails_where_it_is_required(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What continuous integration has installed must not be skipped unnoticed."""
+    """A program that continuous integration has installed must not be skipped unnoticed."""
     monkeypatch.setitem(FINDERS, name, missing)
     monkeypatch.setenv(REQUIRE, "other,interop")
 
@@ -85,7 +85,7 @@ def test_missing_program_fails_where_it_is_required(
 @pytest.mark.interop
 @pytest.mark.timeout(30)
 def test_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a test ends, and reaps, what the test and the session started."""
+    """Ctrl-C in the middle of a test ends and reaps the programs of the test and of the session."""
     for name in INSTALL:
         support.find(name)
     (tmp_path / "test_interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
@@ -110,7 +110,7 @@ def test_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
 def test_program_that_ends_at_its_start_is_told_with_what_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A configuration refused, a port taken: the program's own words are in the error."""
+    """The error has the program's own output, such as a refused configuration or a taken port."""
     program = Program("v2ray", "4", (sys.executable, "-c", "exit('no such option')"))
     monkeypatch.setitem(FINDERS, "v2ray", lambda _: program)
 
@@ -131,7 +131,7 @@ def test_program_that_ends_at_its_start_is_told_with_what_it_said(
 async def test_serve_counts_the_connections_of_v2ray(
     version: str, left: int, destination: Start, proxies: Proxies
 ) -> None:
-    """`muxleak serve` with a real client: V1 leaks a task, says so, and exits with 1."""
+    """`muxleak serve` with a real client: V1 leaks a task, and the command exits with 1."""
     _, address = await destination(echo)
     words = ("-m", "muxleak", "serve", "--json", "--version", version)
     process = await asyncio.create_subprocess_exec(

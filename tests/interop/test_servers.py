@@ -36,7 +36,7 @@ pytestmark = [
 LARGE = 4 * 1024 * 1024
 STREAMS = 100
 PATIENCE = 10.0
-"""Seconds for what must come; what has come is not waited for."""
+"""Seconds to wait for an event that must come; an event that came already is not waited for."""
 
 
 async def read(stream: Stream, size: int) -> bytes:
@@ -63,7 +63,7 @@ async def write(stream: Stream, data: bytes) -> None:
 
 
 def answers(client: Client, stream_id: int) -> list[tuple[FrameStatus, int]]:
-    """The frames without data that the server has sent for an id: status and option."""
+    """Return status and option of the frames without data that the server has sent for an id."""
     frames = client.frames or []
     return [(f.status, f.option) for f in frames if f.stream_id == stream_id and not f.data]
 
@@ -72,7 +72,7 @@ def answers(client: Client, stream_id: int) -> list[tuple[FrameStatus, int]]:
 async def test_server_dials_any_kind_of_address(
     host: str, server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """IPv4, a name, IPv6; the first bytes ride in New."""
+    """The address can be IPv4, a name or IPv6; the first bytes are part of New."""
     _, (_, port) = await destination(echo, host.replace("localhost", "127.0.0.1"))
     client = await connect(server)
 
@@ -85,7 +85,7 @@ async def test_server_dials_any_kind_of_address(
 async def test_server_serves_many_streams_of_a_connection(
     server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """A hundred at once, each with its own bytes, in three turns."""
+    """A hundred streams at once get their own bytes back, in three turns."""
     behind, address = await destination(echo)
     client = await connect(server)
 
@@ -105,7 +105,7 @@ async def test_server_serves_many_streams_of_a_connection(
 async def test_server_takes_an_upload(
     command: Command, server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """Four megabytes in frames as long as can be, or as they are, arrive as they were sent."""
+    """Four megabytes arrive as they were sent, in the longest frames and in ordinary ones."""
     _, address = await destination(take)
     target, data = Address.of(*address), payload(LARGE)
     client = await connect(server, command, target if command is Command.TCP else None)
@@ -168,7 +168,7 @@ async def test_server_reads_what_comes_byte_by_byte(
 
 
 async def test_server_ignores_keep_alive(server: Proxy, connect: Start, destination: Start) -> None:
-    """With and without data, for any id: nothing is answered, and the streams go on."""
+    """With and without data, for any id, nothing is answered, and the streams go on."""
     _, address = await destination(echo)
     client = await connect(server, record=True)
     stream = await client.open(Address.of(*address), b"before")
@@ -206,7 +206,7 @@ async def test_server_tells_of_a_refused_destination(
 async def test_server_ends_a_stream_after_all_its_destination_said(
     server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """A destination that speaks first, without a byte of ours, and closes."""
+    """A destination speaks first, without a byte of ours, and closes."""
     _, address = await destination(greet)
     client = await connect(server)
 
@@ -218,7 +218,7 @@ async def test_server_ends_a_stream_after_all_its_destination_said(
 async def test_server_survives_the_reset_of_a_destination(
     server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """The stream ends; the next one is served."""
+    """The stream ends, and the next one is served."""
     _, resetting = await destination(reset)
     _, address = await destination(echo)
     client = await connect(server, record=True)
@@ -231,10 +231,10 @@ async def test_server_survives_the_reset_of_a_destination(
 
 
 async def test_server_passes_our_end_on(server: Proxy, connect: Start, destination: Start) -> None:
-    """The destination hears our End, after all that we said.
+    """The destination gets our End after all our data.
 
-    sing-box half-closes it, so that its answer comes, and ends the stream. V2Ray waits a second for
-    it to end by itself, then closes it and ends the stream with an error.
+    sing-box half-closes the destination, so that its answer comes, and ends the stream. V2Ray waits
+    a second for its end, then closes it and ends the stream with an error.
     """
     behind, address = await destination(count)
     client = await connect(server, record=True)
@@ -255,7 +255,7 @@ async def test_server_passes_our_end_on(server: Proxy, connect: Start, destinati
 async def test_server_drops_a_destination_at_our_error(
     server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """End with an error ends the destination's connection, too, and no other."""
+    """End with an error also ends the destination's connection, and no other."""
     behind, address = await destination(echo)
     client = await connect(server)
     stream = await client.open(Address.of(*address), b"hello")
@@ -272,7 +272,7 @@ async def test_server_drops_a_destination_at_our_error(
 async def test_server_answers_a_keep_of_an_unknown_stream(
     data: bytes | None, server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """sing-box always with an error; V2Ray without one, and only if there was data."""
+    """sing-box always answers with an error; V2Ray without one, and only if there was data."""
     _, address = await destination(echo)
     client = await connect(server, record=True)
     stream = await client.open(Address.of(*address), b"before")
@@ -291,7 +291,7 @@ async def test_server_answers_a_keep_of_an_unknown_stream(
 async def test_server_exchanges_datagrams_in_a_stream(
     size: int, server: Proxy, connect: Start, datagrams: list[Endpoint]
 ) -> None:
-    """They keep their bounds; sing-box says where each came from, V2Ray need not."""
+    """Datagrams keep their bounds; sing-box names the source of each, V2Ray need not."""
     client = await connect(server)
     target, data = Address.of(*datagrams[0]), payload(size)
     stream = await client.open(target, data, network=NetworkType.UDP)
@@ -307,7 +307,7 @@ async def test_server_exchanges_datagrams_in_a_stream(
 async def test_sing_box_serves_xudp(
     servers: Callable[[str], Proxy], connect: Start, datagrams: list[Endpoint]
 ) -> None:
-    """A stream with a global id, on id 0, that reaches two destinations."""
+    """A stream with a Global ID, on id 0, reaches two destinations."""
     client = await connect(servers("sing-box"))
     first, second = (Address.of(*each) for each in datagrams)
     stream = await client.open(
@@ -324,7 +324,7 @@ async def test_sing_box_serves_xudp(
 async def test_server_exchanges_datagrams_in_a_connection_of_their_own(
     server: Proxy, connect: Start, datagrams: list[Endpoint]
 ) -> None:
-    """The command UDP: packets with their length, all of one destination."""
+    """The UDP command: packets with their length, all of one destination."""
     client = await connect(server, Command.UDP, Address.of(*datagrams[0]))
 
     for size in (1, 1_400, 2_000):
@@ -336,7 +336,7 @@ async def test_server_exchanges_datagrams_in_a_connection_of_their_own(
 async def test_server_passes_our_half_close_on(
     server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """The same with the command TCP; here V2Ray, too, ends without an error."""
+    """The same with the TCP command; here V2Ray, too, ends without an error."""
     behind, address = await destination(count)
     client = await connect(server, Command.TCP, Address.of(*address))
     await client.stream.write(bytes(1_000))
@@ -353,7 +353,7 @@ async def test_server_passes_our_half_close_on(
 async def test_server_drops_its_destinations_when_we_go(
     way: str, server: Proxy, connect: Start, destination: Start
 ) -> None:
-    """In the middle of a download, by FIN or RST."""
+    """The client ends in the middle of a download, by FIN or RST."""
     behind, address = await destination(flood)
     client = await connect(server)
     stream = await client.open(Address.of(*address))
@@ -376,7 +376,7 @@ async def test_server_drops_an_unknown_user(
     client = await connect(server, header=header, record=True)
 
     await client.open(Address.of(*address), b"let me in")
-    # V2Ray waits for some time, so as not to tell how far it has read.
+    # V2Ray waits for some time, in order not to reveal how far it has read.
     client.half_close()
     await client.ended()
 

@@ -17,7 +17,7 @@
 #   block it. The last lines are shown when it dies, without the control sequences for terminals.
 #
 # Death is found by two signs: its exit, or several failed attempts to connect. One failure is not
-# enough, since a server that is busy or out of descriptors refuses for a moment.
+# enough, since a busy server may refuse for a moment.
 #
 # Every wait calls ``check``, which raises when the hunt is to end: otherwise the first Ctrl-C would
 # wait up to `START_SECONDS`. For the same reason the waits in `stop` are bounded: a second signal
@@ -83,7 +83,9 @@ class RemoteServer:
         command: str | None = None,
     ) -> None:
         if not (pprof or v2ray or pid or command):
-            raise ValueError("expected a way to count the server, got none")
+            raise ValueError(
+                "expected a way to count the server (pprof, v2ray, pid or command), got none"
+            )
         self.address = address
         self._pprof = [Pprof(url) for url in pprof]
         self._v2ray = [V2RayStats(each) for each in v2ray]
@@ -120,8 +122,8 @@ class RemoteServer:
             if not await self.died(tries=1):
                 taken = "{}:{}".format(*self.address)
                 raise StartError(
-                    f"{taken} is taken already; end what listens there, or leave "
-                    "--command out and count that server"
+                    f"expected {taken} to be free, but a program listens there already; stop it, "
+                    "or leave out --command to hunt it"
                 )
             self._launch(self._words)
         until = time.monotonic() + (START_SECONDS if self.ours else 0)

@@ -1,4 +1,4 @@
-"""What a meter makes of counts: how much is left, for how long, and how certain that is."""
+"""Tests of the meter: the growth that it computes from counts, and how exact that is."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ COPIES = sum(BATCHES)
 
 
 class Lab:
-    """Server, driver and destinations, on virtual time; the server has what ``total`` says.
+    """Server, driver and destinations on virtual time.
 
-    That is asked whenever a batch ends, with the copies so far. ``alive`` says whether the
-    destinations are.
+    Attributes:
+        total: returns the counts of the server after so many copies.
+        alive: True while the destinations are alive.
     """
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
         self.alive = True
-        self.copies = self.looks = self.traffic = 0
+        self.copies = self.samples = self.traffic = 0
         self.spending = Spending(1e9, self.check)
         self.stopped = False
         self.total: Callable[[int], Counter[Stack]] = lambda _: Counter()
@@ -46,25 +47,25 @@ class Lab:
         self.meter = Meter(self, cast("Driver", self), cast("Destinations", self), loop.time)
 
     async def read(self) -> Snapshot:
-        """Look once."""
-        self.looks += 1
-        moving = Counter({("moves",): self.looks}) if self.looks <= self.moves else Counter()
+        """Take a sample."""
+        self.samples += 1
+        moving = Counter({("moves",): self.samples}) if self.samples <= self.moves else Counter()
         counts = self.total(self.copies) + moving
         return Snapshot(counts if self.alive else counts - self.gone, self.memory(self.copies))
 
     async def run(
         self, _sequence: Sequence, copies: int, rest: Callable[[], Awaitable[object]]
     ) -> None:
-        """Repeat so often."""
+        """Repeat so many copies."""
         self.copies += copies
         await rest()
 
     def leave(self) -> None:
-        """Let the destinations go."""
+        """Close the destinations."""
         self.alive = False
 
     def check(self) -> None:
-        """End it if it is stopped."""
+        """Raise if the hunt is stopped."""
         if self.stopped:
             raise InterruptedError
 
@@ -75,12 +76,12 @@ class Lab:
 
 @pytest.fixture
 def lab(loop: VirtualLoop) -> Lab:
-    """A server that leaves nothing so far."""
+    """Return a server that leaves nothing so far."""
     return Lab(loop)
 
 
 def test_growth_is_what_is_left_while_destinations_live_and_after(lab: Lab) -> None:
-    """They leave before the second count; what never goes by itself has no time at which it did."""
+    """Destinations close before the second count; growth that stays has no time of its end."""
     lab.total = lambda copies: Counter({POLL: 2 * copies, PIPE: copies})
     lab.gone = Counter({POLL: COPIES})
 
@@ -99,14 +100,14 @@ def test_growth_is_what_is_left_while_destinations_live_and_after(lab: Lab) -> N
 def test_growth_of_a_race_is_rounded_to_the_nearest(
     left: Callable[[int], int], kept: int, lab: Lab
 ) -> None:
-    """Half a leak for each repetition is one already; and none of it is exact."""
+    """Half a leak for each repetition counts as one, and no such growth is exact."""
     lab.total = lambda copies: Counter({POLL: left(copies)})
 
     assert lab.grow()[:3] == (Counter({POLL: kept}), Counter({POLL: kept}), False)
 
 
 def test_growth_that_does_not_come_to_whole_numbers_is_not_exact(lab: Lab) -> None:
-    """Of two that each copy left, some went by themselves, or with the destinations."""
+    """Some of the two that each copy left went by themselves, or with the destinations."""
     lab.total = lambda copies: Counter({POLL: 2 * copies})
     lab.gone = Counter({POLL: COPIES // 2})
 
@@ -117,10 +118,10 @@ def test_growth_that_does_not_come_to_whole_numbers_is_not_exact(lab: Lab) -> No
     ("ended", "stays", "passes"),
     [(16, 1, 1), (12, 1, 1), (20, 1, 1), (24, 1, 1), (25, 0, 2), (4, 2, 0)],
 )
-def test_what_goes_by_itself_is_told_from_what_stays(
+def test_growth_that_goes_is_separated_from_growth_that_stays(
     ended: int, stays: int, passes: int, lab: Lab
 ) -> None:
-    """By the copy, to the nearest, and the same whether destinations live; and when it went."""
+    """The split is by copy, to the nearest, and alike for both counts; the time is measured."""
     ends = 1.5
 
     def total(copies: int) -> Counter[Stack]:
@@ -136,8 +137,8 @@ def test_what_goes_by_itself_is_told_from_what_stays(
     assert (0 < growth.gone < ends) is bool(passes)
 
 
-def test_what_a_server_keeps_for_later_is_no_leak(lab: Lab) -> None:
-    """It did not come with each batch, and is less than one for each copy."""
+def test_objects_kept_for_later_are_no_leak(lab: Lab) -> None:
+    """Growth that did not come with each batch is rounded down: less than one for each copy."""
 
     def total(copies: int) -> Counter[Stack]:
         late = copies == COPIES and lab.loop.time() >= 1
@@ -148,8 +149,8 @@ def test_what_a_server_keeps_for_later_is_no_leak(lab: Lab) -> None:
     assert not lab.grow(patience=2.0).leaks
 
 
-def test_memory_is_told_without_what_a_server_makes_once(lab: Lab) -> None:
-    """Its caches grow in the first batch; a quick look has that one only."""
+def test_memory_is_measured_without_the_first_batch(lab: Lab) -> None:
+    """Caches grow in the first batch, which a quick measurement cannot leave out."""
     lab.memory = lambda copies: 5000 * bool(copies) + 100 * copies
 
     assert lab.grow().memory == 100
@@ -160,7 +161,7 @@ def test_memory_is_told_without_what_a_server_makes_once(lab: Lab) -> None:
 
 
 def test_wait_for_counts_ends_when_it_is_stopped(lab: Lab) -> None:
-    """Also where they never stand still."""
+    """A stop ends the wait also when the counts never stand still."""
     lab.moves = 10**9
     lab.loop.call_later(0.5, setattr, lab, "stopped", True)  # noqa: FBT003 - setattr's own signature
 
@@ -169,8 +170,8 @@ def test_wait_for_counts_ends_when_it_is_stopped(lab: Lab) -> None:
     assert lab.loop.time() < 0.6
 
 
-def test_server_is_at_rest_when_its_counts_do_not_move(loop: VirtualLoop) -> None:
-    """The next step is sent then, not before; but however long it moves, it is sent."""
+def test_server_has_settled_when_its_counts_do_not_move(loop: VirtualLoop) -> None:
+    """The next step waits until the counts stand still, but not longer than the limit."""
     at: list[int] = []
 
     class Stepping(Lab):
@@ -178,9 +179,9 @@ def test_server_is_at_rest_when_its_counts_do_not_move(loop: VirtualLoop) -> Non
             self, _sequence: Sequence, _copies: int, rest: Callable[[], Awaitable[object]]
         ) -> None:
             for moves in (10, 10**9):
-                self.looks, self.moves = 0, moves
+                self.samples, self.moves = 0, moves
                 await rest()
-                at.append(self.looks)
+                at.append(self.samples)
 
     lab = Stepping(loop)
     loop.run_until_complete(lab.meter.left(LINE, 1, 0.1))

@@ -1,4 +1,4 @@
-"""The parts of a hunt: profiles read, growth decided, patterns found and left out, shrinking."""
+"""Tests of the parts of a hunt: profiles, slopes, patterns, shrinking, findings and samples."""
 
 import asyncio
 from collections import Counter
@@ -56,29 +56,29 @@ FD: Stack = ("descriptors",)
 
 
 def seq(line: str) -> Sequence:
-    """Read a line."""
+    """Return the sequence of a line."""
     return Sequence.parse(line)
 
 
 def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None) -> HuntFinding:
-    """A finding that leaves so much."""
+    """Return a finding with this growth."""
     return HuntFinding(seq(line), RepetitionGrowth(Counter(held), Counter(kept or {})))
 
 
 def test_stacks_are_counted_without_the_goroutines_that_count() -> None:
-    """Offsets and labels go; whoever writes the profile, or has not begun to run, is left out."""
+    """Offsets and labels are removed, and goroutines that write the profile or have not run."""
     assert parse_stacks(GROUPED) == {("internal/poll.(*pollDesc).wait", "main.run"): 3}
 
 
 def test_stacks_that_differ_in_offsets_only_are_one() -> None:
-    """Two lines of one function, which the profile counts apart, are counted together."""
+    """Two lines of one function, which the profile counts apart, are one stack."""
     blocks = "2 @ 0x1\n#\t0x1\tmain.run+0x1\tm.go:1\n\n3 @ 0x2\n#\t0x2\tmain.run+0x2\tm.go:2\n"
 
     assert parse_stacks(f"goroutine profile: total 5\n{blocks}") == {("main.run",): 5}
 
 
 def test_stacks_of_single_goroutines_have_state_and_starter() -> None:
-    """The second form of the profile; for how long one waits makes no other stack."""
+    """The second form has state and starter; the minutes of a state make no other stack."""
     assert parse_stacks(SINGLE) == {
         ("[IO wait]", "internal/poll.(*FD).Read", "main.run", "created by main.start"): 1,
         ("[select]", "main.wait"): 1,
@@ -86,7 +86,7 @@ def test_stacks_of_single_goroutines_have_state_and_starter() -> None:
 
 
 def test_stacks_of_tasks_have_no_addresses() -> None:
-    """The same form, of anything else that counts tasks; none at all is a profile, too."""
+    """Tasks come in the first form, with empty addresses; an empty profile is a profile."""
     text = "goroutine profile: total 2\n2 @ 0x0\n#\tContext.wait context.py:9\n#\tserve s.py:1\n"
 
     assert parse_stacks(text) == {("Context.wait", "serve"): 2}
@@ -102,10 +102,10 @@ def test_stacks_of_tasks_have_no_addresses() -> None:
         ("{", ()),
     ],
 )
-def test_stacks_of_tasks_have_their_starter_where_labels_tell(
+def test_stacks_of_tasks_have_their_starter_from_labels(
     labels: str, created: tuple[str, ...]
 ) -> None:
-    """Tasks that wait in one place and were made in two are told apart; other labels are not."""
+    """Tasks that wait at one place and were created at two differ; other labels are ignored."""
     text = f"goroutine profile: total 2\n2 @ 0x0\n# labels: {labels}\n#\t0x0\tserve+0x1\ts.py:1\n"
 
     assert parse_stacks(text) == {("serve", *created): 2}
@@ -113,13 +113,13 @@ def test_stacks_of_tasks_have_their_starter_where_labels_tell(
 
 @pytest.mark.parametrize("text", ["", "<html>", "goroutine profile: total 9\n1 @ 0x1\n#\tf f.go:1"])
 def test_stacks_refuse_what_is_no_profile(text: str) -> None:
-    """Neither something else, nor a profile that was cut short."""
+    """Another text and a profile that was cut short are refused."""
     with pytest.raises(ValueError, match="expected"):
         parse_stacks(text)
 
 
 def test_readable_stack_keeps_something() -> None:
-    """The runtime's plumbing goes, unless nothing else is there."""
+    """Functions of the runtime are removed, unless the stack has no others."""
     assert readable(("[IO wait]", "internal/poll.Read", "main.f")) == ("[IO wait]", "main.f")
     assert readable(("[idle]", "runtime.gc")) == ("[idle]", "runtime.gc")
 
@@ -139,14 +139,14 @@ def test_readable_stack_keeps_something() -> None:
 def test_slopes_are_certain_where_every_batch_grows(
     counts: tuple[int, ...], slope: int, *, exact: bool
 ) -> None:
-    """Whole slopes, the same in each batch; nothing where one batch adds nothing, or all little."""
+    """Growth is exact if all batches have one whole slope; a batch without growth means no leak."""
     points = [(done, Counter({POLL: n})) for done, n in zip((0, 4, 8, 16), counts, strict=True)]
 
     assert slopes(points) == (Counter({POLL: slope} if slope else {}), exact)
 
 
 def test_pattern_is_found_on_one_connection_and_one_stream() -> None:
-    """Other names and steps between do not hide it; two streams or connections do not make it."""
+    """Other names and steps in between match; two streams or connections in place of one do not."""
     twice = seq("a:open a:new:1:@echo a:new:1:@echo a:close")
 
     found = pattern.find(
@@ -161,7 +161,7 @@ def test_pattern_is_found_on_one_connection_and_one_stream() -> None:
 
 
 def test_pattern_of_two_is_not_found_in_one() -> None:
-    """Two streams of a pattern are two, and two connections are two."""
+    """Two streams of a pattern need two streams, and two connections need two connections."""
     streams = seq("a:open a:new:1:@echo a:new:2:@echo a:close")
     both = seq("a:open b:open a:new:1:@echo b:new:1:@echo a:close b:close")
     one = seq("a:open a:new:1:@echo a:new:1:@echo a:open a:close")
@@ -172,7 +172,7 @@ def test_pattern_of_two_is_not_found_in_one() -> None:
 
 
 def test_mask_leaves_out_the_step_that_completes_a_pattern() -> None:
-    """As often as it is there; and gives up where only connections are left."""
+    """Every occurrence is left out; a pattern of connections alone cannot be."""
     twice = seq("a:open a:new:1:@echo a:new:1:@echo a:close")
     thrice = seq("a:open a:new:3:@echo a:new:3:@deaf a:new:3:@echo a:end:3 a:close")
 
@@ -181,7 +181,7 @@ def test_mask_leaves_out_the_step_that_completes_a_pattern() -> None:
 
 
 def test_known_explains_sums_only() -> None:
-    """What is left is known if it is what is known, so many times; of both counts."""
+    """A growth is explained if both counts are the same sum of known growths."""
     known = Known(
         [
             leak("a:open a:end:1 a:close", {POLL: 1, FD: 1}),
@@ -200,7 +200,7 @@ def test_known_explains_sums_only() -> None:
 
 
 def test_known_takes_off_what_every_connection_leaves() -> None:
-    """A leak of connections as such cannot be left out of sequences; what comes with it can."""
+    """A leak of connections is subtracted; another that comes with it remains."""
     known = Known([leak("a:open a:close", {POLL: 1}, {POLL: 1})])
     line = seq("a:open b:open a:new:1:@echo a:close b:close")
     growth = RepetitionGrowth(Counter({POLL: 2, PIPE: 1}), Counter({POLL: 2}))
@@ -211,7 +211,7 @@ def test_known_takes_off_what_every_connection_leaves() -> None:
 
 
 def test_known_shows_where_it_is_and_could_be_left_out() -> None:
-    """Such a sequence is not looked at again; one without it is."""
+    """A sequence that contains a known finding is not measured; one without it is."""
     known = Known([leak("a:open a:new:1:@echo a:close", {POLL: 1})])
 
     assert known.shows(seq("a:open a:new:7:@deaf a:close"))
@@ -219,7 +219,7 @@ def test_known_shows_where_it_is_and_could_be_left_out() -> None:
 
 
 def test_findings_are_read_back() -> None:
-    """What a hunt has written tells the next one what is known: what leaks, and what is died of."""
+    """A file of findings gives the next hunt its known leaks and deaths."""
     one = leak("a:open a:new:1:@echo a:new:1:@echo a:close", {POLL: 1, FD: 1}, {FD: 1})
     fatal = replace(leak("a:open a:close", {}), died="exited with status 2")
     read, died = findings.read(findings.write([one, fatal]))
@@ -233,28 +233,28 @@ def test_findings_are_read_back() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"muxleak_hunt": 9}', '{"muxleak_hunt": 1}'])
 def test_findings_refuse_other_files(text: str) -> None:
-    """Neither another version nor anything else."""
+    """Another version and other data are refused."""
     with pytest.raises(ValueError, match=r"expected a file that muxleak hunt|Expecting value"):
         findings.read(text)
 
 
 def test_shrink_reaches_the_shortest() -> None:
-    """From many steps on many connections to the four that matter, made plain; no look twice."""
+    """Many steps become the four that matter, and no sequence is measured twice."""
     twice = seq("a:open a:new:1:@echo a:new:1:@echo a:close")
     drawn = (draw(Random(seed)) for seed in range(1000))
     start = next(each for each in drawn if len(each) > 20 and pattern.find(twice, each))
-    looks: list[str] = []
+    measured: list[str] = []
 
     async def leaks(sequence: Sequence) -> bool:
-        looks.append(str(sequence))
+        measured.append(str(sequence))
         return pattern.find(twice, sequence) is not None
 
     assert asyncio.run(shrink(start, leaks)) == twice
-    assert len(looks) == len(set(looks)) < 100
+    assert len(measured) == len(set(measured)) < 100
 
 
 def test_shrink_makes_one_step_of_two_that_open() -> None:
-    """A connection whose header came later is one that is opened at once, if that does the same."""
+    """Connect and header become an open, if that leaks the same."""
 
     async def leaks(sequence: Sequence) -> bool:
         verbs = [step.verb for step in sequence]
@@ -265,7 +265,7 @@ def test_shrink_makes_one_step_of_two_that_open() -> None:
 
 
 def test_shrink_takes_data_away_wherever_there_is_some() -> None:
-    """Of every step that can have a size, but for the one that has to be so large."""
+    """Every step with a size loses its data, but for the one that needs it."""
     start = seq("a:open a:udp:1:@echo+65535 a:xudp:2:@echo+9 a:packet:1+9 a:data:2+9 a:close")
 
     async def leaks(sequence: Sequence) -> bool:
@@ -276,22 +276,22 @@ def test_shrink_takes_data_away_wherever_there_is_some() -> None:
     assert 100 < found[1].size < 65535
 
 
-def test_shrink_keeps_within_its_looks() -> None:
-    """What never shrinks ends, too."""
-    looks = 0
+def test_shrink_keeps_within_its_measurements() -> None:
+    """Shrinking ends at its limit also when nothing shrinks."""
+    measured = 0
 
     async def leaks(_sequence: Sequence) -> bool:
-        nonlocal looks
-        looks += 1
+        nonlocal measured
+        measured += 1
         return False
 
     start = draw(Random(3))
     assert asyncio.run(shrink(start, leaks, measurements=10)) == start
-    assert looks == 10
+    assert measured == 10
 
 
 def test_drawn_sequences_name_hosted_destinations_only() -> None:
-    """No handler of ours, no operator; and bytes enough to fill what a server keeps."""
+    """There is no handler and no operator, and there are bytes enough to fill any buffer."""
     steps = [step for seed in range(50) for step in draw(Random(seed))]
 
     assert {step.what for step in steps if step.verb == "new"} == set(KINDS)
@@ -319,19 +319,19 @@ def test_drawn_sequences_name_hosted_destinations_only() -> None:
     ],
 )
 def test_destination_stands_in_for_what_only_our_server_has(line: str, there: str) -> None:
-    """It does what that does to the session; a step that needs none is as it was."""
+    """The destination does the same to the session; a step without a handler does not change."""
     assert str(hosted(Sequence.parse(line)[0])) == there
 
 
-def test_what_is_idle_is_waited_for_twice_as_long_as_its_limit() -> None:
-    """Who looks once in each interval needs two; without a limit, patience is all."""
+def test_wait_is_twice_the_idle_limit() -> None:
+    """A server that checks for idle streams once in each interval needs two intervals."""
     assert HuntBudget(patience=6.0, idle=5.0).wait == 11.0
     assert HuntBudget(patience=6.0, idle=1.0).wait == 6.0
     assert HuntBudget(patience=6.0).wait == 6.0
 
 
 def test_drawn_steps_can_be_encoded() -> None:
-    """Whatever is drawn can be sent: UDP with and without data, junk, frames of every size."""
+    """UDP with and without data, malformed frames and frames of every size can be sent."""
     steps = [step for seed in range(200) for step in draw(Random(seed))]
     sent = {
         step.verb: encode(step, lambda *_: Address.of("127.0.0.1", 7))
@@ -353,14 +353,14 @@ def test_drawn_steps_can_be_encoded() -> None:
     ],
 )
 def test_finding_says_what_frees_it(line: str, held: int, kept: int, freed: str) -> None:
-    """As far as that was tried: a destination that does not answer is still there."""
+    """The text names only what was tried: a destination that does not answer cannot be closed."""
     found = replace(leak(line, {PIPE: held}, {PIPE: kept}), seconds=5)
 
     assert found.freed.startswith(freed)
 
 
 def samples(seen: str, patience: float) -> Samples:
-    """One look each second; a letter is a state of the server, a space none."""
+    """Take one sample each second; a letter is a state of the server, a space is no sample."""
     found = Samples(patience)
     for at, state in enumerate(seen):
         if state != " ":
@@ -375,24 +375,24 @@ def samples(seen: str, patience: float) -> Samples:
         pytest.param("A" * 13, True, 0, id="so long"),
         pytest.param("A" * 50 + "B" * 12, False, 50, id="not so long since it changed"),
         pytest.param("A" * 50 + "B" * 13, True, 50, id="so long since it changed"),
-        pytest.param("AAABAAAABAAAA", True, 0, id="moved by looks"),
-        pytest.param("AAABAAAAAAAAB", False, 3, id="moved by the last look, too"),
+        pytest.param("AAABAAAABAAAA", True, 0, id="moved by samples"),
+        pytest.param("AAABAAAAAAAAB", False, 3, id="moved by the last sample, too"),
         pytest.param("AAABABAAABABA", False, 0, id="moves too often"),
         pytest.param("ABCDEFGHIJKLMN", False, 13, id="goes on"),
         pytest.param("B" + "A" * 15 + "B" * 12, False, 16, id="once before, long ago"),
-        pytest.param("A" + " " * 12 + "A", True, 0, id="looks that take their time"),
+        pytest.param("A" + " " * 12 + "A", True, 0, id="samples that take their time"),
         pytest.param("A" + " " * 12 + "B", False, 13, id="changed meanwhile"),
     ],
 )
-def test_counts_stand_still_if_most_looks_say_so(seen: str, *, still: bool, since: int) -> None:
-    """A server that is seen accepting a look is not taken for one that has changed."""
+def test_counts_stand_still_if_most_samples_agree(seen: str, *, still: bool, since: int) -> None:
+    """A server that is seen accepting a sample has not changed."""
     found = samples(seen, 12)
 
     assert (found.still, found.since) == (still, since)
 
 
 def test_bandwidth_is_kept_over_time() -> None:
-    """Each byte takes its time; what was not used is not saved up."""
+    """Each byte takes its time, and unused bandwidth is not saved up."""
     now = 0.0
     spending = Spending(100, clock=lambda: now)
 

@@ -1,4 +1,4 @@
-"""The clients of a hunt: what a server gets of each step, and what is noted of its answers."""
+"""Tests of the clients of a hunt: the bytes of each step, and the traffic that they count."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ECHO = Address.of(HOST, 7)
 
 
 class Connection:
-    """A peer, the server's end of its connection, and how often the peer has heard something."""
+    """A client, the server's end of its connection, and the number of events at the client."""
 
     def __init__(self, peer: HuntPeer, sock: socket.socket) -> None:
         self.peer = peer
@@ -39,11 +39,11 @@ class Connection:
         self.heard = 0
 
     def perform(self, line: str) -> int:
-        """Take steps; return how many bytes they send."""
+        """Perform steps; return the number of bytes that they send."""
         return sum(self.peer.perform(step, lambda *_: ECHO) for step in Sequence.parse(line))
 
     def receive(self, size: int = 1) -> bytes:
-        """Return what the server gets: so many bytes, if it gets so many."""
+        """Return the bytes that reach the server, at most so many."""
         data = b""
         while len(data) < size and (more := self.socket.recv(size - len(data))):
             data += more
@@ -52,7 +52,7 @@ class Connection:
 
 @asynccontextmanager
 async def connected() -> AsyncIterator[Connection]:
-    """Connect a peer; the server's end is a plain socket, which waits for what is said to come."""
+    """Connect a client to a plain socket, which waits for the bytes that a test expects."""
 
     def heard() -> None:
         connection.heard += 1
@@ -73,7 +73,7 @@ async def connected() -> AsyncIterator[Connection]:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Let the loop run until something is so."""
+    """Run the loop until a condition holds."""
     for _ in range(100_000):
         if true():
             return
@@ -82,7 +82,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def frame(line: str) -> Frame:
-    """The frame of a step."""
+    """Return the frame of a step."""
     (step,) = Sequence.parse(line)
     decoder = FrameDecoder()
     decoder.receive_data(encode(step, lambda *_: ECHO))
@@ -93,7 +93,7 @@ def frame(line: str) -> Frame:
 
 @pytest.mark.asyncio
 async def test_header_comes_whole_or_in_pieces() -> None:
-    """Each byte of it once, whatever the steps that send it."""
+    """Each byte of the header is sent once, whichever steps send it."""
     async with connected() as connection:
         assert connection.perform("a:connect a:header+3 a:header+4") == 7
         assert connection.perform("a:header") == len(HEADER) - 7
@@ -102,7 +102,7 @@ async def test_header_comes_whole_or_in_pieces() -> None:
 
 @pytest.mark.asyncio
 async def test_drip_sends_the_first_bytes_one_by_one() -> None:
-    """And all of them."""
+    """Dripped bytes leave one by one, and all of them arrive."""
     async with connected() as connection:
         writes: list[int] = []
         transport = connection.peer._transport
@@ -123,7 +123,7 @@ async def test_drip_sends_the_first_bytes_one_by_one() -> None:
 
 @pytest.mark.asyncio
 async def test_peer_keeps_its_direction_when_the_server_closes_the_other() -> None:
-    """What a server does then with what still comes is what a hunt wants to know."""
+    """A hunt needs the answer of the server to bytes that come after its end."""
     async with connected() as connection:
         connection.socket.shutdown(socket.SHUT_WR)
         await until(lambda: connection.heard == 1)
@@ -136,7 +136,7 @@ async def test_peer_keeps_its_direction_when_the_server_closes_the_other() -> No
 
 @pytest.mark.asyncio
 async def test_close_ends_in_good_order_and_abort_does_not() -> None:
-    """A FIN after all that was sent; or an RST."""
+    """A close sends FIN after all data, and an abort sends RST."""
     async with connected() as connection:
         connection.perform("a:open a:close")
         await asyncio.sleep(0)
@@ -150,7 +150,7 @@ async def test_close_ends_in_good_order_and_abort_does_not() -> None:
 
 @pytest.mark.asyncio
 async def test_close_does_not_wait_for_a_server_that_reads_nothing() -> None:
-    """Else its connections would pile up in the hunt, and at the server."""
+    """Otherwise connections would pile up in the hunt and at the server."""
     async with connected() as connection:
         transport = connection.peer._transport
         assert transport is not None
@@ -163,7 +163,7 @@ async def test_close_does_not_wait_for_a_server_that_reads_nothing() -> None:
 
 
 def test_frames_end_streams_with_and_without_an_error() -> None:
-    """And say where a packet goes that is not for its stream's target."""
+    """A packet for another address than its stream's has that address."""
     end, reset = frame("a:end:5"), frame("a:reset:5+9")
     assert (end.status, end.option & ERROR, end.data) == (FrameStatus.END, 0, None)
     assert (reset.status, reset.option & ERROR, reset.data) == (FrameStatus.END, ERROR, bytes(9))
@@ -174,8 +174,8 @@ def test_frames_end_streams_with_and_without_an_error() -> None:
 
 
 @pytest.mark.asyncio
-async def test_traffic_is_whatever_happens_at_a_destination() -> None:
-    """A connection, data, its end in either direction: the server is not at rest."""
+async def test_traffic_counts_every_event_at_a_destination() -> None:
+    """A connection, data and an end in either direction show that the server is not quiescent."""
     async with Destinations() as hosted:
         address = hosted.address("@echo")
         reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -190,8 +190,8 @@ async def test_traffic_is_whatever_happens_at_a_destination() -> None:
 
 
 @pytest.mark.asyncio
-async def test_traffic_is_what_comes_to_clients_and_to_destinations() -> None:
-    """Either says that the server is not at rest."""
+async def test_traffic_counts_events_at_clients_and_destinations() -> None:
+    """Traffic at clients and at destinations shows that the server is not quiescent."""
     with socket.create_server((HOST, 0)) as listener:
         async with Destinations() as hosted:
             driver = Driver(listener.getsockname(), USER, hosted, Spending(1e9))
@@ -211,7 +211,7 @@ async def test_traffic_is_what_comes_to_clients_and_to_destinations() -> None:
 
 @pytest.mark.asyncio
 async def test_deaf_destination_takes_little() -> None:
-    """So that the server under test feels it after a few frames, and not after megabytes."""
+    """The server under test is blocked after a few frames and not after megabytes."""
     taken = 0
     async with Destinations() as hosted:
         address = hosted.address("@deaf")
@@ -228,7 +228,7 @@ async def test_deaf_destination_takes_little() -> None:
 
 
 def test_bandwidth_is_waited_for_as_long_as_it_takes(loop: VirtualLoop) -> None:
-    """And whether the hunt goes on is asked meanwhile."""
+    """The stop of a hunt is checked during the wait."""
     asked: list[float] = []
     spending = Spending(100, lambda: asked.append(loop.time()), loop.time)
     driver = Driver((HOST, 1), USER, cast("Destinations", None), spending)

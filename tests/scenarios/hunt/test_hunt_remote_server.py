@@ -1,4 +1,4 @@
-"""The server under test: what is counted of it, what it said, and that it ends when it is to."""
+"""Tests of the server under test: its counts, its output, its start and its end."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ MAIN = ("main.run",)
 
 
 class Fixed:
-    """A counter that says what it is told to."""
+    """A counter with fixed counts."""
 
     def __init__(self, counts: dict[tuple[str, ...], int], memory: int | None = None) -> None:
         self._snapshot = Snapshot(Counter(counts), memory)
 
     async def read(self) -> Snapshot:
-        """Look once."""
+        """Take a sample."""
         return self._snapshot
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Process:
-    """One with 3 descriptors, 4 threads and 5 KiB."""
+    """Return a process with 3 descriptors, 4 threads and 5 KiB."""
     (tmp_path / "7/fd").mkdir(parents=True)
     for number in range(3):
         (tmp_path / f"7/fd/{number}").touch()
@@ -68,17 +68,17 @@ def process(tmp_path: Path) -> Process:
         ),
     ],
 )
-def test_threads_count_where_nothing_else_tells_of_tasks(
+def test_threads_count_where_no_task_is_counted(
     process: Process, others: list[Counts], counts: dict[tuple[str, ...], int], memory: int
 ) -> None:
-    """And a number of goroutines where no profile tells them apart; memory is the process's."""
+    """A number of goroutines counts without a profile only; memory is that of the process."""
     together = Together([*others, process])
 
     assert asyncio.run(together.read()) == Snapshot(Counter(counts), memory)
 
 
 def test_descriptors_are_counted_before_the_rest() -> None:
-    """The connection on which the stacks come is no descriptor that the clients have left."""
+    """The connection that carries the profile is no leaked descriptor."""
     asked: list[str] = []
 
     class First(Process):
@@ -97,7 +97,7 @@ def test_descriptors_are_counted_before_the_rest() -> None:
 
 @contextmanager
 def endpoint(answer: bytes) -> Iterator[tuple[list[bytes], Callable[[str], Snapshot]]]:
-    """Serve one answer over HTTP; give what was asked, and a way to read a path of it."""
+    """Serve one answer over HTTP; yield the requests, and a function that samples a path."""
     asked: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,12 +106,12 @@ def endpoint(answer: bytes) -> Iterator[tuple[list[bytes], Callable[[str], Snaps
         await writer.drain()
         writer.close()
 
-    async def look(path: str) -> Snapshot:
+    async def sample(path: str) -> Snapshot:
         async with await asyncio.start_server(handle, HOST, 0) as server:
             port = server.sockets[0].getsockname()[1]
             return await Pprof(f"http://{HOST}:{port}{path}").read()
 
-    yield asked, lambda path: asyncio.run(look(path))
+    yield asked, lambda path: asyncio.run(sample(path))
 
 
 @pytest.mark.parametrize(
@@ -125,14 +125,14 @@ def endpoint(answer: bytes) -> Iterator[tuple[list[bytes], Callable[[str], Snaps
     ],
 )
 def test_profile_is_asked_for_as_text(given: str, asked: str) -> None:
-    """The usual path, unless another is given; without the query, Go's answer is no text."""
+    """The path is Go's own unless another is given; the query asks for text."""
     with endpoint(b"goroutine profile: total 0\n") as (requests, read):
         assert read(given).tasks == 0
     assert [each.split(b"\r\n")[0] for each in requests] == [f"GET {asked} HTTP/1.0".encode()]
 
 
 def test_profile_may_be_long() -> None:
-    """It comes in many pieces, and is read to its end."""
+    """A profile that comes in many pieces is read to its end."""
     count = 5000
     blocks = "".join(f"1 @ 0x1\n#\t0x1\tmain.f{at}+0x1\tm.go:1\n\n" for at in range(count))
     with endpoint(f"goroutine profile: total {count}\n{blocks}".encode()) as (_, read):
@@ -140,37 +140,37 @@ def test_profile_may_be_long() -> None:
 
 
 def test_profile_is_on_the_port_of_http_unless_another_is_named() -> None:
-    """As in any other address."""
+    """The default is port 80, as in any URL."""
     assert (Pprof(f"http://{HOST}")._port, Pprof("http://[::1]:6060")._port) == (80, 6060)
 
 
 class Sleeper(RemoteServer):
-    """A server of ours that accepts, for all anybody knows, as long as it lives."""
+    """A server of ours that counts as accepting while its process runs."""
 
     def __init__(self, command: str = SLEEPS) -> None:
         super().__init__((HOST, 1), command=command)
         self.countable = True
 
     async def died(self, tries: int = 1) -> str:
-        """Say whether it lives."""
+        """Return how it died."""
         del tries
         return "" if self._process is not None else "refuses connections"
 
     async def read(self) -> Snapshot:
-        """Count it, if it can be."""
+        """Take a sample, if it can be counted."""
         if not self.countable:
             raise CounterError("no profile")
         return await super().read()
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The one that runs."""
+        """The running process."""
         assert self._process is not None
         return self._process
 
 
 class Speaker(Sleeper):
-    """One that has its say and ends, and so may be counted too late."""
+    """A server that prints and ends, perhaps before it is counted."""
 
     async def read(self) -> Snapshot:
         """Count nothing."""
@@ -179,7 +179,7 @@ class Speaker(Sleeper):
 
 @pytest.fixture
 def sleeper() -> Iterator[Sleeper]:
-    """One that is ended after the test."""
+    """Yield a server that is stopped after the test."""
     target = Sleeper()
     yield target
     target.stop(kill=True)
@@ -187,7 +187,7 @@ def sleeper() -> Iterator[Sleeper]:
 
 @pytest.mark.asyncio
 async def test_server_of_ours_is_counted_and_starts_again_as_another(sleeper: Sleeper) -> None:
-    """In a session of its own, so that Ctrl-C is not for it; the one before it has ended."""
+    """It has a session of its own, out of reach of Ctrl-C, and the process before it has ended."""
     await sleeper.start()
     first = sleeper.process
     assert os.getsid(first.pid) == first.pid
@@ -209,7 +209,7 @@ async def test_server_of_ours_is_counted_and_starts_again_as_another(sleeper: Sl
 async def test_wait_for_a_server_that_cannot_be_counted_can_be_ended(
     sleeper: Sleeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is there, and tells nothing yet: whoever waits is asked again and again."""
+    """The check is called again and again while the server cannot be counted."""
     monkeypatch.setattr(remote_server, "_PAUSE", 0)
     sleeper.countable = False
     asked: list[int] = []
@@ -225,7 +225,7 @@ async def test_wait_for_a_server_that_cannot_be_counted_can_be_ended(
 
 @pytest.mark.asyncio
 async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that say why it ended; blank ones say nothing."""
+    """The last lines say why it ended; blank lines are dropped."""
     monkeypatch.setattr(remote_server, "_LOG_BYTES", 200)
     target = Speaker("sh -c 'seq 1000; echo; echo'")
     await target.start()
@@ -238,7 +238,7 @@ async def test_last_lines_are_kept_of_much_output(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.asyncio
 async def test_log_is_plain_text() -> None:
-    """What was meant for a terminal of the server's is none of its words."""
+    """Control sequences for the terminal are removed."""
     target = Speaker(r"printf '\033[1;31mFATAL\033[0m no \033[38;5;7mmore\033[K\n'")
     await target.start()
     target.process.wait(10)
@@ -248,8 +248,8 @@ async def test_log_is_plain_text() -> None:
 
 
 @pytest.mark.parametrize("kill", [False, True])
-def test_end_of_a_server_ends_what_it_has_started(kill: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
-    """Such as the server itself, behind a shell; else the next one finds the port taken."""
+def test_stop_of_a_server_ends_the_processes_it_started(kill: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+    """A server behind a shell would otherwise keep the port."""
     os.mkfifo(tmp_path / "pid")
     target = Sleeper(f"sh -c 'sleep 60 & echo $! > {tmp_path / 'pid'}; wait'")
     asyncio.run(target.start())
@@ -260,8 +260,8 @@ def test_end_of_a_server_ends_what_it_has_started(kill: bool, tmp_path: Path) ->
     os.close(child)
 
 
-def test_end_of_a_server_ends_what_is_open_to_count_it() -> None:
-    """A channel to V2Ray would live as long as the program."""
+def test_stop_of_a_server_closes_the_channels_that_count_it() -> None:
+    """A channel to V2Ray would otherwise stay open as long as the program."""
     closed: list[int] = []
 
     class Channel:

@@ -1,4 +1,4 @@
-"""The search: what it looks at, files, leaves out and ends with, of servers that are told."""
+"""Tests of the search: its measurements, its findings and its end, with fake servers."""
 
 from __future__ import annotations
 
@@ -39,25 +39,28 @@ PLAIN = "a:open a:keepalive a:close"
 
 
 def seq(line: str) -> Sequence:
-    """Read a line."""
+    """Return the sequence of a line."""
     return Sequence.parse(line)
 
 
 def leaves(stack: Stack, count: int = 1) -> RepetitionGrowth:
-    """What leaks for ever."""
+    """Return the growth of a leak that stays for ever."""
     return RepetitionGrowth(Counter({stack: count}), Counter({stack: count}))
 
 
 def goes(stack: Stack, seconds: float) -> RepetitionGrowth:
-    """What is gone by itself, when it is waited for."""
+    """Return the growth that the server ends by itself after so many seconds."""
     return RepetitionGrowth(Counter(), Counter(), passing=Counter({stack: 1}), gone=seconds)
 
 
-class World:
-    """A server of which is told what sequences leave in it, by what they contain; its own meter.
+class FakeServer:
+    """A fake server and meter, whose growth depends on the patterns that a sequence contains.
 
-    ``quick`` is what a quick look sees, ``waited`` what is seen when it is waited for, if that is
-    something else; ``fatal`` kills it. A look takes ``cost`` seconds.
+    Attributes:
+        quick: growth in a quick measurement, by pattern.
+        waited: growth after the long wait, by pattern, where it differs from `quick`.
+        fatal: patterns that kill the server.
+        cost: seconds of one measurement.
     """
 
     def __init__(self) -> None:
@@ -71,7 +74,7 @@ class World:
         self.fails: Callable[[int], bool] = lambda _: False
         self.dead = ""
         self.tries = 0
-        self.looks: list[tuple[str, int]] = []
+        self.measured: list[tuple[str, int]] = []
         self.settled: list[float] = []
         self.restarts = self.came_up = 0
         self.restarted: Callable[[], object] = bool
@@ -80,11 +83,11 @@ class World:
         self.meter: Meter | None = None
 
     def log(self) -> tuple[str, ...]:
-        """Its last words."""
+        """Return its last output."""
         return ("goodbye",)
 
     async def died(self) -> str:
-        """Say how it is dead."""
+        """Return how it died."""
         return self.dead
 
     async def restart(self, check: Callable[[], object] = bool) -> None:
@@ -103,7 +106,7 @@ class World:
         known: list[HuntFinding] | None = None,
         **limits: Any,
     ) -> HuntResult:
-        """Hunt it with these sequences, again and again."""
+        """Hunt it with these sequences, over and over."""
         drawn = cycle(map(seq, lines or [""]))
 
         def draw(_random: Random) -> Sequence:
@@ -129,41 +132,41 @@ class World:
 
 
 class Meter:
-    """Counts the world."""
+    """A meter that samples the fake server."""
 
-    def __init__(self, world: World, driver: Driver) -> None:
-        self._world = world
+    def __init__(self, fake: FakeServer, driver: Driver) -> None:
+        self._fake = fake
         self._driver = driver
         self.quick = 0.25
 
     async def settle(self, *, patience: float) -> None:
         """Wait."""
-        self._world.now += patience
-        self._world.settled.append(patience)
+        self._fake.now += patience
+        self._fake.settled.append(patience)
 
     async def grow(
         self, sequence: Sequence, batches: tuple[int, ...] = (COPIES,), patience: float = 0
     ) -> RepetitionGrowth:
-        """Look."""
-        world, copies = self._world, sum(batches)
-        world.tries += 1
-        world.now += world.cost
+        """Measure."""
+        fake, copies = self._fake, sum(batches)
+        fake.tries += 1
+        fake.now += fake.cost
         self._driver.spending.check()
         self._driver.spending.connections += copies
         self._driver.spending.delay(100)
-        if world.dead or world.fails(world.tries):
+        if fake.dead or fake.fails(fake.tries):
             raise CounterError("no profile")
-        world.looks.append((str(sequence), copies))
+        fake.measured.append((str(sequence), copies))
 
         def done(lines: dict[str, Any]) -> list[str]:
             return [each for each in lines if pattern.find(seq(each), sequence) is not None]
 
-        for line in done(world.fatal):
-            world.dead = world.fatal[line]
+        for line in done(fake.fatal):
+            fake.dead = fake.fatal[line]
             raise CounterError("no profile")
         growth = RepetitionGrowth(Counter(), Counter())
-        for line in done(world.quick):
-            one = world.waited.get(line, world.quick[line]) if patience else world.quick[line]
+        for line in done(fake.quick):
+            one = fake.waited.get(line, fake.quick[line]) if patience else fake.quick[line]
             growth = RepetitionGrowth(
                 growth.held + one.held,
                 growth.kept + one.kept,
@@ -174,102 +177,100 @@ class Meter:
 
 
 @pytest.fixture
-def world() -> World:
-    """A server that leaves nothing so far."""
-    return World()
+def fake() -> FakeServer:
+    """Return a server that leaves nothing so far."""
+    return FakeServer()
 
 
-def told(found: list[HuntFinding]) -> list[tuple[str, bool, bool]]:
-    """What is to be known of findings."""
+def summary(found: list[HuntFinding]) -> list[tuple[str, bool, bool]]:
+    """Return sequence, shrunk and confirmed of findings."""
     return [(str(each.sequence), each.shrunk, each.confirmed) for each in found]
 
 
 def test_hunt_ends_with_enough_findings_each_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known is kept out of what follows; the rest is found, and shrunk, all the same."""
-    world.quick = {SHORT: leaves(POLL), OTHER: leaves(PIPE, 2)}
-    result = world.hunt(monkeypatch, LONG, LONG, f"{LONG} c:open c:udp:1:@echo", findings=2)
+    """Known findings are left out of later sequences; others are found and shrunk all the same."""
+    fake.quick = {SHORT: leaves(POLL), OTHER: leaves(PIPE, 2)}
+    result = fake.hunt(monkeypatch, LONG, LONG, f"{LONG} c:open c:udp:1:@echo", findings=2)
 
     assert (result.ended, result.suspicion, result.passing) == ("enough", None, [])
-    assert told(result.findings) == [(SHORT, True, True), (OTHER, True, True)]
+    assert summary(result.findings) == [(SHORT, True, True), (OTHER, True, True)]
     assert [each.growth.tasks for each in result.findings] == [(1, 1), (2, 2)]
-    assert result.measurements == len(world.looks) == len(world.statuses)
-    assert result.connections == sum(copies for _, copies in world.looks)
-    assert result.sent == 100 * len(world.looks)
-    assert {status.doing for status in world.statuses} == {"searches", "shrinks", "measures"}
-    assert [copies for _, copies in world.looks].count(sum(BATCHES)) == 2
+    assert result.measurements == len(fake.measured) == len(fake.statuses)
+    assert result.connections == sum(copies for _, copies in fake.measured)
+    assert result.sent == 100 * len(fake.measured)
+    assert {status.doing for status in fake.statuses} == {"searches", "shrinks", "measures"}
+    assert [copies for _, copies in fake.measured].count(sum(BATCHES)) == 2
 
 
-def test_hunt_files_what_leaves_the_same_once(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another sequence that leaves what is known, any number of times, is told as such."""
-    world.quick = {SHORT: leaves(POLL), OTHER: leaves(POLL, 3)}
-    result = world.hunt(monkeypatch, LONG, LONGER)
+def test_hunt_files_equal_growth_once(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another sequence with a multiple of a known growth counts as explained."""
+    fake.quick = {SHORT: leaves(POLL), OTHER: leaves(POLL, 3)}
+    result = fake.hunt(monkeypatch, LONG, LONGER)
 
     assert result.ended == "connections"
-    assert told(result.findings) == [(SHORT, True, True)]
+    assert summary(result.findings) == [(SHORT, True, True)]
     assert result.suspicion is None
     assert result.explained > 1
 
 
-def test_hunt_takes_off_what_every_connection_leaves(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_hunt_subtracts_the_leak_of_every_connection(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It cannot be kept out of a sequence, and is no finding a second time."""
-    world.quick = {"a:open a:close": leaves(POLL)}
+    """The leak of every connection cannot be left out, and is no second finding."""
+    fake.quick = {"a:open a:close": leaves(POLL)}
     known = [HuntFinding(seq("a:open a:close"), leaves(POLL))]
-    result = world.hunt(monkeypatch, PLAIN, known=known)
+    result = fake.hunt(monkeypatch, PLAIN, known=known)
 
     assert (result.ended, result.findings, result.explained) == ("connections", [], 0)
 
 
 def test_hunt_ends_when_nothing_is_left_to_try(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And when its time is up, or somebody stops it."""
-    assert world.hunt(monkeypatch).ended == "known"
-    assert world.looks == []
-    assert world.hunt(monkeypatch, PLAIN, seconds=20).ended == "time"
-    assert len(world.looks) == 20 - 1
-    world.stopped = True
-    assert world.hunt(monkeypatch, PLAIN).ended == "stopped"
+    """A hunt also ends when its time is up, or when it is stopped."""
+    assert fake.hunt(monkeypatch).ended == "known"
+    assert fake.measured == []
+    assert fake.hunt(monkeypatch, PLAIN, seconds=20).ended == "time"
+    assert len(fake.measured) == 20 - 1
+    fake.stopped = True
+    assert fake.hunt(monkeypatch, PLAIN).ended == "stopped"
 
 
-def test_shrinking_does_not_look_at_what_is_known(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_shrinking_does_not_measure_known_sequences(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a step that opens again, two streams on two connections are on one."""
+    """Without the step that opens again, two streams on two connections are on one."""
     twice = "a:open a:new:1:@echo a:new:1:@echo a:close"
     apart = "a:open a:new:1:@echo a:open a:new:1:@echo a:close"
-    world.quick = {apart: leaves(PIPE), twice: leaves(POLL)}
+    fake.quick = {apart: leaves(PIPE), twice: leaves(POLL)}
     known = [HuntFinding(seq(twice), leaves(POLL))]
-    result = world.hunt(monkeypatch, apart, known=known, findings=1)
+    result = fake.hunt(monkeypatch, apart, known=known, findings=1)
 
-    assert told(result.findings) == [(apart, True, True)]
-    assert twice not in {each for each, _ in world.looks}
+    assert summary(result.findings) == [(apart, True, True)]
+    assert twice not in {each for each, _ in fake.measured}
 
 
 @pytest.mark.parametrize(("ours", "restarts"), [(False, 0), (True, 2)])
 def test_server_of_ours_is_started_again_before_and_after_it_is_measured(
-    world: World, monkeypatch: pytest.MonkeyPatch, restarts: int, *, ours: bool
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, restarts: int, *, ours: bool
 ) -> None:
-    """What so many looks have left in it would go on in what follows; another's is left alone."""
-    world.ours, world.quick = ours, {SHORT: leaves(POLL)}
+    """Leftovers of the measurements go with a restart; another's server is left alone."""
+    fake.ours, fake.quick = ours, {SHORT: leaves(POLL)}
 
-    assert len(world.hunt(monkeypatch, LONG, findings=1).findings) == 1
-    assert world.restarts == restarts
+    assert len(fake.hunt(monkeypatch, LONG, findings=1).findings) == 1
+    assert fake.restarts == restarts
 
 
-def test_server_of_ours_that_dies_is_shrunk_to_what_it_dies_of(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_death_of_a_server_of_ours_is_shrunk_to_its_cause(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not to what leaks, and not to anything that a dead server does; and it is told once."""
-    world.ours = True
-    world.fatal = {SHORT: EXITED, "a:open b:open a:close b:close": EXITED}
-    world.quick = {"a:open a:new:1:@echo a:close": leaves(POLL)}
-    result = world.hunt(monkeypatch, LONG.replace("b:", "a:"), "a:open b:open", findings=2)
+    """The result is the death and not a leak, and the death is reported once."""
+    fake.ours = True
+    fake.fatal = {SHORT: EXITED, "a:open b:open a:close b:close": EXITED}
+    fake.quick = {"a:open a:new:1:@echo a:close": leaves(POLL)}
+    result = fake.hunt(monkeypatch, LONG.replace("b:", "a:"), "a:open b:open", findings=2)
 
     died, leak = result.findings
     assert (str(died.sequence), died.died, died.shrunk, died.log) == (
@@ -277,20 +278,20 @@ def test_server_of_ours_that_dies_is_shrunk_to_what_it_dies_of(
         ("goodbye",),
     )
     assert (leak.died, str(leak.sequence)) == ("", "a:open a:new:1:@echo a:close")
-    assert world.restarts > 1
+    assert fake.restarts > 1
 
 
 def test_server_that_dies_when_it_is_measured_ends_the_hunt(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that is not ours is hunted no more, and what it died of is the finding."""
+    """A server that is not ours cannot be hunted further; its death is the finding."""
 
     def fails(_tries: int) -> bool:
-        world.dead = EXITED if world.statuses[-1].doing == "measures" else ""
-        return bool(world.dead)
+        fake.dead = EXITED if fake.statuses[-1].doing == "measures" else ""
+        return bool(fake.dead)
 
-    world.fails, world.quick = fails, {SHORT: leaves(POLL)}
-    result = world.hunt(monkeypatch, LONG)
+    fake.fails, fake.quick = fails, {SHORT: leaves(POLL)}
+    result = fake.hunt(monkeypatch, LONG)
 
     assert (result.ended, result.suspicion) == ("died", None)
     (found,) = result.findings
@@ -298,13 +299,13 @@ def test_server_that_dies_when_it_is_measured_ends_the_hunt(
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_hunt_measures_what_it_has_when_its_time_runs_out(
-    world: World, monkeypatch: pytest.MonkeyPatch, *, dies: bool
+def test_hunt_measures_its_candidate_when_time_runs_out(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, *, dies: bool
 ) -> None:
-    """The shortest so far, which is perhaps not the shortest; also of what kills a server."""
-    world.ours, world.cost = True, 10.0
-    world.fatal, world.quick = ({SHORT: EXITED}, {}) if dies else ({}, {SHORT: leaves(POLL)})
-    result = world.hunt(monkeypatch, LONG, seconds=90)
+    """The shortest so far is measured, marked as perhaps not minimal; also for a death."""
+    fake.ours, fake.cost = True, 10.0
+    fake.fatal, fake.quick = ({SHORT: EXITED}, {}) if dies else ({}, {SHORT: leaves(POLL)})
+    result = fake.hunt(monkeypatch, LONG, seconds=90)
 
     (found,) = result.findings
     assert (found.shrunk, found.died) == (False, EXITED if dies else "")
@@ -313,37 +314,37 @@ def test_hunt_measures_what_it_has_when_its_time_runs_out(
     assert result.ended == "time"
 
 
-def test_looks_that_fail_now_and_then_are_made_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_measurements_that_fail_now_and_then_are_repeated(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that lives may fail to answer, but not so often in a row."""
-    world.fails = lambda tries: tries % 3 != 0
-    assert world.hunt(monkeypatch, PLAIN).ended == "connections"
+    """A server may fail to answer now and then, but not three times in a row."""
+    fake.fails = lambda tries: tries % 3 != 0
+    assert fake.hunt(monkeypatch, PLAIN).ended == "connections"
 
-    world.fails, world.tries = (lambda _: True), 0
-    result = world.hunt(monkeypatch, PLAIN)
-    assert (result.ended, result.trouble, world.tries) == ("trouble", "no profile", 3)
+    fake.fails, fake.tries = (lambda _: True), 0
+    result = fake.hunt(monkeypatch, PLAIN)
+    assert (result.ended, result.trouble, fake.tries) == ("trouble", "no profile", 3)
 
 
-def test_what_goes_soon_is_looked_at_longer_from_then_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_growth_that_goes_soon_lengthens_later_measurements(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no finding, and the next look is not deceived by it."""
-    world.quick, world.waited = {SHORT: leaves(POLL)}, {SHORT: goes(POLL, 1.0)}
-    result = world.hunt(monkeypatch, LONG, connections=60)
+    """Growth that goes soon is no finding, and later quick measurements wait longer."""
+    fake.quick, fake.waited = {SHORT: leaves(POLL)}, {SHORT: goes(POLL, 1.0)}
+    result = fake.hunt(monkeypatch, LONG, connections=60)
 
     assert (result.findings, result.passing, result.unsure > 0) == ([], [], True)
-    assert world.meter is not None
-    assert world.meter.quick == (1.25 if result.unsure == 1 else 2.5)
+    assert fake.meter is not None
+    assert fake.meter.quick == (1.25 if result.unsure == 1 else 2.5)
 
 
-def test_what_goes_late_is_filed_and_kept_out(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_growth_that_goes_late_is_filed_and_left_out(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known by what a quick look sees of it: no other sequence that leaves the same is filed."""
-    world.quick = {SHORT: leaves(POLL, 2), OTHER: leaves(POLL, 2)}
-    world.waited = {SHORT: goes(POLL, 15.0), OTHER: goes(POLL, 15.0)}
-    result = world.hunt(monkeypatch, LONG, LONGER)
+    """Its quick growth is known, so no other sequence with that growth is filed."""
+    fake.quick = {SHORT: leaves(POLL, 2), OTHER: leaves(POLL, 2)}
+    fake.waited = {SHORT: goes(POLL, 15.0), OTHER: goes(POLL, 15.0)}
+    result = fake.hunt(monkeypatch, LONG, LONGER)
 
     (passing,) = result.passing
     assert (str(passing.sequence), passing.gone, passing.growth.held) == (SHORT, 15, {POLL: 1})
@@ -352,71 +353,71 @@ def test_what_goes_late_is_filed_and_kept_out(
 
 
 @pytest.mark.parametrize("ours", [False, True])
-def test_hunt_waits_for_what_goes_late_before_it_looks_on(
-    world: World, monkeypatch: pytest.MonkeyPatch, *, ours: bool
+def test_hunt_waits_for_late_growth_before_it_goes_on(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, *, ours: bool
 ) -> None:
-    """What other looks have left would go during the next: so long, or in a server started anew."""
-    world.ours = ours
-    world.quick = {SHORT: leaves(POLL), OTHER: leaves(POLL)}
-    world.waited = {SHORT: goes(POLL, 15.0), OTHER: goes(POLL, 15.0)}
-    world.hunt(monkeypatch, LONG, LONGER, PLAIN)
+    """Older growth would go during the next measurement; a restart or a wait prevents that."""
+    fake.ours = ours
+    fake.quick = {SHORT: leaves(POLL), OTHER: leaves(POLL)}
+    fake.waited = {SHORT: goes(POLL, 15.0), OTHER: goes(POLL, 15.0)}
+    fake.hunt(monkeypatch, LONG, LONGER, PLAIN)
 
-    assert (15.0 in world.settled) is not ours
-    # Not before each look: what was started anew has nothing left in it.
-    assert (2 < world.restarts < len(world.looks) / 2) is ours
+    assert (15.0 in fake.settled) is not ours
+    # Not before each measurement, since a restarted server has no leftovers.
+    assert (2 < fake.restarts < len(fake.measured) / 2) is ours
 
 
-def test_what_hid_behind_other_looks_is_shrunk_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_growth_hidden_by_other_measurements_is_shrunk_again(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At first nothing shorter seems to leave anything; then it is known how long to wait."""
+    """At first nothing shorter seems to leak; once the wait is known, it does."""
     long = str(seq(LONG).canonical())
-    world.quick, world.waited = {long: leaves(POLL)}, {SHORT: goes(POLL, 15.0)}
-    world.waited[long] = goes(POLL, 15.0)
+    fake.quick, fake.waited = {long: leaves(POLL)}, {SHORT: goes(POLL, 15.0)}
+    fake.waited[long] = goes(POLL, 15.0)
     settle = Meter.settle
 
     async def settled(meter: Meter, *, patience: float) -> None:
         await settle(meter, patience=patience)
-        if len(world.looks) > 10:
-            world.quick = {SHORT: leaves(POLL)}
+        if len(fake.measured) > 10:
+            fake.quick = {SHORT: leaves(POLL)}
 
     monkeypatch.setattr(Meter, "settle", settled)
-    result = world.hunt(monkeypatch, LONG)
+    result = fake.hunt(monkeypatch, LONG)
     assert [str(each.sequence) for each in result.passing] == [SHORT]
 
 
 def test_server_that_does_not_come_up_again_ends_the_hunt(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what was found, and why; and whoever stops it need not wait for the server."""
+    """The findings so far and the reason are kept; a stop need not wait for the server."""
 
     def measured() -> bool:
-        return world.looks[-1][1] == sum(BATCHES)
+        return fake.measured[-1][1] == sum(BATCHES)
 
     def lost() -> None:
         if measured():
             raise CounterError("no profile")
 
-    world.ours, world.quick, world.restarted = True, {SHORT: leaves(POLL)}, lost
-    result = world.hunt(monkeypatch, LONG)
+    fake.ours, fake.quick, fake.restarted = True, {SHORT: leaves(POLL)}, lost
+    result = fake.hunt(monkeypatch, LONG)
     assert (result.ended, len(result.findings)) == ("trouble", 1)
     assert result.trouble == "the server did not come up again: no profile"
 
-    world.restarted = lambda: setattr(world, "stopped", measured())
-    result = world.hunt(monkeypatch, LONG)
+    fake.restarted = lambda: setattr(fake, "stopped", measured())
+    result = fake.hunt(monkeypatch, LONG)
     assert (result.ended, len(result.findings)) == ("stopped", 1)
-    # In either hunt the last one did not come to its end.
-    assert world.restarts == world.came_up + 2
+    # In either hunt the last measurement did not finish.
+    assert fake.restarts == fake.came_up + 2
 
 
 @pytest.mark.parametrize(("ours", "ended", "found"), [(True, "time", 0), (False, "died", 1)])
-def test_death_that_is_known_is_not_told_again(
-    world: World, monkeypatch: pytest.MonkeyPatch, ended: str, found: int, *, ours: bool
+def test_known_death_is_not_reported_again(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch, ended: str, found: int, *, ours: bool
 ) -> None:
-    """Also when the time is up while it is shrunk; unless it is the end of the hunt."""
-    world.ours, world.cost, world.fatal = ours, 10.0, {SHORT: EXITED}
+    """A known death is not reported again, unless it ends the hunt."""
+    fake.ours, fake.cost, fake.fatal = ours, 10.0, {SHORT: EXITED}
     nothing = RepetitionGrowth(Counter(), Counter())
     known = [HuntFinding(seq(OTHER), nothing, died=EXITED)]
-    result = world.hunt(monkeypatch, LONG, seconds=40, patience=0.1, known=known)
+    result = fake.hunt(monkeypatch, LONG, seconds=40, patience=0.1, known=known)
 
     assert (result.ended, len(result.findings), result.suspicion) == (ended, found, None)

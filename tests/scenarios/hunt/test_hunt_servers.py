@@ -1,4 +1,4 @@
-"""A hunt of servers in this process: hostile ones, ones that die, endpoints that lie."""
+"""Tests of hunts against servers in this process: hostile, dying, and with false counts."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits are as short as the servers here allow."""
+    """Shorten the waits to the little that these servers need."""
     monkeypatch.setattr(measure, "QUICK", 0.005)
     monkeypatch.setattr(measure, "_POLL", 0.0005)
     monkeypatch.setattr(batch, "SETTLE_SECONDS", 0.002)
@@ -44,14 +44,14 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Counted(RemoteServer):
-    """A server in this process: what it holds is what it says."""
+    """A server in this process, with counts that the test sets."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         super().__init__(address, pid=getpid())
         self.held: Counter[tuple[str, ...]] = Counter()
 
     async def read(self) -> Snapshot:
-        """Tell what it holds."""
+        """Return the counts."""
         return Snapshot(self.held.copy())
 
 
@@ -73,7 +73,7 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[asyncio.Server, Count
         server.close()
         for writer in writers:
             writer.transport.abort()
-        # What is aborted is closed in the next iteration, and read to its end in the one after.
+        # An aborted transport closes in the next iteration; its peer reads the end one later.
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -81,7 +81,7 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[asyncio.Server, Count
 async def hunt(
     target: RemoteServer, *lines: str, connections: int = 60, patience: float = 0.01
 ) -> HuntResult:
-    """Hunt a server until something is found, or measure lines at it."""
+    """Hunt a server until something is found, or measure given lines."""
     limits = HuntBudget(seconds=20, connections=connections, patience=patience, findings=1)
     replays = [Sequence.parse(line) for line in lines] or None
     async with Destinations() as destinations:
@@ -89,7 +89,7 @@ async def hunt(
 
 
 async def noise(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer with bytes that mean nothing."""
+    """Answer with meaningless bytes."""
     writer.write(Random(1).randbytes(1000))
     await writer.drain()
 
@@ -111,28 +111,28 @@ async def resets(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 async def megabytes(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer more than anybody asked for."""
+    """Answer with more bytes than asked for."""
     for _ in range(2):
         writer.write(bytes(1 << 20))
         await writer.drain()
 
 
 async def variant(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Close one direction, and go on reading."""
+    """Close one direction and read on."""
     writer.write_eof()
     await reader.read()
 
 
 async def deaf(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Read nothing, and stay."""
+    """Read nothing and stay."""
     cast("asyncio.Transport", writer.transport).pause_reading()
     with suppress(TimeoutError):
         await asyncio.wait_for(writer.wait_closed(), 0.05)
 
 
 @pytest.mark.parametrize("handler", [noise, nothing, gone, resets, megabytes, variant, deaf])
-def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
-    """Whatever comes is discarded; the hunt ends when its connections are used up."""
+def test_hunt_survives_any_answer(handler: Handler) -> None:
+    """All answers are discarded; the hunt ends when its connections are used up."""
     errors: list[dict[str, object]] = []
 
     async def main() -> None:
@@ -148,7 +148,7 @@ def test_hunt_survives_what_a_server_answers(handler: Handler) -> None:
 
 
 def test_hunt_survives_counts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others at each look, without end: it ends all the same, and is certain of nothing."""
+    """Counts that differ in every sample do not keep the hunt from ending, and are not exact."""
     monkeypatch.setattr(measure, "_LIMIT", 1)
 
     class Noisy(Counted):
@@ -174,7 +174,7 @@ async def test_server_is_reached_by_a_user_that_it_knows(
     reached: bool,  # noqa: FBT001 - a parameter
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As a hunt's streams are: it dials a destination hosted here."""
+    """The server dials a destination of ours for a stream of a known user."""
     monkeypatch.setattr(batch, "REACH_SECONDS", 60 if reached else 0.05)
     inbound = Inbound([User(USER)], Outbound())
     address = await inbound.listen(HOST, 0)
@@ -184,8 +184,8 @@ async def test_server_is_reached_by_a_user_that_it_knows(
     await inbound.shutdown()
 
 
-def test_hunt_says_that_a_server_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It listens, and its queue is full: dead for the hunt, which waits no longer than it must."""
+def test_hunt_reports_a_server_that_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose queue is full counts as dead, after a short wait."""
     monkeypatch.setattr(batch, "CONNECT_SECONDS", 0.02)
     monkeypatch.setattr(remote_server, "_ANSWER_SECONDS", 0.01)
 
@@ -200,7 +200,7 @@ def test_hunt_says_that_a_server_accepts_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_peer_ends_a_connection_that_is_gone_already() -> None:
-    """The server has reset it, and nobody has looked since: neither FIN nor RST is an error."""
+    """The server has reset the connection unnoticed: neither FIN nor RST raises an error."""
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -222,7 +222,7 @@ def test_peer_ends_a_connection_that_is_gone_already() -> None:
 
 @pytest.mark.asyncio
 async def test_replay_is_measured_however_little_time_a_search_would_have() -> None:
-    """Else what leaks would be told as nothing found."""
+    """Otherwise a leak would be reported as nothing found."""
 
     async def leaks(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         target.held[POLL] += 1
@@ -236,8 +236,8 @@ async def test_replay_is_measured_however_little_time_a_search_would_have() -> N
     assert [each.growth.tasks for each in result.findings] == [(1, 1)]
 
 
-def test_hunt_finds_what_every_connection_leaves() -> None:
-    """A count that grows by two with each connection, of which one stays for ever: two steps."""
+def test_hunt_finds_a_leak_of_every_connection() -> None:
+    """A count grows by two with each connection, and one of them stays: two steps."""
 
     async def main() -> None:
         async def leaky(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -255,28 +255,28 @@ def test_hunt_finds_what_every_connection_leaves() -> None:
 
 
 class Idling(Counted):
-    """Ends what is idle by itself, as soon as it has been looked at so often."""
+    """A server that ends idle objects by itself, after so many samples."""
 
     def __init__(self, address: tuple[str, int], limit: int = 40) -> None:
         super().__init__(address)
-        self.looks, self.limit = 0, limit
+        self.samples, self.limit = 0, limit
 
     async def read(self) -> Snapshot:
-        """Tell what it holds."""
-        self.looks += 1
-        if self.looks > self.limit:
+        """Return the counts."""
+        self.samples += 1
+        if self.samples > self.limit:
             del self.held[("idle",)]
         return await super().read()
 
     async def serve(self, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        """Hold something for a while, whatever the client does."""
-        self.looks = 0
+        """Keep an object for a while, whatever the client does."""
+        self.samples = 0
         self.held[("idle",)] += 1
         await reader.read()
 
 
-def test_hunt_tells_what_goes_by_itself_from_a_leak() -> None:
-    """What is gone when it is waited for is no finding, and is told, with the time it took."""
+def test_hunt_separates_passing_growth_from_a_leak() -> None:
+    """Growth that goes during the wait is no finding, and is reported with its time."""
 
     async def main() -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -295,8 +295,8 @@ def test_hunt_tells_what_goes_by_itself_from_a_leak() -> None:
     asyncio.run(main())
 
 
-def test_hunt_finds_what_stays_beside_what_goes() -> None:
-    """One that stays, and more that go while it is waited for: the one, exactly."""
+def test_hunt_finds_a_leak_beside_passing_growth() -> None:
+    """One object stays and more go during the wait: the one is measured exactly."""
 
     async def main() -> None:
         async def leaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -314,8 +314,8 @@ def test_hunt_finds_what_stays_beside_what_goes() -> None:
 
 
 @pytest.mark.slow
-def test_hunt_searches_on_without_what_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What takes too long for every look is filed once, shrunk, and kept out of what follows."""
+def test_hunt_searches_on_without_passing_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Growth that outlasts every quick measurement is filed once, shrunk, and left out later."""
     monkeypatch.setattr(hunts, "_LONGEST_LOOK", 0.001)
 
     async def main() -> None:
@@ -335,7 +335,7 @@ def test_hunt_searches_on_without_what_goes_by_itself(monkeypatch: pytest.Monkey
 
 
 def test_hunt_reports_a_server_that_dies() -> None:
-    """It stops accepting at the first bytes: the sequence is a finding, and the hunt ends."""
+    """The server stops accepting at the first bytes: a finding, and the end of the hunt."""
 
     async def main() -> None:
         async def dies(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -351,21 +351,21 @@ def test_hunt_reports_a_server_that_dies() -> None:
 
 
 @pytest.mark.asyncio
-async def test_hunt_blames_no_sequence_for_a_death_between_two_looks() -> None:
-    """While it waits for what goes by itself, it sends nothing that the server could die of."""
+async def test_death_between_two_measurements_belongs_to_no_sequence() -> None:
+    """While the hunt waits for growth to go, it sends nothing that could kill the server."""
 
     class Dying(Counted):
-        looks = 0
+        samples = 0
 
         async def read(self) -> Snapshot:
-            self.looks += 1
-            if self.looks > 60:
+            self.samples += 1
+            if self.samples > 60:
                 server.close()
                 raise CounterError("expected a profile, got none")
             return await super().read()
 
     async def leaks(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        target.looks = 0
+        target.samples = 0
         target.held[POLL] += 1
         await reader.read()
 
@@ -377,7 +377,7 @@ async def test_hunt_blames_no_sequence_for_a_death_between_two_looks() -> None:
 
 
 def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
-    """It lives, but tells no counts any more: said, and not taken for anything else."""
+    """A server that lives without counts ends the hunt with an error and not with a finding."""
 
     async def main() -> None:
         async def read() -> Snapshot:
@@ -392,8 +392,8 @@ def test_hunt_ends_when_the_server_cannot_be_counted() -> None:
     asyncio.run(main())
 
 
-def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
-    """Stopped while it shrinks: the shortest so far, as a suspicion and not as a finding."""
+def test_hunt_keeps_its_candidate_when_it_is_stopped() -> None:
+    """The shortest candidate so far is kept as a suspicion and not as a finding."""
 
     async def main() -> None:
         async def leaky(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -421,8 +421,10 @@ def test_hunt_keeps_what_it_has_when_it_is_stopped() -> None:
         (b"x" * 5000, "more than 0 MiB"),
     ],
 )
-def test_pprof_says_what_it_got(answer: bytes, got: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint may answer anything: an error that says what, and what to do."""
+def test_pprof_error_has_the_answer(
+    answer: bytes, got: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other answer is an error that shows it and names the remedy."""
     monkeypatch.setattr(counters, "MAX_BYTES", 4000)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -441,7 +443,7 @@ def test_pprof_says_what_it_got(answer: bytes, got: str, monkeypatch: pytest.Mon
 
 
 def test_pprof_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither for an endpoint that says nothing, nor for one that nobody listens at."""
+    """An endpoint that never answers and one that does not listen end the wait."""
     monkeypatch.setattr(counters, "SECONDS", 0.01)
 
     async def main() -> None:
@@ -457,7 +459,7 @@ def test_pprof_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_process_is_counted_from_proc() -> None:
-    """Descriptors and memory of this process; none of one that is not there."""
+    """Descriptors and memory of this process are counted; a missing process is an error."""
 
     async def main() -> None:
         before = await Process(getpid()).read()
@@ -481,7 +483,7 @@ def test_process_is_counted_from_proc() -> None:
     ],
 )
 def test_target_that_does_not_start_says_why(command: str, says: str) -> None:
-    """The end of the process or its last lines, not a timeout."""
+    """The error has the end of the process or its last lines, and is no timeout."""
 
     async def main() -> None:
         async with serving(nothing) as (server, free):
@@ -498,18 +500,18 @@ def test_target_that_does_not_start_says_why(command: str, says: str) -> None:
 
 
 def test_target_refuses_a_port_that_is_taken() -> None:
-    """What listens there already would be hunted, and the new process counted."""
+    """Otherwise the other program would be hunted and the new process counted."""
 
     async def main() -> None:
         async with serving(nothing) as (_, there):
-            with pytest.raises(StartError, match="is taken already"):
+            with pytest.raises(StartError, match="a program listens there already"):
                 await RemoteServer(there.address, command="false").start()
 
     asyncio.run(main())
 
 
-def test_destinations_do_what_they_are_named_for() -> None:
-    """Each over real sockets; and all are gone when they leave."""
+def test_destinations_behave_as_named() -> None:
+    """Each behaves so over real sockets, and all connections end when they close."""
 
     async def main() -> None:
         async with Destinations() as hosted:
@@ -550,8 +552,8 @@ def test_destinations_do_what_they_are_named_for() -> None:
 
 
 @pytest.mark.asyncio
-async def test_left_is_all_that_changed_also_what_became_less() -> None:
-    """Not rounded, and not cut off at nothing; the next one begins from there."""
+async def test_left_is_every_change_also_below_zero() -> None:
+    """Changes are not rounded and can be below zero; the next measurement starts from there."""
     gone: list[int] = []
 
     async def leaks(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -578,7 +580,7 @@ async def test_left_is_all_that_changed_also_what_became_less() -> None:
 
 
 def test_destinations_speak_udp() -> None:
-    """An echo, and one that takes datagrams and says nothing; both are seen to be used."""
+    """One echoes and one stays silent; both count as traffic."""
 
     async def main() -> None:
         loop, came = asyncio.get_running_loop(), asyncio.Event()
@@ -601,7 +603,7 @@ def test_destinations_speak_udp() -> None:
 
 
 def test_peer_gives_each_xudp_stream_an_id_of_its_own() -> None:
-    """Equal ones would be one stream to the server, across connections; plain UDP has none."""
+    """Equal ids would be one stream, even across connections; plain UDP has none."""
     frames = []
     for verb in ("udp", "xudp", "xudp"):
         decoder = FrameDecoder()
@@ -617,24 +619,24 @@ def test_peer_gives_each_xudp_stream_an_id_of_its_own() -> None:
 
 
 def test_meter_takes_a_moment_for_no_change() -> None:
-    """Counts that are others for one look of seven, and then as before, have not changed."""
+    """A count that differs in one of seven samples has not changed."""
 
     class Blinks(Counted):
-        looks = 0
+        samples = 0
 
         async def read(self) -> Snapshot:
-            self.looks += 1
-            self.held[("blink",)] = self.looks % 7 == 0
+            self.samples += 1
+            self.held[("blink",)] = self.samples % 7 == 0
             return await super().read()
 
     async def main() -> None:
         async with serving(nothing) as (_, counted), Destinations() as destinations:
             target = Blinks(counted.address)
             driver = Driver(counted.address, USER, destinations, Spending(1e6))
-            # A look is a moment, however long it takes here.
-            meter = Meter(target, driver, destinations, lambda: 0.002 * target.looks)
+            # A sample takes no time on this clock, however long it takes here.
+            meter = Meter(target, driver, destinations, lambda: 0.002 * target.samples)
             settled = await meter.settle(patience=0.05)
         assert settled.tasks == 0
-        assert target.looks > 14
+        assert target.samples > 14
 
     asyncio.run(main())

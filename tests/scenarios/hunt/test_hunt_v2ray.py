@@ -1,4 +1,4 @@
-"""V2Ray's counts over gRPC: from servers that answer anything, and from the real one."""
+"""Tests of V2Ray's counts over gRPC, with fake servers and the real one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 ANSWER = bytes.fromhex("080f100118e089232088ba352890f8aa0630f142388f2140e22148d3d2085001")
-"""What V2Ray 4.34.0 said when it had 15 goroutines."""
+"""Answer of V2Ray 4.34.0 with 15 goroutines."""
 COUNTS = Snapshot(Counter({GOROUTINES: 15}), 574_688)
 
 
 @contextmanager
 def serving(answer: Callable[[bytes, Any], bytes], service: str = v2ray.SERVICE) -> Iterator[str]:
-    """A gRPC server with one method, on a free port."""
+    """Yield a gRPC server with one method, on a free port."""
     grpc = pytest.importorskip("grpc", reason=f"needs: {v2ray.HOW}")
     with ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool)
@@ -43,7 +43,7 @@ def serving(answer: Callable[[bytes, Any], bytes], service: str = v2ray.SERVICE)
 
 
 def read(address: str) -> Snapshot:
-    """Look once."""
+    """Take a sample."""
     stats = V2RayStats(address)
     try:
         return asyncio.run(stats.read())
@@ -52,7 +52,7 @@ def read(address: str) -> Snapshot:
 
 
 def test_v2ray_answer_is_read() -> None:
-    """Goroutines and heap; fields of other kinds, which later versions may add, are passed over."""
+    """Goroutines and heap are read; fields of other types, as in later versions, are skipped."""
     more = bytes.fromhex("5a03616263" + "61" + "00" * 8 + "6d" + "00" * 4)
 
     for answer in (ANSWER, more + ANSWER, ANSWER + more):
@@ -72,15 +72,15 @@ def test_v2ray_answer_is_read() -> None:
     ],
 )
 def test_v2ray_answer_may_be_anything(answer: bytes, says: str) -> None:
-    """What is no such message is an error that shows it."""
+    """Another message is an error that shows it."""
     with pytest.raises(ValueError, match=says):
         read_stats(answer)
 
 
 def test_v2ray_is_asked_over_grpc() -> None:
-    """One channel, however often one looks; a mere number gives way to stacks."""
+    """All samples use one channel; a mere number gives way to stacks."""
 
-    async def looks(stats: V2RayStats) -> list[Snapshot]:
+    async def samples(stats: V2RayStats) -> list[Snapshot]:
         return [await stats.read() for _ in range(3)]
 
     peers = set()
@@ -96,7 +96,7 @@ def test_v2ray_is_asked_over_grpc() -> None:
     with serving(answer) as address:
         stats = V2RayStats(address)
         try:
-            assert asyncio.run(looks(stats)) == [COUNTS] * 3
+            assert asyncio.run(samples(stats)) == [COUNTS] * 3
             both = asyncio.run(Together([stats, Stacks()]).read())
             assert both == Snapshot(Counter({("main.run",): 4}), 574_688)
         finally:
@@ -105,7 +105,7 @@ def test_v2ray_is_asked_over_grpc() -> None:
 
 
 def test_v2ray_that_answers_nonsense_says_what_it_said() -> None:
-    """Garbage in a proper answer, an error, another service: told, with what to do."""
+    """Garbage, an error or another service is an error with a remedy."""
 
     def fails(_request: bytes, _context: Any) -> bytes:
         raise ValueError("broken")
@@ -122,7 +122,7 @@ def test_v2ray_that_answers_nonsense_says_what_it_said() -> None:
 
 
 def test_v2ray_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither one that never answers, nor one that is not there, nor one that speaks no gRPC."""
+    """A server that never answers, is not there or speaks no gRPC ends the wait."""
     monkeypatch.setattr(v2ray, "SECONDS", 0.03)
     end = threading.Event()
 
@@ -155,7 +155,7 @@ def test_v2ray_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Monkey
 
 
 def test_v2ray_without_the_extra_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is sent."""
+    """The error comes before anything is sent."""
     monkeypatch.setitem(sys.modules, "grpc", None)
 
     with pytest.raises(ImportError, match=r"pip install 'muxleak\[v2ray\]'"):

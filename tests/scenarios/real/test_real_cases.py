@@ -1,4 +1,4 @@
-"""The cases of real proxies: one notation for them, their twins, and the hunt."""
+"""Tests of the cases of real proxies: one notation for them, their twins and the hunt."""
 
 from fractions import Fraction
 from itertools import groupby
@@ -18,13 +18,13 @@ every_case = pytest.mark.parametrize("case", CASES, ids=attrgetter("name"))
 
 
 def replay(line: str) -> int:
-    """The exit code of the command."""
+    """Return the exit code of the command."""
     return CliRunner().invoke(cli, ["replay", line]).exit_code
 
 
 @every_case
-def test_case_replays_in_the_simulated_world(case: Case) -> None:
-    """The buggy variant leaks exactly where the twin is claimed to; the fixed one never."""
+def test_case_replays_in_the_simulation(case: Case) -> None:
+    """The buggy variant leaks where the twin is claimed to, and the fixed one never."""
     line = str(case.replay)
     assert line.startswith(f"{case.pair}/buggy a:open ")
 
@@ -33,15 +33,15 @@ def test_case_replays_in_the_simulated_world(case: Case) -> None:
 
 
 @every_case
-def test_case_is_one_that_the_hunt_can_take(case: Case) -> None:
-    """``muxleak hunt --replay`` takes it as it is, and it ends as it begins: with nothing open."""
+def test_case_is_a_sequence_for_the_hunt(case: Case) -> None:
+    """``muxleak hunt --replay`` takes the line as it is, and nothing is open at its end."""
     assert str(hunted(case.line)) == case.line
     assert case.sequence.canonical() == case.sequence
 
 
 @every_case
-def test_case_differs_in_the_simulated_world_only_where_that_has_a_limit(case: Case) -> None:
-    """It is the same line, but for who does not read what is too much for him."""
+def test_case_differs_in_the_simulation_only_where_that_has_a_limit(case: Case) -> None:
+    """Only the lines of a destination that never reads differ."""
     same = case.replay.sequence == case.sequence
     blocked = sum(step.size for step in case.sequence) > max(SIZES) and "@deaf" in case.line
 
@@ -51,15 +51,15 @@ def test_case_differs_in_the_simulated_world_only_where_that_has_a_limit(case: C
     )
 
 
-def test_control_claims_nothing_of_anybody() -> None:
-    """And what is no control is claimed of both; each pair has some of either kind."""
+def test_control_claims_no_growth() -> None:
+    """Every other case claims a leak of both, and each pair has cases of either kind."""
     assert all(any(case.real) == any(case.twin) for case in CASES)
     for pair, group in groupby(CASES, attrgetter("pair")):
         assert {case.control for case in group} == {True, False}, pair
 
 
-def test_pairs_stand_together() -> None:
-    """So that servers are shared."""
+def test_cases_of_a_pair_are_neighbours() -> None:
+    """Neighbours of one pair share servers."""
     groups = [pair for pair, _ in groupby(CASES, attrgetter("pair"))]
 
     assert len(groups) == len(set(groups))
@@ -74,13 +74,13 @@ def test_pairs_stand_together() -> None:
         (Left(Fraction(21, 20), Fraction(1), Fraction(-1, 3)), "1.05+1, -0.33+0"),
     ],
 )
-def test_left_shows_whole_numbers_as_such_and_no_other(figures: Left, shown: str) -> None:
-    """What is not the same each time is not rounded to look so."""
+def test_left_shows_fractions_as_such(figures: Left, shown: str) -> None:
+    """A fraction is not rounded to a whole number."""
     assert str(figures) == shown
 
 
 def test_blocked_destination_needs_no_more_than_is_sent() -> None:
-    """The world's own limits: a handler that never reads blocks the receive loop by itself."""
+    """In the simulation a handler that never reads blocks the receive loop by itself."""
     last = CASES[-1]
     assert last.control
 
