@@ -45,6 +45,7 @@ from muxleak_scenarios.cli import cli
 from muxleak_scenarios.pairs.negative_controls import CONTROLS
 from muxleak_scenarios.sequence import steps
 from muxleak_vless.versions import VERSIONS
+from source_roots import PYTHONPATH
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -164,10 +165,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *arguments = shlex.split(command)
     modules = {"muxleak": ["-m", "muxleak"], "pytest": ["-m", "pytest", "-p", "no:cacheprovider"]}
     words = ["cat"] if program == "cat" else [sys.executable, *modules.get(program, [])]
-    roots = [str(ROOT / name) for name in ("harness", "vless", "scenarios")]
-    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1"}
-    if importlib.util.find_spec("muxleak") is None:
-        environment["PYTHONPATH"] = os.pathsep.join(roots)
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONPATH": PYTHONPATH}
     for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
         environment.pop(name, None)
     return subprocess.run(  # noqa: S603 - our own program, with arguments of our own pages
@@ -588,6 +586,49 @@ def test_every_command_is_listed() -> None:
 
     assert named == set(commands())
     assert all(any(re.search(rf"`muxleak {name}\b", cell) for name in named) for cell in cells)
+
+
+@pytest.mark.slow
+def test_completion_works_as_shown(tmp_path: Path) -> None:
+    """The line for bash, run by bash, completes commands, pairs and values of options."""
+    page = TEXT[DOCS / "command-line.md"]
+    line = 'eval "$(_MUXLEAK_COMPLETE=bash_source muxleak)"'
+    assert line in page
+    script = tmp_path / "muxleak"
+    # Completion goes by the name of the program, which `python -m muxleak` does not have.
+    start = "import sys; sys.argv[0] = 'muxleak'; from muxleak_scenarios.cli import main; main()"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{start}" "$@"\n')
+    script.chmod(0o755)
+    tries = "".join(
+        f"COMP_WORDS=({words}); COMP_CWORD={words.count(' ')}; COMPREPLY=(); "
+        f'_muxleak_completion muxleak; echo "${{COMPREPLY[@]}}"\n'
+        for words in ("muxleak ver", "muxleak show live", 'muxleak fuzz --target ""')
+    )
+    done = subprocess.run(  # noqa: S603 - the line of our own page
+        ["bash", "-c", f"{line}\n{tries}"],  # noqa: S607 - as a reader's shell
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": PYTHONPATH,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "bash version" in done.stderr.lower():
+        pytest.skip("needs bash 4.4 or newer")
+    assert done.stdout.splitlines() == ["verify", "live_id_reused", "simulated tcp uvloop"]
+
+
+def test_every_extra_is_described() -> None:
+    """The table of extras has each one that a user may want, and the others for contributors."""
+    table = rows("command-line.md", "| extra | needed for |")
+    listed = {name.strip("`") for name, _ in table}
+
+    assert {f"muxleak[{extra}]" for extra in extras_there_are()} >= listed
+    for extra in extras_there_are():
+        everywhere = "".join(TEXT[page] for page in PAGES)
+        assert f"muxleak[{extra}]" in everywhere or f".[{extra}]" in everywhere, extra
 
 
 def test_every_setting_of_the_plugin_is_described() -> None:
