@@ -9,6 +9,8 @@ import muxleak
 import muxleak_scenarios
 import muxleak_vless
 
+# The roots of the three packages, for a checkout that is not installed. They are searched before
+# the installed packages, and `-P` keeps the current folder out of the search.
 _ROOTS = [
     str(Path(str(package.__file__)).parents[1])
     for package in (muxleak, muxleak_vless, muxleak_scenarios)

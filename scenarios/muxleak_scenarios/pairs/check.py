@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle
 
+# The targets that an option of `muxleak replay` names. A partial or a class of a test's own has
+# none.
 _TARGETS: dict[object, tuple[str, ...]] = {SimTarget: (), TcpTarget: ("--target", "tcp")}
 
 

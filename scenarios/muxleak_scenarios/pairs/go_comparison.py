@@ -92,6 +92,8 @@ class VersionRow:
 
 _FIXED = {"P-A": 0, "P-B": 0, "V2": 0}
 ENDINGS = (
+    # The reported bug: V1's watcher waits for the service's context, and stays whatever ends the
+    # connection.
     Ending(
         name="peer EOF", sequence="a:open a:new:1:echo+5 a:close", go={"V0": 1, "V1": 1, **_FIXED}
     ),
@@ -112,6 +114,7 @@ ENDINGS = (
         after="server end",
         go={"V1": 0},
     ),
+    # V1 starts its watcher only if the parent can be cancelled (in Go: `Done()` is not nil).
     Ending(
         name="peer EOF, parent that cannot be cancelled",
         sequence="a:open a:new:1:echo+5 a:close",
@@ -120,6 +123,8 @@ ENDINGS = (
     ),
     Ending(name="peer reset", sequence="a:open a:new:1:echo a:abort", go={}),
     Ending(name="bad frame", sequence="a:open a:new:1:echo a:junk:status", go={}),
+    # The originals put the new stream into the table before they check the frame, so no table has
+    # the old one when the connection is cleaned up.
     Ending(
         name="malformed New on an id in use, server end",
         sequence="a:open a:new:1:echo a:junk:network",
@@ -127,12 +132,15 @@ ENDINGS = (
         go={"V1": 1, "P-A": 1, "P-B": 1, "V2": 1},
     ),
     Ending(name="truncated frame", sequence="a:open a:new:1:echo a:cut+5 a:close", go={}),
+    # The receive loop waits in a read that the server's end does not wake.
     Ending(
         name="cancel, peer stays",
         sequence="a:open a:new:1:echo cancel",
         after="last step",
         go={"P-A": 2, "V2": 1},
     ),
+    # The regression of the committed fix: V2 cleans up only in the watcher, which runs once, so a
+    # stream that is opened afterwards is never released. V1 cleans up at the close as well.
     Ending(
         name="cancel-New-close",
         sequence="a:open cancel a:new:1:echo a:close",
@@ -144,6 +152,7 @@ ENDINGS = (
         sequence="a:open a:new:1:return+7 a:close",
         go={},
     ),
+    # The stream stays in the table, and the receive loop blocks in a write that nobody reads.
     Ending(
         name="handler returns without closing, server end",
         sequence="a:open a:new:1:return+7 a:close",
@@ -160,6 +169,8 @@ ENDINGS = (
         sequence="a:open a:new:1:deaf a:close",
         go={},
     ),
+    # The second New replaces the first stream in the table, and nothing can end the first one any
+    # more. With destinations a stream is a relay of two tasks, so each replaced stream leaves two.
     Ending(
         name="live id reuse",
         sequence="a:open a:new:5:echo a:new:5:echo a:close",
@@ -201,6 +212,7 @@ ENDINGS = (
         sequence="a:open a:new:5:late a:end:5 a:new:5:echo a:close",
         go={"V2": 0},
     ),
+    # End removes the stream from the table while its other direction waits for the destination.
     Ending(
         name="End to a silent destination",
         sequence="a:open a:new:5:@silent+5 a:end:5 a:close",

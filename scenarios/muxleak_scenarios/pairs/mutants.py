@@ -1,4 +1,4 @@
-"""Mutants of the reference: other implementations of one life-cycle question, and who kills them.
+"""Mutants of the reference: other implementations of one life-cycle question.
 
 A mutant answers one question of `Lifecycle` in another way than the reference. It is killed if a
 property is violated on at least one sequence, and survives if none is.
@@ -80,7 +80,7 @@ class Mutant:
 
     Attributes:
         question: the method of `Lifecycle` that differs.
-        label: the pair whose buggy variant it is, or what it does mechanically.
+        label: the pair whose buggy variant it is, or the mechanical change.
         lifecycle: the whole life cycle, to be instantiated.
     """
 

@@ -76,7 +76,7 @@ class Control:
     Attributes:
         resembles: the leak for which it might be taken.
         bound: the reason why it is none.
-        sequences: sequences in which it does what might be flagged.
+        sequences: sequences on which a check might flag it.
         twins: the same server without its bound, by a label.
         mixin: gives a target this server; None if ``lifecycle`` is the difference.
         lifecycle: the life cycle of the server.
@@ -239,6 +239,7 @@ class Pool:
                     owed -= len(answer)
                     await stream.write(answer)
         finally:
+            # With part of an answer outstanding, the next stream would read it as its own.
             if owed:
                 link.close()
             else:
@@ -248,6 +249,8 @@ class Pool:
         if self._most is None:
             await self._dial(address)
             return self._idle[-1]
+        # In a loop: another stream may take the connection that was dialled for this one, and the
+        # server may end meanwhile.
         while not self._server.cancelled:
             while self._idle:
                 link = self._idle.pop()
@@ -320,6 +323,7 @@ async def _linger(seconds: float | None) -> None:
     over: asyncio.Future[None] = loop.create_future()
     if seconds is not None:
         loop.call_later(seconds, over.set_result, None)
+    # `asyncio.wait` leaves the future alone when it is cancelled, so the delay goes on.
     while not over.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([over])
@@ -351,6 +355,7 @@ CONTROLS: Mapping[str, Control] = {
         ),
         mixin=PoolingTarget,
         twins={
+            # Each idle link has an idle timer, so two of them exceed both allowances.
             "one for each stream, never used again": Twin(
                 minimal="a:open a:new:1:@echo+5 a:new:2:@echo+5 a:close",
                 fails=("transports", "timers"),
@@ -377,6 +382,7 @@ CONTROLS: Mapping[str, Control] = {
                 fails=("tasks",),
                 switches={"shared": False},
             ),
+            # The task counts for its connection: after the close, and before it, as one too many.
             "started in its connection's context": Twin(
                 minimal="a:open a:new:1:echo a:close",
                 fails=("tasks", "bounds"),
@@ -394,6 +400,7 @@ CONTROLS: Mapping[str, Control] = {
         ),
         lifecycle=LingeringClose,
         twins={
+            # The peer of a refused connection never closes by itself, so everything stays.
             "without a limit": Twin(
                 minimal="a:bad:user",
                 fails=("tasks", "transports", "timers"),
@@ -451,7 +458,17 @@ def try_control(name: str, *, seed: int = 0, sequences: int = SEQUENCES) -> Tria
         sequences: how many of them run simulated; `SOCKET_SEQUENCES` at most run over TCP, too.
     """
     control, trial = CONTROLS[name], Trial(name)
-    for sequence, base in _sequences(control, seed, sequences):
+    _try_bounded(control, trial, _sequences(control, seed, sequences))
+    _try_twins(control, trial)
+    return trial
+
+
+def _try_bounded(
+    control: Control,
+    trial: Trial,
+    sequences: Iterator[tuple[Sequence, type[SimTarget | TcpTarget]]],
+) -> None:
+    for sequence, base in sequences:
         outcome = run_sequence(sequence, control.lifecycle(), control.target(base))
         trial.connections += outcome.connections
         trial.flagged = tuple(dict.fromkeys((*trial.flagged, *outcome.violated)))
@@ -459,10 +476,15 @@ def try_control(name: str, *, seed: int = 0, sequences: int = SEQUENCES) -> Tria
         if outcome.violations:
             trial.broken.append(f"{outcome.violations[0]} {where}")
         elif outcome.left_after_end:
+            # An allowance is for a server that runs. Nothing may outlive its context.
             left = outcome.left_after_end
             trial.broken.append(f"expected 0 tasks when the server has ended, got {left} {where}")
+        # One sequence is enough to refute a control, and hundreds would say the same.
         if trial.broken:
             break
+
+
+def _try_twins(control: Control, trial: Trial) -> None:
     for label, twin in control.twins.items():
         for base in (SimTarget, TcpTarget):
             target = control.target(base, twin.switches)
@@ -471,8 +493,8 @@ def try_control(name: str, *, seed: int = 0, sequences: int = SEQUENCES) -> Tria
             if violated != expected:
                 where = f"in {base.__name__}: {twin.minimal}"
                 trial.broken.append(f"{label}: expected {expected}, got {violated} {where}")
+            # Those of the simulated target, which comes first and observes every property.
             trial.twins.setdefault(label, violated)
-    return trial
 
 
 def _sequences(

@@ -39,7 +39,7 @@ class WrongVariant:
 
     Attributes:
         name: of its module, ``wrong_NAME``.
-        facts: what it breaks, and where it comes from.
+        facts: the properties that it breaks, and its origin.
         lifecycle: the reference with its wrong answers.
     """
 

@@ -58,7 +58,7 @@ class SequenceReplay(NamedTuple):
         """Read a line; ``variant`` overrides the one it names.
 
         Raises:
-            ValueError: the line is wrong; the message names the word and what was expected.
+            ValueError: the line is wrong; the message names the word and the expected form.
         """
         name, *steps = line.split() or [""]
         replay = cls(*find_subject(name, variant), Sequence.parse(" ".join(steps)))
@@ -124,7 +124,7 @@ def find_subject(word: str, variant: str | None) -> tuple[str, str]:
     """Return the name and the variant that a line's first word means; no variant for a version.
 
     Raises:
-        ValueError: the word means none; the message says what was expected.
+        ValueError: the word means none; the message lists the expected words.
     """
     name, slash, named = word.partition("/")
     if version := find_version(name):

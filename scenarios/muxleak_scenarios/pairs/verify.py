@@ -59,7 +59,7 @@ class Verdict:
         fixed: properties that the fixed variant violated; must be empty.
         found: the violation that the search found.
         connections: how many connections the fixed variant served without a violation.
-        broken: the claims that do not hold, with what was expected and found.
+        broken: the claims that do not hold, each with the expected and the found value.
     """
 
     slug: str

@@ -169,7 +169,7 @@ class ConnectionModel:
         self.tasks = 2
 
     def encode(self, step: Step, number: int) -> bytes:
-        """Return the bytes that the peer sends for a step, and note what it may expect.
+        """Return the bytes that the peer sends for a step, and note the bytes it may expect.
 
         Args:
             step: a step that sends bytes.
@@ -302,7 +302,7 @@ class ConnectionModel:
         return f"stream {frame.stream_id}: ended by the server once too often" if too_many else ""
 
     def _check(self, frame: Frame) -> str:
-        """Check a frame against its stream; return what is wrong with it, or ""."""
+        """Check a frame against its stream; return the fault in it, or ""."""
         stream_id, data = frame.stream_id, frame.data
         stream = self.streams.get(stream_id)
         if stream is None:

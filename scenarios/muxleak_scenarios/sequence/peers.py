@@ -95,7 +95,7 @@ class StreamPeer(Peer, asyncio.Protocol):
         self._transport.write(data)
 
     def take(self) -> bytes:
-        """Return what has come since the last call."""
+        """Return the bytes that came since the last call."""
         chunks, self._chunks = self._chunks, []
         return b"".join(chunks)
 

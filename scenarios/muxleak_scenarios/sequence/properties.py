@@ -16,7 +16,7 @@ PROPERTIES = {
     "exceptions": "no exception goes unretrieved",
     "timers": "no timer is left when all connections are closed (on virtual time)",
     "bounds": "while open, a connection has no more tasks and streams than it may",
-    "answers": "what a peer ends is ended back, once its handler is done; data for none is refused",
+    "answers": "the server ends a stream after its peer and handler; data for none is refused",
     "shutdown": "when the server ends, so does every connection",
     "stalls": "no write waits without a limit for a peer that does not read",
     "quiet": "the loop settles (on virtual time)",
@@ -31,7 +31,7 @@ class Violation:
     Attributes:
         property: a key of `PROPERTIES`.
         connection: the letter of the connection, or "(all)".
-        detail: what was expected and what was found.
+        detail: the expected and the found value.
     """
 
     property: str

@@ -95,7 +95,7 @@ class Step(NamedTuple):
         verb: one of the verbs above, or "bad", "junk" or "cut".
         connection: a letter; empty for the verbs of `OPERATOR`.
         stream: the id of the frame, for verbs that name a stream.
-        what: the handler, destination, or kind of malformed bytes; or empty.
+        what: the name of the handler, destination, or kind of malformed bytes; or empty.
         size: of the data, in bytes.
         gap: iterations of the server's loop before the next step; None lets the server settle.
         network: decisions of the simulated network until the next step, a byte each.
@@ -126,7 +126,7 @@ class Step(NamedTuple):
         """Read one step.
 
         Raises:
-            ValueError: the text is no step; the message says what was expected.
+            ValueError: the text is no step; the message says which form was expected.
         """
         match = _STEP.fullmatch(text)
         if match is None:
@@ -184,7 +184,7 @@ class Sequence(tuple[Step, ...]):
         """Read a line of notation.
 
         Raises:
-            ValueError: a word is no step; the message names it and says what was expected.
+            ValueError: a word is no step; the message names it and the expected form.
         """
         return cls(Step.parse(word) for word in line.split())
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from muxleak_vless.link import Link
 
 HOST, PORT = "10.0.0.1", 443
-"""Where the server listens."""
+"""The address of the server."""
 _HOSTS = {f"{name}.dest": f"10.0.1.{n}" for n, name in enumerate((*DESTINATIONS, "refuse"), 1)}
 _SETTINGS = Settings(network=Network(hosts=_HOSTS), step_limit=5_000)
 _LIMITS_IN_TURN = LIMITS.max_streams
