@@ -46,7 +46,7 @@ _LISTED = "\n".join(["\b", "Rows:", *(f"  {name:<10} {row.title}" for name, row 
 @click.argument("rows", nargs=-1, type=click.Choice(list(ROWS)), metavar="[ROW]...")
 @click.option(
     "--rounds",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     default=ROUNDS,
     show_default=True,
     help="How often everything is measured; the median is shown.",
@@ -54,7 +54,7 @@ _LISTED = "\n".join(["\b", "Rows:", *(f"  {name:<10} {row.title}" for name, row 
 @click.option("--quick", is_flag=True, help="One round of a tenth of the work.")
 @click.option(
     "--leaks",
-    type=click.IntRange(min=FEWEST_LEAKS, max=MAX_LEAKS),
+    type=params.Whole(min=FEWEST_LEAKS, max=MAX_LEAKS),
     help=f"Sessions of the row 'leaked'.  [default: {LEAKS}; quick: {QUICK_LEAKS}]",
 )
 @click.option("--profile", is_flag=True, help="Take a checked sequence apart instead.")

@@ -30,7 +30,7 @@ LEGEND = {
 )
 @click.option(
     "--sequences",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     default=SEQUENCES,
     show_default=True,
     help="Random sequences, of about 15 connections each, that each control is driven through.",

@@ -76,7 +76,7 @@ def subject(word: str) -> str:
 )
 @click.option(
     "--examples",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     help=f"Random sequences, or runs, at most.  [default: {EXAMPLES}; with --time: no limit]",
 )
 @click.option(

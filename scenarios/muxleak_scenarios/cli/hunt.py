@@ -67,7 +67,7 @@ SUFFIX = ".hunt.json"
     "'v2ray'.",
 )
 @click.option(
-    "--pid", type=click.IntRange(min=1), help="Count descriptors, threads and memory of a process."
+    "--pid", type=params.COUNT, help="Count descriptors, threads and memory of a process."
 )
 @click.option("--command", metavar="COMMAND", help="Start the server, and count that process.")
 @click.option(
@@ -88,7 +88,7 @@ SUFFIX = ".hunt.json"
 )
 @click.option(
     "--connections",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     default=CONNECTIONS,
     show_default=True,
     help="Connections at most.",
@@ -116,7 +116,7 @@ SUFFIX = ".hunt.json"
 @click.option(
     "--findings",
     "enough",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     metavar="N",
     help="Stop when so many leaks are found.",
 )
@@ -188,9 +188,11 @@ def hunt_command(
     limits = HuntBudget(seconds, connections, bandwidth * 1e6, patience, enough, idle or 0)
     replays = None if replay is None else [replay]
     if replay is None and seconds < 2 * limits.wait:
+        option = "--patience" if limits.wait == patience else "--idle"
+        least = "twice --patience" if option == "--patience" else "four times --idle, and 2 s"
         raise click.UsageError(
-            f"expected --time to be twice as long at least as what is left is waited for, "
-            f"{limits.wait:g} s, got {seconds:g} s: nothing could be found"
+            f"--time must be at least {2 * limits.wait:g} s ({least}), got {seconds:g} s; give more"
+            f" --time, or less {option}"
         )
     again = hunt_report.Again.of(ctx, address)
     try:

@@ -65,7 +65,7 @@ def target(
     """
     if pid is not None and command is not None:
         raise click.UsageError("--pid means nothing with --command, whose process is counted")
-    if not (pprof or v2ray or pid or command):
+    if not (pprof or v2ray or pid or command is not None):
         raise click.UsageError(
             "expected a way to count the server: --pprof URL or --v2ray-stats HOST:PORT "
             "(goroutines), --pid PID (descriptors, memory), --command COMMAND (starts it), or "

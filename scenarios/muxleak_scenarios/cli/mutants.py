@@ -36,7 +36,7 @@ _NARROWEST = 20
 )
 @click.option(
     "--sequences",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     default=SEQUENCES,
     show_default=True,
     help="Random sequences, of about 15 connections each, that each mutant is driven through.",

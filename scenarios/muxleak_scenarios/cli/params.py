@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -44,17 +45,47 @@ class Listen(NamedTuple):
         return is_loopback(self.host)
 
 
-class Finite(click.FloatRange):
-    """A number within a range; no NaN, which is within every range, and no infinity."""
+class Whole(click.IntRange):
+    """A whole number within bounds, which the message about another value names."""
+
+    name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read a number."""
-        number = super().convert(value, param, ctx)
+        """Return the number that a word means."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"must be a whole number{_bounds(self)}, got {value}", param, ctx)
+
+
+class Finite(click.FloatRange):
+    """A number within bounds; no NaN, which is within all bounds, and no infinity."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number that a word means."""
+        number = math.nan
+        with suppress(click.BadParameter):
+            number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"expected a finite number, such as 60 or 0.5; got {value!r}", param, ctx)
+            self.fail(
+                f"must be a finite number{_bounds(self)}, such as 60 or 0.5; got {value}",
+                param,
+                ctx,
+            )
         return number
 
 
+def _bounds(kind: click.IntRange | click.FloatRange) -> str:
+    """Return the bounds of a number in words, with a space before them."""
+    if kind.max is not None:
+        return f" from {kind.min:,} to {kind.max:,}"
+    return f" above {kind.min:g}" if kind.min_open else f" of at least {kind.min:g}"
+
+
+COUNT = Whole(min=1)
+"""Of things that are counted: at least 1."""
 POSITIVE = Finite(min=0, min_open=True)
 """Of seconds, megabytes and such: above 0, and finite."""
 

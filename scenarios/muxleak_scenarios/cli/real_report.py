@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _INNER = 3
 """Functions that are shown of a stack, from the inside; and the outermost one."""
 _CALLED = " < "
+_NARROW = 64
+"""Columns below which three figures leave no room for the sequence beside them."""
 
 
 def to_json(rows: Sequence[CaseRow], program: Program, copies: int) -> dict[str, Any]:
@@ -85,7 +87,10 @@ def show(console: Console, rows: Sequence[CaseRow], program: Program, copies: in
     render.body(console, "goroutines or tasks + descriptors, while the destinations live;")
     render.body(console, "then the same when they have gone")
     console.print()
-    render.body(console, _table(rows, program))
+    if console.width < _NARROW:
+        _show_narrow(console, rows, program)
+    else:
+        render.body(console, _table(rows, program))
     _show_blocked(console, rows, program)
     console.print()
     wrong = [str(at) for at, row in enumerate(rows, 1) if not row.agrees]
@@ -107,6 +112,24 @@ def _table(rows: Sequence[CaseRow], program: Program) -> Table:
         what = Text.assemble(row.case.name, "\n", (row.case.line, "cyan"))
         grid.add_row(str(at), what, *(_cell(row, subject) for subject in SUBJECTS))
     return grid
+
+
+def _show_narrow(console: Console, rows: Sequence[CaseRow], program: Program) -> None:
+    """Print the same as `_table`, with the figures of a case below its sequence."""
+    pair = ""
+    for at, row in enumerate(rows, 1):
+        if row.case.pair != pair:
+            pair = row.case.pair
+            console.print(Text(f"{pair}", render.HEAD))
+        console.print(f"{at}  {row.case.name}")
+        render.body(console, Text(row.case.line, "cyan"))
+        names = (program.name, "buggy twin", "fixed twin")
+        figures = zip(names, SUBJECTS, strict=True)
+        grid = render.table("", "", fixed=("",))
+        for name, subject in figures:
+            grid.add_row(Text(name, render.QUIET), _cell(row, subject))
+        grid.show_header = False
+        render.body(console, grid)
 
 
 def _cell(row: CaseRow, subject: str) -> Text:

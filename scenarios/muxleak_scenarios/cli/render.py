@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, cast
 import click
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.table import Column as TableColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -43,6 +51,7 @@ MARK_WIDTH = 6
 OUTCOMES = {True: "every claim holds", False: "not every claim holds"}
 
 _TRAILING = re.compile(r" +$", re.MULTILINE)
+_BAR_FROM = 60
 _DIFF_STYLES = {"+": GOOD, "-": BAD, "@": "cyan"}
 
 
@@ -132,7 +141,13 @@ class Steps:
 def progress(total: float | None = None) -> Iterator[Steps]:
     """Show progress for the length of a block, and leave nothing behind."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    columns = SpinnerColumn(), BarColumn(24), TaskProgressColumn(), TextColumn("{task.description}")
+    columns: list[ProgressColumn] = [
+        TaskProgressColumn(table_column=TableColumn(min_width=4)),
+        TextColumn("{task.description}"),
+    ]
+    # A bar of 24 would leave no room for the text, of which the beginning counts.
+    if console.width >= _BAR_FROM:
+        columns = [SpinnerColumn(), BarColumn(24), *columns]
     shown = console.is_terminal
     # Room for the ^C that a terminal shows: it must not wrap a line which is to be erased.
     console.width -= 4

@@ -150,7 +150,7 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
 )
 @click.option(
     "--copies",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     default=COPIES,
     show_default=True,
     help="How often each sequence is repeated at a real proxy and its twins.",

@@ -41,7 +41,7 @@ _WIDTHS = 11, 8, 15, 9, 9
 )
 @click.option(
     "--connections",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     default=CONNECTIONS,
     show_default=True,
     help="At least so many.",

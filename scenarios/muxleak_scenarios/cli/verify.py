@@ -62,7 +62,7 @@ _LEGEND = {
 @click.option("--answers", is_flag=True, hidden=True)
 @click.option(
     "--sequences",
-    type=click.IntRange(min=1),
+    type=params.COUNT,
     help="Random sequences, of about 15 connections each, in which each fixed variant and control"
     f" must hold.  [default: {FIXED_SEQUENCES}]",
 )

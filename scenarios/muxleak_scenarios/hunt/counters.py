@@ -43,6 +43,8 @@ SECONDS = 5.0
 MAX_BYTES = 64 << 20
 _PATH = "/debug/pprof/goroutine"
 _OK = 200
+_KINDS = {"": "an empty page", "<": "an HTML page", "{": "JSON", "[": "JSON"}
+"""Answers that are no profile, by their first character."""
 _PROC = Path("/proc")
 _KIB = 1024
 
@@ -101,7 +103,10 @@ class Pprof:
         if parts.scheme != "http" or not parts.hostname:
             expected = "http://HOST:PORT, such as http://127.0.0.1:6060" + _PATH + "?debug=1"
             raise ValueError(f"expected {expected}; got {url!r}")
-        self.host, self._port = parts.hostname, parts.port or 80
+        try:
+            self.host, self._port = parts.hostname, parts.port or 80
+        except ValueError as error:
+            raise ValueError(f"expected a port of 1 to 65535, got {url!r}") from error
         path = parts.path if parts.path.strip("/") else _PATH
         query = parts.query if "debug" in parse_qs(parts.query) else f"{parts.query}&debug=1"
         request = f"GET {path}?{query.lstrip('&')} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n"
@@ -148,8 +153,15 @@ def _profile(answer: bytes) -> Counter[Stack]:
     status = head.split(b"\r\n", 1)[0]
     words = status.split()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"%d" % _OK:  # noqa: PLR2004 - protocol and status
-        raise ValueError(repr(status[:60].decode("latin-1")))
-    return parse_stacks(body.decode("utf-8", "replace"))
+        raise ValueError(repr(status[:60].decode("latin-1")) if status else "an empty answer")
+    text = body.decode("utf-8", "replace")
+    try:
+        return parse_stacks(text)
+    except ValueError:
+        # The address of something else is the likeliest mistake, and named as such.
+        if kind := _KINDS.get(text.lstrip()[:1]):
+            raise ValueError(f"{kind} ({text[:60]!r})") from None
+        raise
 
 
 class Process:
@@ -177,10 +189,18 @@ class Process:
             threads, resident = int(status["Threads"]), int(status["VmRSS"].split()[0])
         except (OSError, KeyError, ValueError) as error:
             raise CounterError(
-                f"expected process {self.pid} and its descriptors in {self._folder}, got: "
-                f"{error!r}; check the id, and that it runs as the same user"
+                f"expected process {self.pid} and its descriptors in {self._folder}, got "
+                f"{_found(error)}; check the id, and that it runs as the same user"
             ) from None
         return Snapshot(Counter({DESCRIPTORS: descriptors, THREADS: threads}), resident * _KIB)
+
+
+def _found(error: OSError | KeyError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such process"
+    if isinstance(error, PermissionError):
+        return "a process of another user"
+    return why(error) if isinstance(error, OSError) else "a process that has ended"
 
 
 class Together:

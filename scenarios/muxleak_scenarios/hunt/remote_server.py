@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 START_SECONDS = 15.0
 """Longest time until a server of ours accepts connections and can be counted."""
 STOP_SECONDS = 5.0
+_REASONS: dict[type[OSError], str] = {
+    FileNotFoundError: "there is no such program",
+    PermissionError: "it is not executable",
+}
 LOG_LINES = 8
 _LOG_BYTES = 16 << 10
 _TRIES = 3
@@ -82,7 +86,7 @@ class RemoteServer:
         pid: int | None = None,
         command: str | None = None,
     ) -> None:
-        if not (pprof or v2ray or pid or command):
+        if not (pprof or v2ray or pid or command is not None):
             raise ValueError(
                 "expected a way to count the server (pprof, v2ray, pid or command), got none"
             )
@@ -226,7 +230,8 @@ class RemoteServer:
                 start_new_session=True,
             )
         except OSError as error:
-            raise StartError(f"cannot start {words[0]!r}: {error.strerror}") from None
+            reason = _REASONS.get(type(error), error.strerror)
+            raise StartError(f"cannot start {words[0]!r}: {reason}; check the command") from None
         self._counter = self._counters()
 
     def _counters(self) -> Together:

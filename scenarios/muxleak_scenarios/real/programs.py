@@ -64,8 +64,11 @@ def find(name: str, path: str | None = None) -> Program:
     try:
         return FINDERS[name](path)
     except (OSError, ImportError, ValueError, subprocess.SubprocessError) as error:
+        reason: object = error
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}"
         raise MissingError(
-            f"no {name} that can be run ({error}); install it: {INSTALL[name]}"
+            f"no {name} that can be run ({reason}); install it: {INSTALL[name]}"
         ) from None
 
 

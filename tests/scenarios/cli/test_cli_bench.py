@@ -92,6 +92,24 @@ def test_bench_prints_ours_beside_its_baselines(plans: dict[str, BenchPlan]) -> 
     assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_bench_fits_the_terminal(plans: dict[str, BenchPlan], columns: int) -> None:
+    """The figures stand below the name where they do not fit beside it."""
+    assert plans == {}
+    result = CliRunner().invoke(cli, ["bench", "sequence"], env={"COLUMNS": str(columns)})
+    lines = result.stdout.splitlines()
+
+    assert [line for line in lines if len(line) > columns] == []
+    assert "≤ 2,200 B missed" in " ".join(result.stdout.split())
+    ends = {
+        line.index(value) + len(value)
+        for line in lines
+        for value in ("100 µs", "4.00 ms")
+        if value in line
+    }
+    assert len(ends) == 1
+
+
 def test_bench_measures_every_row_by_default(plans: dict[str, BenchPlan]) -> None:
     """In the order of the table, each once."""
     assert invoke("bench").exit_code == 0
@@ -154,9 +172,9 @@ def test_bench_options_make_the_plan(
     [
         (["nothing"], "'nothing' is not one of 'sequence', 'example', 'check'"),
         (["sequence", "nothing"], "'nothing' is not one of"),
-        (["--rounds", "0"], "0 is not in the range x>=1"),
-        (["--leaks", "350001"], "350001 is not in the range 100<=x<=350000"),
-        (["--leaks", "99"], "99 is not in the range"),
+        (["--rounds", "0"], "must be a whole number of at least 1, got 0"),
+        (["--leaks", "350001"], "must be a whole number from 100 to 350,000, got 350001"),
+        (["--leaks", "99"], "from 100 to 350,000, got 99"),
         (["--profile", "frame"], "expected no ROW"),
     ],
 )

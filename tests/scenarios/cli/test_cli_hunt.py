@@ -52,7 +52,10 @@ def invoke(*words: str) -> Result:
         ((SERVER, "--pprof", "http://192.0.2.1:6060"), "until it fails for everybody"),
         ((SERVER, "--pprof", "https://127.0.0.1:1"), "expected http://HOST:PORT"),
         ((SERVER, "--pid", "1", "--command", "x"), "--pid means nothing with --command"),
-        ((SERVER, "--pid", "1", "--time", "11"), "expected --time to be twice as long"),
+        (
+            (SERVER, "--pid", "1", "--time", "11"),
+            "--time must be at least 12 s (twice --patience), got 11 s",
+        ),
         ((SERVER, "--pid", "1", "--replay", "a:fly"), "expected one of"),
         ((SERVER, "--pid", "1", "--replay", ""), "expected steps, such as 'a:open a:close'"),
         ((SERVER, "--command", "'x"), 'a command as a shell takes it, got "\'x"'),
@@ -62,7 +65,15 @@ def invoke(*words: str) -> Result:
         ((SERVER, "--pid", "1", "--destinations", "192.0.2.1"), "name an address of this machine"),
         ((SERVER, "--pid", "1", "--out", "/no/such/folder"), "expected a folder that exists"),
         ((SERVER, "--pid", str(os.getpid())), "got: refuses connections; check the address"),
-        ((SERVER, "--command", "/no/such/program"), "cannot start '/no/such/program'"),
+        ((SERVER, "--command", "/no/such/program"), "cannot start '/no/such/program': there"),
+        ((SERVER, "--pid", "0"), "'--pid': must be a whole number of at least 1, got 0"),
+        ((SERVER, "--pid", "x"), "'--pid': must be a whole number of at least 1, got x"),
+        (
+            (SERVER, "--pid", "1", "--time", "9", "--patience", "2", "--idle", "2"),
+            "10 s (four times",
+        ),
+        ((SERVER, "--command", ""), "expected a command that starts the server, got none"),
+        ((SERVER, "--pprof", "http://127.0.0.1:99999"), "expected a port of 1 to 65535, got"),
     ],
 )
 def test_hunt_refuses_what_it_cannot_do(words: tuple[str, ...], says: str) -> None:
@@ -250,6 +261,24 @@ def test_hunt_shows_what_it_found() -> None:
     assert "memory" not in second
     assert "shrunk and measured" not in second
     assert "the hunt could not go on\nno profile\n" in second
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_hunt_fits_the_terminal(columns: int) -> None:
+    """But for the lines that measure again, which are there to be copied."""
+    console = Console(width=columns, file=StringIO(), color_system=None, emoji=False)
+    stack = ("github.com/sagernet/sing-vmess.(*ServerSession).recvLoopOfAVeryLongName", "main.run")
+    counts = Counter({stack: 2, DESCRIPTORS: 1})
+    found = replace(FOUND, growth=FOUND.growth._replace(held=counts, kept=Counter()))
+    result = HuntResult(findings=[found], passing=[found], suspicion=found, trouble="no profile")
+    again = hunt_report.Again(("hunt", SERVER), "goroutine")
+    hunt_report.show(console, result, Listen("127.0.0.1", 1), None, again)
+    lines = cast("StringIO", console.file).getvalue().splitlines()
+
+    wide = [line for line in lines if len(line.rstrip()) > columns]
+    assert [line for line in wide if not line.lstrip().startswith("muxleak hunt ")] == []
+    assert not any("…" in line for line in lines)
+    assert "recvLoopOfAVeryLongName" in "".join(line.strip() for line in lines)
 
 
 def our_server(version: str) -> list[str]:

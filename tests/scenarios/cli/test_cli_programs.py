@@ -335,7 +335,7 @@ def test_fuzz_program_overwrites_nothing(folder: Path) -> None:
         (("victim:main", "--target", "simulated"), "--target means nothing for a program"),
         (("victim:main", "--fresh"), "--fresh means nothing for a program"),
         (("victim:main", "--out", "no/such"), "expected a folder that exists, got 'no'"),
-        (("victim:main", "--examples", "0"), "0 is not in the range"),
+        (("victim:main", "--examples", "0"), "must be a whole number of at least 1, got 0"),
         (("V1", "--wakeups"), "--wakeups means nothing for a pair or version"),
         (("victim:thread",), "victim:thread cannot be simulated: run_in_executor leaves the sim"),
         (("victim:leaves",), "victim:leaves calls sys.exit(3)"),

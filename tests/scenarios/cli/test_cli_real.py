@@ -149,6 +149,20 @@ def test_real_shows_what_agrees_and_exits_with_0(world: World) -> None:
     assert [fake.stopped for fake in world.made] == [[True]] * 3 * 4
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_real_fits_the_terminal(world: World, columns: int) -> None:
+    """No line is wider, and no figure is cut off."""
+    del world
+    words = ["reproduce", "--real", "sing-box"]
+    result = CliRunner().invoke(cli, words, env={"COLUMNS": str(columns)})
+    text = " ".join(result.stdout.split())
+
+    assert [line for line in result.stdout.splitlines() if len(line) > columns] == []
+    assert "…" not in text
+    assert "2+1, 1+1" in text
+    assert "All 15 cases as claimed." in text
+
+
 def test_real_gives_json_with_whole_stacks(world: World) -> None:
     """The same, as data: figures as numbers, and a line to replay."""
     del world
@@ -243,7 +257,7 @@ def test_real_gives_up_when_its_time_is_over(world: World, monkeypatch: pytest.M
         (("--real", "xray"), "'xray' is not 'sing-box'"),
         (("--real", "sing-box", "--counts", "1"), "--counts means nothing for --real"),
         (("--real", "sing-box", "--seed", "1"), "--seed means nothing for --real"),
-        (("--real", "sing-box", "--copies", "0"), "0 is not in the range"),
+        (("--real", "sing-box", "--copies", "0"), "must be a whole number of at least 1, got 0"),
         (("--program", "x"), "--program means nothing for a run without --real"),
         (("--copies", "3"), "--copies means nothing for a run without --real"),
         (("--real", "sing-box", "--program", "/no/such"), INSTALL["sing-box"]),
@@ -325,6 +339,18 @@ def test_missing_program_is_told_with_the_line_that_installs_it(
     assert result.exit_code == 2
     assert "no sing-box that can be run" in " ".join(result.stderr.split())
     assert f"install it: {INSTALL['sing-box']}" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/no/such", "/no/such: No such file or directory"), ("/", "/: Permission denied")],
+)
+def test_program_that_cannot_be_run_is_named_with_the_reason(path: str, reason: str) -> None:
+    """In words, and not as an error of Python."""
+    result = invoke("--real", "sing-box", "--program", path)
+
+    assert result.exit_code == 2
+    assert f"no sing-box that can be run ({reason}); install it" in " ".join(result.stderr.split())
 
 
 def script(folder: Path, body: str) -> str:

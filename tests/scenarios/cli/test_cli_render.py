@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import sys
 from itertools import pairwise
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -91,6 +93,41 @@ def test_progress_is_silent_when_piped(capsys: pytest.CaptureFixture[str]) -> No
             pass
 
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 80])
+def test_progress_has_room_for_its_text(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar is left out where the beginning of the text would not fit beside it."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stderr", written := io.StringIO())
+    with render.progress(100) as steps:
+        steps.follow(50)
+        steps.say("1,234 connections")
+
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue())
+    assert " 50% 1,234 connections" in text
+    assert max(map(len, re.split(r"[\r\n]", text))) <= columns
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60])
+def test_rows_keep_their_columns_and_stay_within_the_console(columns: int) -> None:
+    """A cell that is too wide is wrapped in its column; empty cells take no line of their own."""
+    console = Console(width=columns, file=io.StringIO(), color_system=None)
+    rows = render.Rows(console, [render.Column(14), render.Column(8), render.Column(9, "right")])
+    rows.head("name", "kind", "count")
+    rows.print("one", "tasks, timers", "1")
+    rows.print("another", "", "1,234,567")
+    rows.print("third")
+    lines = cast("io.StringIO", console.file).getvalue().splitlines()
+
+    assert all(len(line.rstrip()) <= columns for line in lines)
+    ends = {len(line.rstrip()) for line in lines if line.rstrip().endswith(("count", "1", "567"))}
+    assert len(ends) == 1
+    assert {line.index("tim") for line in lines if "tim" in line} == {
+        line.index("tas") for line in lines if "tas" in line
+    }
+    assert lines[-1].strip() == "third"
 
 
 def test_words_exist_for_every_verb() -> None:

@@ -61,3 +61,14 @@ def test_soak_refuses_what_it_does_not_know() -> None:
 
     assert result.exit_code == 2
     assert "expected a pair" in result.stderr
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_soak_fits_the_terminal(columns: int) -> None:
+    """No row is wider, and no figure is cut off."""
+    result = CliRunner().invoke(cli, WORDS, env={"COLUMNS": str(columns)})
+    lines = result.stdout.splitlines()
+
+    assert [line for line in lines if len(line) > columns] == []
+    assert "…" not in result.stdout
+    assert len({line.index(" objects") for line in lines if " objects" in line}) <= 2

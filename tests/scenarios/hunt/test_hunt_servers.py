@@ -414,10 +414,12 @@ def test_hunt_keeps_its_candidate_when_it_is_stopped() -> None:
 @pytest.mark.parametrize(
     ("answer", "got"),
     [
-        (b"", "''"),
+        (b"", "got: an empty answer;"),
+        (b"HTTP/1.0 200 OK\r\n\r\n", "got: an empty page ('');"),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"a": 1}', "got: JSON ('{\"a\": 1}');"),
         (b"HTTP/1.0 404 Not Found\r\n\r\n", "404 Not Found"),
-        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "<html>"),
-        (bytes(range(256)), "expected a goroutine profile, got"),
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "got: an HTML page ('<html>');"),
+        (bytes(range(256)), "expected a goroutine profile, got:"),
         (b"x" * 5000, "more than 0 MiB"),
     ],
 )
@@ -467,7 +469,7 @@ def test_process_is_counted_from_proc() -> None:
             now = await Process(getpid()).read()
         assert now.counts[DESCRIPTORS] == before.counts[DESCRIPTORS] + 1
         assert (now.memory or 0) > 1 << 20
-        with pytest.raises(CounterError, match="expected process 0 "):
+        with pytest.raises(CounterError, match=r"expected process 0 .* got no such process; "):
             await Process(0).read()
 
     asyncio.run(main())
@@ -478,7 +480,9 @@ def test_process_is_counted_from_proc() -> None:
     [
         ("false", "exited with status 1"),
         ("sh -c 'kill -9 $$'", "killed by SIGKILL"),
-        ("/no/such/program", "cannot start '/no/such/program'"),
+        ("/no/such/program", "cannot start '/no/such/program': there is no such program; check"),
+        ("/dev/null", "cannot start '/dev/null': it is not executable; check the command"),
+        ("/", "cannot start '/': it is not executable; check the command"),
         ("sh -c 'echo it is broken; kill -9 $$'", "it is broken"),
     ],
 )
