@@ -514,7 +514,7 @@ def test_session_malformed_frame_is_fatal(wire: str, connect: Connect, log: Log)
 
 
 def test_session_bad_new_on_live_id_releases_the_old_stream(connect: Connect, log: Log) -> None:
-    """A New with a bad network under a living id touches nothing before the end of all (R3)."""
+    """A New with a bad network under an id in use touches nothing before the end of all (R3)."""
     connection = connect(log)
     connection.send(new(5))
 
@@ -578,7 +578,7 @@ def test_session_empty_domain_is_refused(connect: Connect, log: Log) -> None:
 
 
 def test_session_live_id_ends_the_old_stream_first(connect: Connect, log: Log) -> None:
-    """A New under a living id ends its stream and handler, quietly, and opens another (R2)."""
+    """A New under an id in use ends its stream and handler, quietly, and opens another (R2)."""
     connection = connect(log)
     connection.send(new(5, b"old"))
 

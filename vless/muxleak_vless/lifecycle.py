@@ -73,6 +73,16 @@ class Lifecycle:
 
     Only `deliver` and `join` may wait. All others run to their end within one step of the task that
     asks, so no other task sees half of a decision.
+
+    The arguments have the same meaning in all methods:
+
+    - ``session``: the session that asks; answers act through its methods.
+    - ``stream``, ``old``: the stream that the question is about; ``old`` has an id that a New uses.
+    - ``stream_id``: an id on the wire without a stream, or of a New that could not be decoded.
+    - ``cause``: the reason for the end of the connection.
+    - ``error``: the exception of a handler, None if it returned.
+    - ``data``: bytes of any length, or one UDP packet.
+    - ``address``, ``source``: destination or source of a UDP packet, None for the stream's target.
     """
 
     # A child of the server's context: it ends with the server, and with its connection. V1 watches

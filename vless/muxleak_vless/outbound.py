@@ -155,7 +155,7 @@ async def _both(helper: Coroutine[Any, Any, None], decisive: Coroutine[Any, Any,
         if error is not None:
             raise error
     finally:
-        del error
+        del error  # Its traceback holds this stack frame, which would hold it: a cycle.
 
 
 async def _first_error(
@@ -239,6 +239,7 @@ class _DatagramPort(asyncio.DatagramProtocol):
 
     def send(self, data: bytes, target: tuple[str, int]) -> None:
         self.active = True
+        # A datagram for a full buffer is dropped, as UDP allows.
         if self._transport is not None and not self._paused:
             self._transport.sendto(data, target)
 
