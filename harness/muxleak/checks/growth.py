@@ -21,8 +21,8 @@ task for each operation is a leak, wherever it is held.
 #   ms at most: a task that ends late must not look like growth, but a leak must not make each
 #   repetition wait for the whole budget. After the last repetition the budget is granted, and the
 #   last sample is taken anew.
-# - At half-time and at the end, garbage is collected first, as these two samples decide. A finished
-#   task in a reference cycle is no leak.
+# - At half-time and at the end, garbage is collected first if the kinds of `retention` are wanted,
+#   since these two samples decide. A finished task in a reference cycle is no leak.
 # - All ledgers of the loop are swept, because a ledger holds finished tasks until its next sweep.
 # - Callbacks are counted at half-time and at the end only, because finding them takes a walk
 #   through the whole heap. They grow if one future has one more for each repetition in between.
@@ -121,7 +121,10 @@ class GrowthMeasurement:
     """One measurement of an operation.
 
     Attributes:
-        loop, ledger, kinds, ignores: as given.
+        loop: the running loop.
+        ledger: its ledger.
+        kinds: the kinds that are counted.
+        ignores: `Ignore` values in force.
         repetitions: number of times to run the operation.
         half: number of the repetition after which the second half begins.
         scope: the scope of the operation.

@@ -165,12 +165,20 @@ def capture(depth: int = 1) -> Site:
 
 
 def end_at(filename: str) -> None:
-    """End the walk of every site at the frames of a file: an event loop written in Python."""
+    """End the walk of every site at the frames of a file.
+
+    Args:
+        filename: the ``__file__`` of an event loop written in Python.
+    """
     _by_file[filename] = _LAST
 
 
 def hide(folder: str) -> None:
-    """Leave the frames of the files below a folder out of every site made from now on."""
+    """Leave the frames of files below a folder out of every site made from now on.
+
+    Args:
+        folder: an absolute path, as code objects have it.
+    """
     _internal.append(folder.rstrip(os.sep) + os.sep)
 
 

@@ -63,6 +63,7 @@ _CLIENTS = {
 }
 _SERVERS = {"create_server": "server", "create_unix_server": "unix server"}
 _READERS = ("add_reader", "add_writer")
+# Replaced by `Hooks.install_rest`, which may be called later than `Hooks.install`.
 RARE = (*_CLIENTS, *_SERVERS, *_READERS, "remove_reader", "remove_writer", "run_in_executor")
 _TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
 

@@ -68,7 +68,12 @@ for _name in ("__module__", "__name__", "__qualname__", "__doc__"):
 
 
 def install(loop: asyncio.AbstractEventLoop, note: Note) -> None:
-    """Call ``note`` for every task of ``loop`` that is made by calling the class, from now on."""
+    """Report the tasks of a loop that are made by calling the class, from now on.
+
+    Args:
+        loop: may run in any thread.
+        note: is called with each task once it exists; in 3.12 and later it may have run a step.
+    """
     global _users  # noqa: PLW0603 - one process, one class
     with _lock:
         _notes[loop] = (*_notes.get(loop, ()), note)
