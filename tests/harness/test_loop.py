@@ -350,6 +350,7 @@ def test_dispose_cancels_in_creation_order(*, counted: bool) -> None:
     assert order == list(range(12))
     assert loop.is_closed()
     assert loop.dispose() == []
+    ledger.uninstall()
 
 
 def test_dispose_gives_back_what_would_not_end(recwarn: pytest.WarningsRecorder) -> None:
