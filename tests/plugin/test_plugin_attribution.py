@@ -1,4 +1,4 @@
-"""Who is blamed: the test that left something behind, and nobody else."""
+"""Attribution: a leak fails the test or fixture that made it, and no other."""
 
 import textwrap
 from typing import Any
@@ -31,15 +31,15 @@ def suite(text: str) -> str:
     return textwrap.dedent(WATCH) + textwrap.dedent(text)
 
 
-def verdicts(result: pytest.RunResult) -> dict[str, str]:
-    """What `-rA` and `-v` say of each test."""
+def outcomes(result: pytest.RunResult) -> dict[str, str]:
+    """Return the outcome of each test, as `-rA` prints it."""
     words = ("PASSED", "FAILED", "ERROR", "SKIPPED", "XFAIL", "XPASS")
     pairs = [line.split() for line in result.outlines if line.startswith(words)]
     return {name.rpartition("::")[2]: word for word, name, *_ in pairs if "::" in name}
 
 
-def test_blame_falls_on_the_test_that_leaks(project: Project) -> None:
-    """It fails, with the creation line and where it waits; its neighbours pass."""
+def test_a_leak_fails_the_test_that_made_it(project: Project) -> None:
+    """With the line that made the task and the line where it waits; the other tests pass."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio
@@ -58,7 +58,7 @@ def test_blame_falls_on_the_test_that_leaks(project: Project) -> None:
 
     result = project.run("--leaks=strict", "-rA")
     made, waits = project.line("KEPT.append"), project.line("Event().wait()")
-    assert verdicts(result) == {
+    assert outcomes(result) == {
         "test_before": "PASSED",
         "test_leaks": "FAILED",
         "test_after": "PASSED",
@@ -77,8 +77,8 @@ def test_blame_falls_on_the_test_that_leaks(project: Project) -> None:
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 @pytest.mark.parametrize("scope", ["function", "class", "module", "session"])
-def test_blame_holds_on_a_shared_loop(project: Project, scope: str, mode: str) -> None:
-    """Where tests share a loop, each is charged with its own tasks only."""
+def test_tests_on_a_shared_loop_are_charged_apart(project: Project, scope: str, mode: str) -> None:
+    """Each only with its own tasks."""
     project.ini(f"asyncio_mode = {mode}")
     project.write(
         suite(f"""
@@ -100,7 +100,7 @@ def test_blame_holds_on_a_shared_loop(project: Project, scope: str, mode: str) -
     )
 
     result = project.run("--leaks=strict", "-rA")
-    assert verdicts(result) == {
+    assert outcomes(result) == {
         "test_before": "PASSED",
         "test_leaks": "FAILED",
         "test_leaks_too": "FAILED",
@@ -108,8 +108,8 @@ def test_blame_holds_on_a_shared_loop(project: Project, scope: str, mode: str) -
     }
 
 
-def test_blame_spares_the_first_user_of_a_wide_fixture(project: Project) -> None:
-    """What a module's fixture runs is its own, and no leak when its teardown ends it."""
+def test_first_user_of_a_wide_fixture_is_not_charged(project: Project) -> None:
+    """A task of a module's fixture is its own, and no leak if its teardown ends it."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -138,7 +138,7 @@ def test_blame_spares_the_first_user_of_a_wide_fixture(project: Project) -> None
     )
 
     result = project.run("--leaks=strict", "-rA")
-    assert verdicts(result) == {
+    assert outcomes(result) == {
         "test_first": "PASSED",
         "test_second": "PASSED",
         "test_last": "FAILED",
@@ -146,7 +146,7 @@ def test_blame_spares_the_first_user_of_a_wide_fixture(project: Project) -> None
     result.assert_outcomes(passed=2, failed=1)
 
 
-def test_blame_names_a_wide_fixture_that_leaks(project: Project) -> None:
+def test_a_wide_fixture_that_leaks_is_named(project: Project) -> None:
     """It is an error of its teardown; the tests that used it pass."""
     project.write(
         suite("""
@@ -176,8 +176,8 @@ def test_blame_names_a_wide_fixture_that_leaks(project: Project) -> None:
     )
 
 
-def test_blame_spares_the_test_for_which_a_fixture_made_room(project: Project) -> None:
-    """A parametrized fixture ends while the next test is set up: that one passes, the run fails."""
+def test_a_test_in_setup_is_not_charged_for_a_fixture_that_ends(project: Project) -> None:
+    """A parametrized fixture ends in the setup of the next test: the test passes, the run fails."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -199,8 +199,8 @@ def test_blame_spares_the_test_for_which_a_fixture_made_room(project: Project) -
     result.stdout.fnmatch_lines(["1 task left behind by *fixture server (session scope)"])
 
 
-def test_blame_counts_the_teardown_of_own_fixtures(project: Project) -> None:
-    """What a fixture of the test ends is no leak; what its teardown starts is."""
+def test_teardown_of_own_fixtures_is_charged(project: Project) -> None:
+    """A task that a fixture ends is no leak; a task that its teardown starts is one."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio
@@ -223,14 +223,14 @@ def test_blame_counts_the_teardown_of_own_fixtures(project: Project) -> None:
         """)
     )
 
-    assert verdicts(project.run("--leaks=strict", "-rA")) == {
+    assert outcomes(project.run("--leaks=strict", "-rA")) == {
         "test_ended": "PASSED",
         "test_started": "FAILED",
     }
 
 
-def test_blame_never_hides_the_own_failure(project: Project) -> None:
-    """A failed test keeps its failure; what it left behind is a section of it."""
+def test_a_failed_test_keeps_its_failure(project: Project) -> None:
+    """The leak is a section of the report."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio
@@ -247,8 +247,8 @@ def test_blame_never_hides_the_own_failure(project: Project) -> None:
     result.stdout.fnmatch_lines(["FAILED test_it.py::test_fails - assert 1 == 2"])
 
 
-def test_blame_of_a_failed_setup_is_a_section(project: Project) -> None:
-    """An error of a fixture keeps its traceback."""
+def test_a_failed_setup_keeps_its_error(project: Project) -> None:
+    """With the traceback; the leak is a section of the report."""
     project.write(
         suite("""
         @pytest_asyncio.fixture
@@ -275,8 +275,8 @@ def test_blame_of_a_failed_setup_is_a_section(project: Project) -> None:
         ("pytest.mark.skipif(True, reason='not today')", "skipped"),
     ],
 )
-def test_blame_obeys_the_marks_of_pytest(project: Project, mark: str, expected: str) -> None:
-    """A leak is an AssertionError of the call: what is expected to fail, fails as expected."""
+def test_marks_of_pytest_apply_to_leaks(project: Project, mark: str, expected: str) -> None:
+    """A leak is an AssertionError of the call, which xfail expects like any other."""
     project.write(
         suite(f"""
         @{mark}
@@ -289,8 +289,8 @@ def test_blame_obeys_the_marks_of_pytest(project: Project, mark: str, expected: 
     project.run("--leaks=strict").assert_outcomes(**{expected: 1})
 
 
-def test_blame_falls_on_a_test_that_skips_after_it_leaked(project: Project) -> None:
-    """A skip in the middle does not excuse it."""
+def test_a_test_that_skips_after_its_leak_fails(project: Project) -> None:
+    """The skip does not excuse the leak."""
     project.write(
         suite("""
         @pytest.mark.asyncio
@@ -303,7 +303,7 @@ def test_blame_falls_on_a_test_that_skips_after_it_leaked(project: Project) -> N
     project.run("--leaks=strict").assert_outcomes(failed=1)
 
 
-def test_blame_finds_loops_of_plain_tests(project: Project) -> None:
+def test_loops_of_plain_tests_are_found(project: Project) -> None:
     """`asyncio.run`, a runner, a loop made by hand, and unittest's asynchronous case."""
     project.write(
         suite("""
@@ -356,7 +356,7 @@ def test_blame_finds_loops_of_plain_tests(project: Project) -> None:
         """)
     )
 
-    result = verdicts(project.run("--leaks=strict", "-rA", "-Wignore::ResourceWarning"))
+    result = outcomes(project.run("--leaks=strict", "-rA", "-Wignore::ResourceWarning"))
     failed = ["run", "run_twice", "runner", "by_hand", "never_closed", "case"]
     assert [name for name, word in result.items() if word == "FAILED"] == [
         f"test_{name}" for name in failed
@@ -365,7 +365,7 @@ def test_blame_finds_loops_of_plain_tests(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_blame_is_for_every_kind(project: Project) -> None:
+def test_every_kind_is_attributed(project: Project) -> None:
     """A timer, a server, a transport, a generator, a thread: each with its line."""
     project.write(
         suite("""
@@ -421,7 +421,7 @@ def test_blame_is_for_every_kind(project: Project) -> None:
     )
 
 
-def test_blame_waits_for_what_ends_by_itself(project: Project) -> None:
+def test_a_task_that_ends_by_itself_is_no_leak(project: Project) -> None:
     """A task that ends 50 ms later is no leak, on a loop of its own and on a shared one."""
     project.write(
         suite("""
@@ -438,7 +438,7 @@ def test_blame_waits_for_what_ends_by_itself(project: Project) -> None:
     project.run("--leaks=strict").assert_outcomes(passed=2)
 
 
-def test_blame_knows_a_task_factory_that_was_set_before(project: Project) -> None:
+def test_a_task_factory_that_was_set_before_is_kept(project: Project) -> None:
     """A loop that is made with a factory of its own is counted all the same."""
     project.write(
         suite("""
@@ -459,8 +459,8 @@ def test_blame_knows_a_task_factory_that_was_set_before(project: Project) -> Non
     project.run("--leaks=strict").assert_outcomes(failed=1)
 
 
-def test_blame_leaves_an_inner_check_its_finding(project: Project) -> None:
-    """What a `no_leaks` inside the test reported and ended is not reported again."""
+def test_leaks_of_an_inner_check_are_not_reported_again(project: Project) -> None:
+    """A `no_leaks` inside the test has reported and ended them."""
     project.write(
         suite("""
         from muxleak import no_leaks
@@ -476,8 +476,8 @@ def test_blame_leaves_an_inner_check_its_finding(project: Project) -> None:
     project.run("--leaks=strict").assert_outcomes(passed=1)
 
 
-def test_blame_ends_a_task_that_swallows_cancellation(project: Project) -> None:
-    """It is reported first, named with the frame that swallowed it, and given up."""
+def test_a_task_that_swallows_its_cancellation_is_given_up(project: Project) -> None:
+    """It is reported first, then named with the frame that swallowed the cancellation."""
     project.write(
         suite("""
         async def poll():
@@ -509,7 +509,9 @@ def test_blame_ends_a_task_that_swallows_cancellation(project: Project) -> None:
 
 
 @pytest.mark.parametrize("option", ["--setup-show", "-pdriver"])
-def test_blame_is_an_error_at_teardown_where_others_drive(project: Project, option: str) -> None:
+def test_a_leak_is_an_error_at_teardown_if_another_plugin_runs_tests(
+    project: Project, option: str
+) -> None:
     """Where another plugin runs the tests in its own way, no report is held back."""
     project.write(
         """
@@ -545,8 +547,8 @@ def test_blame_is_an_error_at_teardown_where_others_drive(project: Project, opti
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_leaks*", "1 task left behind"])
 
 
-def test_blame_stops_at_the_first_leak(project: Project) -> None:
-    """A leak is a failure for `-x`, and what was open is torn down."""
+def test_a_leak_stops_a_run_with_exitfirst(project: Project) -> None:
+    """A leak is a failure for `-x`; the fixtures in use are torn down."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -86,7 +86,7 @@ def entries(project: Project) -> str:
 
 
 def test_text_is_sorted_and_can_be_read_back(tmp_path: Path) -> None:
-    """Whatever a test's id holds, and in whatever order the leaks came."""
+    """With any characters in the id of a test, and leaks in any order."""
     baseline = {
         'b.py::test["quoted" \\ é\n]': {"timer x.py in f": 2, "task x.py in f": 1},
         "a.py::test": {"task <string> in g": 3},

@@ -1,4 +1,4 @@
-"""The markers: what a single test can ask for, and be excused from."""
+"""The markers, which check one test or exempt it."""
 
 import textwrap
 from typing import Any
@@ -39,7 +39,7 @@ def failed(result: pytest.RunResult) -> list[str]:
 
 @pytest.mark.parametrize("mode", ["off", "warn", "strict"])
 def test_no_leaks_holds_whatever_the_mode(project: Project, mode: str) -> None:
-    """A marked test fails when it leaks; the others do as the mode says."""
+    """A marked test fails when it leaks; other tests follow the mode."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio
@@ -62,7 +62,7 @@ def test_no_leaks_holds_whatever_the_mode(project: Project, mode: str) -> None:
 
 
 def test_no_leaks_puts_asyncio_back_after_a_marked_test(project: Project) -> None:
-    """With leaks = off, only marked tests run on a watched loop, shared though it may be."""
+    """With leaks = off, only marked tests run on a watched loop, also if the loop is shared."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -91,7 +91,7 @@ def test_no_leaks_puts_asyncio_back_after_a_marked_test(project: Project) -> Non
     assert failed(project.run()) == ["test_leaks"]
 
 
-def test_no_leaks_narrows_one_test(project: Project) -> None:
+def test_no_leaks_has_options_for_one_test(project: Project) -> None:
     """Kinds, ignores and the budget are the test's own."""
     project.write(
         suite("""
@@ -127,7 +127,7 @@ def test_no_leaks_narrows_one_test(project: Project) -> None:
 
 
 def test_no_leaks_repeats_a_test(project: Project) -> None:
-    """With repeat only what grows is a leak: a thing made once and kept is none."""
+    """With repeat only growth is a leak: a task made once and kept is none."""
     project.write(
         suite("""
         pytestmark = [pytest.mark.asyncio, pytest.mark.no_leaks(repeat=6)]
@@ -158,7 +158,7 @@ def test_no_leaks_repeats_a_test(project: Project) -> None:
 
 
 def test_leaks_allowed_excuses_one_test(project: Project) -> None:
-    """It is not looked at, and its neighbours are."""
+    """Its leaks are not checked; those of other tests are."""
     project.write(
         suite("""
         pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -180,7 +180,7 @@ def test_leaks_allowed_excuses_one_test(project: Project) -> None:
 
 
 def test_the_nearest_marker_counts(project: Project) -> None:
-    """A test's own marker is stronger than its module's."""
+    """The marker of a test overrides that of its module."""
     project.write(
         suite("""
         pytestmark = [pytest.mark.asyncio, pytest.mark.leaks_allowed(reason="old tests")]
@@ -253,8 +253,8 @@ def test_repeat_needs_an_async_test(project: Project) -> None:
 
 @pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("mode", ["off", "warn", "strict"])
-def test_repeated_tests_see_past_the_plugin(project: Project, mode: str) -> None:
-    """What the plugin alone still holds is not kept, and what a list holds is, in any mode."""
+def test_repeated_tests_ignore_references_of_the_plugin(project: Project, mode: str) -> None:
+    """A task that only the plugin holds is not retained; a task in a list is. In every mode."""
     project.write(
         suite("""
         from muxleak import no_leaks

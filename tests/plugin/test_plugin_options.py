@@ -1,4 +1,4 @@
-"""What can be set: every option and ini value, both ways, and what is refused."""
+"""The options and ini values: each on the command line and in the ini file, and errors."""
 
 import asyncio
 import re
@@ -63,7 +63,7 @@ def test_leaks_is_an_option_over_an_ini_value(
 
 
 def test_warn_warns_with_the_report(leaking: Project) -> None:
-    """The test passes, and the warning has what strict would fail with."""
+    """The test passes, and the warning has the text of the failure of strict mode."""
     result = leaking.run("--leaks=warn")
 
     result.assert_outcomes(passed=2, warnings=2)
@@ -121,7 +121,7 @@ def test_warn_warns_of_a_fixture(project: Project) -> None:
         ("leaks_budget = 0.1", ["test_leaks", "test_sets_a_timer"]),
     ],
 )
-def test_ini_values_narrow_what_is_a_leak(leaking: Project, ini: str, failed: list[str]) -> None:
+def test_ini_values_select_leaks(leaking: Project, ini: str, failed: list[str]) -> None:
     """Kinds, what is ignored everywhere, and the budget."""
     leaking.ini("leaks = strict", ini)
 
@@ -131,7 +131,7 @@ def test_ini_values_narrow_what_is_a_leak(leaking: Project, ini: str, failed: li
     ] == failed
 
 
-def test_budget_is_what_a_late_task_has(project: Project) -> None:
+def test_budget_is_the_time_for_a_late_task(project: Project) -> None:
     """A task that takes 0.1 s is a leak with half of that, and none with twice."""
     project.write("""
         import asyncio
@@ -169,7 +169,7 @@ def test_budget_is_what_a_late_task_has(project: Project) -> None:
         ("", ["--leaks=loud"], "*invalid choice: 'loud' (choose from*strict*warn*off*)"),
     ],
 )
-def test_usage_errors_say_what_is_valid(
+def test_usage_errors_list_the_valid_values(
     leaking: Project, ini: str, arguments: list[str], message: str
 ) -> None:
     """Exit code 4, and the message lists what was expected."""
@@ -180,8 +180,8 @@ def test_usage_errors_say_what_is_valid(
     result.stderr.fnmatch_lines([message])
 
 
-def test_header_says_what_is_in_force(leaking: Project) -> None:
-    """One line when something is, none when nothing is."""
+def test_header_shows_the_settings(leaking: Project) -> None:
+    """One line if a check is on, none if all are off."""
     plain = leaking.run("--leaks=strict")
     off = leaking.run()
     leaking.ini("leaks_kinds = timer task", "leaks_budget = 2", "leaks_ignore = name x  # y")
@@ -193,7 +193,7 @@ def test_header_says_what_is_in_force(leaking: Project) -> None:
 
 
 def test_summary_counts_by_site(project: Project) -> None:
-    """At the end: how many tests leaked, and what, at which lines, the most common first."""
+    """The number of tests that leak, and the leaks by creation site, the most common first."""
     project.write("""
         import asyncio
         import pytest
@@ -223,7 +223,7 @@ def test_summary_counts_by_site(project: Project) -> None:
 
 
 def test_help_shows_examples(leaking: Project) -> None:
-    """Options, ini values and markers explain themselves."""
+    """Options, ini values and markers have an example each."""
     helped, marks = leaking.run("--help"), leaking.run("--markers")
 
     helped.stdout.fnmatch_lines(
@@ -267,7 +267,7 @@ def test_off_leaves_the_loop_untouched(project: Project, mode: str) -> None:
 
 
 def test_strict_puts_everything_back(project: Project) -> None:
-    """After a run in this very process, asyncio is as it was."""
+    """After a run in this process, asyncio is as it was."""
 
     def state() -> list[object]:
         base, kind = asyncio.BaseEventLoop, asyncio.SelectorEventLoop

@@ -64,7 +64,7 @@ def chat(project: Project) -> Project:
 
 
 def keep(project: Project, name: str, path: str, **options: Any) -> None:
-    """Search a program and write the file of what is found."""
+    """Search a program and write the replay file of its leak."""
     scope: dict[str, Any] = {"__name__": "chat"}
     exec(compile(BUGGY, str(project.path / "chat.py"), "exec"), scope)  # noqa: S102 - our own text
     found = find_leaks(scope[name], **options)
@@ -73,7 +73,7 @@ def keep(project: Project, name: str, path: str, **options: Any) -> None:
 
 
 def test_replay_fails_while_the_program_does(chat: Project) -> None:
-    """The failure is the finding: what leaked, where it was made, the steps, and the command."""
+    """The failure shows the leak, its creation site, the steps, and the command."""
     result = chat.run("--leaks-replays")
 
     result.assert_outcomes(passed=1, failed=1)
@@ -94,14 +94,14 @@ def test_replay_fails_while_the_program_does(chat: Project) -> None:
 
 
 def test_replay_passes_when_the_program_is_fixed(chat: Project) -> None:
-    """Nothing but the program has changed, and so the run has."""
+    """The file is the same; the changed program makes another run."""
     chat.write(FIXED, "chat.py")
 
     chat.run("--leaks-replays").assert_outcomes(passed=2)
 
 
 def test_replay_fails_when_another_run_does(chat: Project) -> None:
-    """A program that has changed and still fails has to be seen, and is told apart."""
+    """A program that has changed and still fails is reported with a note."""
     chat.write(BUGGY.replace('"open {opened}"', '"connect {opened}"'), "chat.py")
     result = chat.run("--leaks-replays")
 
@@ -110,7 +110,7 @@ def test_replay_fails_when_another_run_does(chat: Project) -> None:
 
 
 def test_replay_shows_where_a_program_raises(chat: Project) -> None:
-    """The frames are the program's, none of ours; what stock asyncio never does is labelled."""
+    """Only the program's frames are shown; an order that asyncio never produces is labelled."""
     (chat.path / FILE).unlink()
     keep(chat, "order", FILE, wakeups=True)
     result = chat.run("--leaks-replays")
@@ -190,7 +190,7 @@ def test_replay_file_that_is_none_is_an_error(chat: Project, text: str) -> None:
     ],
 )
 def test_replay_without_its_program_is_an_error(chat: Project, name: str, message: str) -> None:
-    """No verdict on the program: an error that says why, and what to do."""
+    """An error of the setup, not a failure, says why and what to do."""
     chat.write("1 / 0\n", "broken.py")
     replace(Replay.load(chat.path / FILE), name=name).save(chat.path / FILE)
     result = chat.run("--leaks-replays")
@@ -201,7 +201,7 @@ def test_replay_without_its_program_is_an_error(chat: Project, name: str, messag
 
 @pytest.mark.parametrize("mode", ["strict", "warn"])
 def test_replay_is_judged_by_itself_alone(chat: Project, mode: str) -> None:
-    """What a program is allowed to leave is no matter of `--leaks`."""
+    """The settings of a program, not `--leaks`, say which objects it may leave."""
     keep(chat, "keeps", FILE)
     chat.write(BUGGY.replace("assert not ", ""), "chat.py")
     result = chat.run("--leaks-replays", f"--leaks={mode}")
@@ -229,19 +229,20 @@ def test_replay_leaves_the_path_as_it_was(chat: Project) -> None:
 
 
 def test_replay_suffix_is_the_one_that_is_written() -> None:
-    """The plugin knows it without loading the simulation."""
+    """The plugin has it without importing the simulation."""
     assert REPLAY_SUFFIX == SUFFIX
 
 
 @pytest.mark.slow
-def test_replays_that_are_off_load_nothing(project: Project) -> None:
-    """A project that has none does not wait for the simulation."""
+def test_plugin_that_is_off_loads_next_to_nothing(project: Project) -> None:
+    """A project without checks and replay files does not wait for the harness."""
     project.write("""
         import sys
 
         def test_it():
-            assert "muxleak.plugin" in sys.modules
-            assert not [name for name in sys.modules if name.startswith("muxleak.sim")]
+            loaded = {name for name in sys.modules if name.startswith("muxleak.")}
+            plugin = {f"muxleak.plugin{name}" for name in ("", ".options", ".summary")}
+            assert loaded == plugin | {"muxleak.lazy"}
         """)
 
     project.run_apart().assert_outcomes(passed=1)

@@ -1,4 +1,4 @@
-"""A stranger's project: the plugin is installed, nothing of ours imported, other plugins there."""
+"""A user's project: the plugin is installed and not imported, beside other plugins."""
 
 import importlib.util
 import textwrap
@@ -81,7 +81,7 @@ CHAT = '''
 def test_stranger_gets_the_leaking_test_named(
     project: Project, scope: str, workers: list[str]
 ) -> None:
-    """Failed, with the line that made the task; its innocent neighbours passed."""
+    """It fails, with the line that made the task; the other tests pass."""
     project.write(CHAT.format(scope=scope))
 
     result = project.run_apart("--leaks=strict", "-rA", *workers)
@@ -103,7 +103,7 @@ def test_stranger_gets_the_leaking_test_named(
 
 @WORKERS
 def test_stranger_keeps_a_baseline(project: Project, workers: list[str]) -> None:
-    """Written, obeyed and tightened the same way by one process and by several."""
+    """One process and several write it, compare with it, and report an excess, in the same way."""
     project.write(CHAT.format(scope="module").replace("assert len(PINGERS) == 99", "pass"))
     options = ["--leaks=strict", "--leaks-baseline=leaks.toml", *workers]
 
@@ -128,7 +128,7 @@ def test_stranger_keeps_a_baseline(project: Project, workers: list[str]) -> None
 
 @needs_xdist
 def test_stranger_sees_a_vanished_test_with_xdist(project: Project) -> None:
-    """Which tests there are only the workers know."""
+    """Only the workers collect tests, so they report the missing ones."""
     project.write(CHAT.format(scope="function"))
     (project.path / "leaks.toml").write_text('["test_it.py::test_old"]\n"task x.py in f" = 1\n')
 
@@ -159,7 +159,7 @@ def test_stranger_gets_properties_and_usage_errors_with_xdist(project: Project) 
 @needs_anyio
 @pytest.mark.parametrize("scope", ["function", "module"])
 def test_stranger_uses_anyio(project: Project, scope: str) -> None:
-    """With anyio's plugin all run in one task: tests and fixtures are told apart all the same."""
+    """All run in one task of anyio's plugin: tests and fixtures are charged apart all the same."""
     project.write(f"""
         import asyncio
         import pytest
@@ -225,7 +225,7 @@ def test_stranger_uses_anyio(project: Project, scope: str) -> None:
 
 @needs_anyio
 def test_stranger_names_a_wide_fixture_of_anyio(project: Project) -> None:
-    """It is charged itself, although the task in which it runs began with another."""
+    """It is charged itself, although it runs in a task that another test began."""
     project.write("""
         import asyncio
         import pytest
@@ -261,7 +261,7 @@ def test_stranger_names_a_wide_fixture_of_anyio(project: Project) -> None:
 @pytest.mark.parametrize("method", ["signal", "thread"])
 @pytest.mark.parametrize("only", ["true", "false"])
 def test_stranger_uses_pytest_timeout(project: Project, method: str, only: str) -> None:
-    """Its timer thread is nobody's leak, and a test that times out shows where it was."""
+    """Its timer thread is no leak, and a test that times out shows where it was."""
     project.ini(f"timeout_method = {method}", f"timeout_func_only = {only}", "timeout = 20")
     project.write("""
         import asyncio
@@ -383,7 +383,7 @@ def test_stranger_uses_uvloop(project: Project) -> None:
 
 @pytest.mark.parametrize("mode", ["off", "strict"])
 def test_stranger_without_asyncio_pays_little(project: Project, mode: str) -> None:
-    """Plain tests pass, in any mode, and nothing is said of leaks."""
+    """Plain tests pass in every mode, without a word about leaks."""
     project.write("def test_it():\n    assert True\n")
 
     result = project.run_apart(f"--leaks={mode}")

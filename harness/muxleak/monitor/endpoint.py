@@ -4,11 +4,11 @@
 # client must not be able to harm the service:
 #
 # - It makes no task. A protocol answers each request in the callback that completes it.
-# - It listens by the method of the loop's class. The ledger's hooks stand on the loop object, so
+# - It listens by the method of the loop's class. The ledger's hooks are on the loop object, so
 #   they do not see the endpoint's server and connections, and no count includes them.
 # - A client can hold at most `MAX_CONNECTIONS` connections, each for `TIMEOUT` seconds, and send at
 #   most `MAX_REQUEST` bytes for a request. Every connection serves one request and is closed.
-# - There is no password, so the monitor listens on loopback unless told otherwise.
+# - There is no password, so the monitor listens on loopback unless `public` is True.
 
 import asyncio
 import contextlib

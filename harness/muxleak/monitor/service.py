@@ -70,7 +70,7 @@ class Monitor:
 
     The alarm ends when the lower bound is 0 or less. Beginning and end are logged by the logger
     `muxleak.monitor`, as a warning and as information, and passed to `on_alarm`. For a leak slower
-    than some 25 tasks in a window, raise `interval`. One growth looks like a leak and is none:
+    than some 25 tasks in a window, raise `interval`. One false alarm is possible:
     tasks of no connection that live longer than the window, while a service fills up with them.
 
     A sample costs a call for each open connection, transport and timer (not those that asyncio sets

@@ -159,8 +159,9 @@ class SiteCounts(Observer):
         """
         self._begun += 1
         current, counters = CURRENT.get(), self._counters
-        # Another ledger may have given it one already. One of ours is that of an earlier
-        # connection, where a loop accepts them all in one context.
+        # A current scope of another ledger was made for this connection, and goes around the new
+        # one. One of this ledger is left from the connection before, where a loop accepts all
+        # connections in one context.
         if current is not None and current.counters is not counters:
             outer = current
         parent = self._root if outer is None else charged(outer, counters) or self._root

@@ -7,7 +7,7 @@ only this module, `options` and `summary` are loaded, and no event loop is touch
 # The modules, and when each is loaded:
 #
 # - `options`, `summary`: in every session of a project that has the distribution installed. So they
-#   import nothing but pytest and the standard library; the rest stands in functions.
+#   import nothing but pytest and the standard library; functions import the rest.
 # - `attribution` (the hooks that charge tests), `item_checks`, `loop_watcher`, `outcomes`: in a
 #   session with a test to check.
 # - `leak_reports`: when a test may have left something behind.

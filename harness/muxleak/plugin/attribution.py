@@ -66,7 +66,7 @@ from muxleak.plugin.options import PluginSettings
 from muxleak.plugin.outcomes import Outcomes
 from muxleak.plugin.summary import FIXTURE
 
-ANYIO = "anyio_backend"  # the fixture by which anyio's plugin knows its tests
+ANYIO = "anyio_backend"  # the fixture that anyio's plugin adds to its tests
 
 
 class Attribution:
@@ -102,8 +102,8 @@ class Attribution:
         item.stash[PLAN] = plan
         return plan
 
-    # The wrappers are `trylast`, so that they are the innermost: the setup and teardown of other
-    # plugins' wrappers charge nobody.
+    # The wrappers are `trylast`, so that they are the innermost: objects that the wrappers of other
+    # plugins make are charged to no test.
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:

@@ -229,7 +229,7 @@ def _installing(name: str, original: Any) -> Any:
         if hooks is None:
             return original(loop, *args, **settings)
         hooks.install_rest()
-        # The hook stands on the loop now, so that this calls the hook.
+        # The hook is on the loop now and hides this method, so this calls the hook.
         return getattr(loop, name)(*args, **settings)
 
     method.__name__ = method.__qualname__ = name

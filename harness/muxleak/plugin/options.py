@@ -170,8 +170,8 @@ def check_baseline(config: pytest.Config, mode: str) -> None:
         return
     if option and mode == "off":
         raise pytest.UsageError(
-            f"{option} has no effect with leaks = off: add --leaks=strict or --leaks=warn, or "
-            "leaks = strict or leaks = warn in the ini file"
+            f"{option} has no effect with leaks = off: add --leaks=strict or --leaks=warn (ini "
+            "value: leaks)"
         )
 
 

@@ -12,7 +12,7 @@
 # A fixture with a wider scope has no call. Its leak is an error of its teardown, which pytest
 # reports at the last test that used it. If that teardown makes room for a test that is being set up
 # (another parameter of the fixture), an error would fail a test that has nothing to do with it;
-# then the leak stands in the summary, and fails the run.
+# then the leak is listed in the summary, and fails the run.
 #
 # The difficulty: a leak is known only after the teardown, and pytest reports the call before it. A
 # leak reported at the teardown would be an error beside a passed test: the run would count both,
@@ -169,7 +169,7 @@ class Outcomes:
                     held.append(report)
             else:
                 held.append(report)
-            # A failure that no leak can add to goes out: `-x` has to know before the teardown.
+            # No leak can change this failure, so it goes out now: `-x` acts on it before teardown.
             if not report.passed and _clean(item):
                 yield held.pop()
             stop = item.session.shouldfail or item.session.shouldstop

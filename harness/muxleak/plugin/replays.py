@@ -133,10 +133,10 @@ class ReplayItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the error with the frames of the program, without those of the plugin."""
         frames = list(excinfo.traceback)
-        ours = [at for at, frame in enumerate(frames) if str(frame.path) == __file__]
-        if ours:
-            # At least one frame has to be shown; ours is the last resort.
-            kept = frames[ours[-1] + 1 :] or frames[ours[-1] :]
+        own = [at for at, frame in enumerate(frames) if str(frame.path) == __file__]
+        if own:
+            # pytest must show at least one frame; without one of the program it is the plugin's.
+            kept = frames[own[-1] + 1 :] or frames[own[-1] :]
             excinfo.traceback = type(excinfo.traceback)(kept)
         return super().repr_failure(excinfo, style or "short")
 

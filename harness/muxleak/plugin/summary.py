@@ -105,7 +105,7 @@ class Summary:
         if self.baseline is not None:
             count = sum(sum(leaks.values()) for leaks in self.baseline.values())
             update = ", to be updated" if settings.update else ""
-            parts.append(f"baseline={settings.baseline} ({count} leaks{update})")
+            parts.append(f"baseline={settings.baseline} ({_several(count, 'leak')}{update})")
         return [f"muxleak: {', '.join(parts)}", *lines]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -217,7 +217,8 @@ class Summary:
         new = updated(self.baseline or {}, self._found, self._complete, self._removed)
         write(settings.baseline, new)
         count = sum(sum(leaks.values()) for leaks in new.values())
-        self._wrote = f"wrote {settings.baseline}: {count} leaks of {_owners(new)}"
+        self._wrote = f"wrote {settings.baseline}: {_several(count, 'leak')}"
+        self._wrote += f" of {_owners(new)}" if new else ""
         if self._explicit:
             owners = _owners(self._explicit)
             self._wrote += f"; without the leaks of {owners} failed by an explicit no_leaks"
