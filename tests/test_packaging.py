@@ -87,7 +87,9 @@ WITHOUT_EXTRAS = {
     "serve --help": (["serve", "--help"], 0, "Usage: muxleak serve"),
     "hunt --help": (["hunt", "--help"], 0, "Usage: muxleak hunt"),
     "replay": (["replay", "V1 a:open a:close"], 1, "violated"),
-    "versions": (["verify", "--versions"], 0, "V1"),
+    "versions": (["self", "versions"], 0, "V1"),
+    "controls": (["self", "controls", "--sequences", "1"], 0, "every claim holds"),
+    "mutants": (["self", "mutants", "--sequences", "1"], 1, "survived"),
     "soak": (["soak", "--connections", "50"], 0, ""),
     "bench": (["bench", "frame", "--quick"], 0, "frame"),
 }
