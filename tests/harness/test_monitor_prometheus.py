@@ -141,7 +141,7 @@ def serving(version: str, port: int, debug: int, folder: Path) -> Process:
     """Start ``muxleak serve`` with its debug endpoint."""
     folder.mkdir()
     words = ["--listen", f"{LOOPBACK}:{port}", "--debug", f"{LOOPBACK}:{debug}"]
-    command = [sys.executable, "-m", "harness", "serve", "--version", version, *words]
+    command = [sys.executable, "-m", "muxleak", "serve", "--version", version, *words]
     return Process(f"serve {version}", command, folder)
 
 

@@ -264,7 +264,7 @@ def test_ratios_have_three_digits(value: float, text: str) -> None:
 def program(*words: str) -> "subprocess.Popen[str]":
     """Start the real program."""
     return subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "harness", "bench", *words],
+        [sys.executable, "-m", "muxleak", "bench", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "80"},
         stdout=subprocess.PIPE,

@@ -387,7 +387,7 @@ def test_hunt_ended_twice_leaves_no_server(number: signal.Signals, tmp_path: Pat
     script.write_text(HELD_UP)
     command = shlex.join([sys.executable, str(script), str(told)])
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "harness", "hunt", SERVER, "--command", command],
+        [sys.executable, "-m", "muxleak", "hunt", SERVER, "--command", command],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -126,7 +126,7 @@ def test_program_says_nothing_more_when_it_exits(
 ) -> None:
     """For real: neither a traceback nor an exception that Python ignored."""
     # The status is told in a file, for it is not that of the last of a pipe.
-    line = f'{{ "$0" -m harness list; echo $? >"$1"; }} {where}'
+    line = f'{{ "$0" -m muxleak list; echo $? >"$1"; }} {where}'
     done = subprocess.run(  # noqa: S603 - our own program
         ["/bin/sh", "-c", line, sys.executable, str(tmp_path / "code")],
         cwd=ROOT,

@@ -120,7 +120,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if not name.startswith(("harness", "scenarios", "vless")):
+        if not name.startswith("muxleak"):
             del sys.modules[name]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from creation_sites import shown
 from muxleak_scenarios.cli import cli
 from muxleak_scenarios.cli import real as command
 from muxleak_scenarios.hunt import remote_server
@@ -29,6 +30,7 @@ from muxleak_scenarios.real.compare import CaseRow, Servers
 from muxleak_scenarios.real.programs import INSTALL, Program
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_scenarios.targets.target import USER
+from muxleak_vless import session
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = Program("sing-box", "1.14.4", ("sing-box",))
@@ -419,7 +421,7 @@ def test_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: Pat
     )
     words = ["reproduce", "--real", "sing-box", "--program", path]
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "harness", *words],
+        [sys.executable, "-m", "muxleak", *words],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -450,7 +452,7 @@ def test_halves_are_told_apart_as_real_servers(variant: str, agree: bool) -> Non
     assert [row.agrees for row in rows] == [agree or row.case.control for row in rows]
     (stack,) = rows[0].buggy.stacks
     assert stack[0] == "Link.receive"
-    assert stack[-1].startswith("created by vless/muxleak_vless/session.py:")
+    assert stack[-1].startswith(f"created by {shown(session)}:")
 
 
 def figures(row: CaseRow) -> tuple[Any, ...]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from creation_sites import shown
 from muxleak_scenarios.cli import cli
 from muxleak_scenarios.pairs.replay import SequenceReplay
+from muxleak_vless import context, session
 from muxleak_vless.versions import VERSIONS
 
 LINE = "watcher_outlives_connection/buggy a:open a:close"
@@ -46,8 +48,8 @@ def test_replay_says_what_is_violated_and_what_is_left() -> None:
     assert "violated: tasks: after every close, the tasks of the connection are gone" in text
     assert "connection a: expected 0 alive after its close, got 1" in text
     assert "1 x MuxSession._watch" in text
-    assert "made at   vless/muxleak_vless/session.py:" in text
-    assert "Context.wait (vless/muxleak_vless/context.py:" in text
+    assert f"made at   {shown(session)}:" in text
+    assert f"Context.wait ({shown(context)}:" in text
 
 
 def test_replay_says_what_was_clean() -> None:

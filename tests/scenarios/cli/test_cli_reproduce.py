@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from creation_sites import shown
 from muxleak import LeakReport
 from muxleak_scenarios import Found, SequenceOutcome, Violation, find_pair
 from muxleak_scenarios.cli import cli, render, reproduce, reproduce_text
 from muxleak_scenarios.cli.reproduce import Reproduction
 from muxleak_scenarios.pairs.growth import TaskGrowth
+from muxleak_vless import session
 from muxleak_vless.versions import VERSIONS
 from source_roots import PYTHONPATH
 
@@ -31,7 +33,7 @@ NOTHING = LeakReport.of([])
 def program(words: Words[str]) -> "subprocess.CompletedProcess[str]":
     """Run the real program, at 80 columns."""
     return subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "harness", *words],
+        [sys.executable, "-m", "muxleak", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": PYTHONPATH, "COLUMNS": "80"},
         capture_output=True,
@@ -159,7 +161,7 @@ def test_reproduce_json_is_complete_exact_and_quick() -> None:
     }
     assert data["counted_open"] == {variant: [[n, 0] for n in COUNTS] for variant in data["growth"]}
     assert [group["count"] for group in data["blocked"]] == [1000]
-    assert data["blocked"][0]["made_at"].startswith("vless/muxleak_vless/session.py:")
+    assert data["blocked"][0]["made_at"].startswith(f"{shown(session)}:")
     assert "Context.wait" in data["blocked"][0]["waiting_on"]
     assert data["minimal"] == "a:open a:close"
     assert data["violated"] == ["tasks"]

@@ -80,7 +80,7 @@ class Running:
 def serving(*words: str) -> Iterator[Running]:
     """Run the real program for the length of a block."""
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "harness", "serve", "--json", *words],
+        [sys.executable, "-m", "muxleak", "serve", "--json", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
