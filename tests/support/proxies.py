@@ -10,7 +10,7 @@ from uuid import UUID
 
 from muxleak_scenarios.cli.params import Listen
 from muxleak_scenarios.cli.serve import USER
-from muxleak_scenarios.cli.watch import clients
+from muxleak_scenarios.cli.serve_status import clients
 from muxleak_scenarios.real import programs
 from muxleak_scenarios.real.programs import ATTEMPTS, LOOPBACK, free_port
 from processes import Process, unavailable

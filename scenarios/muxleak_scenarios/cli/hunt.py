@@ -1,4 +1,4 @@
-"""``muxleak hunt``: sequences against a running server over TCP, counted from outside."""
+"""``muxleak hunt``: search a running server for sequences that leak, counted from outside."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from contextlib import AsyncExitStack
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from muxleak_scenarios.cli import hunt_params, hunt_report, interrupt, params, render, replay_files
+from muxleak_scenarios.cli import hunt_report, interrupt, params, render, replay_files
 from muxleak_scenarios.cli.params import Listen
 from muxleak_scenarios.cli.serve import USER
 from muxleak_scenarios.hunt import findings as files
@@ -26,17 +26,154 @@ from muxleak_scenarios.hunt.hunt import (
     Hunt,
     HuntBudget,
 )
-from muxleak_scenarios.hunt.remote_server import StartError
+from muxleak_scenarios.hunt.random_sequences import hosted
+from muxleak_scenarios.hunt.remote_server import RemoteServer, StartError
+from muxleak_scenarios.sequence.steps import OPERATOR, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
+    from muxleak_scenarios.hunt.findings import HuntFinding
     from muxleak_scenarios.hunt.hunt import HuntProgress, HuntResult
-    from muxleak_scenarios.hunt.remote_server import RemoteServer
-    from muxleak_scenarios.sequence.steps import Sequence
+
+# The order in which things are refused: first the words themselves, then the file that a finding
+# is to be written to, and only then is the server started or connected to. A hunt takes minutes
+# and breaks what it finds, so nothing that can be known before may end it after that.
+#
+# A server that the hunt starts must not outlive it. So `stop` runs in a `finally`, and once more,
+# without patience, from the signal handler of a second Ctrl-C, which leaves the process at once.
 
 SUFFIX = ".hunt.json"
+
+
+class HuntSettings(NamedTuple):
+    """The options of the command, as click has converted them; `owned` allows any address."""
+
+    address: Listen
+    user: UUID
+    pprof: tuple[str, ...]
+    v2ray: tuple[Listen, ...]
+    pid: int | None
+    command: str | None
+    host: str
+    seconds: float
+    connections: int
+    bandwidth: float
+    patience: float
+    idle: float | None
+    enough: int | None
+    known_file: Path | None
+    replay: Sequence | None
+    out: Path
+    seed: int
+    owned: bool
+    as_json: bool
+
+    def budget(self) -> HuntBudget:
+        """Return the limits of the hunt.
+
+        Raises:
+            click.UsageError: the time does not suffice to confirm one finding.
+        """
+        bytes_per_second = self.bandwidth * 1e6
+        limits = HuntBudget(
+            *(self.seconds, self.connections, bytes_per_second),
+            *(self.patience, self.enough, self.idle or 0),
+        )
+        if self.replay is None and self.seconds < 2 * limits.wait:
+            by_patience = limits.wait == self.patience
+            option = "--patience" if by_patience else "--idle"
+            least = "twice --patience" if by_patience else "four times --idle, and 2 s"
+            raise click.UsageError(
+                f"--time must be at least {2 * limits.wait:g} s ({least}), got {self.seconds:g} s; "
+                f"give more --time, or less {option}"
+            )
+        return limits
+
+
+def read_known(path: Path | None) -> list[HuntFinding]:
+    """Return the findings of an earlier hunt, or none without a file.
+
+    Raises:
+        click.BadParameter: the file cannot be read, or holds no findings.
+    """
+    try:
+        return [] if path is None else files.read(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"{path}: {error}", param_hint="'--known'") from None
+
+
+def read_sequence(line: str) -> Sequence:
+    """Parse steps that a client can take at a server that is not ours.
+
+    Handlers exist in servers of ours only, so a destination takes the place of each.
+
+    Raises:
+        click.BadParameter: there are no steps, or a step is none of a client's.
+    """
+    try:
+        sequence = Sequence.parse(line)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if not sequence:
+        raise click.BadParameter("expected steps, such as 'a:open a:close'; got none")
+    for step in sequence:
+        if step.verb in OPERATOR:
+            raise click.BadParameter(
+                f"step {str(step)!r}: expected steps of a client, got one of the operator, which "
+                "only muxleak replay can take"
+            )
+    return Sequence(hosted(step) for step in sequence)
+
+
+def remote_server(
+    address: Listen,
+    pprof: tuple[str, ...],
+    v2ray: tuple[Listen, ...],
+    pid: int | None,
+    command: str | None,
+) -> RemoteServer:
+    """Return the server under test, with its counters.
+
+    Args:
+        address: of the server.
+        pprof: URLs of its goroutine profiles.
+        v2ray: addresses of its API, if it is a V2Ray.
+        pid: its process; None to count none, or the one that is started.
+        command: starts it; None if it runs already.
+
+    Raises:
+        click.UsageError: there is no counter, or there are two for one process.
+    """
+    if pid is not None and command is not None:
+        raise click.UsageError("--pid means nothing with --command, whose process is counted")
+    if not (pprof or v2ray or pid or command is not None):
+        raise click.UsageError(
+            "expected a way to count the server: --pprof URL or --v2ray-stats HOST:PORT "
+            "(goroutines), --pid PID (descriptors, memory), --command COMMAND (starts it), or "
+            "several; got none"
+        )
+    at, stats = (address.host, address.port), [str(each) for each in v2ray]
+    try:
+        return RemoteServer(at, pprof=pprof, v2ray=stats, pid=pid, command=command)
+    except (ImportError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+def check_loopback(*addresses: Listen) -> None:
+    """Check that no address is beyond this machine.
+
+    Raises:
+        click.UsageError: one is.
+    """
+    for address in addresses:
+        if not address.loopback:
+            raise click.UsageError(
+                f"expected a loopback address, got {address.host!r}: a hunt repeats what leaks, so"
+                " it uses up the memory and descriptors of the server until it fails for everybody "
+                "who uses it; add --i-own-this-server if it is yours"
+            )
 
 
 @click.command(
@@ -50,12 +187,14 @@ SUFFIX = ".hunt.json"
     ),
 )
 @click.argument("address", type=params.listen, metavar="HOST:PORT")
-@click.option("--user", type=click.UUID, default=USER, show_default=True, help="Who connects.")
+@click.option(
+    "--user", type=click.UUID, default=USER, show_default=True, help="Id of the user that connects."
+)
 @click.option(
     "--pprof",
     multiple=True,
     metavar="URL",
-    help="Count goroutines: its /debug/pprof/goroutine?debug=1 or 2, or text of that form.",
+    help="Count goroutines by their profile, /debug/pprof/goroutine?debug=1 or 2, or such text.",
 )
 @click.option(
     "--v2ray-stats",
@@ -63,8 +202,7 @@ SUFFIX = ".hunt.json"
     type=params.listen,
     multiple=True,
     metavar="HOST:PORT",
-    help="Count goroutines of a V2Ray: where its API is, with the StatsService. Needs the extra "
-    "'v2ray'.",
+    help="Count goroutines of a V2Ray by its API, with the StatsService. Needs the extra 'v2ray'.",
 )
 @click.option(
     "--pid", type=params.COUNT, help="Count descriptors, threads and memory of a process."
@@ -76,7 +214,7 @@ SUFFIX = ".hunt.json"
     default=HOST,
     show_default=True,
     metavar="HOST",
-    help="Our own address, where the server finds the destinations that are hosted here.",
+    help="Address of this machine at which the server reaches the destinations of the hunt.",
 )
 @click.option(
     "--time",
@@ -84,7 +222,7 @@ SUFFIX = ".hunt.json"
     type=params.POSITIVE,
     default=SECONDS,
     show_default=True,
-    help="Seconds at most, for a search; a replay takes what it takes.",
+    help="Seconds that a search takes at most; a replay has no limit.",
 )
 @click.option(
     "--connections",
@@ -98,125 +236,80 @@ SUFFIX = ".hunt.json"
     type=params.POSITIVE,
     default=BANDWIDTH / 1e6,
     show_default=True,
-    help="Megabytes a second at most, sent by the clients.",
+    help="Megabytes that the clients send in a second, at most.",
 )
 @click.option(
     "--patience",
     type=params.POSITIVE,
     default=PATIENCE,
     show_default=True,
-    help="Seconds that what is left must stay to be called a leak; longer than the server dials.",
+    help="Seconds after which growth counts as a leak; more than the server takes to dial.",
 )
 @click.option(
     "--idle",
     type=params.POSITIVE,
     metavar="SECONDS",
-    help="The server's own limit for what is idle: what has gone after twice as long is no leak.",
+    help="The server's own limit for idle streams; growth that ends in twice as long is no leak.",
 )
 @click.option(
     "--findings",
     "enough",
     type=params.COUNT,
     metavar="N",
-    help="Stop when so many leaks are found.",
+    help="Stop after so many leaks.",
 )
 @click.option(
     "--known",
     "known_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Skip what an earlier hunt has found.",
+    help="File of an earlier hunt, whose findings are skipped.",
 )
 @click.option(
     "--replay",
-    type=hunt_params.sequence,
+    type=read_sequence,
     metavar="STEPS",
-    help="Measure these steps only: what a hunt has found, or what `muxleak replay` runs.",
+    help="Measure these steps only, such as those of a finding.",
 )
 @click.option(
     "--out",
     type=replay_files.OUT,
     default=".",
     metavar="DIR|FILE",
-    help="Where the file goes, if something is found.  [default: here]",
+    help="Where the file of the findings is written.  [default: here]",
 )
-@click.option("--i-own-this-server", "owned", is_flag=True, help="Allow one beyond this machine.")
+@click.option(
+    "--i-own-this-server", "owned", is_flag=True, help="Allow addresses beyond this machine."
+)
 @params.seed_option
 @params.json_option
 @click.pass_context
-def hunt_command(
-    ctx: click.Context,
-    *,
-    address: Listen,
-    user: UUID,
-    pprof: tuple[str, ...],
-    v2ray: tuple[Listen, ...],
-    pid: int | None,
-    command: str | None,
-    host: str,
-    seconds: float,
-    connections: int,
-    bandwidth: float,
-    patience: float,
-    idle: float | None,
-    enough: int | None,
-    known_file: Path | None,
-    replay: Sequence | None,
-    out: Path,
-    seed: int,
-    owned: bool,
-    as_json: bool,
-) -> None:
+def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     """Search a running VLESS server for sequences that leak.
 
     The server speaks mux.cool. Each sequence is repeated while goroutines, descriptors and memory
-    are counted from outside, until growth per repetition is certain; then shrunk. Counted is what
-    stays when all connections are closed, and what of it stays when the destinations have gone,
-    too; what the server ends by itself is told, and is no leak.
+    are counted from outside, until the growth of each repetition is certain; then it is shrunk.
+    Counted is the growth that stays when all connections are closed, and the part of it that stays
+    when the destinations are closed, too. Growth that the server ends by itself is reported, and is
+    no leak.
 
     A sequence that was found runs in the Python sessions, too: muxleak replay PAIR/HALF 'STEPS'.
-    One of theirs runs here with --replay, where destinations stand in for the handlers that only
-    our own server has.
+    One of theirs runs here with --replay, where destinations take the place of the handlers that
+    only our own server has.
 
-    Ctrl-C ends the hunt with what it has. Exits with 1 if a leak was found, or if the server died.
+    Ctrl-C ends the hunt and shows its findings. Exits with 1 if a leak was found, or if the server
+    died.
     """
-    target = hunt_params.target(address, pprof, v2ray, pid, command)
-    if not owned:
-        hunt_params.check_loopback(address, *(Listen(Pprof(url).host, 0) for url in pprof), *v2ray)
-    replay_files.check_out(out)
-    known = hunt_params.known(known_file)
-    limits = HuntBudget(seconds, connections, bandwidth * 1e6, patience, enough, idle or 0)
-    replays = None if replay is None else [replay]
-    if replay is None and seconds < 2 * limits.wait:
-        option = "--patience" if limits.wait == patience else "--idle"
-        least = "twice --patience" if option == "--patience" else "four times --idle, and 2 s"
-        raise click.UsageError(
-            f"--time must be at least {2 * limits.wait:g} s ({least}), got {seconds:g} s; give more"
-            f" --time, or less {option}"
-        )
-    again = hunt_report.Again.of(ctx, address)
+    given = HuntSettings(**options)
+    target = remote_server(given.address, given.pprof, given.v2ray, given.pid, given.command)
+    if not given.owned:
+        counted_at = (Listen(Pprof(url).host, 0) for url in given.pprof)
+        check_loopback(given.address, *counted_at, *given.v2ray)
+    replay_files.check_out(given.out)
+    known, limits = read_known(given.known_file), given.budget()
+    again = hunt_report.Again.of(ctx, given.address)
     try:
-        ended = interrupt.caught(lambda: target.stop(kill=True))
-        with ended as stopped, render.progress(seconds) as steps:
-
-            def tell(status: HuntProgress) -> None:
-                steps.follow(status.seconds)
-                steps.say(hunt_report.progress_in_words(status))
-
-            hunt = partial(
-                Hunt,
-                target,
-                user,
-                limits=limits,
-                seed=seed,
-                known=known,
-                progress=tell,
-                stopped=stopped,
-            )
-            try:
-                result = asyncio.run(_run(target, user, Destinations(host), hunt, replays, stopped))
-            finally:
-                target.stop()
+        result = _hunted(given, target, limits, known)
     except asyncio.CancelledError:
         click.echo("interrupted", err=True)
         ctx.exit(interrupt.CODE)
@@ -225,12 +318,41 @@ def hunt_command(
     path = None
     if result.findings or result.passing:
         content = files.write([*result.findings, *result.passing]).encode()
-        path = replay_files.keep(out, f"hunt-{address}", SUFFIX, content)
-    if as_json:
-        render.emit_json(hunt_report.to_json(result, address, seed, path, again))
+        path = replay_files.keep(given.out, f"hunt-{given.address}", SUFFIX, content)
+    if given.as_json:
+        render.emit_json(hunt_report.to_json(result, given.address, given.seed, path, again))
     else:
-        hunt_report.show(render.stdout(), result, address, path, again)
+        hunt_report.show(render.stdout(), result, given.address, path, again)
     ctx.exit(_code(result))
+
+
+def _hunted(
+    given: HuntSettings, target: RemoteServer, limits: HuntBudget, known: list[HuntFinding]
+) -> HuntResult:
+    """Hunt the server with progress, until it is done or stopped; end a server of ours."""
+    ended = interrupt.caught(lambda: target.stop(kill=True))
+    with ended as stopped, render.progress(given.seconds) as steps:
+
+        def tell(status: HuntProgress) -> None:
+            steps.follow(status.seconds)
+            steps.say(hunt_report.progress_in_words(status))
+
+        hunt = partial(
+            Hunt,
+            target,
+            given.user,
+            limits=limits,
+            seed=given.seed,
+            known=known,
+            progress=tell,
+            stopped=stopped,
+        )
+        replays = None if given.replay is None else [given.replay]
+        destinations = Destinations(given.host)
+        try:
+            return asyncio.run(_run(target, given.user, destinations, hunt, replays, stopped))
+        finally:
+            target.stop()
 
 
 async def _run(
@@ -241,11 +363,20 @@ async def _run(
     replays: list[Sequence] | None,
     stopped: Callable[[], bool],
 ) -> HuntResult:
-    """Start the server and hunt it; cancelled if it is stopped before the hunt has begun.
+    """Start the server and hunt it.
+
+    Args:
+        target: the server.
+        user: the id that connects.
+        destinations: those that the server is asked to dial.
+        hunt: makes the hunt for these destinations.
+        replays: the sequences to measure; None to search.
+        stopped: returns True if the user has asked the program to end.
 
     Raises:
-        StartError: if it does not come up, or dials nothing of ours.
-        click.BadParameter: if no destinations can be hosted.
+        StartError: the server does not come up, or does not dial the destinations.
+        CancelledError: the program was asked to end before the hunt began.
+        click.BadParameter: the destinations cannot listen there.
     """
 
     def check() -> None:
@@ -268,13 +399,13 @@ async def _run(
             raise StartError(
                 f"expected {host}:{port} to dial {destinations.host} for a mux.cool stream of user "
                 f"{user}, got nothing within {REACH_SECONDS:g} s; check the address, --user, and "
-                "that the server may dial that host, else name another of ours: --destinations"
+                "that the server may dial that host, or name another with --destinations"
             )
         return await hunt(destinations).run(replays)
 
 
 def _code(result: HuntResult) -> int:
-    # Also of what is known, which is no finding.
+    # A server that died of a known sequence is broken all the same, though that is no finding.
     if result.findings or result.ended == "died":
         return 1
     if result.trouble:

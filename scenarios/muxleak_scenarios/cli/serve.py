@@ -13,13 +13,13 @@ from muxleak import LeakReport, Ledger, Monitor, settle
 from muxleak.monitor import KINDS
 from muxleak_scenarios.cli import interrupt, params
 from muxleak_scenarios.cli.params import Listen
-from muxleak_scenarios.cli.watch import JsonScreen, ServerWatch, TextScreen
+from muxleak_scenarios.cli.serve_status import JsonScreen, ServerWatch, TextScreen
 from muxleak_vless import Inbound, Limits, Outbound, User
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from muxleak_scenarios.cli.watch import Screen
+    from muxleak_scenarios.cli.serve_status import Screen
     from muxleak_scenarios.pairs.replay import SequenceReplay
 
 USER = "00112233-4455-6677-8899-aabbccddeeff"

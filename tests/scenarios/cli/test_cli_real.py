@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from creation_sites import shown
 from muxleak_scenarios.cli import cli
-from muxleak_scenarios.cli import real as command
+from muxleak_scenarios.cli import reproduce_real as command
 from muxleak_scenarios.hunt import remote_server
 from muxleak_scenarios.hunt.batch import Driver
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, CounterError, Snapshot

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from creation_sites import shown
 from muxleak import LeakReport
 from muxleak_scenarios import Found, SequenceOutcome, Violation, find_pair
-from muxleak_scenarios.cli import cli, render, reproduce, reproduce_text
+from muxleak_scenarios.cli import cli, render, reproduce
 from muxleak_scenarios.cli.reproduce import Reproduction
 from muxleak_scenarios.pairs.growth import TaskGrowth
 from muxleak_vless import session
@@ -129,7 +129,7 @@ def test_story_tells_a_search_in_vain(
 ) -> None:
     """Without a found sequence the story goes on with the minimal one."""
     result = replace(flagship, found=None)
-    reproduce_text.tell(render.stdout(), result)
+    reproduce.show_result(render.stdout(), result)
 
     assert "none found that violates a property" in capsys.readouterr().out
     assert str(result.replay) == "watcher_outlives_connection/buggy a:open a:close"

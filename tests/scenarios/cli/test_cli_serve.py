@@ -25,7 +25,7 @@ from muxleak.monitor import KINDS
 from muxleak_scenarios.cli import cli, render, serve
 from muxleak_scenarios.cli.params import Listen
 from muxleak_scenarios.cli.serve import USER
-from muxleak_scenarios.cli.watch import ServerStatus, ServerWatch, TextScreen, clients
+from muxleak_scenarios.cli.serve_status import ServerStatus, ServerWatch, TextScreen, clients
 from muxleak_vless import Client, Inbound, Limits, Outbound
 from source_roots import PYTHONPATH
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from muxleak_scenarios.cli import cli
-from muxleak_scenarios.cli.hunt_params import sequence as hunted
+from muxleak_scenarios.cli.hunt import read_sequence as hunted
 from muxleak_scenarios.pairs.replay import SequenceReplay
 from muxleak_scenarios.real.cases import CASES, Case, Left, left
 from muxleak_scenarios.sequence.decoder import SIZES
