@@ -1,4 +1,4 @@
-"""Every line of every replay file beside this one; what `muxleak fuzz` writes can go here."""
+"""Every line of every replay file beside this one; files of `muxleak fuzz` can be added."""
 
 from pathlib import Path
 

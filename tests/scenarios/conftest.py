@@ -1,4 +1,4 @@
-"""Worlds to run sequences in, and a shorthand to run a line of notation."""
+"""Targets that run sequences, and a shorthand to run a line of notation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ _PARAMS = [
 
 @pytest.fixture(params=_PARAMS)
 def target(request: pytest.FixtureRequest) -> Callable[[Lifecycle], Target]:
-    """Each world in turn; uvloop's where it is installed."""
+    """Each target in turn; uvloop where it is installed."""
     return TARGETS[request.param]
 
 

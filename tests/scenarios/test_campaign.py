@@ -26,7 +26,7 @@ PAIR = load_pairs()[FLAGSHIP]
 
 
 def after(calls: int) -> Callable[[], bool]:
-    """Whether to stop: not before so many were asked."""
+    """Return a function that says to stop after a number of calls."""
     asked = count(1)
     return lambda: next(asked) > calls
 
@@ -42,7 +42,7 @@ def brief(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", SOME_PAIRS, ids=SOME_SLUGS)
-def test_campaign_finds_pairs_and_shrinks_to_the_witness(pair: Pair) -> None:
+def test_campaign_finds_pairs_and_shrinks_to_the_minimal_sequence(pair: Pair) -> None:
     """The buggy variant is caught, in no more steps than the shortest sequence known."""
     result = Campaign(pair.buggy).run()
 
@@ -73,7 +73,7 @@ def test_campaign_remembers_what_it_found(pair: Pair, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 7])
 def test_campaign_goes_on_where_shrinking_ends_too_early(seed: int) -> None:
-    """Five steps, of which none can be left out, become two; and those are what is remembered."""
+    """Five steps, none of which can be removed alone, become two, and those are remembered."""
     database = InMemoryExampleDatabase()
     buggy = find_pair("refused_stays_open").buggy
     first, second = (Campaign(buggy, seed=seed, database=database).run() for _ in range(2))
@@ -86,7 +86,7 @@ def test_campaign_goes_on_where_shrinking_ends_too_early(seed: int) -> None:
 
 
 def test_campaign_forgets_what_it_cannot_read() -> None:
-    """What is remembered may be of a release that wrote sequences otherwise."""
+    """A remembered sequence may have been written by a release with another notation."""
     database = InMemoryExampleDatabase()
     key = b"muxleak .shortest"
     for each in (b"a:open a:fly", b"\xff"):
@@ -97,8 +97,8 @@ def test_campaign_forgets_what_it_cannot_read() -> None:
     assert list(database.fetch(key)) == []
 
 
-def test_campaign_finds_nothing_in_fixed_halves() -> None:
-    """The budget is spent to the last sequence, and said to be."""
+def test_campaign_finds_nothing_in_fixed_variants() -> None:
+    """The budget is spent to the last sequence, and the result says so."""
     result = Campaign(PAIR.fixed, budget=Budget(10)).run()
 
     assert result.found is None
@@ -108,7 +108,7 @@ def test_campaign_finds_nothing_in_fixed_halves() -> None:
 
 
 def test_campaign_keeps_what_it_has_when_it_is_stopped() -> None:
-    """What was found violates, shrunk or not."""
+    """The finding violates the property, shrunk or not."""
     result = brief()
 
     assert result.ended == "stopped"
@@ -118,7 +118,7 @@ def test_campaign_keeps_what_it_has_when_it_is_stopped() -> None:
 
 
 def test_campaign_goes_on_shrinking_what_was_left_unshrunk() -> None:
-    """What a stopped campaign found is tried first, and can become shorter."""
+    """The finding of a stopped campaign is tried first, and can become shorter."""
     database = InMemoryExampleDatabase()
     first, second = brief(database=database), brief(database=database, calls=12)
 
@@ -131,7 +131,7 @@ def test_campaign_goes_on_shrinking_what_was_left_unshrunk() -> None:
 
 
 def test_campaign_forgets_what_is_fixed() -> None:
-    """After a fix, what is remembered is tried once; then nothing of it is left."""
+    """After a fix, a remembered finding is tried once and then deleted."""
     database = InMemoryExampleDatabase()
     brief(database=database)
     results = [
@@ -163,7 +163,7 @@ def test_campaign_shrinks_within_its_time_only() -> None:
 
 
 def test_campaign_is_the_same_for_the_same_seed() -> None:
-    """Sequences and connections up to what is found are repeated."""
+    """The number of connections until the finding is the same."""
     results = [
         Campaign(PAIR.buggy, seed=seed, stopped=after(3)).run().status.connections
         for seed in (7, 7, 8)
@@ -174,15 +174,15 @@ def test_campaign_is_the_same_for_the_same_seed() -> None:
 
 
 def test_campaign_tells_how_far_it_is() -> None:
-    """Once for every sequence, with the length of the shortest found, which never grows."""
-    told: list[CampaignProgress] = []
-    Campaign(PAIR.buggy, progress=told.append, stopped=after(15)).run()
-    lengths = [status.shortest for status in told if status.shortest is not None]
+    """Progress comes once for every sequence, with the shortest length, which never grows."""
+    reported: list[CampaignProgress] = []
+    Campaign(PAIR.buggy, progress=reported.append, stopped=after(15)).run()
+    lengths = [status.shortest for status in reported if status.shortest is not None]
 
-    assert [status.sequences for status in told] == [*range(1, 16)]
+    assert [status.sequences for status in reported] == [*range(1, 16)]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] < lengths[0]
-    assert {status.doing for status in told} == {"searches", "shrinks"} or told[0].shortest
+    assert {status.doing for status in reported} == {"searches", "shrinks"} or reported[0].shortest
     assert CampaignProgress("searches", 1, 1, 30, 2.0, None).rate == 15
     assert CampaignProgress("searches", 0, 0, 0, 0.0, None).rate == 0
 
@@ -191,7 +191,7 @@ def test_campaign_tells_how_far_it_is() -> None:
 def test_campaign_shrinks_to_what_violates_the_same(
     monkeypatch: pytest.MonkeyPatch, *, canonical: bool
 ) -> None:
-    """Not to what is shorter and violates something else; nor is that what it tells in the end."""
+    """A shorter sequence that violates another property is not taken, nor returned."""
 
     def run(sequence: Sequence, *_: object) -> SequenceOutcome:
         same = len(sequence) > 3 and (canonical or sequence != sequence.canonical())
@@ -208,7 +208,7 @@ def test_campaign_shrinks_to_what_violates_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("agrees", [True, False])
 def test_campaign_shrinks_where_no_time_passes(*, agrees: bool) -> None:
-    """Real time is spent on the search and on what came of it, which counts if it is seen there."""
+    """Real time is spent on the search and on one check of the result of shrinking."""
     runs = 0
     found = False
 

@@ -1,4 +1,4 @@
-"""`check_sequence`: what its error says, and that a failing Hypothesis test prints the command."""
+"""`check_sequence`: the text of its error, and the command in a failing Hypothesis test."""
 
 import re
 import shlex
@@ -30,7 +30,7 @@ CLOSE = Sequence.parse("a:open a:close")
 
 
 class Another(Lifecycle):
-    """A server of somebody's own."""
+    """A life cycle that no command names."""
 
 
 def test_check_returns_what_a_clean_sequence_did() -> None:
@@ -79,17 +79,17 @@ def test_check_raises_what_was_violated() -> None:
         ),
     ],
 )
-def test_check_names_server_and_world(
+def test_check_names_server_and_target(
     lifecycle: type[Lifecycle], target: Callable[[Lifecycle], Target], command: str
 ) -> None:
-    """A command where there is one that does the same; else the call."""
+    """The command that does the same, or else the call."""
     assert how_to_replay(CLOSE, lifecycle, target) == command
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slug", SOME_SLUGS)
 def test_check_in_a_failing_test_prints_the_command(slug: str) -> None:
-    """The note is about the shrunk sequence, and the command sees the same."""
+    """The note names the shrunk sequence, and its command finds the same violation."""
     pair = find_pair(slug)
 
     @settings(

@@ -1,4 +1,4 @@
-"""Bytes to steps: total, stable under growth, and aware of what is open."""
+"""The decoder: total, stable under growth, and aware of the open connections."""
 
 from random import Random
 
@@ -44,7 +44,7 @@ def test_decode_takes_any_bytes(script: bytes) -> None:
 @given(st.binary(max_size=WIDTH * 10), st.binary(max_size=WIDTH * 10))
 @settings(max_examples=50, deadline=None)
 def test_decode_of_a_longer_script_begins_with_that_of_a_shorter(head: bytes, tail: bytes) -> None:
-    """What follows changes nothing before it, so that cutting a script cuts the sequence."""
+    """Later bytes change no earlier step, so that cutting a script cuts the sequence."""
     whole = head[: len(head) // WIDTH * WIDTH]
 
     assert decode(whole + tail)[: len(decode(whole))] == decode(whole)
@@ -57,7 +57,7 @@ def test_decode_of_a_longer_script_begins_with_that_of_a_shorter(head: bytes, ta
 )
 @settings(max_examples=50, deadline=None)
 def test_decode_skips_a_step_that_begins_with_zero(script: bytes, at: int, rest: bytes) -> None:
-    """A zero anywhere is no step, whatever its other bytes say."""
+    """A first byte of zero is no step, whatever its other bytes are."""
     at = min(at, len(script) // WIDTH) * WIDTH
 
     assert decode(script[:at] + b"\0" + rest + script[at:]) == decode(script)
@@ -136,8 +136,8 @@ def test_decode_reaches_everything_that_verbs_take(steps: list[Step]) -> None:
     assert taken == {"bad": {*BAD_HEADERS}, "junk": {*JUNK}}
 
 
-def test_decode_reopens_living_streams(steps: list[Step]) -> None:
-    """Some ids are opened again while the first stream under them lives."""
+def test_decode_reopens_ids_in_use(steps: list[Step]) -> None:
+    """Some ids are opened again while their first stream is open."""
     opened: dict[str, list[int | None]] = {}
     again = 0
     for step in steps:
@@ -153,6 +153,6 @@ def test_decode_reopens_living_streams(steps: list[Step]) -> None:
 @given(sequences(40, virtual=False))
 @settings(max_examples=50, deadline=None)
 def test_sequences_without_waits_have_none(sequence: Sequence) -> None:
-    """For worlds on real time, no step lets idle intervals pass."""
+    """For targets on real time, no step lets idle intervals pass."""
     assert all(step.verb != "wait" for step in sequence)
     assert len(sequence) <= 40

@@ -85,7 +85,7 @@ def test_run_is_the_same_again(version: str) -> None:
 
 
 def test_reports_name_no_address_and_no_absolute_path() -> None:
-    """What is printed can be compared between machines."""
+    """Reports can be compared between machines."""
     report = str(run_sequence(Sequence.parse(LINE), VERSIONS["V0"]()).report)
 
     assert "tasks leaked" in report

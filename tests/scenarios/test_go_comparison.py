@@ -1,4 +1,4 @@
-"""The table of versions: what Python leaves is what was measured in Go."""
+"""The table of versions: Python leaves as many tasks as goroutines were measured in Go."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ def rows() -> list[VersionRow]:
     return compare()
 
 
-def test_history_is_equal_wherever_go_was_measured(rows: list[VersionRow]) -> None:
+def test_go_comparison_is_equal_wherever_go_was_measured(rows: list[VersionRow]) -> None:
     """No cell contradicts its measurement."""
     measured = [row for row in rows if row.go is not None]
 
@@ -24,13 +24,13 @@ def test_history_is_equal_wherever_go_was_measured(rows: list[VersionRow]) -> No
     assert all(row.holds for row in rows)
 
 
-def test_history_reference_leaves_nothing(rows: list[VersionRow]) -> None:
+def test_go_comparison_reference_leaves_nothing(rows: list[VersionRow]) -> None:
     """On every ending, whenever the tasks of a closed connection are counted."""
     assert [row for row in rows if row.version == "REF" and row.python] == []
 
 
-def test_history_has_every_version_on_every_ending(rows: list[VersionRow]) -> None:
-    """One row for each, in the order of the story."""
+def test_go_comparison_has_every_version_on_every_ending(rows: list[VersionRow]) -> None:
+    """One row for each, in the order of the table."""
     cells = [(row.ending, row.version) for row in rows]
 
     assert cells == [(ending.name, version) for ending in ENDINGS for version in VERSIONS]
@@ -49,16 +49,16 @@ def test_history_has_every_version_on_every_ending(rows: list[VersionRow]) -> No
         ("V1", "peer EOF, parent that cannot be cancelled", 0),
     ],
 )
-def test_history_tells_the_story(
+def test_go_comparison_has_the_known_cells(
     rows: list[VersionRow], version: str, ending: str, expected: int
 ) -> None:
-    """The cells that the story rests on."""
+    """The cells that the history of the bug is based on."""
     (row,) = (row for row in rows if (row.version, row.ending) == (version, ending))
 
     assert row.python == expected
 
 
-def test_history_rows_can_fail() -> None:
+def test_go_comparison_rows_can_fail() -> None:
     """A cell that differs from Go, or a reference that leaves something, does not hold."""
     cells = [
         VersionRow("V1", "peer EOF", "a:open a:close", "close", 2, 1),
@@ -80,7 +80,7 @@ def test_history_rows_can_fail() -> None:
     }
 
 
-def test_history_reports_its_progress() -> None:
+def test_go_comparison_reports_its_progress() -> None:
     """Once for each row."""
     seen: list[int] = []
     compare(seen.append)
@@ -90,7 +90,7 @@ def test_history_reports_its_progress() -> None:
 
 
 @pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.name)
-def test_history_sequences_are_notation(ending: object) -> None:
+def test_go_comparison_sequences_are_notation(ending: object) -> None:
     """Each can be given to a replay as it is printed."""
     line = getattr(ending, "sequence", "")
 

@@ -10,7 +10,7 @@ from muxleak_scenarios.pairs.registry import FLAGSHIP
 
 
 def params(pairs: Iterable[Pair]) -> pytest.MarkDecorator:
-    """The pairs whose minimal sequence lets no idle interval pass, which takes real seconds."""
+    """Parametrize by pairs whose minimal sequence has no ``wait``, which takes seconds."""
     some = [pair for pair in pairs if "wait" not in pair.facts.minimal.split()]
     return pytest.mark.parametrize("pair", some, ids=[pair.slug for pair in some])
 
@@ -22,7 +22,7 @@ FLAG = load_pairs()[FLAGSHIP]
 
 @pytest.mark.slow
 @PAIRS
-def test_growth_of_the_buggy_half_is_one_for_each_connection(pair: Pair) -> None:
+def test_growth_of_the_buggy_variant_is_one_for_each_connection(pair: Pair) -> None:
     """After n closed connections exactly n times as much is left, in as many groups."""
     one, ten = grow(pair.minimal, pair.buggy, (1, 10))
 
@@ -34,7 +34,7 @@ def test_growth_of_the_buggy_half_is_one_for_each_connection(pair: Pair) -> None
 
 
 @ALL
-def test_growth_of_the_fixed_half_is_none(pair: Pair) -> None:
+def test_growth_of_the_fixed_variant_is_none(pair: Pair) -> None:
     """Nothing is left, and no connection is counted as open."""
     points = grow(pair.minimal, pair.fixed, (1, 10))
 

@@ -1,4 +1,4 @@
-"""Handlers and destinations, each driven to show what its name promises."""
+"""Handlers and destinations: each does as its name says."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ RunLine = Callable[..., SequenceOutcome]
 
 @pytest.fixture
 def seen() -> Callable[[str], tuple[ConnectionModel, list[str]]]:
-    """Perform a line; return the model of connection a and the server's living streams."""
+    """Perform a line; return the model of connection a and the server's open streams."""
 
     def perform(line: str) -> tuple[ConnectionModel, list[str]]:
         server = SimTarget(Lifecycle())
@@ -75,7 +75,7 @@ def test_vocabulary_is_what_is_implemented() -> None:
 def test_handler_lives_as_long_as_it_says(
     seen: Seen, what: str, *, after_data: bool, after_end: bool
 ) -> None:
-    """Whether the stream is still served after some data, and after the peer's End."""
+    """The stream is still served after some data, or after the peer's End, if the table says so."""
     _, living = seen(f"a:open a:new:1:{what}+5")
     assert bool(living) is after_data
 
@@ -101,7 +101,7 @@ def test_handler_sends_unasked(seen: Seen, what: str) -> None:
 
 @pytest.mark.parametrize(("what", "stalls"), [("@deaf", True), ("deaf", True), ("@silent", False)])
 def test_handler_that_does_not_read_stalls(seen: Seen, what: str, *, stalls: bool) -> None:
-    """What is sent to the deaf fills every buffer, and then their stream is reset."""
+    """Data for a deaf handler fills every buffer, and then its stream is reset."""
     _, living = seen(f"a:open a:new:1:{what}" + " a:data:1+65535" * 8)
 
     assert bool(living) is not stalls

@@ -38,7 +38,7 @@ def test_partial_frame_is_no_frame(size: int) -> None:
 
 @pytest.mark.parametrize("what", BAD_HEADERS)
 def test_bad_header_is_refused_or_not_for_this_server(what: str) -> None:
-    """Either it cannot be decoded, or it names a user, flow or command that nobody serves."""
+    """Either it cannot be decoded, or it names a user, flow or command that is not served."""
     decoder = RequestDecoder()
     try:
         request = decoder.receive_data(bad_header(what, USER))

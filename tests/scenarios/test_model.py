@@ -1,4 +1,4 @@
-"""What a peer expects back: each way of getting it wrong is seen, and nothing else is."""
+"""The client model: each wrong or missing byte is seen, and nothing legal is flagged."""
 
 from contextlib import suppress
 from uuid import UUID
@@ -18,17 +18,17 @@ HEADER = encode_response(Response())
 
 
 class ScriptedPeer(Peer):
-    """Gives out what the test says has come."""
+    """A peer that receives the bytes which the test gives it."""
 
     def __init__(self) -> None:
         super().__init__(Ledger().scope("scripted"))
         self.came = b""
 
     def send(self, data: bytes) -> None:
-        """Nobody listens."""
+        """Drop the bytes."""
 
     def take(self) -> bytes:
-        """Return what has come."""
+        """Return the bytes that have come."""
         came, self.came = self.came, b""
         return came
 
@@ -39,7 +39,7 @@ class ScriptedPeer(Peer):
 
 
 class Talk:
-    """A model, its peer, and short words for what happens between them."""
+    """A model and its peer, with short methods for the traffic between them."""
 
     def __init__(self, *, header: bool = True) -> None:
         self.peer = ScriptedPeer()
@@ -50,7 +50,7 @@ class Talk:
         self.comes(HEADER)
 
     def sends(self, text: str) -> bytes:
-        """Let the peer do a step; return the stream's bytes in what it sends."""
+        """Perform a step of the peer; return the data in the frame that it sends."""
         self._numbers += 1
         decoder = FrameDecoder()
         decoder.receive_data(self.model.encode(Step.parse(f"a:{text}"), self._numbers))
@@ -68,7 +68,7 @@ class Talk:
 
 @pytest.fixture
 def talk() -> Talk:
-    """A connection whose headers are through."""
+    """A connection that has sent and received its headers."""
     return Talk()
 
 
@@ -99,7 +99,7 @@ def test_model_takes_frames_in_any_segments() -> None:
 
 
 def test_model_misses_what_has_not_come(talk: Talk) -> None:
-    """A dropped byte at the end is missing, and told with the stream."""
+    """A dropped byte at the end is missing, and the message names the stream."""
     data = talk.sends("new:1:echo+5")
     talk.comes(keep(1, data[:4]))
 
@@ -168,7 +168,7 @@ def test_model_expects_nothing_where_nothing_was_accepted(talk: Talk, steps: lis
 
 
 def test_model_expects_nothing_before_the_header() -> None:
-    """Frames in the middle of a header are taken for its rest: they may end the connection."""
+    """Frames in the middle of a header are read as part of it, and may end the connection."""
     talk = Talk(header=False)
     talk.model.encode(Step("header", size=5), 0)
     talk.sends("new:1:echo+5")
@@ -186,7 +186,7 @@ def test_model_forgives_a_failed_stream_what_it_owes(talk: Talk) -> None:
 
 
 def test_model_takes_late_bytes_of_a_replaced_stream(talk: Talk) -> None:
-    """What the old stream said may still be on its way when its id is opened again."""
+    """Bytes of the old stream may arrive after its id was opened again."""
     old = talk.sends("new:1:echo+20")
     new = talk.sends("new:1:echo+20")
     talk.comes(keep(1, old[:9]), keep(1, new))
@@ -225,7 +225,7 @@ def test_model_lets_streams_beyond_the_limit_be_refused(talk: Talk) -> None:
 
 @pytest.mark.parametrize("before", [[], ["new:1:echo"]], ids=["new", "opened again"])
 def test_model_refuses_an_end_without_cause(talk: Talk, before: list[str]) -> None:
-    """A stream whose handler has no reason to end is not ended, nor for an older one's sake."""
+    """A stream must not be ended if neither its handler nor an older one has a reason."""
     for step in (*before, "new:1:echo"):
         talk.sends(step)
     talk.comes(Frame.end(1))
@@ -250,7 +250,7 @@ def test_model_awaits_the_end_of_what_the_peer_has_ended(talk: Talk) -> None:
 
 
 def test_model_awaits_the_refusal_of_data_for_no_stream(talk: Talk) -> None:
-    """Each time; frames without data need no answer, nor does what came before the last one's."""
+    """Each data frame needs one; frames without data need none."""
     talk.sends("keep:9")
     assert talk.model.unanswered == ""
 
@@ -289,7 +289,7 @@ def test_model_refuses_an_end_too_many(talk: Talk, steps: list[str]) -> None:
 
 
 def test_model_misses_bytes_of_a_strained_connection_that_lives(talk: Talk) -> None:
-    """Only the end is forgiven: a living connection owes every byte."""
+    """Only its end is excused: an open connection owes every byte."""
     talk.sends("new:1:flood")
     talk.sends("new:2:echo+5")
 

@@ -1,4 +1,4 @@
-"""Negative controls: what is no leak is not flagged, and would be without its bound."""
+"""Negative controls: they are not flagged, and are flagged without their bound."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BASES: tuple[type[SimTarget | TcpTarget], ...] = (SimTarget, TcpTarget)
 def seen_after(
     name: str, line: str, base: type[SimTarget | TcpTarget] = SimTarget
 ) -> tuple[int, int]:
-    """How many tasks and outgoing connections of a control there are after a line, and at rest."""
+    """Return the tasks and outgoing connections of a control after a line, and after settling."""
     control = CONTROLS[name]
     server = control.target(base)(control.lifecycle())
     try:
@@ -55,7 +55,7 @@ def seen_after(
 @EACH
 @pytest.mark.parametrize("base", BASES)
 def test_control_is_not_flagged(name: str, base: type[SimTarget | TcpTarget]) -> None:
-    """Nothing is held against it on its minimal sequences, and it ends with its server."""
+    """It violates nothing on its own sequences, and ends with its server."""
     control = CONTROLS[name]
     for line in control.sequences:
         outcome = run_sequence(Sequence.parse(line), control.lifecycle(), control.target(base))
@@ -66,7 +66,7 @@ def test_control_is_not_flagged(name: str, base: type[SimTarget | TcpTarget]) ->
 
 @EACH
 def test_control_is_not_flagged_on_random_sequences(name: str) -> None:
-    """Nor by some sequences that nobody made for it."""
+    """Random sequences do not flag it either."""
     control, random = CONTROLS[name], Random(7)
     for _ in range(5):
         sequence = decode(random.randbytes(WIDTH * 60))
@@ -92,7 +92,7 @@ def test_try_control_holds(name: str) -> None:
 def test_control_without_its_bound_is_flagged(
     control: Control, label: str, base: type[SimTarget | TcpTarget]
 ) -> None:
-    """For what it is said to be, and for nothing else."""
+    """It is flagged for the claimed properties and no others."""
     twin = control.twins[label]
     target = control.target(base, twin.switches)
     outcome = run_sequence(Sequence.parse(twin.minimal), twin.lifecycle(), target)
@@ -123,7 +123,7 @@ def test_control_keeps_what_it_is_about(
     ],
 )
 def test_control_takes_its_time(name: str, line: str) -> None:
-    """It is still there some iterations after the close, and gone at rest."""
+    """It is still there some iterations after the close, and gone after settling."""
     at_once, at_rest = seen_after(name, line)
 
     assert at_once > 0
@@ -142,7 +142,7 @@ def test_try_control_finds_what_is_flagged(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_try_control_finds_what_outlives_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept by right while the server lives must end with it."""
+    """An object that may stay while the server runs must end with it."""
     monkeypatch.setattr("muxleak_scenarios.pairs.negative_controls._cancel", lambda *_: None)
     trial = try_control("service_task", sequences=1)
 
@@ -178,7 +178,7 @@ class Scripted:
 
 
 class FakeTransport(asyncio.Transport):
-    """Knows whether it was closed."""
+    """Knows if it was closed."""
 
     closed = False
 
@@ -187,7 +187,7 @@ class FakeTransport(asyncio.Transport):
         self.closed = True
 
     def is_closing(self) -> bool:
-        """Whether it was."""
+        """Return True if it was closed."""
         return self.closed
 
     def get_write_buffer_size(self) -> int:
@@ -227,7 +227,7 @@ async def test_pool_loses_no_connection_to_a_cancellation() -> None:
 
 @pytest.mark.asyncio
 async def test_pool_ends_with_its_server() -> None:
-    """What is idle is closed, what is given back later, too, and nothing is dialled any more."""
+    """Idle connections are closed, later ones too, and nothing is dialled any more."""
     dial = Scripted()
     server = Context.background().child("server")
     pool = Pool(dial, LIMITS, server, most=1, apart=True)
@@ -260,7 +260,7 @@ async def test_access_log_writes_what_it_is_given() -> None:
     assert task.cancelled()
 
 
-def test_world_of_the_reference_keeps_nothing() -> None:
-    """What a control may keep is no other server's right."""
+def test_reference_has_no_allowance() -> None:
+    """The reference has no allowance."""
     assert SimTarget.allowance == TcpTarget.allowance == Allowance(0, 0, 0)
     assert Control.__dataclass_fields__["lifecycle"].default is Lifecycle

@@ -40,23 +40,23 @@ DRAWN = {
     "junk": r"-- New 1, {what} ",
     "close": r"-- close ",
 }
-"""What a drawing shows of a step of the minimal sequence; of others, the name."""
+"""A pattern for each verb, as a drawing shows its step; of other verbs it shows the name."""
 
 PAIRS = pytest.mark.parametrize("pair", load_pairs().values(), ids=list(load_pairs()))
 
 
 def answers(variant: type[Lifecycle]) -> dict[str, object]:
-    """What a half defines."""
+    """Return the questions that a variant answers itself."""
     return {name: each for name, each in vars(variant).items() if not name.startswith("__")}
 
 
 def settled(sequence: Sequence) -> Sequence:
-    """The same steps, with rest after each."""
+    """Return the same steps, with settling after each."""
     return Sequence(step._replace(gap=None) for step in sequence)
 
 
 @PAIRS
-def test_pair_halves_differ_in_one_answer(pair: Pair) -> None:
+def test_pair_variants_differ_in_one_answer(pair: Pair) -> None:
     """Both variants are the reference but for one method, the same in both."""
     question = pair.facts.question
     buggy, fixed = answers(pair.buggy), answers(pair.fixed)
@@ -73,8 +73,8 @@ def test_pair_halves_differ_in_one_answer(pair: Pair) -> None:
 
 
 @PAIRS
-def test_pair_fixed_half_is_the_reference_word_for_word(pair: Pair) -> None:
-    """The right answer is not a copy that may drift."""
+def test_pair_fixed_variant_is_the_reference_word_for_word(pair: Pair) -> None:
+    """The fixed method cannot drift from the reference."""
     ours, reference = (
         inspect.getsource(getattr(each, pair.facts.question)) for each in (pair.fixed, Lifecycle)
     )
@@ -84,7 +84,7 @@ def test_pair_fixed_half_is_the_reference_word_for_word(pair: Pair) -> None:
 
 @PAIRS
 def test_pair_diff_is_short(pair: Pair) -> None:
-    """A reader sees the mistake at a glance: imports are equal, nothing is re-indented."""
+    """The diff shows only the mistake: imports are equal, nothing is re-indented."""
     buggy, fixed = (pair.source(variant).splitlines() for variant in ("buggy", "fixed"))
     imports = [
         [line for line in variant if line.startswith(("import ", "from ", "    from "))]
@@ -97,7 +97,7 @@ def test_pair_diff_is_short(pair: Pair) -> None:
 
 
 def flaws(story: str, minimal: Sequence) -> list[str]:
-    """What a story lacks."""
+    """Return the faults of a pair's README."""
     found = []
     if not re.match(r"# \S.*\n\n\*\*", story):
         found.append("expected a heading, then the first part")
@@ -137,7 +137,7 @@ def test_pair_tells_its_story(pair: Pair) -> None:
 
 @PAIRS
 def test_pair_story_is_held_to_its_parts(pair: Pair) -> None:
-    """Whatever is taken from a story, it is missed."""
+    """Each part that is removed from a README is missed."""
     story, minimal = pair.story, pair.minimal
     lines = story.splitlines(keepends=True)
     drawn = lines.index("```\n")
@@ -153,14 +153,14 @@ def test_pair_story_is_held_to_its_parts(pair: Pair) -> None:
 
 
 @PAIRS
-def test_pair_witness_is_canonical(pair: Pair) -> None:
-    """The minimal sequence is written as the search writes what it finds."""
+def test_pair_minimal_sequence_is_canonical(pair: Pair) -> None:
+    """The minimal sequence is in canonical form, as findings are."""
     assert str(pair.minimal.canonical()) == str(pair.minimal) == pair.facts.minimal
 
 
 @PAIRS
-def test_pair_witness_tells_the_halves_apart(pair: Pair, target: NewTarget) -> None:
-    """At every target, the buggy variant breaks exactly what is claimed, the fixed one nothing."""
+def test_pair_minimal_sequence_distinguishes_the_variants(pair: Pair, target: NewTarget) -> None:
+    """At every target, the buggy variant breaks the claimed properties, the fixed one none."""
     unseen = set() if target is SimTarget else set(TcpTarget.unobservable)
     if target not in {SimTarget, TcpTarget}:
         # What lasts one iteration of asyncio's loop does not on uvloop's.
@@ -175,7 +175,7 @@ def test_pair_witness_tells_the_halves_apart(pair: Pair, target: NewTarget) -> N
 
 
 @PAIRS
-def test_pair_witness_is_needed_whole(pair: Pair) -> None:
+def test_pair_minimal_sequence_is_needed_whole(pair: Pair) -> None:
     """Without any one of its steps but the last close, the minimal sequence shows nothing.
 
     The last close is made up for at the end of every run.
@@ -189,7 +189,7 @@ def test_pair_witness_is_needed_whole(pair: Pair) -> None:
 
 @PAIRS
 def test_pair_needs_a_gap_exactly_if_it_says_so(pair: Pair) -> None:
-    """With rest after every step, the minimal sequence of such a pair shows nothing."""
+    """With settling after every step, the minimal sequence of such a pair shows nothing."""
     violated = run_sequence(settled(pair.minimal), pair.buggy()).violated
 
     assert (violated == ()) is pair.facts.needs_gap
@@ -198,7 +198,7 @@ def test_pair_needs_a_gap_exactly_if_it_says_so(pair: Pair) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [each for each in load_pairs().values() if each.facts.needs_gap])
 def test_pair_that_needs_a_gap_is_never_found_without(pair: Pair) -> None:
-    """Nor does any other sequence that rests after every step."""
+    """No other sequence with settling after every step shows anything either."""
 
     @settings(max_examples=1000, deadline=None)
     @given(some_sequences())
@@ -210,7 +210,7 @@ def test_pair_that_needs_a_gap_is_never_found_without(pair: Pair) -> None:
 
 @PAIRS
 def test_pair_is_found_among_random_sequences(pair: Pair) -> None:
-    """Some of a few sequences, drawn without the minimal sequence, break what is claimed."""
+    """Some random sequences, drawn without the minimal one, break the claimed properties."""
     random = Random(7)
     scripts = (random.randbytes(WIDTH * 60) for _ in range(500))
     outcomes = (run_sequence(decode(script), pair.buggy()) for script in scripts)
@@ -231,7 +231,7 @@ def test_pair_is_found_and_shrunk_from_another_seed(pair: Pair) -> None:
 
 
 @PAIRS
-def test_pair_fixed_half_holds(pair: Pair) -> None:
+def test_pair_fixed_variant_holds(pair: Pair) -> None:
     """No property fails on anything that is generated."""
 
     @settings(max_examples=15, deadline=None)

@@ -12,7 +12,7 @@ from muxleak_scenarios.sequence.peers import Peer, SocketPeer, StreamPeer
 
 
 class Far(asyncio.Protocol):
-    """Notes what comes."""
+    """Records everything that arrives."""
 
     transport: asyncio.Transport
 
@@ -39,13 +39,13 @@ class Far(asyncio.Protocol):
 
 
 class Ends:
-    """A peer, what it talks to, and how to let time pass between them."""
+    """A peer, its far end, and a way to let time pass between them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peer: Peer, far: Far) -> None:
         self.loop, self.peer, self.far = loop, peer, far
 
     def pass_on(self) -> None:
-        """Run until what was sent has arrived."""
+        """Run until all sent bytes have arrived."""
         for _ in range(5):
             self.loop.call_soon(self.loop.stop)
             self.loop.run_forever()
@@ -77,7 +77,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[Ends]:
 
 
 def test_peer_sends_and_takes(ends: Ends) -> None:
-    """Bytes go both ways; what was taken is not given again."""
+    """Bytes go both ways, and are taken once."""
     ends.peer.send(b"one")
     ends.pass_on()
     ends.far.transport.write(b"two")
@@ -89,7 +89,7 @@ def test_peer_sends_and_takes(ends: Ends) -> None:
 
 
 def test_peer_half_close_goes_on_reading(ends: Ends) -> None:
-    """The far end sees the end and can still answer."""
+    """The far end receives the end and can still write."""
     ends.peer.half_close()
     ends.pass_on()
     ends.far.transport.write(b"late")
@@ -100,7 +100,7 @@ def test_peer_half_close_goes_on_reading(ends: Ends) -> None:
 
 
 def test_peer_close_is_orderly(ends: Ends) -> None:
-    """The far end sees an end, not a reset; closing again does nothing."""
+    """The far end receives an end, not a reset; closing again does nothing."""
     ends.far.transport.write(b"unread")
     ends.pass_on()
     ends.peer.close()
@@ -119,7 +119,7 @@ def test_peer_abort_is_a_reset(ends: Ends) -> None:
 
 
 def test_peer_sees_the_far_end(ends: Ends) -> None:
-    """It is marked when the server has closed its direction, after what was sent before."""
+    """`ended` is set when the server has closed its direction, after its last bytes."""
     ends.far.transport.write(b"bye")
     ends.far.transport.close()
     ends.pass_on()
@@ -171,7 +171,7 @@ def test_peer_that_stalls_fills_the_far_buffers(ends: Ends) -> None:
 
 
 def test_socket_peer_sends_the_rest_later() -> None:
-    """What the kernel does not take at once goes out as the far end reads, in order."""
+    """Bytes that the kernel does not take at once go out in order as the far end reads."""
     listener = socket.create_server(("127.0.0.1", 0))
     peer = SocketPeer(Ledger().scope("peer"), socket.create_connection(listener.getsockname()))
     far, _ = listener.accept()

@@ -31,8 +31,8 @@ def test_registry_puts_the_flagship_first() -> None:
     assert others == sorted(others)
 
 
-def test_registry_halves_are_lifecycles() -> None:
-    """A half is chosen by name."""
+def test_registry_variants_are_lifecycles() -> None:
+    """A variant is selected by name."""
     pair = find_pair(FLAGSHIP)
 
     assert pair.variant("buggy") is pair.buggy
@@ -42,7 +42,7 @@ def test_registry_halves_are_lifecycles() -> None:
 
 
 def test_registry_finds_wrong_fixes_where_they_stand() -> None:
-    """Every module ``wrong_*`` of a pair's folder is one more half, and nothing else is."""
+    """Every module ``wrong_*`` of a pair's folder is one more variant, and nothing else is."""
     for slug, pair in load_pairs().items():
         files = sorted(path.stem for path in (FOLDER / slug).glob("wrong_*.py"))
 

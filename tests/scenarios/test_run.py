@@ -38,13 +38,13 @@ FLAGSHIP_BUGGY = load_pairs()[FLAGSHIP].buggy
 
 
 async def leaves_a_task(stream: Stream, context: Context) -> None:
-    """Start a task that nobody ends."""
+    """Start a task that never ends."""
     _ = asyncio.get_running_loop().create_task(asyncio.Event().wait())
     await echo(stream, context)
 
 
 async def leaves_an_exception(stream: Stream, context: Context) -> None:
-    """Start a task whose exception nobody looks at, and keep them in a cycle."""
+    """Start a task whose exception is not retrieved, and keep the two in a cycle."""
     failed: list[asyncio.Task[None]] = []
 
     async def fail() -> None:
@@ -57,7 +57,7 @@ async def leaves_an_exception(stream: Stream, context: Context) -> None:
 
 
 async def leaves_a_timer(stream: Stream, context: Context) -> None:
-    """Set a timer that nobody cancels."""
+    """Set a timer and do not cancel it."""
     asyncio.get_running_loop().call_later(1000, stream.close)
     await echo(stream, context)
 
@@ -163,10 +163,10 @@ class KeepsTheWatcher(Lifecycle):
 
 
 class DiesAtTheEnd(Lifecycle):
-    """The watcher fails when the server ends, and nobody looks at it."""
+    """The watcher fails when the server ends, and its exception is not retrieved."""
 
     def release(self, session: MuxSession, cause: BaseException) -> None:
-        """Fail where nobody is in the way."""
+        """Fail in a task that nothing awaits."""
         if session.parent.cancelled:
             raise RuntimeError("unseen")
         super().release(session, cause)
@@ -211,7 +211,7 @@ def test_oracle_sees_a_handler_fault_over_tcp(
 
 @pytest.mark.parametrize(("fault", "first"), LIFECYCLE_FAULTS.items())
 def test_oracle_sees_a_lifecycle_fault(run: RunLine, fault: type[Lifecycle], first: str) -> None:
-    """Each wrong answer breaks the property it should, and no other."""
+    """Each wrong method breaks the property it should, and no other."""
     outcome = run("a:open a:new:1:echo+5 a:close", fault)
 
     assert outcome.violated == (first.partition(":")[0],)
@@ -219,7 +219,7 @@ def test_oracle_sees_a_lifecycle_fault(run: RunLine, fault: type[Lifecycle], fir
 
 
 def test_oracle_sees_a_cleanup_long_after_the_close(run: RunLine) -> None:
-    """V1 cleans up again when the server ends: what it gives back then is no connection's."""
+    """V1 cleans up again when the server ends, and releases a connection that is not open."""
     task, count = run("a:open a:close cancel", VERSIONS["V1"]).violations
 
     assert (task.property, task.connection) == ("tasks", "a")
@@ -231,7 +231,7 @@ def test_oracle_sees_a_cleanup_long_after_the_close(run: RunLine) -> None:
 def test_oracle_sees_wrong_bytes_whatever_ends_the_connection(
     run: RunLine, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    """What came in the instant of the end is looked at, too."""
+    """Bytes that came in the iteration of the end are checked, too."""
     monkeypatch.setitem(HANDLERS, "echo", repeats)
 
     assert "data" in run(f"a:open a:new:1:echo+5~9 {ending}").violated
@@ -240,7 +240,7 @@ def test_oracle_sees_wrong_bytes_whatever_ends_the_connection(
 def test_oracle_tells_streams_of_a_connection_apart(
     run: RunLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two streams that are sent as many bytes, and answer for each other, are seen."""
+    """Two streams with equally many bytes that echo each other's are seen."""
 
     async def swap(stream: Stream, _: Context) -> None:
         owner = stream._owner
@@ -256,7 +256,7 @@ def test_oracle_tells_streams_of_a_connection_apart(
 
 
 def test_oracle_says_it_once(run: RunLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing at every rest is one violation."""
+    """A byte that is missing at every check is one violation."""
     monkeypatch.setitem(HANDLERS, "echo", says_nothing)
 
     assert len(run("a:open a:new:1:echo+5 a:keepalive a:keepalive").violations) == 1
@@ -303,7 +303,7 @@ def test_oracle_sees_an_accepted_link_left_open(
 
 
 def test_oracle_sees_an_exception_when_the_server_ends(run: RunLine) -> None:
-    """Exceptions are looked for after the server's end, too."""
+    """Exceptions are collected after the server's end, too."""
 
     class Faulty(KeepsTheWatcher, DiesAtTheEnd):
         """Both."""
@@ -319,7 +319,7 @@ def test_oracle_sees_an_exception_when_the_server_ends(run: RunLine) -> None:
 
 
 def test_oracle_sees_a_task_of_no_connection(run: RunLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that was started outside every connection's scope is told of without a name."""
+    """A task that was started outside every connection's scope is reported without a name."""
 
     async def escape(stream: Stream, context: Context) -> None:
         loop = asyncio.get_running_loop()
@@ -338,7 +338,7 @@ def test_oracle_sees_a_task_of_no_connection(run: RunLine, monkeypatch: pytest.M
 def test_oracle_sees_what_waits_for_the_peer(run: RunLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The peer of a fatal frame does not close: the server must end the connection by itself.
 
-    Once the peer does close, nothing is left here: what is told was seen before.
+    Once the peer closes, nothing is left here: the violations were seen before.
     """
     monkeypatch.setattr(Link, "close", lambda _: None)
     monkeypatch.setattr(Link, "eof_received", lambda _: False)
@@ -349,7 +349,7 @@ def test_oracle_sees_what_waits_for_the_peer(run: RunLine, monkeypatch: pytest.M
 
 
 def test_oracle_sees_a_link_of_no_connection(run: RunLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that was dialled outside every scope is told of without a name."""
+    """A connection that was dialled outside every scope is reported without a name."""
 
     async def leak(self: Switchboard, stream: Stream, context: Context) -> None:
         dialling = self._outbound._dial(Address.of("silent.dest", 7), Limits())
@@ -366,25 +366,25 @@ def test_oracle_sees_a_link_of_no_connection(run: RunLine, monkeypatch: pytest.M
     assert violation.detail == "expected 0 transports of no connection after all closes, got 1"
 
 
-# Who is blamed, and when.
+# Attribution: the connection that a violation names, and the moment.
 
 
-def test_leak_is_told_while_others_are_open(target: NewTarget) -> None:
-    """What `a` leaves is told of after its close, with b and c open, and charged to `a` alone."""
+def test_leak_is_reported_while_others_are_open(target: NewTarget) -> None:
+    """The leak of `a` is reported after its close, with b and c open, and counts for `a` alone."""
     server = target(FLAGSHIP_BUGGY())
     try:
         run = SequenceRun(server)
         run.steps(Sequence.parse("a:open b:open c:open b:new:1:echo+5 c:new:1:linger a:close"))
-        told = [str(violation) for violation in run.outcome.violations]
+        reported = [str(violation) for violation in run.outcome.violations]
         open_ = [connection.peer.scope.live for connection in run.connections.values()]
     finally:
         server.dispose()
 
-    assert told == ["tasks: connection a: expected 0 alive after its close, got 1"]
+    assert reported == ["tasks: connection a: expected 0 alive after its close, got 1"]
     assert open_ == [3, 3]
 
 
-def test_leak_is_told_when_the_server_ends_the_connection(
+def test_leak_is_reported_when_the_server_ends_the_connection(
     target: NewTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection is over when the server says so, not only when its peer does."""
@@ -393,25 +393,25 @@ def test_leak_is_told_when_the_server_ends_the_connection(
     try:
         run = SequenceRun(server)
         run.steps(Sequence.parse("a:open a:new:1:echo+5 cancel"))
-        told = [str(violation) for violation in run.outcome.violations]
+        reported = [str(violation) for violation in run.outcome.violations]
     finally:
         server.dispose()
 
-    assert told == [
+    assert reported == [
         "bounds: connection a: expected at most 3 while it is open, got 4",
         "tasks: connection a: expected 0 alive after its close, got 1",
     ]
 
 
-def test_leaks_are_charged_one_by_one(run: RunLine) -> None:
-    """Each connection answers for its own, in the order of their closes."""
+def test_leaks_are_attributed_one_by_one(run: RunLine) -> None:
+    """Each violation names its own connection, in the order of their closes."""
     outcome = run("a:open b:open c:open b:close a:close c:close", FLAGSHIP_BUGGY)
 
     assert [violation.connection for violation in outcome.violations] == ["b", "a", "c"]
 
 
-def test_open_connections_are_never_blamed(run: RunLine, target: NewTarget) -> None:
-    """However much a connection runs, nothing is said of it while it is open."""
+def test_open_connections_are_never_flagged(run: RunLine, target: NewTarget) -> None:
+    """However much a connection runs, it is not flagged while it is open."""
     line = "a:open a:new:1:linger a:new:2:@silent+5 a:new:3:deaf b:open b:close c:open c:abort"
     outcome = run(line, target=target)
 
@@ -467,13 +467,13 @@ def test_run_counts_what_each_version_leaves(
 def test_run_counts_the_same_over_tcp(
     run: RunLine, target: NewTarget, line: str, version: str, expected: str
 ) -> None:
-    """The same in each world."""
+    """Each target counts the same."""
     outcome = run(line, VERSIONS[version], target)
 
     assert f"{outcome.left}/{outcome.cleanups}/{outcome.left_after_end}" == expected
 
 
-def test_run_counts_connections_and_living_tasks(run: RunLine, target: NewTarget) -> None:
+def test_run_counts_connections_and_live_tasks(run: RunLine, target: NewTarget) -> None:
     """The tasks are those after the last step: two for each open connection, one for a stream."""
     outcome = run("a:open b:open b:new:1:echo c:bad:user", target=target)
 
@@ -514,14 +514,14 @@ def test_run_refuses_an_unknown_connection(run: RunLine, target: NewTarget) -> N
 
 
 def test_run_ignores_steps_of_a_closed_connection(run: RunLine, target: NewTarget) -> None:
-    """Shrinking takes steps out, so what follows a close may be left over."""
+    """Shrinking removes steps, so steps of a closed connection may be left."""
     outcome = run("a:open a:close a:new:1:echo+5 a:close", target=target)
 
     assert (outcome.violations, outcome.connections) == ([], 1)
 
 
 def test_run_closes_the_connection_whose_letter_is_taken(run: RunLine) -> None:
-    """Opening a letter again closes the first connection, and its leak is still told."""
+    """Opening a letter again closes the first connection, and its leak is still reported."""
     outcome = run("a:open a:open a:close", FLAGSHIP_BUGGY)
 
     assert outcome.connections == outcome.left == 2
@@ -569,7 +569,7 @@ def test_reference_holds(sequence: Sequence) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_reference_holds_in_long_campaigns(seed: int) -> None:
-    """Nor on many more, drawn at random."""
+    """No property fails on many more, drawn at random."""
     random = Random(seed)
     for _ in range(600):
         sequence = decode(random.randbytes(WIDTH * 60))
@@ -581,7 +581,7 @@ def test_reference_holds_in_long_campaigns(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_reference_holds_over_sockets(target: NewTarget, seed: int) -> None:
-    """Nor in the other worlds, on real time."""
+    """No property fails at the other targets either, on real time."""
     random = Random(seed)
     for _ in range(40):
         sequence = decode(random.randbytes(WIDTH * random.choice([5, 15, 30])), virtual=False)

@@ -54,7 +54,7 @@ def test_search_finds_nothing_in_the_reference() -> None:
 
 @pytest.mark.slow
 def test_search_counts_up_to_the_first_violation() -> None:
-    """Shrinking is not counted, but it is told to `progress`."""
+    """Shrinking is not counted, but `progress` is called for it."""
     runs: list[int] = []
     result = find_violation(BUGGY, progress=runs.append)
 
@@ -65,7 +65,7 @@ def test_search_counts_up_to_the_first_violation() -> None:
 
 @pytest.mark.slow
 def test_search_can_be_asked_for_some_properties() -> None:
-    """V1 leaks tasks and cleans up twice: each can be looked for alone."""
+    """V1 leaks tasks and cleans up twice: each can be searched for alone."""
     for name in ("tasks", "cleanup"):
         result = find_violation(VERSIONS["V1"], properties=frozenset({name}))
         assert result is not None

@@ -1,4 +1,4 @@
-"""The simulated world: what the network decides, and that it stays within what the network may."""
+"""The simulated target: the network's decisions stay within those of a real network."""
 
 import pytest
 
@@ -13,7 +13,7 @@ Arrival = tuple[int, bytes]
 
 @pytest.fixture
 def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Arrival]:
-    """What the server's links are given: which link, and the bytes."""
+    """The arrivals at the server's links: the link, and the bytes."""
     seen: list[Arrival] = []
     received = Link.data_received
 
@@ -26,7 +26,7 @@ def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Arrival]:
 
 
 def perform(line: str) -> None:
-    """Perform a line's steps, and drop what is left of them."""
+    """Perform a line's steps, and dispose of the target."""
     server = SimTarget(Lifecycle())
     try:
         SequenceRun(server).steps(Sequence.parse(line))
@@ -49,7 +49,7 @@ def test_network_cuts_what_arrives(
 
 @pytest.mark.parametrize(("decisions", "seen"), [("", True), ("^01", False), ("^02", False)])
 def test_network_holds_what_arrives(arrivals: list[Arrival], decisions: str, *, seen: bool) -> None:
-    """What is held is seen some iterations later, and then in whole."""
+    """Held bytes arrive some iterations later, and then in whole."""
     perform(f"a:open a:keepalive~1{decisions}")
     at_once = len(arrivals) > 1
     arrivals.clear()
@@ -73,14 +73,14 @@ def test_network_chooses_which_arrival_is_first(arrivals: list[Arrival]) -> None
 
 
 def test_network_decides_for_one_step_only(arrivals: list[Arrival]) -> None:
-    """What is left over at the next step is not dealt to it."""
+    """Decisions that are left at the next step are dropped."""
     perform("a:open^00000101010101 a:keepalive+1")
 
     assert [len(data) for _, data in arrivals][-1] == 9
 
 
 def test_network_brings_a_race_out() -> None:
-    """A New that is held while the server ends is what the committed fix leaks on."""
+    """The committed fix leaks on a New that is held while the server ends."""
     plain, held = (f"a:open a:new:1:echo~1{decisions} cancel" for decisions in ("", "^01"))
     pair = find_pair("new_after_cleanup")
 
@@ -90,7 +90,7 @@ def test_network_brings_a_race_out() -> None:
 
 
 def test_dealt_decisions_are_taken_in_turn_and_within_their_limit() -> None:
-    """Each is reduced to what it may be; after the last, the plain course."""
+    """Each is reduced below its limit; after the last, the network takes the plain course."""
     choices = StepDecisions()
     choices.use(bytes([5, 0, 7]))
 

@@ -29,7 +29,7 @@ class Hoarding(SimTarget):
         kept.extend(object() for _ in range(BLOCKS))
 
 
-def test_soak_of_the_fixed_half_is_flat() -> None:
+def test_soak_of_the_fixed_variant_is_flat() -> None:
     """As many connections as asked for, in tenths that follow each other; the collector is back."""
     found = soak(PAIR.fixed, 100)
 
@@ -73,7 +73,7 @@ def test_soak_is_flat_if_neither_memory_nor_blocks_grow() -> None:
     assert not Soaked(violation="tasks").flat
 
 
-def test_soak_of_the_buggy_half_ends_with_the_first_violation() -> None:
+def test_soak_of_the_buggy_variant_ends_with_the_first_violation() -> None:
     """The sequence that is told of does it again."""
     found = soak(PAIR.buggy, 1000)
 

@@ -1,4 +1,4 @@
-"""The notation: what is printed can be read, and what cannot be read is told why."""
+"""The notation: printing and reading are inverses, and errors say why."""
 
 from collections.abc import Callable
 
@@ -44,12 +44,12 @@ STEPS = [
 
 @pytest.mark.parametrize("text", STEPS)
 def test_step_prints_what_was_read(text: str) -> None:
-    """Every verb and what it takes can be read, and prints as it was written."""
+    """Every verb with its arguments can be read, and prints as it was written."""
     assert str(Step.parse(text)) == text
 
 
 def test_step_fields_are_those_of_the_notation() -> None:
-    """A step holds connection, verb, stream, what, bytes and gap."""
+    """A step has connection, verb, stream, ``what``, bytes and gap."""
     step = Step.parse("b:new:7:@echo+60~2")
 
     assert step == Step("new", "b", stream=7, what="@echo", size=60, gap=2)
@@ -57,7 +57,7 @@ def test_step_fields_are_those_of_the_notation() -> None:
 
 
 def test_step_network_at_the_end_is_plain_unless_said() -> None:
-    """Zeros at the end of what the network decides say nothing, and are left out."""
+    """Trailing zeros of the network's decisions mean nothing, and are left out."""
     assert Step.parse("a:open^0200") == Step("open", "a", network=b"\2")
     assert str(Step.parse("a:open^0000")) == "a:open"
 
@@ -71,7 +71,7 @@ def test_step_without_a_gap_lets_the_server_rest() -> None:
 @given(sequences(40))
 @settings(max_examples=50, deadline=None)
 def test_sequence_round_trip(sequence: Sequence) -> None:
-    """Whatever is generated prints as a line that reads as the same sequence."""
+    """Every generated sequence prints as a line that reads as the same sequence."""
     assert Sequence.parse(str(sequence)) == sequence
     assert eval(repr(sequence)) == sequence  # noqa: S307 - our own repr
 
@@ -112,7 +112,7 @@ def test_sequence_ignores_the_kind_of_white_space() -> None:
     ],
 )
 def test_step_error_says_what_was_expected(text: str, expected: str) -> None:
-    """Bad notation is refused with the step itself and what would have been right."""
+    """Bad notation is refused; the message has the step and the expected form."""
     with pytest.raises(ValueError, match=expected) as caught:
         Sequence.parse(f"a:open {text}")
 
@@ -145,7 +145,7 @@ def test_canonical_names_in_order_and_spells_out_closes(line: str, canonical: st
 @given(sequences(8), st.sampled_from([*VERSIONS.values()]))
 @settings(max_examples=30, deadline=None)
 def test_canonical_is_the_same_run(sequence: Sequence, version: Callable[[], Lifecycle]) -> None:
-    """The canonical sequence violates what the original does, and leaves as many tasks.
+    """The canonical sequence violates the same properties, and leaves as many tasks.
 
     But for bounds, which may be exceeded for the length of the last gap only.
     """
@@ -157,7 +157,7 @@ def test_canonical_is_the_same_run(sequence: Sequence, version: Callable[[], Lif
 
 
 def test_canonical_keeps_the_instant_of_the_last_step() -> None:
-    """A last step without rest is followed by one all the same, before everything closes.
+    """After a last step with a gap the target settles all the same, before everything closes.
 
     Closing in the same instant would be another run: the flood would not have met a full buffer.
     """

@@ -1,4 +1,4 @@
-"""The worlds: scopes, links, rest and disposal, simulated and on sockets."""
+"""The targets: scopes, links, settling and disposal, simulated and on sockets."""
 
 import asyncio
 import gc
@@ -56,7 +56,7 @@ def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-def test_world_charges_each_connection_with_its_own(target: NewTarget) -> None:
+def test_target_attributes_to_each_connection_its_own(target: NewTarget) -> None:
     """Tasks, session and links are those of the connection's scope; nothing is unowned."""
     server = target(Lifecycle())
     try:
@@ -73,7 +73,7 @@ def test_world_charges_each_connection_with_its_own(target: NewTarget) -> None:
     assert unowned == (0, 0)
 
 
-def test_world_is_idle_when_no_connection_has_a_task(target: NewTarget) -> None:
+def test_target_is_idle_when_no_connection_has_a_task(target: NewTarget) -> None:
     """Connections make it busy; their close makes it idle again."""
     server = target(Lifecycle())
     try:
@@ -89,7 +89,7 @@ def test_world_is_idle_when_no_connection_has_a_task(target: NewTarget) -> None:
     assert seen == [True, False, True]
 
 
-def test_world_cancel_is_an_event_of_the_loop(target: NewTarget) -> None:
+def test_target_cancel_is_an_event_of_the_loop(target: NewTarget) -> None:
     """The server's context ends in the next iteration, not in the driver's call."""
     server = target(Lifecycle())
     try:
@@ -105,8 +105,8 @@ def test_world_cancel_is_an_event_of_the_loop(target: NewTarget) -> None:
     assert seen == [True, False, True, False, False]
 
 
-def test_world_with_the_background_context_cannot_be_cancelled() -> None:
-    """A server whose context nobody can end goes on."""
+def test_target_with_the_background_context_cannot_be_cancelled() -> None:
+    """A server whose context cannot be ended goes on."""
     server = SimTarget(Lifecycle(), context=Context.background())
     server.cancel()
     server.settle()
@@ -115,7 +115,7 @@ def test_world_with_the_background_context_cannot_be_cancelled() -> None:
     assert not server.ending
 
 
-def test_world_restart_serves_again(target: NewTarget) -> None:
+def test_target_restart_serves_again(target: NewTarget) -> None:
     """After a reload, new connections are served as before."""
     server = target(Lifecycle())
     try:
@@ -130,7 +130,7 @@ def test_world_restart_serves_again(target: NewTarget) -> None:
     assert seen == (5, [])
 
 
-def test_memory_world_rests_only_when_every_limit_has_expired() -> None:
+def test_simulated_target_settles_only_when_every_limit_has_expired() -> None:
     """Streams that stall one after the other take longer than the horizon, and are waited for."""
     streams = range(1, 9)
     line = "a:open " + " ".join(f"a:new:{n}:deaf+60~0 a:data:{n}+300~0" for n in streams)
@@ -146,7 +146,7 @@ def test_memory_world_rests_only_when_every_limit_has_expired() -> None:
     assert missing == ""
 
 
-def test_memory_world_rests_although_something_never_does(
+def test_simulated_target_settles_although_a_handler_never_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A handler that does something every second for ever cannot hold a run up."""
@@ -162,7 +162,7 @@ def test_memory_world_rests_although_something_never_does(
     assert outcome.violations == []
 
 
-def test_memory_world_wait_ends_what_is_idle() -> None:
+def test_simulated_target_wait_ends_what_is_idle() -> None:
     """After the idle intervals no connection is left, although no peer did anything."""
     server = SimTarget(Lifecycle())
     try:
@@ -180,14 +180,14 @@ def test_memory_world_wait_ends_what_is_idle() -> None:
 
 
 @pytest.mark.slow
-def test_tcp_world_wait_ends_what_is_idle() -> None:
+def test_tcp_target_wait_ends_what_is_idle() -> None:
     """The same in real time, no longer than needed."""
     line = "a:open a:new:1:@echo+5 b:connect wait c:open"
     assert run_sequence(Sequence.parse(line), Lifecycle(), TcpTarget).violations == []
 
 
-def test_world_that_is_not_exact_excuses_a_busy_machine(target: NewTarget) -> None:
-    """Where limits may expire because nobody ran, a connection that they end is no fault."""
+def test_target_that_is_not_exact_excuses_a_busy_machine(target: NewTarget) -> None:
+    """Where limits may expire on a busy machine, a connection that they end is not flagged."""
     server = target(Lifecycle())
     try:
         (idle,) = steps(server, "a:open").connections.values()
@@ -199,7 +199,7 @@ def test_world_that_is_not_exact_excuses_a_busy_machine(target: NewTarget) -> No
     assert busy.strained is not server.exact
 
 
-def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
+def test_tcp_target_scales_the_limits_that_are_waited_for() -> None:
     """Limits of time are shorter on real time, those of size the same."""
     assert SCALED.close_seconds < TcpTarget.horizon
     assert SCALED.inbox_bytes == LIMITS.inbox_bytes
@@ -207,7 +207,7 @@ def test_tcp_world_scales_the_limits_that_are_waited_for() -> None:
 
 @pytest.mark.parametrize("version", ["REF", "V0"])
 def test_dispose_ends_everything(target: NewTarget, version: str) -> None:
-    """Living connections, leaks, handlers that never end: no descriptor and no warning is left."""
+    """Open connections, leaks, endless handlers: no descriptor and no warning is left."""
     before = descriptors()
     server = target(VERSIONS[version]())
     run = SequenceRun(server)
@@ -242,7 +242,7 @@ def test_dispose_gives_up_on_what_swallows_every_cancellation(
 def test_dispose_is_silent_about_what_fails_meanwhile(
     target: NewTarget, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task that is ended by the disposal, and fails at that, is nobody's fault."""
+    """A task that the disposal ends, and that fails then, is not logged."""
 
     async def fail() -> None:
         try:
@@ -273,7 +273,7 @@ def test_dispose_cleans_up_after_a_line_that_is_refused(target: NewTarget) -> No
 @pytest.mark.parametrize("version", ["REF", "V0"])
 @pytest.mark.parametrize("turns", range(10))
 def test_dispose_ends_what_is_being_accepted(turns: int, version: str) -> None:
-    """Connections that the kernel has and nobody has seen yet are closed, too."""
+    """Connections that the kernel has accepted and the server has not are closed, too."""
     before = descriptors()
     server = TcpTarget(VERSIONS[version]())
     run = steps(server, "a:open a:new:1:@echo+5~0 a:new:2:@silent+5~0")
@@ -297,7 +297,7 @@ def test_cancelled_dial_leaves_nothing(target: NewTarget, gap: int) -> None:
 
 
 def test_datagrams_reach_destinations(target: NewTarget) -> None:
-    """A UDP stream to an echo gets its datagrams back; one to nobody who answers gets nothing."""
+    """A UDP stream to an echo gets its datagrams back; one to a silent destination gets none."""
     server = target(Lifecycle())
     try:
         run = steps(server, "a:open a:udp:1:@echo+5 a:data:1+60 a:udp:2:@silent+5 a:xudp:3:@echo+5")
@@ -314,7 +314,7 @@ def test_datagrams_reach_destinations(target: NewTarget) -> None:
 
 
 def test_datagram_stream_of_a_reused_id_is_a_leak(target: NewTarget) -> None:
-    """What sing-box leaves for ever, in Python: the first stream has nobody to end it."""
+    """The first stream of a reused id has nothing to end it, as in sing-box."""
     line = Sequence.parse("a:open a:udp:1:@echo a:udp:1:@echo a:close")
 
     assert "tasks" in run_sequence(line, VERSIONS["V2"](), target).violated
@@ -334,7 +334,7 @@ def test_connect_in_a_burst(target: NewTarget) -> None:
 
 
 @pytest.mark.slow
-def test_tcp_world_leaves_no_descriptor_in_many_runs() -> None:
+def test_tcp_target_leaves_no_descriptor_in_many_runs() -> None:
     """Hundreds of sequences, leaky servers among them, and not one descriptor more."""
     lines = [
         "a:open a:new:1:@echo+5 b:open b:new:1:@silent+5 a:close",

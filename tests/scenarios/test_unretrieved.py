@@ -1,4 +1,4 @@
-"""Exceptions that nobody retrieves are reported at once, whatever holds their tasks."""
+"""Unretrieved exceptions are reported at once, whatever refers to their tasks."""
 
 import asyncio
 import gc
@@ -56,7 +56,7 @@ def test_exception_that_was_retrieved_is_not_reported(loop: VirtualLoop) -> None
 
 
 def test_ledger_counts_the_tasks_of_the_factory(loop: VirtualLoop) -> None:
-    """A ledger installed afterwards counts what the factory makes."""
+    """A ledger installed afterwards counts the tasks of the factory."""
     exceptions = UnretrievedExceptions(loop)
     with Ledger().watching(loop) as ledger:
         task = loop.create_task(asyncio.Event().wait(), name="named")

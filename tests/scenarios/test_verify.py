@@ -15,7 +15,7 @@ GAP = load_pairs()["new_after_cleanup"]
 
 
 def broken(pair: Pair) -> list[str]:
-    """Which claims of a pair do not hold, by their first word or two."""
+    """Return the claims of a pair that do not hold, by their first words."""
     return [line.partition(":")[0] for line in verify(pair, fixed_sequences=5).broken]
 
 
@@ -79,13 +79,13 @@ def test_verify_holds_for_pairs(pair: Pair) -> None:
     ],
 )
 def test_verify_finds_a_wrong_claim(pair: Pair, expected: list[str]) -> None:
-    """The facts are not believed."""
+    """A wrong fact is found."""
     assert broken(pair) == expected
 
 
 @pytest.mark.slow
-def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A buggy variant without the bug is found out by the minimal sequence, and by the search."""
+def test_verify_finds_a_variant_that_is_fixed_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The minimal sequence and the search both show a buggy variant without the bug."""
     monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 100)
     pair = replace(PAIR, buggy=PAIR.fixed, facts=replace(PAIR.facts, fails=("tasks",)))
 
@@ -97,8 +97,8 @@ def test_verify_finds_a_half_that_is_fixed_already(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_verify_finds_a_half_that_is_not_fixed() -> None:
-    """The buggy answer in the fixed variant is found out by every means."""
+def test_verify_finds_a_variant_that_is_not_fixed() -> None:
+    """Every claim about the fixed variant shows a buggy method in it."""
     verdict = verify(replace(PAIR, fixed=PAIR.buggy), fixed_sequences=5)
     words = [line.partition(":")[0] for line in verdict.broken]
 
@@ -114,7 +114,7 @@ def test_verify_finds_a_half_that_is_not_fixed() -> None:
 
 
 def test_reference_holds() -> None:
-    """The right answers, driven by as many sequences as are asked for."""
+    """The reference holds on the given number of sequences."""
     assert reference_holds(sequences=10) == []
 
 
@@ -122,7 +122,7 @@ def test_reference_holds() -> None:
 def test_reference_with_a_wrong_answer_does_not_hold(
     monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:
-    """The buggy answer, planted into the reference itself, is found and told with its line."""
+    """A buggy method in the reference itself is found and reported with its line."""
     (pair,) = (each for each in load_pairs().values() if each.facts.question == question)
     monkeypatch.setattr(Lifecycle, question, getattr(pair.buggy, question))
     (line,) = reference_holds(sequences=50)
@@ -132,7 +132,7 @@ def test_reference_with_a_wrong_answer_does_not_hold(
 
 
 def test_reference_that_loses_bytes_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does one that delivers nothing."""
+    """A reference that delivers nothing does not hold."""
 
     async def lose(*_: object) -> None:
         pass
@@ -143,7 +143,7 @@ def test_reference_that_loses_bytes_does_not_hold(monkeypatch: pytest.MonkeyPatc
 
 
 def test_reference_that_crashes_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor does one that drops the connection for what is no fault of its peer."""
+    """A reference that drops a connection without cause does not hold."""
 
     def crash(_self: Lifecycle, session: MuxSession) -> bool:
         session.link.close()
@@ -155,7 +155,7 @@ def test_reference_that_crashes_does_not_hold(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_verdict_without_a_find_is_plain_data() -> None:
-    """What was not found is none."""
+    """A search without a finding gives null."""
     plain = Verdict("some", broken=["search: nothing found"]).to_json()
 
     assert (plain["found_at"], plain["minimal"], plain["holds"]) == (None, None, False)

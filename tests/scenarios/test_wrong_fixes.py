@@ -27,7 +27,7 @@ VERSION_OF = {
 
 
 @WRONG
-def test_wrong_fix_repairs_what_the_buggy_half_breaks(pair: Pair, wrong: WrongVariant) -> None:
+def test_wrong_fix_repairs_what_the_buggy_variant_breaks(pair: Pair, wrong: WrongVariant) -> None:
     """On the pair's minimal sequence, where the buggy variant is caught and it is not."""
     buggy = run_sequence(pair.minimal, pair.buggy()).violated
 
@@ -37,7 +37,7 @@ def test_wrong_fix_repairs_what_the_buggy_half_breaks(pair: Pair, wrong: WrongVa
 
 @WRONG
 def test_wrong_fix_is_caught_by_its_own_minimal_sequence(pair: Pair, wrong: WrongVariant) -> None:
-    """It breaks what it is said to, simulated and over TCP, and the fixed variant nothing."""
+    """It breaks the claimed properties, simulated and over TCP, and the fixed variant none."""
     outcome = run_sequence(wrong.minimal, wrong.lifecycle())
 
     assert outcome.violated == run_sequence(wrong.minimal, wrong.lifecycle(), TcpTarget).violated
@@ -61,7 +61,7 @@ def test_wrong_fix_minimal_sequence_is_needed_whole(pair: Pair, wrong: WrongVari
 
 @WRONG
 def test_wrong_fix_gives_the_answers_of_its_version(pair: Pair, wrong: WrongVariant) -> None:
-    """Of the questions it answers, each as the version does that it stands for."""
+    """Each question that it answers is answered as in the version that it stands for."""
     assert pair is PAIR
     version = VERSIONS[VERSION_OF[wrong.name]]
 
@@ -127,7 +127,7 @@ def test_verify_wrong_holds(pair: Pair, wrong: WrongVariant) -> None:
 def test_verify_wrong_finds_a_wrong_claim(
     monkeypatch: pytest.MonkeyPatch, wrong: WrongVariant, expected: list[str]
 ) -> None:
-    """The facts are not believed."""
+    """A wrong fact is found."""
     monkeypatch.setattr("muxleak_scenarios.pairs.verify.SEARCH_EXAMPLES", 50)
     broken = verify_wrong(PAIR, wrong).broken
 
