@@ -27,7 +27,7 @@ from muxleak_vless import Lifecycle
 
 NewTarget = Callable[[Lifecycle], Target]
 MAX_DIFF = 15
-STORY_WIDTH, DRAWING_WIDTH = 100, 78
+README_WIDTH, DRAWING_WIDTH = 100, 78
 """A drawing must fit a terminal of 80 columns with the margin of ``muxleak show``."""
 PARTS = ["What users saw", "The sequence", "The wrong answer", "The right answer", "History"]
 DRAWN = {
@@ -96,20 +96,20 @@ def test_pair_diff_is_short(pair: Pair) -> None:
     assert 0 < len(changed) <= MAX_DIFF
 
 
-def flaws(story: str, minimal: Sequence) -> list[str]:
+def flaws(readme: str, minimal: Sequence) -> list[str]:
     """Return the faults of a pair's README."""
     found = []
-    if not re.match(r"# \S.*\n\n\*\*", story):
+    if not re.match(r"# \S.*\n\n\*\*", readme):
         found.append("expected a heading, then the first part")
-    if any(len(line) > STORY_WIDTH for line in story.splitlines()):
-        found.append(f"expected lines of at most {STORY_WIDTH} columns")
-    parts = re.split(r"^\*\*(.+)\.\*\*", story, flags=re.MULTILINE)[1:]
+    if any(len(line) > README_WIDTH for line in readme.splitlines()):
+        found.append(f"expected lines of at most {README_WIDTH} columns")
+    parts = re.split(r"^\*\*(.+)\.\*\*", readme, flags=re.MULTILINE)[1:]
     if parts[::2] != PARTS:
         return [*found, f"expected the parts {PARTS}, got {parts[::2]}"]
     texts = dict(zip(PARTS, parts[1::2], strict=True))
     found += [f"{name}: expected text" for name, text in texts.items() if not text.strip()]
     fenced = re.fullmatch(r"\s*```\n(.+)\n```\s*", texts["The sequence"], re.DOTALL)
-    if fenced is None or story.count("```") > 2:
+    if fenced is None or readme.count("```") > 2:
         return [*found, "expected one drawing, as the whole of the sequence"]
     drawing = fenced[1].splitlines()
     if drawing[0].split()[:2] != ["client", "server"]:
@@ -125,31 +125,31 @@ def flaws(story: str, minimal: Sequence) -> list[str]:
 
 
 @PAIRS
-def test_pair_tells_its_story(pair: Pair) -> None:
+def test_pair_has_facts_and_a_readme(pair: Pair) -> None:
     """Facts name properties that exist; the README has all parts and draws the minimal sequence."""
     assert pair.facts.title
     assert pair.facts.symptom
     assert pair.facts.references
     assert set(pair.facts.fails) <= set(PROPERTIES)
     assert pair.facts.fails
-    assert flaws(pair.story, pair.minimal) == []
+    assert flaws(pair.readme, pair.minimal) == []
 
 
 @PAIRS
-def test_pair_story_is_held_to_its_parts(pair: Pair) -> None:
+def test_pair_readme_needs_each_part(pair: Pair) -> None:
     """Each part that is removed from a README is missed."""
-    story, minimal = pair.story, pair.minimal
-    lines = story.splitlines(keepends=True)
+    readme, minimal = pair.readme, pair.minimal
+    lines = readme.splitlines(keepends=True)
     drawn = lines.index("```\n")
 
     assert flaws(lines[0], minimal)
     assert flaws("".join(lines[2:]), minimal)
-    assert flaws(story.replace("```\n", ""), minimal)
+    assert flaws(readme.replace("```\n", ""), minimal)
     assert flaws("".join(lines[: drawn + 1] + lines[drawn + 2 :]), minimal)
     assert flaws("".join(line for line in lines if " header" not in line), minimal)
-    assert flaws(story, Sequence([*minimal, minimal[0]]))
+    assert flaws(readme, Sequence([*minimal, minimal[0]]))
     for part in PARTS:
-        assert flaws(story.replace(f"**{part}.**", part), minimal)
+        assert flaws(readme.replace(f"**{part}.**", part), minimal)
 
 
 @PAIRS

@@ -76,7 +76,7 @@ def show_command(pair: Pair, *, as_json: bool) -> None:
     """Show one pair: facts, story, diff, and the steps that show it."""
     if as_json:
         replay = str(SequenceReplay(pair.slug, "buggy", pair.minimal))
-        more = {"story": pair.story, "diff": pair.diff(), "replay": replay}
+        more = {"story": pair.readme, "diff": pair.diff(), "replay": replay}
         render.emit_json({**_facts(pair), **more})
     else:
         _show(render.stdout(), pair)
@@ -95,7 +95,7 @@ def _show(console: Console, pair: Pair) -> None:
         "references": facts.references,
     }
     render.body(console, render.facts(shown))
-    title, _, story = pair.story.partition("\n")
+    title, _, story = pair.readme.partition("\n")
     render.heading(console, "Story", title.removeprefix("# "))
     # A drawing must keep its lines, and Markdown would wrap them.
     for index, part in enumerate(story.strip().split("```")):

@@ -91,8 +91,8 @@ class Pair:
         return Sequence.parse(self.facts.minimal)
 
     @property
-    def story(self) -> str:
-        """The pair's README."""
+    def readme(self) -> str:
+        """The text of the README in the pair's folder."""
         return files(f"muxleak_vless.bugs.{self.slug}").joinpath("README.md").read_text("utf-8")
 
     def source(self, variant: str) -> str:

@@ -60,7 +60,7 @@ def test_show_tells_story_diff_and_witness() -> None:
     pair = load_pairs()[FLAGSHIP]
     text = invoke("show", FLAGSHIP).stdout
     lines = {line.strip() for line in text.splitlines()}
-    drawing = pair.story.split("```")[1].splitlines()
+    drawing = pair.readme.split("```")[1].splitlines()
 
     assert [line for line in pair.diff().splitlines() if line.strip() not in lines] == []
     assert [line for line in drawing if line.strip() not in lines] == []
