@@ -1,4 +1,4 @@
-"""What the benchmark measures: both sides of a comparison do what they are said to do."""
+"""The benchmark: both sides of each comparison do the work that the row names."""
 
 import asyncio
 import sys
@@ -61,7 +61,7 @@ def buggy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def echoed(script: sequence.RecordedSequence, cuts: Iterable[int] = ()) -> bytes:
-    """What plain callbacks answer to recorded bytes, sent in their pieces or cut in others."""
+    """Return the bytes of plain callbacks for recorded input, in its own pieces or in others."""
     written: list[bytes] = []
     plain = PlainEcho({USER}, written.append)
     pieces: Iterable[bytes] = script.sent
@@ -123,7 +123,7 @@ def test_comparison_says_how_much_less_and_over_a_floor_how_much_more() -> None:
 
 
 def test_comparison_without_a_baseline_claims_nothing() -> None:
-    """What could not be measured has neither figure, nor ratio, nor verdict."""
+    """A peer that was not measured has no figure, no ratio and no result."""
     missing = Beside("peer", goal=2, note="not installed: pip install peer")
     data = Comparison("ours", (1.0,), (missing,)).to_json()["beside"][0]
 
@@ -136,7 +136,7 @@ def test_comparison_without_a_baseline_claims_nothing() -> None:
 
 @pytest.mark.parametrize("line", ECHOES)
 def test_plain_echo_answers_with_the_servers_bytes(line: str) -> None:
-    """The limit does the work of the server: the same bytes in, the same bytes out."""
+    """It does the work of the server: the same bytes in, the same bytes out."""
     script = sequence.record(Sequence.parse(line))
 
     assert echoed(script) == script.received
@@ -153,7 +153,7 @@ def test_plain_echo_takes_bytes_cut_anywhere(cuts: list[int]) -> None:
 
 @pytest.mark.parametrize(("user", "command"), [(UUID(int=1), Command.MUX), (USER, Command.REVERSE)])
 def test_plain_echo_refuses_strangers(user: UUID, command: Command) -> None:
-    """It looks at the header as the server does."""
+    """It checks the header as the server does."""
     plain = PlainEcho({USER}, print)
 
     with pytest.raises(PermissionError, match="expected a known user"):
@@ -161,7 +161,7 @@ def test_plain_echo_refuses_strangers(user: UUID, command: Command) -> None:
 
 
 def test_plain_echo_refuses_malformed_frames() -> None:
-    """Its decoder checks what the server's does."""
+    """Its decoder makes the same checks as the server's."""
     plain = PlainEcho({USER}, print)
 
     with pytest.raises(ProtocolError, match="metadata length"):
@@ -169,7 +169,7 @@ def test_plain_echo_refuses_malformed_frames() -> None:
 
 
 def test_sequence_exchanges_the_same_bytes_over_tcp() -> None:
-    """Both worlds of the comparison do the same work: the peer sends and receives the same."""
+    """Both targets of the comparison do the same work: their peers send and receive the same."""
     assert sequence.record(sequence.SEQUENCE, TcpTarget) == sequence.record(sequence.SEQUENCE)
 
 
@@ -196,12 +196,12 @@ def test_sequence_recording_has_every_step_that_sends() -> None:
     ids=["plain", "naive", "served", "counted"],
 )
 def test_sequence_variants_answer_alike(work: Callable[[], bytes]) -> None:
-    """Whatever is timed has echoed the recorded bytes."""
+    """Every timed variant has echoed the recorded bytes."""
     assert work() == sequence.recording().received
 
 
 def test_sequence_variants_notice_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit that did less would not be timed."""
+    """A variant that did less work would not be timed."""
     assert sequence.recording()
     monkeypatch.setattr(PlainStream, "data_received", lambda _self, _data: None)
 
@@ -217,7 +217,7 @@ def test_sequence_variants_notice_another_answer(monkeypatch: pytest.MonkeyPatch
 def test_sequence_variants_that_check_notice_a_leak(
     work: Callable[[], object], request: pytest.FixtureRequest
 ) -> None:
-    """What is timed as a check is one: it fails with the bug."""
+    """Every variant that is timed as checked fails with the bug."""
     assert sequence.recording()
     work()
     request.getfixturevalue("buggy")
@@ -227,7 +227,7 @@ def test_sequence_variants_that_check_notice_a_leak(
 
 
 def test_sequence_unchecked_leaves_out_the_check_alone(buggy: None) -> None:
-    """It overrides what a run has, runs the same, and is silent about the leak."""
+    """It overrides methods of the run, has the same outcome, and does not report the leak."""
     del buggy
     outcomes = []
     for kind in (SequenceRun, sequence.Unchecked):
@@ -301,7 +301,7 @@ def test_check_of_the_bench_is_a_check() -> None:
     ],
 )
 def test_task_variants_are_what_they_are_called(name: str, expected: set[str]) -> None:
-    """A ledger, a scope, debug mode: where it is said, and nowhere else."""
+    """A ledger, a scope and debug mode are on only in the variants that name them."""
     seen: dict[str, bool] = {}
 
     async def work(created: int) -> None:
@@ -338,7 +338,7 @@ def test_toy_runs_on_a_stock_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_search_of_the_bench_finds_a_planted_leak() -> None:
-    """What is timed as a search would find something."""
+    """The timed search would find a leak."""
 
     async def forgetful() -> None:
         tasks = [asyncio.create_task(asyncio.Event().wait())]
@@ -350,7 +350,7 @@ def test_search_of_the_bench_finds_a_planted_leak() -> None:
 
 
 def test_schedules_tell_how_to_get_a_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that is not there is named, with the release that was tried."""
+    """A peer that is not installed is named, with the release that was tried."""
     for package in search_runs.RIVALS:
         monkeypatch.setitem(sys.modules, package, None)
     (row,) = search_runs.measure(QUICK)
@@ -363,7 +363,7 @@ def test_schedules_tell_how_to_get_a_peer(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_schedules_measure_a_peer_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given the same program, and its release is told."""
+    """It runs the same program, and its release is in the note."""
     peer = ModuleType("simloop")
     given: list[object] = []
     monkeypatch.setattr(
@@ -397,7 +397,7 @@ def test_leaked_sessions_are_as_many_as_asked() -> None:
 
 
 def test_leaked_sessions_are_checked_after_each_close() -> None:
-    """A server without the bug is found out at the first close."""
+    """A server without the bug fails at the first close."""
     server = BareServer(Lifecycle(), counted=True)
 
     with pytest.raises(AssertionError, match="expected the bug to leave 1 task"):
@@ -421,7 +421,7 @@ def test_decoders_read_the_same_frames() -> None:
 def test_waiters_are_cancelled_one_by_one(
     make: Callable[[], ContextWaiter],
 ) -> None:
-    """All of them wait, all of them end, and what they waited on knows it."""
+    """All of them wait, all of them end, and none stays registered."""
     assert cancelled_waiters.cancel(make, 50) > 0
 
 
@@ -440,7 +440,7 @@ def test_waiters_that_stay_registered_are_noticed() -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_name_functions_that_exist(name: str) -> None:
-    """What the table imports when it is wanted is there."""
+    """Each function that the table imports on demand exists."""
     row = ROWS[name]
 
     assert callable(getattr(import_module(f"muxleak_scenarios.bench.{row.module}"), row.function))
@@ -478,7 +478,7 @@ def test_rows_apart_come_back_from_their_process(name: str) -> None:
 
 @pytest.mark.slow
 def test_rows_apart_say_that_their_process_failed(capfd: pytest.CaptureFixture[str]) -> None:
-    """What went wrong there stands on stderr; here it is an error."""
+    """The failure is on stderr there, and an error here."""
     with pytest.raises(RuntimeError, match="measuring 'nothing' failed: exit code 1"):
         row_process.measure_apart("nothing", QUICK)
 

@@ -1,4 +1,4 @@
-"""The soak: it counts, stops at a violation, and sees what grows."""
+"""The soak: it counts, stops at a violation, and notices growth."""
 
 import gc
 
@@ -12,7 +12,7 @@ kept: list[object] = []
 
 
 class Growing(SimTarget):
-    """A world that keeps much of every run."""
+    """A target that keeps much memory of every run."""
 
     def dispose(self) -> None:
         """End everything, and keep something."""
@@ -21,7 +21,7 @@ class Growing(SimTarget):
 
 
 class Hoarding(SimTarget):
-    """A world that keeps very many small things of every run."""
+    """A target that keeps very many small objects of every run."""
 
     def dispose(self) -> None:
         """End everything, and keep something."""
@@ -46,7 +46,7 @@ def test_soak_of_the_fixed_variant_is_flat() -> None:
 
 
 def test_soak_does_without_the_collector() -> None:
-    """Else what only it could free would not show."""
+    """Objects that only the collector could free must show."""
     enabled: list[bool] = []
 
     def note(_connections: int) -> bool:
@@ -74,7 +74,7 @@ def test_soak_is_flat_if_neither_memory_nor_blocks_grow() -> None:
 
 
 def test_soak_of_the_buggy_variant_ends_with_the_first_violation() -> None:
-    """The sequence that is told of does it again."""
+    """The reported sequence violates the property again."""
     found = soak(PAIR.buggy, 1000)
 
     assert not found.flat
@@ -83,7 +83,7 @@ def test_soak_of_the_buggy_variant_ends_with_the_first_violation() -> None:
     assert str(run_sequence(found.sequence, PAIR.buggy()).violations[0]) == found.violation
 
 
-def test_soak_sees_what_grows() -> None:
+def test_soak_notices_growth() -> None:
     """Memory that is kept from run to run is no property's business, and is noticed here."""
     found = soak(Lifecycle, 150, target=Growing)
     kept.clear()
@@ -94,7 +94,7 @@ def test_soak_sees_what_grows() -> None:
 
 
 def test_soak_sees_small_things_that_pile_up() -> None:
-    """Memory that the allocator had in stock anyway shows in the number of blocks."""
+    """Memory that the allocator already had shows in the number of blocks."""
     found = soak(Lifecycle, 150, target=Hoarding)
     kept.clear()
 
@@ -103,8 +103,8 @@ def test_soak_sees_small_things_that_pile_up() -> None:
     assert found.blocks > BLOCKS
 
 
-def test_soak_ends_when_told() -> None:
-    """After the run in which it is."""
+def test_soak_ends_on_request() -> None:
+    """It ends after the run in which it was asked to."""
     found = soak(Lifecycle, 10_000, progress=lambda connections: connections > 20)
 
     assert 20 < found.connections < 200
