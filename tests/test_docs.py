@@ -16,9 +16,11 @@ A line ``[...]`` in an output stands for any number of lines. The files and comm
 handled in their order, so a page can show a failure, a fix, and the same command again.
 """
 
+import ast
 import asyncio
 import configparser
 import importlib
+import inspect
 import json
 import os
 import re
@@ -35,7 +37,8 @@ import click
 import pytest
 
 import proxies
-from muxleak.ledger.kinds import KINDS
+from muxleak import Monitor, no_leaks
+from muxleak.ledger.kinds import NOUNS
 from muxleak.plugin import options
 from muxleak.sim import Network, Settings, Simulation, simulate
 from muxleak.sim.settings import FAULTS, OUTSIDE
@@ -564,7 +567,7 @@ def test_every_row_of_the_benchmark_is_listed() -> None:
     )
 
     assert [row for row, *_ in table if row] == [*ROWS]
-    assert [beside for _, _, beside, *_ in table if beside not in sources] == []
+    assert [beside for _, _, beside, *_ in table if f'"{beside}"' not in sources] == []
 
 
 def test_every_step_is_described() -> None:
@@ -631,29 +634,68 @@ def test_every_extra_is_described() -> None:
         assert f"muxleak[{extra}]" in everywhere or f".[{extra}]" in everywhere, extra
 
 
+def first_cells(page: str, head: str) -> list[str]:
+    """Return the first cells of a table, without their marks for code."""
+    return [name.strip("`") for name, *_ in rows(page, head)]
+
+
+def defaults(page: str, head: str) -> dict[str, object]:
+    """Return the names and default values of a table; those that are no literals as text."""
+    found: dict[str, object] = {}
+    for name, default, _ in rows(page, head):
+        try:
+            found[name.strip("`")] = ast.literal_eval(default.strip("`"))
+        except (SyntaxError, ValueError):
+            found[name.strip("`")] = default
+    return found
+
+
+def check_defaults(shown: dict[str, object], real: dict[str, object]) -> None:
+    """Compare names in their order, and values as far as a page can show them."""
+    assert list(shown) == list(real)
+    for name, value in shown.items():
+        assert isinstance(value, str) or value == real[name], name
+
+
+def test_every_option_of_no_leaks_is_described() -> None:
+    """The table has the options of the function, the one for kinds all kinds."""
+    names = inspect.signature(no_leaks).parameters
+    wanted = [f"{name}=" for name in names if name not in {"function", "unknown"}]
+
+    assert first_cells("testing.md", "| option | meaning |") == wanted
+    assert first_cells("testing.md", "| kind | object |") == list(NOUNS)
+
+
 def test_every_setting_of_the_plugin_is_described() -> None:
-    """The page on testing has each option, ini value, marker and kind."""
+    """The page on testing has each option, ini value, marker and mode."""
     text = TEXT[DOCS / "testing.md"]
     declared, values = plugin_names()
-    wanted = {*declared, *values, *options.MARKS, *options.MODES, *KINDS}
+    wanted = {*declared, *values, *options.MARKS, *options.MODES}
 
     assert {each for each in wanted if not in_code(each, text)} == set()
 
 
 def test_every_setting_of_a_simulation_is_described() -> None:
-    """The page on fuzzing has each setting, fault, kind and method."""
+    """The page on fuzzing has each setting with its default, each kind, fault and method."""
     text = TEXT[DOCS / "fuzzing.md"]
-    methods = {name for name in vars(Simulation) if not name.startswith("_")}
-    wanted = {
-        *Settings.__dataclass_fields__,
-        *Network.__dataclass_fields__,
-        *FAULTS,
-        *OUTSIDE,
-        *Settings().kinds,
-        *methods - {"closed"},
-    }
+    for kind, head in ((Settings, "setting"), (Network, "attribute")):
+        values = {name: getattr(kind(), name) for name in kind.__dataclass_fields__}
+        check_defaults(defaults("fuzzing.md", f"| {head} | default | meaning |"), values)
 
+    assert first_cells("fuzzing.md", "| fault | affects | effect |") == list(FAULTS)
+    wanted = {*OUTSIDE, *Settings().kinds}
     assert {each for each in wanted if not in_code(each, text)} == set()
+
+    members = {name.partition("(")[0] for name in first_cells("fuzzing.md", "| member | purpose |")}
+    methods = {name for name in vars(Simulation) if not name.startswith("_")}
+    assert members == {*methods, "choices", "ledger", "steps"} - {"closed"}
+
+
+def test_every_argument_of_the_monitor_is_described() -> None:
+    """The table has the arguments with their defaults."""
+    real = {name: each.default for name, each in inspect.signature(Monitor).parameters.items()}
+
+    check_defaults(defaults("operating.md", "| argument | default | meaning |"), real)
 
 
 def test_readme_begins_with_two_commands() -> None:
