@@ -5,7 +5,7 @@
 #
 # Between two steps the driver waits until the server is quiescent, so that a sequence means the
 # same at a slow and at a fast server. A step with a gap (``~N``) waits N iterations of the client's
-# own loop instead: with ``~0`` the next step leaves at once, and races are found so.
+# own loop instead: with ``~0`` the next step leaves at once, and so races are found.
 #
 # The server's answers are discarded, and no step waits for one: the server may be any program, and
 # a client that insisted on answers would not get past its first wrong one. Their arrival counts as

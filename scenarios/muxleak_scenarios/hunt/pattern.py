@@ -12,7 +12,7 @@ on one connection and one stream for each of the pattern's, with any steps betwe
 #   of times that its letter was opened.
 # - Every connection ends, by a step or by the end of the sequence, or when its letter is opened
 #   again. Endings that no step says are added (at `UNSAID`), or a pattern that ends with a close
-#   would not be found where the close is left out. In a pattern itself they mean nothing and go.
+#   would not be found where the close is left out. Those of the pattern itself are not required.
 # - A step matches one that does at least as much: any ending for any ending, ``connect`` for
 #   ``open``, any destination for an echo, more data for less. The shrinker tried to make each of
 #   them plainer, so the plain form in a pattern means that the difference does not matter.

@@ -1,8 +1,8 @@
 """The server under test: counted from outside, and started and stopped if the hunt owns it."""
 
-# Two kinds of server. One that runs already is counted and never touched. One that the hunt starts
-# by a command ("ours") can be restarted after it died, or to be rid of leftovers, and is a new
-# process with a new id each time, so its counters are made anew at every start.
+# There are two kinds of server. One that runs already is counted and never touched. One that the
+# hunt starts by a command ("ours") can be restarted after it died, or to be rid of leftovers, and
+# is a new process with a new id each time, so its counters are made anew at every start.
 #
 # A server of ours:
 #
@@ -19,9 +19,9 @@
 # Death is found by two signs: its exit, or several failed attempts to connect. One failure is not
 # enough, since a busy server may refuse for a moment.
 #
-# Every wait calls ``check``, which raises when the hunt is to end: otherwise the first Ctrl-C would
-# wait up to `START_SECONDS`. For the same reason the waits in `stop` are bounded: a second signal
-# may arrive in them, whose handler calls `stop` again.
+# Every wait of a start calls ``check``, which raises when the hunt is to end: otherwise the first
+# Ctrl-C would wait up to `START_SECONDS`. For the same reason the waits in `stop` are bounded: a
+# second signal may arrive in them, whose handler calls `stop` again.
 
 from __future__ import annotations
 
