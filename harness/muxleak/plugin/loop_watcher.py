@@ -1,4 +1,4 @@
-"""Installs one session's ledger on every event loop of its thread, and measures loops that end."""
+"""Installs the ledger of a session on every event loop of its thread, and reports their ends."""
 
 # Tests get their loops from pytest-asyncio, from anyio's plugin, from `asyncio.run`, from unittest,
 # or from a loop factory of their own. There is no hook for a new loop, but every one of these makes
