@@ -40,7 +40,7 @@ import proxies
 from muxleak import Monitor, no_leaks
 from muxleak.ledger.kinds import NOUNS
 from muxleak.plugin import options
-from muxleak.sim import Network, Settings, Simulation, simulate
+from muxleak.sim import Network, Settings, Simulation, old_names, simulate
 from muxleak.sim.settings import FAULTS, OUTSIDE
 from muxleak_scenarios import PROPERTIES, load_pairs
 from muxleak_scenarios.bench import ROWS
@@ -696,6 +696,18 @@ def test_every_argument_of_the_monitor_is_described() -> None:
     real = {name: each.default for name, each in inspect.signature(Monitor).parameters.items()}
 
     check_defaults(defaults("operating.md", "| argument | default | meaning |"), real)
+
+
+def test_changelog_has_the_names_that_replaced_others() -> None:
+    """The table of import names is that of the code, and each new name can be imported."""
+    before, _, after = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("| old | new |\n")
+    lines = after.partition("\n\n")[0].splitlines()[1:]
+    listed = dict(re.findall(r"`([\w.]+)`", line) for line in lines)
+
+    assert "**Import names.**" in before
+    assert listed == {old: old_names.new_name(old) for old in listed}
+    assert set(listed) >= old_names.PACKAGES
+    assert [name for name in listed.values() if not resolves(name)] == []
 
 
 def test_readme_begins_with_two_commands() -> None:
