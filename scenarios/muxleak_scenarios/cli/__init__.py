@@ -1,8 +1,15 @@
-"""The command line: the one place that joins harness, scenarios and vless into a program.
+"""The command line: joins muxleak, muxleak_vless and muxleak_scenarios into a program."""
 
-A command's module is imported when the command is asked for, so that the program starts at once.
-Results go to stdout; progress and notes go to stderr.
-"""
+# Results go to stdout, in text or with --json as JSON; progress and notes go to stderr. So a pipe
+# or a file has the result alone, and a terminal shows both.
+#
+# The commands are imported when they are run (see `lazy_group`). The modules imported here are
+# those that every command needs, and no others: a shell that completes a word starts the program at
+# every press of the key, and waits for it.
+#
+# Exit codes: 0 and 1 are answers (no, there is a leak), 2 and above are not. A search that found
+# nothing because it was interrupted, or whose output did not arrive, must not look like an answer:
+# a script that reads 0 would take the code for clean, and one that reads 1 for leaking.
 
 from __future__ import annotations
 
@@ -39,10 +46,10 @@ COMMANDS = {
         "replay", _FIND, "Run a line of steps, or a program of yours, once more."
     ),
     "hunt": LazyCommand("hunt", _FIND, "Search a running VLESS server for sequences that leak."),
-    "soak": LazyCommand("soak", _FIND, "Make very many connections; see whether anything grows."),
+    "soak": LazyCommand("soak", _FIND, "Make very many connections; check that nothing grows."),
     "verify": LazyCommand("verify", _PROVE, "Prove every claim made of the pairs, one line each."),
     "bench": LazyCommand(
-        "bench", _PROVE, "Measure what it costs, beside what it is an alternative to."
+        "bench", _PROVE, "Measure the costs of muxleak beside those of its alternatives."
     ),
     "self": LazyCommand(
         "self_group",
@@ -72,9 +79,9 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
     epilog="""\b
 Examples:
   muxleak reproduce                  see the bug, and its fix
-  muxleak verify                     prove every claim made here
+  muxleak show 2421                  read about it; a beginning is enough
   muxleak serve --version V1         point a real client at the leak
-  muxleak fuzz myserver.sim:main     find what leaks in a program of yours
+  muxleak fuzz myserver.sim:main     find leaks of a program of yours
   muxleak reproduce --json | jq .growth
 
 \b
@@ -95,8 +102,16 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the program and return its exit code, which tells of output that cannot be written."""
-    # Its servers are hostile on purpose; what is logged of them is asked for where it helps.
+    """Run the program.
+
+    Args:
+        arguments: words of the command line; None takes those of the process.
+
+    Returns:
+        The exit code: that of the command, or one that says that its output did not arrive.
+    """
+    # Clients here send malformed frames on purpose, and a server logs each as a warning, which
+    # Python prints if nothing handles it. `serve --verbose` asks for the log.
     for name in ("muxleak_vless", "muxleak"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     return stdout.guarded(partial(_run, arguments))
@@ -106,12 +121,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(cli.main(arguments, standalone_mode=False) or 0)
     except click.ClickException as error:
+        # A message that cannot be written leaves the exit code as it is.
         with suppress(OSError):
             error.show()
         return error.exit_code
 
 
 def main() -> None:
-    """Run the program: the console script."""
+    """Run the console script ``muxleak``."""
     interrupt.install()
     sys.exit(run())

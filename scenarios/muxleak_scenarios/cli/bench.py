@@ -1,4 +1,12 @@
-"""``muxleak bench``: what it costs, beside what it is an alternative to."""
+"""``muxleak bench``: measure the costs of muxleak beside those of its alternatives."""
+
+# A figure of a benchmark says little on another machine; a ratio says more. So each row measures
+# ours and its baseline in one process and in turns, by CPU time, and takes the median of the
+# rounds: a machine that is busy, or that changes its clock, changes both alike. A baseline is an
+# alternative that a user might take instead, or the least that the work can cost ("of it").
+#
+# Goals are shown with "met" or "missed" and decide nothing: the exit code is 0, since a slow
+# machine is no failure. Rows that need a process of their own (`apart`) are measured in one.
 
 from __future__ import annotations
 
@@ -49,15 +57,15 @@ _LISTED = "\n".join(["\b", "Rows:", *(f"  {name:<10} {row.title}" for name, row 
     type=params.COUNT,
     default=ROUNDS,
     show_default=True,
-    help="How often everything is measured; the median is shown.",
+    help="Number of measurements, of which the median is shown.",
 )
 @click.option("--quick", is_flag=True, help="One round of a tenth of the work.")
 @click.option(
     "--leaks",
     type=params.Whole(min=FEWEST_LEAKS, max=MAX_LEAKS),
-    help=f"Sessions of the row 'leaked'.  [default: {LEAKS}; quick: {QUICK_LEAKS}]",
+    help=f"Number of sessions in the row 'leaked'.  [default: {LEAKS}; quick: {QUICK_LEAKS}]",
 )
-@click.option("--profile", is_flag=True, help="Take a checked sequence apart instead.")
+@click.option("--profile", is_flag=True, help="Show the parts of a checked sequence instead.")
 @params.json_option
 def bench_command(
     rows: tuple[str, ...],
@@ -68,11 +76,11 @@ def bench_command(
     profile: bool,
     as_json: bool,
 ) -> None:
-    """Measure what it costs, beside what it is an alternative to.
+    """Measure the costs of muxleak beside those of its alternatives.
 
-    Every row holds ours against a baseline, or against the least that the work can cost, in one run
-    and in turns: by CPU time, as the median of the rounds. Ratios can be compared with those of
-    another machine, the figures themselves cannot. Goals are shown and decide nothing.
+    Each row compares ours with a baseline, or with the least that the work can cost, in one run and
+    in turns: by CPU time, as the median of the rounds. Ratios can be compared with those of another
+    machine, the figures themselves cannot. Goals are shown and decide nothing.
     """
     if profile and rows:
         raise click.UsageError("--profile takes the checked sequence apart: expected no ROW")
@@ -217,7 +225,7 @@ def figure(value: float, unit: str = "s") -> str:
 
 
 def short(value: float) -> str:
-    """Return a number with the three digits that mean something: "3.20", "25.8", "378,000"."""
+    """Return a number with three significant digits: "3.20", "25.8", "378,000"."""
     rounded = float(f"{value:.{_DIGITS}g}")
     whole = math.floor(math.log10(abs(rounded))) + 1 if rounded else 1
     return f"{rounded:,.{max(0, _DIGITS - whole)}f}"

@@ -1,4 +1,9 @@
-"""Results in words: what a step does, what a version did on a sequence."""
+"""Descriptions of steps, outcomes, versions and questions, in words."""
+
+# A line of steps is short enough to be copied and to shrink; these are the words for people.
+# Versions and questions are described by the first paragraph of their docstrings, so that a command
+# cannot say anything else than the source does: those docstrings are output, and must read well on
+# a terminal.
 
 from __future__ import annotations
 
@@ -42,7 +47,7 @@ _TWICE = 2
 
 
 def step_in_words(step: Step) -> str:
-    """Say what a step does, and what happens before the next."""
+    """Return the meaning of a step, and of the gap after it."""
     kind = "a destination" if step.what in DESTINATIONS else "a handler"
     server = f"{kind} of the kind {step.what.removeprefix('@')!r}"
     text = _VERBS.get(step.verb, step.verb).format(
@@ -60,7 +65,11 @@ def step_in_words(step: Step) -> str:
 
 
 def outcome_in_words(outcome: SequenceOutcome) -> str:
-    """Say what a sequence left behind: "clean", "leaks 1 until the server ends", ..."""
+    """Return the outcome of a run, such as "clean" or "leaks 1 until the server ends".
+
+    A leak that ends with the server is told from one that stays for ever: the first is repaired by
+    a restart of the service within its process, the second is not.
+    """
     words = []
     left, for_ever = outcome.left, outcome.left_after_end
     if left and not for_ever:
@@ -79,13 +88,13 @@ def outcome_in_words(outcome: SequenceOutcome) -> str:
 
 
 def version_in_words(name: str) -> str:
-    """Say what a version is: the first line of its docstring."""
+    """Return the description of a version: the first paragraph of its docstring."""
     text = inspect.getdoc(VERSIONS[name]) or ""
     return text.partition("\n\n")[0].replace("`", "").replace("\n", " ").rstrip(".")
 
 
 def question_in_words(question: str) -> str:
-    """Return a question of the life cycle, as it is asked there."""
+    """Return a question of the life cycle: the first paragraph of its docstring."""
     return (inspect.getdoc(getattr(Lifecycle, question)) or "").partition("\n\n")[0]
 
 

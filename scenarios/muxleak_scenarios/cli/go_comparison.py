@@ -1,5 +1,10 @@
 """``muxleak self versions``: tasks left by each version in Python, beside those left in Go."""
 
+# The Python versions are worth something only if they leak where the Go originals do. So each
+# version runs through each ending, and its figure stands beside the one that was measured of the
+# original; a bare figure was not measured in Go and proves nothing by itself. The figures of Go are
+# data of `muxleak_scenarios.pairs.go_comparison`, where each has its source.
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -69,6 +74,7 @@ def _show(console: Console, rows: list[VersionRow], *, holds: bool) -> None:
         cells.setdefault(row.ending, {})[row.version] = row
     labels = {ending: _label(ending, versions) for ending, versions in cells.items()}
     figures = [render.Column(_WIDEST_CELL) for _ in VERSIONS]
+    # Beside the figures, or, where those leave too little room for a name, above them.
     room = console.width - len(VERSIONS) * (_WIDEST_CELL + 2)
     room = room if room >= _NARROWEST_LABEL else console.width
     name = render.Column(min(max(map(len, labels.values())), room))

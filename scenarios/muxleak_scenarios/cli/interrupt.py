@@ -1,10 +1,24 @@
-"""Ctrl-C: the program ends at once, with one line and the exit code that shells expect.
+"""Signals that end the program, with the exit code that shells expect of Ctrl-C."""
 
-Not by an exception: one that is raised wherever the program happens to be is swallowed by
-finalizers and garbage-collection callbacks, or stops an event loop halfway through a task. There is
-nothing to save here, and the kernel closes the sockets. A command that has something to save asks
-whether it was told to stop.
-"""
+# By default, Python raises KeyboardInterrupt wherever the program happens to be. Here that is often
+# a finalizer, a garbage-collection callback or a weakref callback, which swallow it, or an event
+# loop halfway through a task, which is then left in no defined state. So no signal raises an
+# exception. There are three ways to end instead:
+#
+# - `install`, for every command: the first Ctrl-C prints one line and leaves the process with
+#   `os._exit`. There is nothing to save, and the kernel closes the sockets.
+# - `caught`, for a search that has results: the first signal is only noted. The search asks between
+#   two runs, ends, and shows what it has. A second signal ends the program at once, and so does the
+#   first if the search has not asked within `GRACE`: a run that blocks can only be ended from a
+#   signal handler.
+# - `calling`, for a server in an event loop: the signal calls something in the loop, as often as it
+#   comes. Servers of others that were started must be ended, which no impatience may skip.
+#
+# A signal that is ignored when the program starts stays ignored, as `nohup` and shells without job
+# control want it.
+#
+# `signal.signal` is looked up once, here: a simulation guards that name in its module while a
+# program under test runs, and Ctrl-C may fall into such a run.
 
 from __future__ import annotations
 
@@ -25,29 +39,34 @@ CODE = 130
 ENDING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""What asks a program to end."""
+"""Signals that ask a program to end."""
 GRACE = 10.0
-"""Seconds for a command to heed that it was told to end, or that its time is up."""
-# Ctrl-C may fall into a simulation, which guards the name in the module.
+"""Seconds in which a command must react to a signal, or to the end of its time."""
 _signal = signal.signal
 _STDERR = 2
 _LONGEST = 1e9
-"""Seconds that a timer can be set to everywhere."""
+"""Longest time of a timer, in seconds, that every system accepts."""
 # Erase the line of progress, or the ^C, and show the cursor that progress had hidden.
 _CLEAR = "\r\x1b[K\x1b[?25h"
 
 
 def install() -> None:
-    """End the program on Ctrl-C, from now on."""
+    """End the program at once on Ctrl-C, from now on."""
     _signal(signal.SIGINT, _end)
 
 
 @contextmanager
 def caught(last: Callable[[], object] = bool) -> Iterator[Callable[[], bool]]:
-    """For the length of a block, let `ENDING` be asked for; a second one ends the program at once.
+    """Note signals for the length of a block, instead of ending the program.
 
-    So does the first, if nobody has asked for it within `GRACE`. ``last`` is called before that. A
-    signal that is ignored stays so.
+    The second signal ends the program at once, and so does the first if the block has not asked
+    for it within `GRACE` seconds.
+
+    Args:
+        last: called in the signal handler before the program ends; it must not wait for long.
+
+    Yields:
+        A function that returns True from the first signal on.
     """
     seen = False
     unheeded = ExitStack()
@@ -81,11 +100,15 @@ def caught(last: Callable[[], object] = bool) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def alarm(seconds: float, ring: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Call something, wherever the program is then, if a block takes longer than ``seconds``.
+    """Call a function in the main thread if a block takes longer than a time.
 
-    A timer that was set before goes on after the block; one that is due sooner stays, and ``ring``
-    is then not called. Nor is it where there are no such timers, as on Windows.
+    Args:
+        seconds: the time.
+        ring: called as a signal handler, wherever the program is then.
     """
+    # There is one such timer for each process. One that is set already, as by pytest-timeout, goes
+    # on after the block, less the time of the block; one that is due sooner is left alone, and
+    # `ring` is then never called. Windows has no such timer.
     if not hasattr(signal, "setitimer"):
         yield
         return
@@ -107,10 +130,13 @@ def alarm(seconds: float, ring: Callable[[int, FrameType | None], object]) -> It
 
 @contextmanager
 def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator[None]:
-    """For the length of a block, let `ENDING` call something in a loop, as often as asked for.
+    """Call a function in an event loop on every signal, for the length of a block.
 
-    A signal that is ignored stays so. On Windows, Ctrl-C ends the program at once, as before. A
-    block that is cancelled ends the program, which no further signal then cuts short.
+    On Windows, whose loops have no signal handlers, Ctrl-C ends the program at once.
+
+    Args:
+        loop: the loop that runs the block.
+        callback: called in it.
     """
     # `muxleak --help` takes half as long without asyncio, which is imported wherever a loop runs.
     from asyncio import CancelledError  # noqa: PLC0415
@@ -122,6 +148,7 @@ def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator
     try:
         yield
     except CancelledError:
+        # The program ends what it has started, and no further signal may cut that short.
         before = dict.fromkeys(before, signal.SIG_IGN)
         raise
     finally:
@@ -132,13 +159,18 @@ def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator
 
 
 def _heeded() -> dict[int, Handler]:
-    """Return what handles `ENDING`, but for what is ignored, as `nohup` wants it."""
+    """Return the handlers of the signals of `ENDING` that are not ignored."""
     handlers = {each: signal.getsignal(each) for each in ENDING}
     return {each: handler for each, handler in handlers.items() if handler != signal.SIG_IGN}
 
 
 def leave(text: str, code: int) -> NoReturn:
-    """End the program at once with a line on stderr; from a signal handler, too."""
+    """End the program at once; a signal handler may call this, too.
+
+    Args:
+        text: a line for stderr.
+        code: the exit code.
+    """
     clear = _CLEAR if sys.stderr is not None and sys.stderr.isatty() else ""
     # Not through `sys.stderr`: the signal may have come in the middle of a write to it.
     with suppress(OSError):

@@ -1,4 +1,13 @@
-"""``muxleak self mutants``: which property kills which mutant of the reference."""
+"""``muxleak self mutants``: the properties that kill each mutant of the reference."""
+
+# This is mutation testing of the properties. A mutant is the reference with another answer to one
+# question of the life cycle; a property that is violated on some sequence kills it. A mutant that
+# survives shows a hole: in the properties, or in the sequences. A few are equivalent mutants, whose
+# answer makes no difference that anybody could observe; each has its reason in
+# `muxleak_scenarios.pairs.mutants`, and it is a failure if one of them is killed.
+#
+# The names of the JSON keys ("answers", "noticed", "witnesses") are older than these words, and
+# stay for the programs that read them.
 
 from __future__ import annotations
 

@@ -1,7 +1,12 @@
-"""``muxleak list`` and ``muxleak show``: which pairs there are, and what one is about.
+"""``muxleak list`` and ``muxleak show``: the pairs, and the wrong fixes of each."""
 
-With a pair go the fixes that were tried and were wrong.
-"""
+# A pair is a package that is found by its place (see `registry`), so both commands show a pair that
+# was added without a change here. Facts, story and diff are read from the package: nothing about a
+# bug is written twice.
+#
+# The text of `show` follows the order in which a reader needs it: the symptom, the question of the
+# life cycle that is answered wrongly, the story, the diff of both answers, the minimal sequence,
+# and the lines that replay it. Wrong fixes come last, since each is understood from the right one.
 
 from __future__ import annotations
 
@@ -17,6 +22,8 @@ from muxleak_scenarios.cli import describe, params, render
 from muxleak_scenarios.pairs.replay import SequenceReplay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
     from muxleak_scenarios import Pair
@@ -38,7 +45,8 @@ _BREAKS, _QUESTION = 11, 26
 def list_command(*, as_json: bool) -> None:
     """List the pairs: bugs with a buggy and a fixed variant.
 
-    Below a pair stand the fixes of it that were tried and were wrong.
+    Below a pair stand its wrong fixes: changes that repaired the bug and broke something else. The
+    columns are the properties that each breaks, and the life-cycle questions that it answers wrong.
     """
     pairs = load_pairs().values()
     if as_json:
@@ -67,13 +75,16 @@ def list_command(*, as_json: bool) -> None:
     "show",
     epilog=params.examples(
         "show watcher_outlives_connection    the bug of sing-box issue #2421",
-        "show live_id_reused --json          another one, as data",
+        "show live_id --json    another, by its beginning, as data",
     ),
 )
 @click.argument("pair", type=params.pair, shell_complete=params.complete_pair)
 @params.json_option
 def show_command(pair: Pair, *, as_json: bool) -> None:
-    """Show one pair: facts, story, diff, and the steps that show it."""
+    """Show one pair: facts, story, diff, and the steps that show it.
+
+    PAIR is a name, its beginning, or an alias, such as 2421.
+    """
     if as_json:
         replay = str(SequenceReplay(pair.slug, "buggy", pair.minimal))
         more = {"story": pair.readme, "diff": pair.diff(), "replay": replay}
@@ -88,16 +99,18 @@ def _show(console: Console, pair: Pair) -> None:
     console.print(facts.title)
     console.print()
     question = f"{facts.question}: {describe.question_in_words(facts.question)}"
-    shown = {
+    shown: dict[str, str | Iterable[str]] = {
         "symptom": facts.symptom,
         "question": question,
         "breaks": [f"{name}: {PROPERTIES[name]}" for name in facts.fails],
         "references": facts.references,
     }
+    if facts.aliases:
+        shown["also named"] = ", ".join(facts.aliases)
     render.body(console, render.facts(shown))
     title, _, story = pair.readme.partition("\n")
     render.heading(console, "Story", title.removeprefix("# "))
-    # A drawing must keep its lines, and Markdown would wrap them.
+    # The drawings stand in code blocks, which Markdown would wrap.
     for index, part in enumerate(story.strip().split("```")):
         if index:
             console.print()
@@ -109,7 +122,7 @@ def _show(console: Console, pair: Pair) -> None:
     render.heading(console, "Diff")
     render.diff(console, pair.diff())
     note = "a gap is needed to see it" if facts.needs_gap else ""
-    render.heading(console, "Witness", note)
+    render.heading(console, "Minimal sequence", note)
     render.body(console, render.sequence(pair.minimal))
     console.print()
     for variant in ("buggy", "fixed"):
@@ -121,7 +134,9 @@ def _show(console: Console, pair: Pair) -> None:
 
 def _show_wrong(console: Console, pair: Pair, wrong: WrongVariant) -> None:
     facts = wrong.facts
-    render.heading(console, f"Wrong fix: /{wrong.name}", "repairs the bug above, and breaks more")
+    render.heading(
+        console, f"Wrong fix: /{wrong.name}", "repairs the bug above, and breaks something else"
+    )
     shown = {
         "title": facts.title,
         "questions": [f"{each}: {describe.question_in_words(each)}" for each in wrong.questions],
@@ -144,6 +159,7 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "symptom": facts.symptom,
         "question": facts.question,
         "references": list(facts.references),
+        "aliases": list(facts.aliases),
         "fails": list(facts.fails),
         "witness": facts.minimal,
         "needs_gap": facts.needs_gap,

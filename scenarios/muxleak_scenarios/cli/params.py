@@ -1,4 +1,21 @@
-"""What commands take: functions that turn a word into what it means, or say what was expected."""
+"""Parameter types and options that several commands share.
+
+A function that reads a word returns its meaning, or raises `click.BadParameter` with a message that
+says what was expected, what was found and what to do.
+"""
+
+# Parameters are checked while click parses the command line, before a command runs. A search may
+# take an hour, so a word that would fail at its end is refused at its beginning.
+#
+# click's own number types accept NaN and infinity as fractions: NaN is neither below nor above any
+# bound, so a search with --time nan would never end. `Finite` refuses both, and a test holds that
+# every option with a fraction uses it.
+#
+# Messages of click's ranges are formulas ("0 is not in the range x>=1."). `Whole` and `Finite` name
+# the bound in words instead, and keep the ranges' own notation in the help.
+#
+# Completion functions return names only. A shell calls them at every press of the key, and they
+# import the registry with every pair.
 
 from __future__ import annotations
 
@@ -31,7 +48,7 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 
 class Listen(NamedTuple):
-    """Where to listen; port 0 means any free one."""
+    """An address: host and port, where port 0 takes any free one."""
 
     host: str
     port: int
@@ -41,7 +58,7 @@ class Listen(NamedTuple):
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can connect."""
+        """True if only this machine can connect."""
         return is_loopback(self.host)
 
 
@@ -85,13 +102,13 @@ def _bounds(kind: click.IntRange | click.FloatRange) -> str:
 
 
 COUNT = Whole(min=1)
-"""Of things that are counted: at least 1."""
+"""The type of a number of things: at least 1."""
 POSITIVE = Finite(min=0, min_open=True)
-"""Of seconds, megabytes and such: above 0, and finite."""
+"""The type of seconds, megabytes and such: above 0, and finite."""
 
 
 class TargetChoice(NamedTuple):
-    """Where sequences are run; ``virtual`` says that time and network are simulated."""
+    """A target of ``--target``; `virtual` is True if its time and network are simulated."""
 
     name: str
     make: Callable[[Lifecycle], Target]
@@ -99,7 +116,7 @@ class TargetChoice(NamedTuple):
 
 
 def pair(word: str) -> Pair:
-    """Read the name of a pair."""
+    """Return the pair that a word means."""
     try:
         return find_pair(word)
     except ValueError as error:
@@ -107,7 +124,7 @@ def pair(word: str) -> Pair:
 
 
 def served(word: str) -> SequenceReplay:
-    """Read VERSION or PAIR[/HALF]: who is to be driven, without a step so far."""
+    """Return the server that VERSION or PAIR[/VARIANT] means, as a replay without steps."""
     try:
         return SequenceReplay(*find_subject(word, None), Sequence())
     except ValueError as error:
@@ -115,7 +132,7 @@ def served(word: str) -> SequenceReplay:
 
 
 def counts(word: str) -> tuple[int, ...]:
-    """Read numbers above 0, separated by commas, and return them in order, each once."""
+    """Return the numbers of a list such as "1,10,100" in ascending order, each once."""
     words = word.split(",")
     if not all(each.strip().isdecimal() and int(each) for each in words):
         raise click.BadParameter(f"expected numbers above 0, such as 1,10,100; got {word!r}")
@@ -123,7 +140,7 @@ def counts(word: str) -> tuple[int, ...]:
 
 
 def listen(word: str) -> Listen:
-    """Read ``HOST:PORT`` or ``[IPV6]:PORT``."""
+    """Parse ``HOST:PORT`` or ``[IPV6]:PORT``."""
     host, _, port = word.rpartition(":")
     if not host or not port.isdecimal() or int(port) > MAX_PORT:
         raise click.BadParameter(
@@ -166,7 +183,12 @@ def _beginning(start: str, names: Iterable[str]) -> list[str]:
 
 
 def examples(*lines: str) -> str:
-    """Return the epilog of a command's help: its examples, as they are typed."""
+    """Return the epilog of a command's help, with its examples.
+
+    Args:
+        lines: command lines without the word ``muxleak``; a remark follows two spaces.
+    """
+    # A test runs the parser over every example, so that none can name an option that has gone.
     return "\n".join(["\b", "Examples:", *(f"  muxleak {line}" for line in lines)])
 
 
@@ -183,7 +205,7 @@ def need_hypothesis(use: str) -> None:
 
 
 def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> TargetChoice:
-    """Find the world of a target; uvloop is imported for its own only."""
+    """Return the target of a name; uvloop is imported for its own target only."""
     if name == "simulated":
         return TargetChoice(name, SimTarget, virtual=True)
     if name == "tcp":
@@ -196,32 +218,42 @@ def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> Targe
 
 
 def target_option(command: _Command) -> _Command:
-    """Add ``--target``."""
+    """Add the option ``--target`` to a command."""
     return click.option(
         "--target",
         type=click.Choice(TARGETS),
         default="simulated",
         show_default=True,
         callback=target,
-        help="A simulated network on virtual time; or loopback TCP, on asyncio's loop or uvloop.",
+        help="Network of the run: simulated on virtual time, or loopback TCP on asyncio or uvloop.",
     )(command)
 
 
-def refuse(ctx: click.Context, what: str, *names: str) -> None:
-    """Refuse options that were given and mean nothing for ``what``."""
+def refuse(ctx: click.Context, use: str, *names: str) -> None:
+    """Check that options which mean nothing here were not given.
+
+    Args:
+        ctx: the context of the command.
+        use: the use of the command in which they mean nothing, for the message.
+        names: the options without their dashes.
+
+    Raises:
+        click.UsageError: one was given.
+    """
+    # A default is not given, and so is never refused: only its source tells one from the other.
     for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} means nothing for {what}; leave it out")
+            raise click.UsageError(f"--{name} means nothing for {use}; leave it out")
 
 
 def json_option(command: _Command) -> _Command:
-    """Add ``--json``, as ``as_json``."""
+    """Add the option ``--json`` to a command, which receives it as `as_json`."""
     text = "Print JSON and nothing else."
     return click.option("--json", "as_json", is_flag=True, help=text)(command)
 
 
 def seed_option(command: _Command) -> _Command:
-    """Add ``--seed``."""
-    text = "Of the random sequences; the same seed gives the same run."
+    """Add the option ``--seed`` to a command."""
+    text = "Seed of the random sequences; the same seed gives the same run."
     return click.option("--seed", default=0, show_default=True, help=text)(command)

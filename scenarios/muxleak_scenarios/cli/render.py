@@ -1,8 +1,22 @@
-"""What the commands show, and how: plain when piped, in colour and with progress on a terminal.
+"""Output of the commands: consoles, JSON, tables and progress."""
 
-Nothing shown depends on the clock or on the machine, so that two runs can be compared; what `bench`
-measures does, and says so.
-"""
+# Output is plain when it is piped, and has colour and progress on a terminal. Nothing in it depends
+# on the clock or on the machine, so two runs can be compared with diff; only `bench` measures, and
+# says so.
+#
+# Widths. A terminal has its own width, up to `MAX_WIDTH`. Output that is piped has `PIPED_WIDTH`
+# columns, or as many as COLUMNS says, so that a document shows the same wherever it was made. Text
+# is wrapped; a line that is there to be copied (a command, a path, a diff in a pipe) is not, since
+# a shell would take its halves for two commands.
+#
+# Tables. rich computes the columns of a `Table` from all its rows. That suits a table that is
+# printed at once, and not the rows of a proof, which appear one by one over minutes: `Rows` has
+# columns that are fixed before the first row. No cell is ever cut off with an ellipsis, because
+# half a name or figure is worse than a second line.
+#
+# Progress goes to stderr, and only if that is a terminal. A result that is printed meanwhile to the
+# same terminal needs `Steps.aside`: otherwise the next refresh of the bar, which moves the cursor
+# up, would erase it.
 
 from __future__ import annotations
 
@@ -43,7 +57,7 @@ if TYPE_CHECKING:
 
 PIPED_WIDTH = 80
 MAX_WIDTH = 120
-"""Lines longer than this are hard to read, however wide the terminal."""
+"""Columns at most, however wide the terminal is: longer lines are hard to read."""
 GOOD, BAD, QUIET, HEAD = "green", "red", "dim", "bold"
 MARKS = {True: Text("ok", GOOD), False: Text("FAIL", "bold red")}
 MARK_WIDTH = 6
@@ -56,26 +70,29 @@ _DIFF_STYLES = {"+": GOOD, "-": BAD, "@": "cyan"}
 
 
 class _Piped:
-    """A file for output that is read by programs and copied into documents: no trailing spaces."""
+    """A file that writes no trailing spaces, for output that is piped."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self.encoding = file.encoding or "utf-8"
 
     def write(self, text: str) -> int:
-        """Write without the spaces that fill up lines."""
+        """Write a text without the spaces that rich adds to fill its lines."""
         self._file.write(_TRAILING.sub("", text))
         return len(text)
 
     def flush(self) -> None:
-        """Flush."""
+        """Flush the file."""
         self._file.flush()
 
 
 def stdout() -> Console:
-    """A console for results."""
+    """Return a console for results."""
+    # Bars and signs such as ≠ are not in every encoding; a "?" is better than an error.
     if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
         sys.stdout.reconfigure(errors="replace")
+    # By default, rich colours numbers and paths, and reads "[x]" as a style and ":x:" as an emoji;
+    # steps, diffs and stacks hold all of these.
     console = Console(highlight=False, markup=False, emoji=False)
     free = console.is_terminal or "COLUMNS" in os.environ
     console.width = min(console.width, MAX_WIDTH) if free else PIPED_WIDTH
@@ -85,12 +102,19 @@ def stdout() -> Console:
 
 
 def emit_json(data: object) -> None:
-    """Print JSON."""
+    """Print data as JSON."""
     click.echo(json_text(data))
 
 
 def json_text(data: Any, used: int = 0, depth: int = 1) -> str:
-    """Return JSON with everything on one line that fits on one."""
+    """Return JSON in which every list or object that fits on a line has one line.
+
+    Args:
+        data: the data.
+        used: columns of the first line that are taken already.
+        depth: levels of indentation of the lines after the first.
+    """
+    # `json.dumps` has all on one line, or every number of a curve on a line of its own.
     text = json.dumps(data)
     if len(text) + used <= PIPED_WIDTH or not data or not isinstance(data, dict | list | tuple):
         return text
@@ -109,23 +133,23 @@ def json_text(data: Any, used: int = 0, depth: int = 1) -> str:
 
 
 class Steps:
-    """The progress of long work: a bar on stderr, if that is a terminal; else nothing."""
+    """The progress of a long run: a line on stderr if that is a terminal, else nothing."""
 
     def __init__(self, progress: Progress, total: float | None) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=total)
 
     def say(self, text: str) -> None:
-        """Tell what is being done."""
+        """Show a text beside the progress, such as the run under way."""
         self._progress.update(self._task, description=text)
 
     def advance(self, steps: float = 1) -> None:
-        """Count steps as done."""
+        """Add steps to those that are done."""
         self._progress.advance(self._task, steps)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Make room for a block that prints to the same terminal."""
+        """Remove the line of progress for a block that prints to the same terminal."""
         self._progress.stop()
         try:
             yield
@@ -133,13 +157,17 @@ class Steps:
             self._progress.start()
 
     def follow(self, steps: float) -> None:
-        """Say how many steps are done."""
+        """Set the number of steps that are done."""
         self._progress.update(self._task, completed=steps)
 
 
 @contextmanager
 def progress(total: float | None = None) -> Iterator[Steps]:
-    """Show progress for the length of a block, and leave nothing behind."""
+    """Show progress for the length of a block, and remove it at its end.
+
+    Args:
+        total: steps in all, or None if the number is not known.
+    """
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     columns: list[ProgressColumn] = [
         TaskProgressColumn(table_column=TableColumn(min_width=4)),
@@ -149,14 +177,14 @@ def progress(total: float | None = None) -> Iterator[Steps]:
     if console.width >= _BAR_FROM:
         columns = [SpinnerColumn(), BarColumn(24), *columns]
     shown = console.is_terminal
-    # Room for the ^C that a terminal shows: it must not wrap a line which is to be erased.
+    # Room for the ^C that a terminal shows: the line must not wrap, or half of it would stay.
     console.width -= 4
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         yield Steps(bar, total)
 
 
 def heading(console: Console, text: str, note: str = "") -> None:
-    """Start a section."""
+    """Print the heading of a section, with a note beside it."""
     console.print()
     console.print(Text.assemble((text, HEAD), (f"  {note}" if note else "", QUIET)))
     console.print()
@@ -168,17 +196,17 @@ def body(console: Console, content: RenderableType) -> None:
 
 
 def copyable(console: Console, text: str, indent: int = 2) -> None:
-    """Print a line that no wrapping may break, since it is there to be copied."""
+    """Print a line to be copied, which is not wrapped."""
     console.print(" " * indent + text, soft_wrap=True)
 
 
 def command(*words: str) -> str:
-    """Return a command line of ours, quoted for a shell."""
+    """Return a command line of this program, quoted for a shell."""
     return shlex.join(["muxleak", *words])
 
 
 def facts(rows: Mapping[str, str | Iterable[str]]) -> Table:
-    """Names and what they stand for; several lines where there are several."""
+    """Return a table of names and their values, with one line for each value."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style=QUIET, no_wrap=True)
     grid.add_column(overflow="fold")
@@ -190,7 +218,12 @@ def facts(rows: Mapping[str, str | Iterable[str]]) -> Table:
 
 
 def table(*names: str, fixed: Sequence[str] = ()) -> Table:
-    """A table without lines; the columns of ``fixed`` are never wrapped."""
+    """Return a table without rules, for rows that are all known.
+
+    Args:
+        names: the titles of the columns.
+        fixed: titles of the columns that are not wrapped.
+    """
     grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style=QUIET)
     for name in names:
         # Not cut off with an ellipsis, wherever a word is too long for its column.
@@ -284,7 +317,7 @@ def marked(holds: bool, name: str) -> Text:  # noqa: FBT001 - the outcome is the
 
 
 def sequence(steps: Iterable[Step]) -> Table:
-    """Steps, each with its meaning."""
+    """Return a table of steps, each with its meaning."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -294,7 +327,15 @@ def sequence(steps: Iterable[Step]) -> Table:
 
 
 def chart(console: Console, columns: Sequence[str], rows: Sequence[tuple[int, int, int]]) -> Table:
-    """Bars for two values each at some counts, on one logarithmic scale, zero left empty."""
+    """Return a chart of bars on one logarithmic scale.
+
+    Args:
+        console: for the chart.
+        columns: the titles of the counts and of both values.
+        rows: a count and two values each; a value may be negative.
+    """
+    # Tasks grow with the connections, which are 1, 10, 100, 1,000: on a linear scale, all bars but
+    # the last would be empty. Zero has no bar at all, so that a fix differs from any leak.
     top = max((abs(value) for row in rows for value in row[1:]), default=0)
     digits = max(len(f"{value:,}") for row in rows for value in row)
     digits = max(digits, *map(len, columns))
@@ -318,7 +359,7 @@ def chart(console: Console, columns: Sequence[str], rows: Sequence[tuple[int, in
 
 
 def leaks(console: Console, report: LeakReport) -> None:
-    """Print leaked tasks by the place where they were made and the place where they wait."""
+    """Print leaked tasks, grouped by their creation site and the place where they wait."""
     for index, group in enumerate(report.groups):
         if index:
             console.print()
@@ -328,7 +369,7 @@ def leaks(console: Console, report: LeakReport) -> None:
 
 
 def diff(console: Console, text: str) -> None:
-    """Print a unified diff, its lines as they are; on a terminal in colour, wrapped if need be."""
+    """Print a unified diff: in colour and wrapped on a terminal, else line by line as it is."""
     for line in text.splitlines():
         style = HEAD if line[:3] in {"---", "+++"} else _DIFF_STYLES.get(line[:1], "")
         if console.is_terminal:
@@ -343,5 +384,5 @@ def plural(number: int, noun: str) -> str:
 
 
 def _length(value: int, top: int, room: int) -> int:
-    # 1 must show, and twice as many digits take twice the room.
+    # A value of 1 has a bar, and twice as many digits have twice the bar.
     return round(room * (math.log10(value) + 1) / (math.log10(top) + 1)) if value else 0

@@ -1,4 +1,14 @@
-"""Replay files: where they are written, and that none is ever overwritten by another."""
+"""Files that a search writes: checked before it begins, and never written over another."""
+
+# A search may take an hour, and its finding is worth more than its file. So --out is checked before
+# the search begins, by writing a temporary file where the finding will go: permissions alone do not
+# tell, since root has all of them, also on a file system that is read-only. And a file that cannot
+# be written in the end (the folder has gone, the disk is full) is a note on stderr. The finding is
+# shown all the same, and the exit code says that there is one.
+#
+# No file is ever written over: a file of the same name and content is kept as it is, so that a
+# search that is repeated makes no second one; a file of other content gets a neighbour with a
+# number. Files are opened with "x", so that two searches in one folder cannot take the same name.
 
 from __future__ import annotations
 
@@ -16,19 +26,19 @@ if TYPE_CHECKING:
 
 
 class _Out(click.Path):
-    """A file or folder; with a slash at its end, which `Path` forgets, a folder."""
+    """The path of a file or folder; a path that ends in a slash is that of a folder."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse a folder that is not there."""
+        """Return the path, or refuse a folder that does not exist."""
         text, ends = os.fspath(value), ("/", "/.", os.sep, f"{os.sep}.")
-        # `Path.is_dir` may raise what `check_out` is there to tell.
+        # `Path` drops the slash. And `Path.is_dir` raises errors that `check_out` reports later.
         if text.endswith(ends) and not os.path.isdir(text):  # noqa: PTH112
             _refuse_missing(text)
         return super().convert(value, param, ctx)
 
 
 OUT = _Out(path_type=Path)
-"""The type of ``--out``."""
+"""The type of the option ``--out``."""
 
 
 def is_file(word: str) -> bool:
@@ -46,10 +56,13 @@ def is_folder(word: str) -> bool:
 
 
 def check_out(out: Path) -> None:
-    """Refuse at once what could not be written after a long search.
+    """Check before a search that its file can be written after it.
+
+    Args:
+        out: the file, or the folder for it.
 
     Raises:
-        click.BadParameter: if it could not.
+        click.BadParameter: it cannot; the message says why.
     """
     mode = 0
     try:
@@ -61,7 +74,6 @@ def check_out(out: Path) -> None:
             _refuse_missing(str(folder))
         if mode and not (S_ISDIR(mode) or S_ISREG(mode)):
             _refuse(f"expected a regular file or a folder, got {str(out)!r}, which is neither")
-        # Asked for its permissions, a file system that nobody can write to says yes to root.
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -73,17 +85,16 @@ def check_out(out: Path) -> None:
 
 
 def keep(out: Path, title: str, suffix: str, content: bytes) -> Path | None:
-    """Write a file, beside a different one of the same name.
+    """Write a file, beside any other of the same name.
 
     Args:
-        out: the file, or a folder for one that is named after `title`.
-        title: of what the file is about.
-        suffix: how the file's name ends.
-        content: of the file.
+        out: the file, or a folder for a file that is named after `title`.
+        title: the subject of the file, such as "live_id_reused/buggy".
+        suffix: the end of the file's name.
+        content: the content of the file.
 
     Returns:
-        Its path; None, with a note on stderr, if it could not be written: what was found is to be
-        shown all the same.
+        The path of the file; None, with a note on stderr, if it could not be written.
     """
     try:
         if out.is_dir():
@@ -108,6 +119,7 @@ def _write(out: Path, suffix: str, content: bytes) -> Path:
             path = out.with_name(f"{out.name.removesuffix(end)}-{number}{end}")
         else:
             break
+    # Half a file would be taken for a finding that cannot be read.
     try:
         with file:
             file.write(content)

@@ -1,5 +1,9 @@
 """``muxleak self``: proofs about muxleak itself, of no use for the server of a user."""
 
+# `muxleak verify` proves that the pairs are as described. These commands prove that the means of
+# that proof can be trusted: that the properties notice wrong answers (mutants), that they flag
+# nothing else (controls), and that the versions leak as the originals did (versions).
+
 from __future__ import annotations
 
 import click

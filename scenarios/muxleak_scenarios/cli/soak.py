@@ -1,4 +1,12 @@
-"""``muxleak soak``: very many connections to one version, and whether anything grows."""
+"""``muxleak soak``: make very many connections to one version, and check that nothing grows."""
+
+# A leak of a few bytes for each connection violates no property of a single sequence. So this runs
+# very many, with the automatic garbage collector off, and samples memory, blocks and objects in
+# cycles after each tenth of the run. Growth is counted from the second tenth on, since the first
+# fills caches.
+#
+# Part of a soak proves nothing, so one that is stopped exits with 130; but it may show that
+# something grows, and then it exits with 1.
 
 from __future__ import annotations
 
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 100_000
 _WIDTHS = 11, 8, 15, 9, 9
-"""Of the columns of the table: 60 with the gaps between them."""
+"""Widths of the columns of the table, 60 with the gaps."""
 
 
 @click.command(
@@ -44,7 +52,7 @@ _WIDTHS = 11, 8, 15, 9, 9
     type=params.COUNT,
     default=CONNECTIONS,
     show_default=True,
-    help="At least so many.",
+    help="Number of connections, at least.",
 )
 @params.target_option
 @params.seed_option
@@ -59,10 +67,10 @@ def soak_command(
     *,
     as_json: bool,
 ) -> None:
-    """Make very many connections; see whether anything grows.
+    """Make very many connections; check that nothing grows.
 
-    Every property is checked after each; the garbage collector is off meanwhile. Exits with 1 if a
-    property is violated, or the memory of the process grows.
+    Every property is checked after each, with the garbage collector off. Exits with 1 if a property
+    is violated, or the memory of the process grows.
     """
     replay = SequenceReplay(*find_subject(subject, None), Sequence())
     with interrupt.caught() as stopped, render.progress(connections) as steps:
@@ -90,7 +98,14 @@ def soak_command(
 
 
 def _show(console: Console, found: Soaked, replay: SequenceReplay, wanted: int | None) -> None:
-    """Print the rows and the verdict; ``wanted`` is how many connections it was stopped before."""
+    """Print the rows and the verdict.
+
+    Args:
+        console: for the output.
+        found: the measurements of the soak.
+        replay: the server that was driven.
+        wanted: connections that were asked for, if it was stopped before; else None.
+    """
     rows = render.Rows(console, [render.Column(width) for width in _WIDTHS])
     rows.head("connections", "each", "in cycles, each", "blocks", "memory")
     for tenth in found.tenths:
@@ -108,7 +123,6 @@ def _show(console: Console, found: Soaked, replay: SequenceReplay, wanted: int |
     mark = Text.assemble(render.MARKS[found.flat], "  ")
     if wanted is not None:
         ran = f"stopped after {ran} of {wanted:,}"
-        # Part of a soak proves nothing, but may show what grows.
         mark = Text() if found.flat else mark
     told = f"{ran} connections, every property held; memory "
     grown = f"grew by {found.grown / 1e6:.1f} MB, {found.blocks:,} blocks"

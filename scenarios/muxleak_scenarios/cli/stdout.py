@@ -1,4 +1,20 @@
-"""Standard output that cannot be written: the program must not end as if it had found a leak."""
+"""Standard output that cannot be written: an exit code of its own, and one line on stderr."""
+
+# The exit code of a command is its answer: 1 says that a leak was found. If stdout is full or its
+# reader has gone, Python raises an error, and ends with 1 or 120. A script would take that for a
+# leak. So a failure to write has exit codes of its own, of sysexits.h and of the shells.
+#
+# Everything that prints goes through `sys.stdout`: click, rich, and a program under test. Each of
+# them may catch OSError: click turns a broken pipe into its own exit with 1, and rich ends the
+# process. So `sys.stdout` is replaced for the length of the command by a file that (1) raises
+# `OutputError`, which none of them catches, and (2) remembers the error, in case the program under
+# test caught even that.
+#
+# Afterwards the original `sys.stdout` is put back. What is left in its buffer is thrown away, or
+# Python would try to write it when it exits, and print a second complaint.
+#
+# Only a real text file is replaced: under click's test runner or pytest's capture, stdout is no
+# `TextIOWrapper`, cannot fail, and is left alone.
 
 from __future__ import annotations
 
@@ -14,28 +30,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CANNOT_WRITE = 74
-"""The exit code if standard output is full or closed: EX_IOERR of sysexits.h."""
+"""Exit code if standard output is full or closed: EX_IOERR of sysexits.h."""
 BROKEN_PIPE = 141
-"""The exit code if its reader has gone: what shells make of SIGPIPE, 128 + 13."""
+"""Exit code if its reader has gone: that of a process ended by SIGPIPE, 128 + 13."""
 
 
 class OutputError(Exception):
     """Standard output could not be written.
 
-    No `OSError`: click and rich take a broken pipe for their own affair, and exit with 1.
+    It is no `OSError`, because click and rich catch those and exit with 1.
     """
 
 
 class _Watched(TextIOWrapper):
-    """Standard output that remembers why it could not be written, whoever swallows the error."""
+    """Standard output that keeps its first error, even if a program catches it."""
 
     failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write.
+        """Write a text.
 
         Raises:
-            OutputError: if that fails.
+            OutputError: it cannot be written.
         """
         try:
             return super().write(text)
@@ -44,10 +60,10 @@ class _Watched(TextIOWrapper):
             raise OutputError from error
 
     def flush(self) -> None:
-        """Flush.
+        """Write the buffer.
 
         Raises:
-            OutputError: if that fails.
+            OutputError: it cannot be written.
         """
         try:
             super().flush()
@@ -57,10 +73,14 @@ class _Watched(TextIOWrapper):
 
 
 def guarded(program: Callable[[], int]) -> int:
-    """Run a program that prints.
+    """Run a program, and report if its output could not be written.
+
+    Args:
+        program: prints to `sys.stdout`, and returns an exit code.
 
     Returns:
-        Its exit code, or `CANNOT_WRITE` or `BROKEN_PIPE` if what it printed did not arrive.
+        The exit code of the program, or `CANNOT_WRITE` or `BROKEN_PIPE` if its output did not
+        arrive whole.
     """
     before = sys.stdout
     if before is None:
@@ -93,7 +113,8 @@ def guarded(program: Callable[[], int]) -> int:
 
 
 def _discard(file: TextIOWrapper) -> None:
-    # What is still in its buffer would be tried again, and complained of, when Python exits.
+    # The buffer cannot be emptied otherwise: its descriptor is made to lead to /dev/null, where
+    # the flush that Python does when it exits succeeds.
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())

@@ -1,4 +1,13 @@
-"""``muxleak verify``: the proof of everything that is claimed of pairs, controls and versions."""
+"""``muxleak verify``: prove every claim made of the pairs, the reference and the controls."""
+
+# A proof has a row for each claim, printed as soon as it is decided, because the whole takes
+# minutes and a reader who sees a FAIL need not wait for the rest. Below a FAIL stand the claims
+# that do not hold, and a line that replays the run: where the proof has no such line itself, that
+# of the minimal sequence.
+#
+# The options --answers and --versions became `muxleak self mutants` and `muxleak self versions`:
+# they prove something about this program and not about a pair. They go on working, with a note on
+# stderr, so that a script that reads stdout or the exit code notices nothing.
 
 from __future__ import annotations
 
@@ -31,7 +40,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "the reference"
 CLAIMS = 4
-"""Claims per pair that `muxleak_scenarios.pairs.verify` reports as it takes them up."""
+"""Calls of the progress function by `muxleak_scenarios.pairs.verify` for each pair."""
 _LEGEND = {
     "breaks": "violated by the minimal sequence of the buggy variant or wrong fix, simulated and "
     "over TCP",
@@ -106,7 +115,14 @@ def _moved(
     answers: bool,
     as_json: bool,
 ) -> int:
-    """Run the command that has taken the place of an option, and return the exit code."""
+    """Run the command that replaces an option.
+
+    Returns:
+        The exit code of the command.
+
+    Raises:
+        click.UsageError: both options were given, or a pair.
+    """
     if versions and answers:
         raise click.UsageError("expected --versions or --answers, got both")
     option, command = ("--versions", "versions") if versions else ("--answers", "mutants")
@@ -120,7 +136,7 @@ def _moved(
 
 
 class _Proof:
-    """The verdicts on some pairs and, perhaps, on the reference and the controls."""
+    """A proof of some pairs, and of the reference and the controls if the proof is of all."""
 
     def __init__(self, pairs: tuple[Pair, ...], seed: int, sequences: int) -> None:
         self.pairs = pairs
@@ -138,7 +154,7 @@ class _Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether every claim holds."""
+        """True if every claim holds."""
         proved: tuple[Verdict | Trial, ...] = (*self.verdicts, *self.wrong, *self.trials)
         return not self.violated and all(each.holds for each in proved)
 
@@ -170,7 +186,7 @@ class _Proof:
         return self.holds
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data; without the reference and the controls if those were not driven."""
+        """Return plain data, with the reference and the controls only if they were driven."""
         data: dict[str, Any] = {
             "pairs": [verdict.to_json() for verdict in self.verdicts],
             "wrong_fixes": [verdict.to_json() for verdict in self.wrong],
