@@ -8,8 +8,8 @@ comment above it:
 ``<!-- example: FILE -->``                the content of a file; written to the folder of the page
 ``<!-- run: CMD (exit N) -->``, ``text``  the output of a command that is run in that folder
 ``sh``                                    commands; their names, options and arguments are checked
-``json``, ``toml``, ``ini``, ``yaml``     configuration; parsed, and names of ours are checked
-``diff``, ``mermaid``, ``text``           illustration; a ``python`` block without mark is refused
+``json``, ``toml``, ``yaml``              configuration; parsed, and names of ours are checked
+``diff``, ``text``                        illustration; a ``python`` block without mark is refused
 ========================================  ==========================================================
 
 A line ``[...]`` in an output stands for any number of lines. The files and commands of a page are
@@ -18,7 +18,6 @@ handled in their order, so a page can show a failure, a fix, and the same comman
 
 import ast
 import asyncio
-import configparser
 import importlib
 import inspect
 import json
@@ -61,7 +60,7 @@ MOST_LINES = {README: 200}
 REAL = " --real sing-box"
 PRINTED = ("python", "pytest", "cat")
 """Programs whose output a page may show, beside `muxleak`."""
-ILLUSTRATION = {"diff", "mermaid", "text"}
+ILLUSTRATION = {"diff", "text"}
 OTHERS = {"bash", "cat", "cd", "curl", "eval", "git", "jq", "mkdir", "python3", "source"}
 """Programs whose arguments are not ours to check."""
 _BLOCK = re.compile(
@@ -296,10 +295,6 @@ def check_unmarked(block: Block) -> None:
             json.loads(block.text)
         case "toml":
             check_toml(tomllib.loads(block.text))
-        case "ini":
-            parser = configparser.ConfigParser()
-            parser.read_string(block.text)
-            check_ini({name for section in parser.values() for name in section})
         case "yaml":
             runs = re.findall(r"^\s*(?:- )?run: (.+)$", block.text, re.MULTILINE)
             assert runs
@@ -442,6 +437,9 @@ def test_inline_code_names_what_exists(page: Path) -> None:
             assert resolves(span.partition("(")[0]), span
         elif re.fullmatch(r"(\.ci|docs|harness|vless|scenarios|tests)/[\w./-]*", span):
             assert (ROOT / span).exists(), span
+        elif re.fullmatch(r"[a-z]+/\w+\.py", span):
+            # Of a room, as the page on the architecture names files.
+            assert any(ROOT.glob(f"*/muxleak*/{span}")), span
 
 
 def resolves(dotted: str) -> bool:
@@ -696,6 +694,22 @@ def test_every_argument_of_the_monitor_is_described() -> None:
     real = {name: each.default for name, each in inspect.signature(Monitor).parameters.items()}
 
     check_defaults(defaults("operating.md", "| argument | default | meaning |"), real)
+
+
+def test_every_room_is_described() -> None:
+    """The tables of the architecture have the rooms in the order that imports must keep."""
+    source = (ROOT / "tests" / "test_layers.py").read_text("utf-8")
+    found = re.search(r"^ROOMS = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)
+    assert found
+    parts = re.split(r"^Rooms of `(\w+)`", TEXT[DOCS / "architecture.md"], flags=re.MULTILINE)
+    for package, text in zip(parts[1::2], parts[2::2], strict=True):
+        table = text.partition("| room | holds |\n")[2].partition("\n\n")[0]
+        shown = re.findall(r"`(\w+)`", "\n".join(line.split("|")[1] for line in table.splitlines()))
+        wanted = ast.literal_eval(found[1])[package]
+        assert shown == [
+            name for room in wanted for name in ([room] if isinstance(room, str) else room)
+        ]
+    assert parts[1::2] == list(ast.literal_eval(found[1]))
 
 
 def test_changelog_has_the_names_that_replaced_others() -> None:
