@@ -4,8 +4,8 @@
 #
 # Examples are `live_id_reused/fixed a:open a:close` and `V1 a:open a:close`. Without VARIANT it is
 # the buggy one; a wrong fix is `PAIR/wrong_NAME`. The words `fixed` and `reference` are other names
-# of the version REF. In a file, a comment may state the expectation that a replay checks: `#
-# expect: clean` or `# expect: violated tasks`. A line with no such comment expects nothing.
+# of the version REF. In a file, the comment of a line may state an expectation, which a replay
+# checks: `# expect: clean` or `# expect: violated tasks`. Without it, nothing is expected.
 #
 # The line is complete: with the gaps and the network's decisions in the steps it needs no seed, and
 # it gives the same run in another process, under another hash seed and on another Python.

@@ -89,13 +89,13 @@ def decode(script: bytes, *, virtual: bool = True) -> Sequence:
 
 
 def random_sequence(random: Random, steps: int = STEPS, *, virtual: bool = True) -> Sequence:
-    """Decode ``steps`` random steps.
+    """Return a random sequence.
 
-    This costs a tenth of a draw by Hypothesis, but the result cannot shrink.
+    It costs a tenth of a draw by Hypothesis, but cannot shrink.
 
     Args:
         random: the source; the same state gives the same sequence.
-        steps: the most steps; one in 256 is none.
+        steps: the most steps; one in 256 is left out.
         virtual: as in `decode`.
     """
     return decode(random.randbytes(WIDTH * steps), virtual=virtual)

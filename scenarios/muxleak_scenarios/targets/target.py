@@ -3,8 +3,9 @@
 `SimTarget` hosts the inbound on a simulated network, `TcpTarget` on loopback TCP.
 """
 
-# A target is driven from outside: no peer and no driver runs on the server's loop. So a step can be
-# followed by an exact number of iterations (`turn`), and the ledger counts nothing but the server.
+# A target is driven from outside: no peer, destination or driver has a task on the server's loop.
+# So a step can be followed by an exact number of iterations (`turn`), and the ledger counts nothing
+# but the server.
 #
 # Each connection has a scope, a context variable that is set where the connection begins and is
 # inherited by everything it starts. `sessions` and `_links` are keyed by it, as the counts of the
