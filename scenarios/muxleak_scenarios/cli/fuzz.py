@@ -1,7 +1,16 @@
-"""``muxleak fuzz``: search a server with a budget, shrink what is found, and keep it.
+"""``muxleak fuzz``: search a server or a program within a budget, and shrink the finding."""
 
-What it does with a program of the user's own stands in `muxleak_scenarios.cli.fuzz_program`.
-"""
+# One command for two kinds of subject, told apart by the colon of "module:callable". A pair or
+# version is searched here, by a campaign over connection sequences; a program of the user's own is
+# searched by `fuzz_program`, over schedules. Both have a budget, a seed, and a file for the
+# finding, and both end on Ctrl-C with what they have found until then.
+#
+# A finding in a pair or version is remembered in Hypothesis's example database, and tried first the
+# next time. The key of the database has the name of the target: a sequence that leaks over TCP need
+# not leak on the simulated network, and Hypothesis forgets an example that no longer fails.
+#
+# Exit codes: 1 for a finding, also if the search was interrupted after it; 0 for nothing within the
+# budget; 130 for nothing so far, since less than the budget proves less.
 
 from __future__ import annotations
 
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
 SUFFIX = ".seq"
 _PROGRAM = ":"
 MAX_BYTES = 4096
-"""A replay file must stay small enough to be pasted into a report."""
+"""Bytes of a replay file, at most: it must stay small enough to be pasted into a report."""
 _WHY = {
     "time": "the time is up",
     "stopped": "stopped",
@@ -45,7 +54,11 @@ _WHY = {
 
 
 def subject(word: str) -> str:
-    """Read PAIR or VERSION, and write out the name of the pair; a program has a colon."""
+    """Return the subject that a word means, with the name of a pair written out.
+
+    Raises:
+        click.BadParameter: it is no pair or version, and has no colon.
+    """
     if _PROGRAM in word:
         return word
     try:
@@ -60,10 +73,10 @@ def subject(word: str) -> str:
 @click.command(
     "fuzz",
     epilog=params.examples(
-        "fuzz watcher_outlives_connection    found, shrunk and kept",
+        "fuzz watcher_outlives_connection    found, shrunk, written to a file",
         "fuzz live_id_reused --variant fixed --time 60",
         "fuzz V2 --target tcp --time 30 --seed 7",
-        "fuzz REF --examples 100000          the reference: nothing so far",
+        "fuzz REF --examples 100000          the reference: nothing is found",
         "fuzz V1 --out tests/replays --json | jq -r .replay",
         "fuzz myserver.sim:main --time 60    an async function of yours",
     ),
@@ -77,20 +90,20 @@ def subject(word: str) -> str:
 @click.option(
     "--examples",
     type=params.COUNT,
-    help=f"Random sequences, or runs, at most.  [default: {EXAMPLES}; with --time: no limit]",
+    help=f"Number of sequences or runs, at most.  [default: {EXAMPLES}; with --time: no limit]",
 )
 @click.option(
     "--time",
     "seconds",
     type=params.POSITIVE,
-    help="Seconds at most, with shrinking.",
+    help="Seconds at most, shrinking included.",
 )
 @click.option(
     "--variant",
     "--half",
     "variant",
     type=click.Choice(VARIANTS),
-    help="Of a PAIR.  [default: buggy]",
+    help="Variant of a PAIR.  [default: buggy]",
 )
 @params.target_option
 @click.option(
@@ -98,17 +111,17 @@ def subject(word: str) -> str:
     type=replay_files.OUT,
     default=".",
     metavar="DIR|FILE",
-    help="Where the replay file goes, if something is found.  [default: here]",
+    help="Where the replay file of a finding is written.  [default: here]",
 )
 @click.option(
     "--fresh",
     is_flag=True,
-    help="Of a pair or version: neither try nor keep what is remembered.",
+    help="Neither try the remembered findings of a pair or version nor remember any.",
 )
 @click.option(
     "--wakeups",
     is_flag=True,
-    help="Of a program: permute the wake-ups of tasks, too, which stock asyncio never does.",
+    help="Permute the wake-ups of the tasks of a program, too, which stock asyncio never does.",
 )
 @params.seed_option
 @params.json_option
@@ -129,13 +142,13 @@ def fuzz_command(
 ) -> None:
     """Search for a sequence that violates a property; shrink it.
 
-    What is found in a pair or version is remembered under .hypothesis and tried first the next
-    time. Ctrl-C ends the search with what it has. Exits with 1 if something was found, with 0 if
-    nothing was within the budget.
+    A finding in a pair or version is remembered under .hypothesis and tried first the next time.
+    Ctrl-C ends the search and shows its finding, if any. Exits with 1 if there is one, with 0 if
+    nothing was found within the budget.
 
-    MODULE:CALLABLE is an async function without arguments. It is run on virtual time and a network
-    in memory, in many orders of arrival, until a run leaks a task, cannot end, or raises. A run
-    that has not ended 10 s after the --time ends all: with 1, and a line that says where it is.
+    MODULE:CALLABLE is an async function without arguments. It runs on virtual time and a network in
+    memory, in many orders of arrival, until a run leaks a task, cannot end, or raises. If a run has
+    not ended 10 s after --time, the program exits with 1 and a line that says where the run is.
     """
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
     if _PROGRAM in subject:
@@ -172,7 +185,6 @@ def _search(
     from hypothesis.database import DirectoryBasedExampleDatabase
 
     folder = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"), "muxleak")
-    # Apart by target: what holds on one need not on another, and would be forgotten there.
     key = f"{_name(replay)} {target.name}"
     with interrupt.caught() as stopped, render.progress(budget.examples or budget.seconds) as steps:
         return Campaign(
@@ -197,7 +209,7 @@ def _teller(steps: render.Steps, name: str, budget: Budget) -> Callable[[Campaig
 
 
 def progress_in_words(name: str, status: CampaignProgress) -> str:
-    """Say how far a search is."""
+    """Return the progress of a search in words."""
     best = "" if status.shortest is None else f", shortest {status.shortest} steps"
     return (
         f"{status.rate:,.0f} connections/s, {status.sequences:,} run{best}: {status.doing} {name}"
@@ -209,7 +221,11 @@ def _name(replay: SequenceReplay) -> str:
 
 
 def replay_file(replay: SequenceReplay, found: Found) -> str:
-    """Return what a replay file says: the line, what to expect, and the steps in words."""
+    """Return the text of a replay file: the line, its expected outcome, and the steps in words.
+
+    A sequence too long for `MAX_BYTES` has no words, and a longer one still has its line whole: a
+    line that is cut off would be another sequence.
+    """
     title = _name(replay)
     if replay.name in load_pairs():
         title = f"{title}: {find_pair(replay.name).facts.title}"

@@ -1,5 +1,14 @@
 """``muxleak fuzz module:callable``: search an asyncio program on virtual time."""
 
+# The search runs the program thousands of times a second, so nothing here may cost time for each
+# run: `_Gauge` is called after each, and looks at the terminal ten times a second only. What the
+# program prints is thrown away; `muxleak replay` of the finding shows it once.
+#
+# A program under test may do anything. It may never return, which no exception would end: then an
+# alarm, set a grace after the time of the budget, ends the whole process and says which line it is
+# at. It may call sys.exit, or do what the simulation forbids: both are bad usage (2), and not a
+# finding (1).
+
 from __future__ import annotations
 
 import math
@@ -29,14 +38,29 @@ if TYPE_CHECKING:
     from muxleak_scenarios.cli.render import Steps
     from muxleak_scenarios.pairs.campaign import Budget
 
-_TOLD = 0.1  # seconds between two looks at the progress: the search is to be fast, not the telling
+_REFRESH = 0.1  # seconds between two updates of the progress
 _WHY = {"time": "; the time is up", "stopped": "; stopped"}
 
 
 def fuzz_program(
     name: str, budget: Budget, seed: int, out: Path, *, wakeups: bool, as_json: bool
 ) -> int:
-    """Search, tell what was found, keep it, and return the exit code."""
+    """Search a program, print the finding, and write its file.
+
+    Args:
+        name: of the program, as "module:callable".
+        budget: the limits of the search.
+        seed: of the random schedules.
+        out: the file of the finding, or the folder for it.
+        wakeups: permute the wake-ups of tasks, too.
+        as_json: print JSON.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        click.UsageError: there is no such program, or it cannot be simulated.
+    """
     program = programs.read(name)
     gauge, found = _search(name, program, budget, seed, wakeups=wakeups)
     ended = gauge.ended if gauge.ended or found is None else "shrunk"
@@ -56,7 +80,7 @@ def fuzz_program(
         else:
             _show_nothing(data)
         return interrupt.CODE if ended == "stopped" else 0
-    # As it was asked for, which is a name that leads to it.
+    # The function may know itself under another name, which the import path does not lead to.
     replay = replace(found.replay, name=name)
     line = render.command("replay", replay.line, name)
     failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
@@ -83,10 +107,11 @@ def fuzz_program(
 
 
 class _Gauge:
-    """Watches a search: shows how far it is, and ends it when its time is up or it is stopped.
+    """The progress function of a search, which also ends it.
 
-    ``ended`` says why it was ended: "time", "stopped", or nothing. A run that does not return is
-    ended with the program, a grace after the time.
+    Attributes:
+        last: the progress after the last run.
+        ended: "time" or "stopped" if the search was ended early, else "".
     """
 
     def __init__(
@@ -101,7 +126,7 @@ class _Gauge:
         self._begun = self._told = self._returned = time.monotonic()
 
     def late(self, _number: int, frame: FrameType | None) -> None:
-        """End the program: the run under way does not return, which no exception would end."""
+        """End the process, with a line that says where the run is that does not return."""
         seconds = time.monotonic() - self._returned
         number = self.last.examples + self.last.shrinks + 1
         interrupt.leave(
@@ -111,11 +136,11 @@ class _Gauge:
         )
 
     def __call__(self, now: Progress) -> bool:
-        """Take note of a run; whether it was the last."""
+        """Note a run; return True to end the search."""
         self.last = now
         self._returned = clock = time.monotonic()
         seconds = clock - self._begun
-        if clock - self._told >= _TOLD:
+        if clock - self._told >= _REFRESH:
             self._told = clock
             self._steps.follow(seconds if self._budget.examples is None else now.examples)
             self._steps.say(progress_in_words(self._name, now, seconds))
@@ -127,7 +152,7 @@ class _Gauge:
 
 
 def progress_in_words(name: str, now: Progress, seconds: float) -> str:
-    """Say how far a search is."""
+    """Return the progress of a search in words."""
     runs = now.examples + now.shrinks
     head = f"{runs / seconds:,.0f} schedules/s, {runs:,} run"
     if now.best is None:
@@ -146,7 +171,6 @@ def _search(
         programs.running(name),
         interrupt.caught() as stopped,
         render.progress(budget.examples or budget.seconds) as steps,
-        # What it prints a thousand times is of no use; `muxleak replay` shows it once.
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         redirect_stdout(nowhere),
     ):

@@ -1,4 +1,14 @@
-"""What ``muxleak hunt`` shows of what it has found."""
+"""Output of ``muxleak hunt``: findings in text and JSON, and the line that measures each again."""
+
+# A finding of a hunt is a claim about somebody else's server, so it comes with the means to check
+# it: the steps in words, the stacks that grow, and a command line that measures the same sequence
+# again. That line has the options which say which server it is and how long it is waited for, as
+# far as they were given; the options of the search itself are left out, since a replay searches
+# nothing.
+#
+# Three things are shown and are no findings: growth that the server ends by itself ("no leak"), a
+# suspicion that was not measured to the end, and sequences that left only what a known finding
+# explains.
 
 from __future__ import annotations
 
@@ -23,8 +33,7 @@ if TYPE_CHECKING:
     from muxleak_scenarios.hunt.stacks import Stack
 
 _TARGET = ("user", "pprof", "v2ray-stats", "pid", "command", "destinations", "patience", "idle")
-"""Options that say which server it is and how long it is waited for, and so belong into the line
-that measures again."""
+"""Options of a hunt that the line which measures again repeats."""
 _WHY = {
     "time": "the time is up",
     "connections": "all connections are used up",
@@ -35,13 +44,15 @@ _WHY = {
 }
 _KIB = 1024
 _BARE = (DESCRIPTORS, THREADS, GOROUTINES)
-"""What is counted without stacks."""
+"""Stacks that stand for a mere number."""
 
 
 class Again(NamedTuple):
-    """The line that measures one sequence again, as far as it is the same for all.
+    """The command line that measures a sequence again, without that sequence.
 
-    ``noun`` is what the server's tasks are called.
+    Attributes:
+        words: the command and its options.
+        noun: the name of one of the server's tasks: "goroutine" or "task".
     """
 
     words: tuple[str, ...]
@@ -49,7 +60,7 @@ class Again(NamedTuple):
 
     @classmethod
     def of(cls, ctx: click.Context, address: Listen) -> Again:
-        """Take it from what was given."""
+        """Return the line with the options that were given."""
         words = ["hunt", str(address)]
         for parameter in ctx.command.params:
             name = parameter.opts[0].removeprefix("--")
@@ -65,12 +76,12 @@ class Again(NamedTuple):
         return cls(tuple(words), "goroutine" if goroutines else "task")
 
     def line(self, finding: HuntFinding) -> str:
-        """Return the line for a finding."""
+        """Return the command line that measures a finding again."""
         return render.command(*self.words, "--replay", str(finding.sequence))
 
 
 def progress_in_words(status: HuntProgress) -> str:
-    """Say how far a hunt is."""
+    """Return the progress of a hunt in words."""
     best = "" if status.shortest is None else f", shortest {status.shortest} steps"
     found = f", {status.findings} found" if status.findings else ""
     run = f"{status.connections:,} connections, {status.measurements:,} looks"
@@ -107,7 +118,7 @@ def _to_json(finding: HuntFinding, again: Again) -> dict[str, Any]:
 def show(
     console: Console, result: HuntResult, address: Listen, path: Path | None, again: Again
 ) -> None:
-    """Print the findings, or that there are none."""
+    """Print the findings, or that there are none, and then the statistics of the hunt."""
     for number, finding in enumerate(result.findings, 1):
         title = Text.assemble((f"{number}  ", render.QUIET), (headline(finding, again), render.BAD))
         console.print(title)
@@ -147,7 +158,7 @@ def show(
 
 
 def headline(finding: HuntFinding, again: Again) -> str:
-    """Say in one line what a repetition leaves."""
+    """Return the growth of each repetition in one line."""
     if finding.died:
         return f"the server {_died(finding.died)}"
     growth = finding.growth
@@ -179,7 +190,7 @@ def _show_finding(console: Console, finding: HuntFinding) -> None:
     facts: dict[str, str | list[str]] = {}
     if not finding.died:
         facts["freed by"] = finding.freed
-    # Less than nothing is garbage that was collected meanwhile.
+    # Memory falls if garbage is collected meanwhile, which says nothing about the sequence.
     if growth.memory is not None and growth.memory > 0:
         facts["memory"] = f"about {growth.memory / _KIB:,.0f} KiB per repetition"
     if finding.after and finding.shrunk:
@@ -211,6 +222,6 @@ def chain(stack: Stack) -> str:
 
 
 def place(stack: Stack) -> str:
-    """Return where something waits on one line, and on another where it was made, if known."""
+    """Return the place where a task waits, and on a second line its creation site if known."""
     functions, starter = parted(stack)
     return chain(functions) + (f"\nmade at {starter}" if starter else "")

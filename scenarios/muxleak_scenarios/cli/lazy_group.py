@@ -25,7 +25,7 @@ _FIRST_COLUMN = 12
 
 
 class NarrowFormatter(click.HelpFormatter):
-    """Writes help that fits a narrow terminal: names alone on a line, what they do below."""
+    """Writes help that fits a narrow terminal: names on a line of their own, meanings below."""
 
     def write_dl(
         self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2

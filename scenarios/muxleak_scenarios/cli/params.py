@@ -1,7 +1,7 @@
 """Parameter types and options that several commands share.
 
 A function that reads a word returns its meaning, or raises `click.BadParameter` with a message that
-says what was expected, what was found and what to do.
+names the values it takes.
 """
 
 # Parameters are checked while click parses the command line, before a command runs. A search may

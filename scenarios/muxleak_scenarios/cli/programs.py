@@ -1,4 +1,11 @@
-"""Programs of the user's own: how they are named, how their output is kept apart, how they fail."""
+"""Programs of the user, for fuzz and replay: import, failures, and the line they are at."""
+
+# A program is named as "module:callable", and imported from the current folder first, as `python
+# -m` does it: the installed `muxleak` has its own folder on the path instead.
+#
+# A failure of a program is shown as its error with the line that raised it, and not as a traceback:
+# most frames of that belong to the simulation and to asyncio. An error of the simulation itself
+# (SimulationError: the program did what cannot be simulated) is no failure, but bad usage.
 
 from __future__ import annotations
 
@@ -26,13 +33,18 @@ if TYPE_CHECKING:
 
 _STEPS_SHOWN = 30
 BEYOND = (
-    "beyond stock asyncio: takes wake-ups of tasks in an order that its ready queue, first in, "
-    "first out, never has"
+    "beyond stock asyncio: wakes tasks in an order that its first-in, first-out queue never has"
 )
 
 
 class ProgramFailure(NamedTuple):
-    """How a run failed; ``beyond`` says that stock asyncio cannot run it so."""
+    """A failing run.
+
+    Attributes:
+        error: the exception that it raised.
+        steps: the choices of the schedule, in words.
+        beyond: True if stock asyncio never runs it in this order.
+    """
 
     error: BaseException
     steps: Sequence[str]
@@ -52,7 +64,14 @@ class ProgramFailure(NamedTuple):
 
 
 def read(name: str) -> Program:
-    """Import a program by "module:callable", from the current folder too, as ``python -m`` does."""
+    """Import a program.
+
+    Args:
+        name: "module:callable".
+
+    Raises:
+        click.UsageError: there is none of that name, or it is no async function.
+    """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -65,20 +84,31 @@ def read(name: str) -> Program:
 
 @contextmanager
 def running(name: str) -> Iterator[None]:
-    """Say in words what ends a block of runs without being a failure of the program."""
+    """Turn sys.exit of a program into bad usage, for the length of a block that runs it.
+
+    Raises:
+        click.UsageError: the program called sys.exit.
+    """
     try:
         yield
     except SystemExit as error:
         raise click.UsageError(
-            f"{name} calls sys.exit({error.code!r}), which ends its run and ours; raise an "
-            "exception instead"
+            f"{name} calls sys.exit({error.code!r}), which ends the search with the run; raise "
+            "an exception instead"
         ) from None
 
 
 def failure(
     name: str, error: BaseException, steps: Sequence[str], replay: str, *, beyond: bool
 ) -> ProgramFailure:
-    """What a failing run is shown as.
+    """Return a failing run.
+
+    Args:
+        name: of the program.
+        error: the exception that the run raised.
+        steps: the choices of the schedule, in words.
+        replay: the command line that runs it again.
+        beyond: True if stock asyncio never runs it in this order.
 
     Raises:
         click.UsageError: the program cannot be simulated.
@@ -92,7 +122,7 @@ def failure(
 
 
 def show(console: Console, failed: ProgramFailure) -> None:
-    """Print the steps of a failing run, what went wrong and where."""
+    """Print the steps of a failing run, its error, and the line that raised it."""
     console.print()
     for step in failed.steps[:_STEPS_SHOWN]:
         render.copyable(console, step)
@@ -113,9 +143,9 @@ def show(console: Console, failed: ProgramFailure) -> None:
 
 
 def place(frame: FrameType | None) -> str:
-    """Where a program is: the innermost line that is neither asyncio's nor ours."""
+    """Return the innermost line of a program that belongs neither to asyncio nor to muxleak."""
     while frame is not None and is_internal(frame.f_code.co_filename):
-        # Beyond the search that runs it stands what has started us.
+        # The frames outside the search belong to whatever started muxleak, such as pytest.
         frame = None if frame.f_code is find_leaks.__code__ else frame.f_back
     return "no line of its own" if frame is None else _line(frame, frame.f_lineno)
 

@@ -1,4 +1,12 @@
-"""``muxleak replay``: one run again, or a file of them."""
+"""``muxleak replay``: run a line again, a file of lines, or a run of a program."""
+
+# The argument is a line, spread over several words or quoted as one, or a file. A word is looked up
+# as a file first; the shell completes both. A word that looks like a path (it has a slash and is no
+# PAIR/VARIANT, or ends as replay files do) and is none gets the message that the file is missing,
+# instead of the list of all pairs. See `_check_no_path`.
+#
+# All lines of a file are parsed before the first one runs, so a mistake in the last line is found
+# at once, with the file and the number of the line before the message, as compilers write it.
 
 from __future__ import annotations
 
@@ -26,7 +34,7 @@ _SUFFIXES = {".seq", ".json", ".txt"}
 
 
 class NumberedLine(NamedTuple):
-    """A line to replay and where it stands, for messages: "" or "file:line: "."""
+    """A line to replay, and its place for messages: "" or "file:line: "."""
 
     place: str
     text: str
@@ -57,7 +65,7 @@ class NumberedLine(NamedTuple):
     "--half",
     "variant",
     type=click.Choice(VARIANTS),
-    help="Instead of the variant that the line names.",
+    help="Variant to run instead of the one that the line names.",
 )
 @params.target_option
 @params.json_option
@@ -72,11 +80,13 @@ def replay_command(
 ) -> None:
     """Run a line of steps, or a program of yours, once more.
 
-    A line is PAIR[/HALF] STEPS or VERSION STEPS; a half is buggy, fixed or one of the pair's wrong
-    fixes (`muxleak show PAIR`), versions are V0, V1, P-A, P-B, P-C, V2 and REF (fixed). A step is
-    CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX]. Or it is what `muxleak fuzz` printed of a
-    program, which it names as module:callable; a file of that kind needs no name.
-    Exits with 1 if a property is violated, or the program fails.
+    A line is PAIR[/VARIANT] STEPS or VERSION STEPS. A variant is buggy, fixed or one of the pair's
+    wrong fixes (`muxleak show PAIR`); versions are V0, V1, P-A, P-B, P-C, V2 and REF (fixed). A
+    step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX].
+
+    A run of a program is the line that `muxleak fuzz` printed, and the program as module:callable;
+    a file of such a run names its program. Exits with 1 if a property is violated, or the program
+    fails.
     """
     if is_of_program(line):
         params.refuse(ctx, "a program", "variant", "target")
@@ -102,7 +112,11 @@ def replay_command(
 
 
 def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
-    """Yield the lines of the file that is named, or the one that the words make."""
+    """Yield the lines of the file that is named, or the one line that the words make.
+
+    Raises:
+        click.UsageError: the file is missing, or holds no lines.
+    """
     if len(words) > 1 or not replay_files.is_file(words[0]):
         _check_no_path(words)
         yield NumberedLine("", " ".join(words))
@@ -116,7 +130,11 @@ def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
 
 
 def _check_no_path(words: tuple[str, ...]) -> None:
-    """Refuse what is meant to be a file: a line has no such ending, and a slash after a pair."""
+    """Check that words which name no file are not meant to.
+
+    Raises:
+        click.UsageError: they look like the path of a file or folder.
+    """
     word = words[0]
     name = word.partition("/")[0]
     if name in load_pairs() or find_version(name):
@@ -149,7 +167,7 @@ def _run(line: NumberedLine, replay: SequenceReplay, target: TargetChoice) -> Se
 
 
 def show(console: Console, outcome: SequenceOutcome, title: str = "") -> None:
-    """Print what a run did."""
+    """Print the outcome of a run: violated properties, leaked tasks, and the number of them."""
     if title:
         render.copyable(console, title, 0)
     if not outcome.violations:

@@ -1,4 +1,11 @@
-"""``muxleak replay`` of a simulated program: one run again, by its line or its file."""
+"""``muxleak replay`` of a program: run one schedule again, by its line or its file."""
+
+# A replay repeats the choices of a recorded run. The program may have changed since, and then the
+# same choices lead somewhere else: the file has a hash of the recorded trace, and a run with
+# another trace says so, since "clean" would otherwise be taken for "repaired". A line has no hash,
+# and so no such check.
+#
+# What the program prints goes to stderr, so that stdout has the result alone.
 
 from __future__ import annotations
 
@@ -17,11 +24,11 @@ from muxleak_scenarios.cli import programs, render, replay_files
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WORDS = 2  # what a command line may hold: the line or file, and a program
+_WORDS = 2  # the line or file, and a program
 
 
 def is_of_program(words: Sequence[str]) -> bool:
-    """Whether words name a run of a program, and not one of a server's."""
+    """Return True if words name a run of a program, and False if they name one of a server."""
     first = words[0]
     if first.startswith(MARK):
         return True
@@ -31,7 +38,18 @@ def is_of_program(words: Sequence[str]) -> bool:
 
 
 def replay_program(words: Sequence[str], *, as_json: bool) -> int:
-    """Run again, tell what it came to, and return the exit code."""
+    """Run a program again and print the outcome.
+
+    Args:
+        words: the line or file, and the name of the program where a line has none.
+        as_json: print JSON.
+
+    Returns:
+        1 if the program failed, else 0.
+
+    Raises:
+        click.UsageError: the words name no run or no program.
+    """
     first = " ".join(words).split()[0] if words[0].startswith(MARK) else words[0]
     words = [first, *" ".join(words).removeprefix(first).split()]
     found = _load(first)

@@ -1,4 +1,18 @@
-"""``muxleak reproduce``: the story of one bug, from its symptom to its fix."""
+"""``muxleak reproduce``: show one bug end to end, from its symptom to its fix."""
+
+# Each section of the output is measured when the command runs; none is written down. In order:
+#
+# - Growth: connections are opened and closed over loopback TCP, because that is the symptom as
+#   users saw it, and no simulator can be suspected of it. Each count has a new server, so the
+#   figures do not add up.
+# - Blocked: the tasks that are left, from the last and largest count.
+# - Shortest sequence: the search is not told the minimal sequence of the pair, so it shows that the
+#   bug is found by somebody who does not know it.
+# - Fixes: every historical version runs the pair's minimal sequence, on the simulated network.
+#
+# The exit code says if all of this came out as claimed: every connection left at least one task (or
+# was counted as open), the fixed variant left none, and the search violated the properties that the
+# pair names.
 
 from __future__ import annotations
 
@@ -26,31 +40,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """What was measured of a pair."""
+    """The measurements of a pair.
+
+    Attributes:
+        pair: the pair.
+        buggy: the growth of the buggy variant at each count of connections.
+        fixed: the growth of the fixed variant at each count.
+        found: the violation that the search found, or None.
+        fixes: the outcome of the pair's minimal sequence in each historical version.
+        fixed_violates: properties that the fixed variant violates on the sequence that was found.
+    """
 
     pair: Pair
     buggy: list[TaskGrowth]
     fixed: list[TaskGrowth]
     found: Found | None
     fixes: dict[str, SequenceOutcome]
-    """What the pair's minimal sequence did to each historical version."""
     fixed_violates: tuple[str, ...]
-    """What the fixed variant did on the sequence that was found."""
 
     @property
     def replay(self) -> SequenceReplay:
-        """The run that shows the bug: what was found, or else the minimal sequence."""
+        """The run that shows the bug: the sequence that was found, or else the minimal one."""
         sequence = self.found.sequence if self.found is not None else self.pair.minimal
         return SequenceReplay(self.pair.slug, "buggy", sequence)
 
     @property
     def metric(self) -> str:
-        """What grows, or falls, with every connection: "tasks" or "counted_open"."""
+        """The count that changes with every connection: "tasks" or "counted_open"."""
         return "tasks" if "tasks" in self.pair.facts.fails else "counted_open"
 
     @property
     def reproduced(self) -> bool:
-        """Whether the buggy variant did as claimed and the fixed one left nothing."""
+        """True if the buggy variant leaks as claimed and the fixed one leaves nothing."""
+        # A pair may count too few as open, so the count may also fall by one each time.
         grown = all(abs(getattr(each, self.metric)) >= each.closed for each in self.buggy)
         clean = not any(each.tasks or each.counted_open for each in self.fixed)
         found = self.found is not None and set(self.pair.facts.fails) <= set(
@@ -59,7 +81,7 @@ class Reproduction:
         return grown and clean and found and not self.fixed_violates
 
     def points(self, variant: str, metric: str) -> list[tuple[int, int]]:
-        """Connections closed, and what they left."""
+        """Return the curve of a variant: numbers of closed connections, and a count after each."""
         growths = self.buggy if variant == "buggy" else self.fixed
         return [(each.closed, getattr(each, metric)) for each in growths]
 
@@ -109,7 +131,13 @@ class Reproduction:
 
 
 def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
-    """Measure the growth of both variants, search the buggy one, try the historical fixes."""
+    """Measure the growth of both variants, search the buggy one, and try the historical fixes.
+
+    Args:
+        pair: the pair.
+        counts: numbers of connections, ascending.
+        seed: of the search.
+    """
     with render.progress(2 * sum(counts)) as steps:
         steps.say("buggy variant: opens and closes connections over TCP")
         buggy = grow(pair.minimal, pair.buggy, counts, steps.advance)
@@ -130,7 +158,7 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
         "reproduce                           the bug of sing-box issue #2421",
         "reproduce live_id_reused            another one",
         "reproduce --counts 1,10,100         fewer connections",
-        "reproduce --real sing-box           a real proxy, and its twins",
+        "reproduce --real sing-box           a real proxy, beside Python",
         "reproduce --json | jq -r .replay    a line for `muxleak replay`",
     ),
 )
@@ -141,22 +169,22 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
     metavar="N,N,...",
     default=",".join(map(str, COUNTS)),
     show_default=True,
-    help="How many connections to open and close, each time on a new server.",
+    help="Numbers of connections to open and close, each time on a new server.",
 )
 @click.option(
     "--real",
     type=click.Choice(NAMES),
-    help="Run a real proxy beside PAIR (default: all that have its bugs), and count both.",
+    help="Run a real proxy beside PAIR, by default all pairs with its bugs, and count both.",
 )
 @click.option(
-    "--program", metavar="PATH", help="The proxy's program; default: the one that is installed."
+    "--program", metavar="PATH", help="Program of the proxy.  [default: the one that is installed]"
 )
 @click.option(
     "--copies",
     type=params.COUNT,
     default=COPIES,
     show_default=True,
-    help="How often each sequence is repeated at a real proxy and its twins.",
+    help="Number of repetitions of each sequence at a real proxy and its Python variants.",
 )
 @params.seed_option
 @params.json_option
@@ -179,7 +207,7 @@ def reproduce_command(
     and its fix left nothing.
 
     With --real, sequences that leak in a real proxy are run at it and at both variants of the pairs
-    that have the same bugs, all counted from outside; exits with 0 if each left what is claimed.
+    that have the same bugs, all counted from outside; exits with 0 if every count is as claimed.
     """
     if real is not None:
         params.refuse(ctx, "--real", "counts", "seed")
@@ -211,7 +239,7 @@ CONCLUSIONS = {
 
 
 def show_opening(console: Console, pair: Pair) -> None:
-    """Say what bug this is."""
+    """Print the facts of a pair, before anything is measured."""
     facts = pair.facts
     console.print(Text(pair.slug, render.HEAD))
     console.print(facts.title)
@@ -222,7 +250,7 @@ def show_opening(console: Console, pair: Pair) -> None:
 
 
 def show_result(console: Console, result: Reproduction) -> None:
-    """Say what was measured."""
+    """Print the measurements, section by section."""
     _growth(console, result)
     _blocked(console, result)
     _minimal(console, result)
@@ -269,7 +297,7 @@ def _minimal(console: Console, result: Reproduction) -> None:
 
 
 def _fixes(console: Console, result: Reproduction) -> None:
-    note = "versions of the original, on this pair's witness"
+    note = "versions of the original, on the minimal sequence"
     render.heading(console, "Which fix would have helped", note)
     grid = render.table("version", "result", "what it is", fixed=("version",))
     for name, outcome in result.fixes.items():

@@ -1,4 +1,14 @@
-"""``muxleak reproduce --real``: a real proxy beside its twins in Python."""
+"""``muxleak reproduce --real``: run a real proxy beside both Python variants of its bugs."""
+
+# A bug of the Python pairs would be of little interest if no real program had it. So the same
+# sequences run at a real proxy and at both variants of a pair, each a process of its own, and all
+# three are counted by the same code from outside: goroutines by pprof, tasks by /debug/tasks,
+# descriptors by /proc. Each count is compared with one that was measured before by other means (see
+# `muxleak_scenarios.real.cases`), and a difference is exit code 1.
+#
+# The servers are processes that this command starts, so they must end with it, whatever ends it. A
+# signal cancels the work, and the servers are ended on the way out; a second and third signal
+# change nothing, since that takes no time.
 
 from __future__ import annotations
 
@@ -33,18 +43,28 @@ if TYPE_CHECKING:
 
 
 NAMES = tuple(SERVERS)
-"""What ``--real`` takes."""
+"""Names of the proxies that ``--real`` takes."""
 SECONDS = 300.0
-"""At most, in all; counts that never stand still are given up then."""
+"""Seconds in all, at most: a count that never stands still is given up then."""
 
 
 def reproduce_real(
     name: str, path: str | None, copies: int, pair: Pair | None, *, as_json: bool
 ) -> int:
-    """Compare and print; ``pair`` limits it to that one's cases. Return the exit code.
+    """Compare a real proxy with its Python variants, and print the figures.
+
+    Args:
+        name: of the proxy, one of `NAMES`.
+        path: of its program; None to search where it is installed.
+        copies: repetitions of each sequence.
+        pair: the pair whose cases are run; None for all cases.
+        as_json: print JSON.
+
+    Returns:
+        0 if every figure is as claimed, else 1.
 
     Raises:
-        click.UsageError: if the program is missing, or cannot be started and counted.
+        click.UsageError: the program is missing, or cannot be started and counted.
     """
     cases = [each for each in CASES if pair is None or each.pair == pair.slug]
     if pair is not None and not cases:
@@ -85,10 +105,7 @@ async def _compare(program: Program, cases: Sequence[Case], copies: int) -> list
 
 
 async def _stoppable(work: Coroutine[object, object, list[CaseRow]]) -> list[CaseRow]:
-    """Let the signals that end a program cancel the work, so that it ends what it has started.
-
-    Also the second and third: to end servers takes no time, and they would outlive us.
-    """
+    """Run the work, which every signal cancels."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     with interrupt.calling(loop, task.cancel):
@@ -96,7 +113,7 @@ async def _stoppable(work: Coroutine[object, object, list[CaseRow]]) -> list[Cas
 
 
 _INNER = 3
-"""Functions that are shown of a stack, from the inside; and the outermost one."""
+"""Innermost functions of a stack that are shown, beside the outermost one."""
 _CALLED = " < "
 _NARROW = 64
 """Columns below which three figures leave no room for the sequence beside them."""
@@ -151,7 +168,7 @@ def _plain(value: Fraction) -> float:
 
 
 def show(console: Console, rows: Sequence[CaseRow], program: Program, copies: int) -> None:
-    """Print the figures, what is blocked where, and whether all is as claimed."""
+    """Print the figures, the places where tasks wait, and the verdict."""
     console.print(Text(f"{program.name} {program.version} beside its twins in Python", render.HEAD))
     render.heading(console, "Left", f"by each of {copies} repetitions")
     render.body(console, "goroutines or tasks + descriptors, while the destinations live;")
@@ -210,7 +227,7 @@ def _cell(row: CaseRow, subject: str) -> Text:
 
 
 def _show_blocked(console: Console, rows: Sequence[CaseRow], program: Program) -> None:
-    """Print where they wait; cases that differ in the numbers only are shown together."""
+    """Print the places where tasks wait; cases that differ in numbers only are one section."""
     alike: dict[tuple[object, ...], list[int]] = {}
     for at, row in enumerate(rows):
         places = tuple(row.measured(subject).stacks for subject in SUBJECTS)

@@ -1,4 +1,17 @@
-"""``muxleak serve``: the inbound on a port, in any version, with what it holds counted live."""
+"""``muxleak serve``: serve any version or variant on a port, with its tasks counted live."""
+
+# The server is there to leak, and to be watched while it does. So the counts must not change what
+# is counted: no task is made for the display (see `_watch`), and the tasks that exist before the
+# first connection are the baseline. A leak is a task of a connection that has closed; tasks of open
+# ones are work.
+#
+# Safety: it is a proxy without TLS that dials every destination, for everybody who knows the id of
+# its user, and that id is in the source. So it listens on loopback unless --public is given, and
+# the debug page, which has no password, on loopback only.
+#
+# The first Ctrl-C stops the server and prints the report. The report is made before the shutdown,
+# because the shutdown ends the tasks of most versions; the number after it tells which leaks even
+# that does not end. From then on, a further Ctrl-C ends the program at once.
 
 from __future__ import annotations
 
@@ -24,14 +37,14 @@ if TYPE_CHECKING:
 
 USER = "00112233-4455-6677-8899-aabbccddeeff"
 INTERVAL = 1.0
-"""Seconds between two looks at the counts."""
+"""Seconds between two samples of the counts."""
 LIMITS = Limits(close_seconds=1.0)
-"""Versions that do not end their connections must not make Ctrl-C wait for long."""
+"""Limits of the server. Ctrl-C waits a second at most for versions that close no connection."""
 _YEAR = 365 * 24 * 3600.0
 NO_LIMITS = LIMITS._replace(idle_seconds=_YEAR, write_seconds=_YEAR, stall_seconds=_YEAR)
-"""Not even a limit ends what a version does not; but for dialling, headers and closing."""
+"""Limits that end nothing: only those for dialling, headers and closing are as in `LIMITS`."""
 PATIENCE = 0.5
-"""Seconds that connections which have just closed are given to end their tasks."""
+"""Seconds in which a connection that has just closed may end its tasks."""
 
 
 @click.command(
@@ -52,7 +65,7 @@ PATIENCE = 0.5
     shell_complete=params.complete_subject,
     default="V1",
     show_default=True,
-    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed; or PAIR/HALF.",
+    help="V0, V1 (the bug of issue #2421), P-A, P-B, P-C, V2 or fixed; or PAIR/VARIANT.",
 )
 @click.option(
     "--listen",
@@ -60,7 +73,7 @@ PATIENCE = 0.5
     metavar="HOST:PORT",
     default="127.0.0.1:0",
     show_default=True,
-    help="Where to listen; port 0 takes a free one.",
+    help="Address of the server; port 0 takes a free one.",
 )
 @click.option(
     "--user",
@@ -70,13 +83,13 @@ PATIENCE = 0.5
     default=(USER,),
     metavar="UUID",
     show_default=True,
-    help="Who may connect; may be repeated.",
+    help="Id of a user that may connect; may be repeated.",
 )
 @click.option(
     "--debug",
     type=params.listen,
     metavar="HOST:PORT",
-    help="Serve /debug/tasks and /metrics over HTTP there, on a loopback address.",
+    help="Address on loopback for /debug/tasks and /metrics over HTTP.",
 )
 @click.option(
     "--no-limits",
@@ -84,7 +97,7 @@ PATIENCE = 0.5
     is_flag=True,
     help="Wait for ever for peers and destinations that are idle or do not read.",
 )
-@click.option("--seconds", type=params.Finite(min=0), help="Stop after so long.")
+@click.option("--seconds", type=params.Finite(min=0), help="Seconds after which the server stops.")
 @click.option("--public", is_flag=True, help="Allow an address that other machines can reach.")
 @click.option("--verbose", "-v", is_flag=True, help="Log to stderr why connections end.")
 @params.json_option
@@ -104,13 +117,13 @@ def serve_command(
 ) -> None:
     """Serve a version or pair on a port, with its tasks counted live.
 
-    Point any VLESS client with mux.cool at it and watch what its connections leave behind. Ctrl-C
-    stops it and reports. Exits with 1 if closed connections left tasks.
+    Point any VLESS client with mux.cool at it, and watch the tasks that closed connections leave.
+    Ctrl-C stops it and prints a report. Exits with 1 if closed connections left tasks.
     """
     if debug is not None and not debug.loopback:
         raise click.BadParameter(
-            f"expected a loopback address, got {debug.host!r}: whoever connects reads, without a"
-            " password, what this program does",
+            f"expected a loopback address, got {debug.host!r}: everybody who can connect there"
+            " reads the tasks of this program, without a password",
             param_hint="'--debug'",
         )
     if not (listen.loopback or public):
@@ -128,7 +141,16 @@ def serve_command(
 
 
 class Server:
-    """One inbound, from listening to the report of what it left."""
+    """One run of a server, from listening to the report of its leaks.
+
+    Args:
+        version: the version or variant to serve.
+        listen: its address.
+        users: ids that may connect.
+        screen: shows the address, the counts and the report.
+        debug: address of the debug page, or None for none.
+        limits: limits of the server.
+    """
 
     def __init__(
         self,
@@ -147,7 +169,11 @@ class Server:
         self._debug = debug
 
     async def run(self, seconds: float | None) -> LeakReport:
-        """Serve for so long, or until stopped; return what closed connections left."""
+        """Serve until stopped, and return the tasks that closed connections left.
+
+        Args:
+            seconds: time after which it stops; None for no limit.
+        """
         loop, ledger, stop = asyncio.get_running_loop(), Ledger(KINDS), asyncio.Event()
         with ledger.watching(loop), Monitor(ledger, interval=INTERVAL) as monitor:
             debug = await self._listen_debug(monitor)

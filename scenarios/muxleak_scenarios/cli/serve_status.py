@@ -1,4 +1,14 @@
-"""What a running server holds, and how that is shown: a live line, plain lines, or JSON."""
+"""Status of a running server, and its display: a live line, plain lines, or JSON."""
+
+# Tasks are charged to connections by scopes of the ledger: the protocol of each connection is made
+# in a scope of its own, and every task that it starts, directly or not, is counted there. So the
+# number of leaked tasks is a sum over the scopes of closed connections, and costs nothing for each
+# task. A scope whose connection has closed and whose tasks have ended is forgotten, so a server
+# that does not leak holds nothing for the connections it has had.
+#
+# Three displays show the same status. A terminal has one live line. A pipe has one line for each
+# change of the counts, so a log of an idle server does not grow. JSON has one object a line, with
+# an "event" that names its kind.
 
 from __future__ import annotations
 
@@ -27,10 +37,15 @@ if TYPE_CHECKING:
 
 
 class ServerStatus(NamedTuple):
-    """The counts at one moment.
+    """A sample of the counts of a server.
 
-    ``tasks`` are those over the baseline, ``left`` those of them whose connection has closed;
-    ``climbing`` are the sites that the monitor raises its alarm for.
+    Attributes:
+        open: connections that are open.
+        accepted: connections since the start.
+        sessions: mux sessions that are active.
+        tasks: tasks above the baseline.
+        left: tasks whose connection has closed.
+        climbing: creation sites for which the monitor raises its alarm.
     """
 
     open: int
@@ -56,7 +71,13 @@ class ServerStatus(NamedTuple):
 
 
 class ServerWatch:
-    """Counts the tasks of a server by connection; the baseline is what there was before."""
+    """Counts the tasks of a server by connection; tasks that exist before it are the baseline.
+
+    Args:
+        ledger: counts the tasks of the loop.
+        inbound: the server.
+        monitor: raises the alarm for creation sites.
+    """
 
     def __init__(self, ledger: Ledger, inbound: Inbound, monitor: Monitor) -> None:
         self._ledger = ledger
@@ -67,11 +88,11 @@ class ServerWatch:
 
     @property
     def tasks(self) -> int:
-        """Tasks over the baseline."""
+        """Number of tasks above the baseline."""
         return self._ledger.count - self._baseline
 
     def protocol(self) -> Link:
-        """Make the protocol of one connection, in the scope it is charged to."""
+        """Make the protocol of a connection, and note the scope that its tasks are charged to."""
         link = self._inbound.protocol()
         scope = CURRENT.get()
         if scope is not None:
@@ -79,11 +100,11 @@ class ServerWatch:
         return link
 
     def leaked(self) -> list[TaskRecord]:
-        """The tasks of connections that have closed."""
+        """Return the tasks of closed connections."""
         return [record for scope in self._closed() for record in self._ledger.live(scope)]
 
     def status(self) -> ServerStatus:
-        """Count."""
+        """Take a sample of the counts."""
         left = sum(scope.live for scope in self._closed())
         open_ = sum(link.transport is not None for link in self._links.values())
         climbing = tuple(site.site for site in self._monitor.climbing())
@@ -93,7 +114,7 @@ class ServerWatch:
         )
 
     def _closed(self) -> list[Scope]:
-        """The closed connections that still have tasks; those that have none are forgotten."""
+        """Return the closed connections that still have tasks, and forget those that have none."""
         # Before its first task, a connection is not closed but about to open.
         closed = [
             scope for scope, link in self._links.items() if link.transport is None and scope.created
@@ -105,7 +126,7 @@ class ServerWatch:
 
 
 class Screen(ABC):
-    """Where a server tells how it is doing; a context manager while it serves."""
+    """A display of a server; a context manager for the time while it serves."""
 
     def __enter__(self) -> Self:
         return self
@@ -122,19 +143,32 @@ class Screen(ABC):
     def listening(
         self, version: str, address: Listen, users: tuple[UUID, ...], debug: Listen | None
     ) -> None:
-        """Say where the server is and how to reach it."""
+        """Show the address of the server, and how to reach it.
+
+        Args:
+            version: the version or variant that it serves.
+            address: where it listens.
+            users: ids that may connect.
+            debug: address of the debug page, or None.
+        """
 
     @abstractmethod
     def show(self, status: ServerStatus) -> None:
-        """Show the counts."""
+        """Show a sample of the counts."""
 
     @abstractmethod
     def stopped(self, status: ServerStatus, report: LeakReport, after: int) -> None:
-        """Say what was left before the shutdown, and how many tasks after it."""
+        """Show the report.
+
+        Args:
+            status: the counts before the shutdown.
+            report: the tasks that closed connections left by then.
+            after: tasks above the baseline after the shutdown.
+        """
 
 
 class JsonScreen(Screen):
-    """One JSON object per line; the counts only when they have changed."""
+    """Prints one JSON object a line, the counts only if they have changed."""
 
     def __init__(self) -> None:
         self._last: ServerStatus | None = None
@@ -168,7 +202,7 @@ class JsonScreen(Screen):
 
 
 class TextScreen(Screen):
-    """For people: a live line on a terminal; else a line whenever the counts have changed."""
+    """Prints a live line on a terminal, else a line each time the counts have changed."""
 
     def __init__(self) -> None:
         self._console = render.stdout()
@@ -187,7 +221,7 @@ class TextScreen(Screen):
     def listening(
         self, version: str, address: Listen, users: tuple[UUID, ...], debug: Listen | None
     ) -> None:
-        """Print address, users, and what to paste into a client."""
+        """Print address, users, and configurations for clients."""
         console = self._console
         console.print(Text.assemble((f"{version} listens on ", ""), (str(address), render.HEAD)))
         for user in users:
@@ -206,7 +240,7 @@ class TextScreen(Screen):
             self._live.start()
 
     def show(self, status: ServerStatus) -> None:
-        """Renew the line."""
+        """Update the live line, or print a line if the counts have changed."""
         text = Text(str(status), render.BAD if status.left else "")
         if self._live is not None:
             self._live.update(text, refresh=True)
@@ -229,7 +263,7 @@ class TextScreen(Screen):
 
 
 HERE = "<an address of this machine>"
-"""What a client is to be given instead, where a server listens on all of them."""
+"""Host in a client's configuration if the server listens on all addresses."""
 CLIENTS = {
     "v2ray": ("V2Ray, Xray", "an outbound: every stream rides in a mux.cool connection"),
     "sing-box": ("sing-box", "an outbound: UDP rides in mux.cool connections, TCP does not"),
@@ -237,7 +271,12 @@ CLIENTS = {
 
 
 def clients(address: Listen, user: UUID) -> dict[str, dict[str, Any]]:
-    """Return a client's configuration for each of `CLIENTS`; all addresses are no address."""
+    """Return a configuration for each of `CLIENTS`.
+
+    Args:
+        address: of the server; "all addresses" is none that a client could use, and is replaced.
+        user: the id of the client.
+    """
     host, port, uuid = address.host, address.port, str(user)
     with suppress(ValueError):
         host = HERE if ip_address(host).is_unspecified else host
