@@ -63,6 +63,8 @@ PRINTED = ("python", "pytest", "cat")
 ILLUSTRATION = {"diff", "text"}
 OTHERS = {"bash", "cat", "cd", "curl", "eval", "git", "jq", "mkdir", "python3", "source"}
 """Programs whose arguments are not ours to check."""
+RETIRED = ("witness", "living id", "at rest", "blame", "known leaks", "ratchet", "court", "world")
+"""Terms that have another name now; the glossary in docs/architecture.md has the new ones."""
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^>\n]+?) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -223,6 +225,7 @@ RUNNING = [page for page in PAGES if any(block.marked("run") for block in blocks
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", RUNNING, ids=lambda page: page.name)
 def test_examples_do_what_the_page_says(page: Path, tmp_path: Path) -> None:
     """A page's files are written and its commands run, in order; each prints what is shown."""
@@ -466,6 +469,16 @@ def test_page_is_short_and_says_what_it_is_for(page: Path) -> None:
     assert [line for line in prose(page).splitlines() if line.startswith("# ")] == lines[:1]
     assert lines[1] == ""
     assert re.match(r"[A-Z`*]", lines[2])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_uses_plain_words(page: Path) -> None:
+    """A page has one name for one thing, and few indirect questions."""
+    text = re.sub(r"`[^`\n]+`", "", prose(page)).lower()
+    words = re.findall(r"[a-z']+", text)
+
+    assert words.count("what") <= max(1, 2 * len(words) / 1000)
+    assert [term for term in RETIRED if re.search(rf"\b{term}\b", text)] == []
 
 
 def anchors(page: Path) -> set[str]:
