@@ -769,6 +769,27 @@ def test_service_raises_its_alarm_as_shown(caplog: pytest.LogCaptureFixture) -> 
     assert [record.getMessage() + "\n" for record in caplog.records] == [found[at + 1].text]
 
 
+@pytest.mark.slow
+@pytest.mark.interop
+@pytest.mark.timeout(300)
+def test_hunt_prints_the_finding_that_the_page_shows(tmp_path: Path) -> None:
+    """The server of the page leaks the goroutines that the page explains."""
+    found = blocks(DOCS / "hunting.md")
+    program = proxies.find("sing-box")
+    config = next(block.text for block in found if block.language == "json")
+    (tmp_path / "server.json").write_text(config, "utf-8")
+    shown = next(block.text for block in found if "blocked in" in block.text)
+    steps = [line.split()[0] for line in shown.splitlines() if line.startswith("  a:")]
+    lines = [each for block in found if block.language == "sh" for each in commands_of(block.text)]
+    line = next(each for each in lines if "sing-box run" in each)
+    command = line.replace("sing-box run", f"{shlex.quote(program.command[0])} run")
+    done = run(f"{command} --replay {shlex.quote(' '.join(steps))}", tmp_path)
+
+    assert done.returncode == 1
+    rows = shown[shown.index("  each") : shown.index("  memory")]
+    assert rows in done.stdout
+
+
 def test_comparison_of_outputs_fails_where_it_should() -> None:
     """What was not printed, or not in this order, or not at the end that is shown, is refused."""
     printed = "a\nb\nc\nd\n"
