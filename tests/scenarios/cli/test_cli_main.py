@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from muxleak import extras
 from muxleak_scenarios.cli import COMMANDS, cli, lazy_group, params, run, self_group
 from source_roots import PYTHONPATH
 
@@ -345,3 +346,17 @@ def test_harness_imports_neither_its_command_line_nor_what_that_needs() -> None:
     )
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["reproduce"], ["verify"], ["fuzz", "V1"], ["bench"]], ids=lambda words: words[0]
+)
+def test_command_says_that_hypothesis_is_missing(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it prints or measures anything, with the command that installs it."""
+    monkeypatch.setattr(extras, "find_spec", lambda _name: None)
+    result = CliRunner().invoke(cli, words)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith("which is an extra: pip install 'muxleak[fuzz]'\n")
