@@ -163,20 +163,26 @@ def fuzz_command(
     params.need_hypothesis("muxleak fuzz of a pair or version")
     replay_files.check_out(out)
     result = _search(empty, budget, seed, target, fresh=fresh)
-    found = result.found
-    replay = empty if found is None else empty._replace(sequence=found.sequence)
-    path = None
-    if found is not None:
-        content = replay_file(replay, found).encode()
-        path = replay_files.keep(out, _name(replay), SUFFIX, content)
+    replay, path = _keep(empty, result, out)
     if as_json:
         render.emit_json(_data(replay, result, budget, seed, target, path))
-    elif found is None:
+    elif result.found is None:
         _show_nothing(render.stdout(), result, budget)
     else:
-        _show_found(render.stdout(), result, found, replay, path)
-    unfinished = found is None and result.ended == "stopped"
-    ctx.exit(interrupt.CODE if unfinished else int(found is not None))
+        _show_found(render.stdout(), result, result.found, replay, path)
+    unfinished = result.found is None and result.ended == "stopped"
+    ctx.exit(interrupt.CODE if unfinished else int(result.found is not None))
+
+
+def _keep(
+    empty: SequenceReplay, result: CampaignResult, out: Path
+) -> tuple[SequenceReplay, Path | None]:
+    """Return the replay of the finding, and the path of its file, if there are any."""
+    if result.found is None:
+        return empty, None
+    replay = empty._replace(sequence=result.found.sequence)
+    content = replay_file(replay, result.found).encode()
+    return replay, replay_files.keep(out, _name(replay), SUFFIX, content)
 
 
 def _search(

@@ -94,16 +94,22 @@ def fuzz_program(
         }
         render.emit_json({**data, **more, **failed.to_json()})
         return 1
-    console = render.stdout()
     note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
     head = f" in {name}, in run {found.examples:,}{note}"
+    _show_found(head, failed, [line] if path is None else [line, str(path)], where)
+    return 1
+
+
+def _show_found(head: str, failed: programs.ProgramFailure, lines: list[str], where: str) -> None:
+    """Print a failing run; `lines` are the command that runs it again, and the file if any."""
+    console = render.stdout()
     console.print(Text.assemble(("found", render.BAD), head))
     programs.show(console, failed)
     console.print(f"again{where}:")
+    line, *files = lines
     render.copyable(console, line)
-    if path:
-        render.copyable(console, render.command("replay", str(path)))
-    return 1
+    for file in files:
+        render.copyable(console, render.command("replay", file))
 
 
 class _Gauge:

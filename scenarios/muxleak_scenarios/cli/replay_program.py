@@ -50,16 +50,7 @@ def replay_program(words: Sequence[str], *, as_json: bool) -> int:
     Raises:
         click.UsageError: the words name no run or no program.
     """
-    first = " ".join(words).split()[0] if words[0].startswith(MARK) else words[0]
-    words = [first, *" ".join(words).removeprefix(first).split()]
-    found = _load(first)
-    if len(words) > _WORDS:
-        raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
-    name = words[1] if len(words) == _WORDS else found.name
-    if not name:
-        raise click.UsageError(
-            f"expected a program after the line, as in: muxleak replay {first} module:callable"
-        )
+    found, name, words = _parse(words)
     program = programs.read(name)
     with programs.running(name), redirect_stdout(sys.stderr):
         result = rerun(found, program)
@@ -79,7 +70,34 @@ def replay_program(words: Sequence[str], *, as_json: bool) -> int:
             **({} if failed is None else failed.to_json()),
         }
         render.emit_json({"clean": failed is None, "runs": [run]})
-        return int(failed is not None)
+    else:
+        _show(name, failed, same=same)
+    return int(failed is not None)
+
+
+def _parse(words: Sequence[str]) -> tuple[Replay, str, list[str]]:
+    """Return the recorded run, the name of its program, and the words one by one.
+
+    Raises:
+        click.UsageError: there is no such run, no program, or a word too many.
+    """
+    # A line may be quoted as one word with the program, as it is copied from a report. A path may
+    # hold spaces, and is taken as it is.
+    line = " ".join(words)
+    first = line.split()[0] if words[0].startswith(MARK) else words[0]
+    words = [first, *line.removeprefix(first).split()]
+    found = _load(first)
+    if len(words) > _WORDS:
+        raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
+    name = words[1] if len(words) == _WORDS else found.name
+    if not name:
+        raise click.UsageError(
+            f"expected a program after the line, as in: muxleak replay {first} module:callable"
+        )
+    return found, name, words
+
+
+def _show(name: str, failed: programs.ProgramFailure | None, *, same: bool) -> None:
     console = render.stdout()
     if failed is None:
         console.print(Text.assemble(("clean", render.GOOD), f": {name} does not fail"))
@@ -88,7 +106,6 @@ def replay_program(words: Sequence[str], *, as_json: bool) -> int:
         programs.show(console, failed)
     if not same:
         console.print("another run than the file's: the program or its settings have changed since")
-    return int(failed is not None)
 
 
 def _load(word: str) -> Replay:

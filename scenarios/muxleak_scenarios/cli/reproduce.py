@@ -97,16 +97,7 @@ class Reproduction:
             "question": facts.question,
             "growth": {variant: self.points(variant, "tasks") for variant in variants},
             "counted_open": {variant: self.points(variant, "counted_open") for variant in variants},
-            "blocked": [
-                {
-                    "count": group.count,
-                    "name": group.name,
-                    "made_at": group.site,
-                    "waiting_on": group.waits_on,
-                    "chain": list(group.waiting),
-                }
-                for group in self.buggy[-1].report.groups
-            ],
+            "blocked": self._blocked(),
             "minimal": None if found is None else str(found.sequence),
             "found_at": None
             if found is None
@@ -114,20 +105,35 @@ class Reproduction:
             "violated": [] if found is None else list(found.outcome.violated),
             "replay": str(self.replay),
             "diff": self.pair.diff(),
-            "fixes": [
-                {
-                    "version": name,
-                    "left": outcome.left,
-                    "cleanups": outcome.cleanups,
-                    "left_after_server_end": outcome.left_after_end,
-                    "violated": list(outcome.violated),
-                }
-                for name, outcome in self.fixes.items()
-            ],
+            "fixes": self._fixes(),
             "reproduced": self.reproduced,
             "python": platform.python_version(),
             "platform": platform.platform(),
         }
+
+    def _blocked(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "count": group.count,
+                "name": group.name,
+                "made_at": group.site,
+                "waiting_on": group.waits_on,
+                "chain": list(group.waiting),
+            }
+            for group in self.buggy[-1].report.groups
+        ]
+
+    def _fixes(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "version": name,
+                "left": outcome.left,
+                "cleanups": outcome.cleanups,
+                "left_after_server_end": outcome.left_after_end,
+                "violated": list(outcome.violated),
+            }
+            for name, outcome in self.fixes.items()
+        ]
 
 
 def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
