@@ -115,6 +115,7 @@ def _table(plan: BenchPlan, names: tuple[str, ...], console: Console | None) -> 
 def _measured(name: str, plan: BenchPlan) -> list[Comparison]:
     if not ROWS[name].apart:
         return measure(name, plan)
+    # In a process of its own, so that the rows before it leave no garbage and no caches.
     try:
         return measure_apart(name, plan)
     except RuntimeError as error:
@@ -140,6 +141,8 @@ def _show(console: Console, name: str, found: list[Comparison]) -> None:
 
 def _beside(console: Console, ours: Comparison, other: Beside) -> None:
     value = ours.ratio(other) or 0.0
+    # Of a floor, ours is a multiple, and of an alternative a fraction. The fraction is inverted,
+    # since "24x less" reads better than "0.04x".
     ratio = f"{short(value)}x {'of it' if other.floor else 'less'}"
     goal = ""
     if other.goal is not None:
@@ -158,6 +161,7 @@ def _judged(goal: str, *, met: bool | None) -> Text:
 def _rows(console: Console) -> render.Rows:
     """Return the table of the figures: name, figure, ratio and goal."""
     # 80 columns in all. A name that is longer is wrapped, and a ratio or goal never is.
+    # Ratios end in one column, so that their units stand below each other.
     name, value, ratio, goal = 39, 9, 13, 16
     figures = [render.Column(value, "right"), render.Column(ratio, "right"), render.Column(goal)]
     return render.Rows(console, [render.Column(name), *figures], gap=1)
@@ -214,6 +218,7 @@ def _circumstances(plan: BenchPlan) -> dict[str, Any]:
 
 def figure(value: float, unit: str = "s") -> str:
     """Return seconds, seconds as a rate, or bytes, with three digits: "431 µs"."""
+    # Seconds of a run are shown as runs in a second where other tools say so.
     if unit == "/s":
         return f"{short(1 / value)}/s" if value else "inf/s"
     if unit == "B":

@@ -81,6 +81,7 @@ def try_controls(
         A trial for each control, in the order of `CONTROLS`.
     """
     rows = None if console is None else render.proof_rows(console, width)
+    # The columns of pairs, with other titles: in `verify`, both tables stand below each other.
     if rows is not None:
         rows.head("      control", "flagged", "unbounded", "holds for")
     trials = []
@@ -93,6 +94,7 @@ def try_controls(
             continue
         with steps.aside():
             flagged = ", ".join(trial.flagged) or "nothing"
+            # A control may lose its bound in several ways; the first property of each is shown.
             unbounded = dict.fromkeys(each for twin in trial.twins.values() for each in twin[:1])
             head = render.marked(trial.holds, name)
             rows.print(head, flagged, ", ".join(unbounded) or "nothing", f"{trial.connections:,}")

@@ -48,6 +48,7 @@ _TWICE = 2
 
 def step_in_words(step: Step) -> str:
     """Return the meaning of a step, and of the gap after it."""
+    # Handlers exist in our own servers only; a destination is dialled by any server.
     kind = "a destination" if step.what in DESTINATIONS else "a handler"
     server = f"{kind} of the kind {step.what.removeprefix('@')!r}"
     text = _VERBS.get(step.verb, step.verb).format(
@@ -78,6 +79,7 @@ def outcome_in_words(outcome: SequenceOutcome) -> str:
         words.append(
             f"leaks {left} for ever" if left == for_ever else f"leaks {left}, {for_ever} for ever"
         )
+    # Nothing is left at the end, but a task outlived its connection: a later step ended it.
     elif "tasks" in outcome.violated:
         words.append("leaks until a later step")
     if "cleanup" in outcome.violated:
@@ -99,6 +101,7 @@ def question_in_words(question: str) -> str:
 
 
 def _cleanups(outcome: SequenceOutcome) -> str:
+    # The common cases have names, which say more than the numbers.
     if not outcome.cleanups:
         return "never cleans up"
     if outcome.cleanups == _TWICE * outcome.connections:

@@ -150,6 +150,7 @@ def fuzz_command(
     memory, in many orders of arrival, until a run leaks a task, cannot end, or raises. If a run has
     not ended 10 s after --time, the program exits with 1 and a line that says where the run is.
     """
+    # A time alone is the whole budget; with neither, a number of examples that takes seconds.
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
     if _PROGRAM in subject:
         params.refuse(ctx, "a program", "variant", "target", "fresh")
@@ -207,6 +208,7 @@ def _search(
 
 
 def _teller(steps: render.Steps, name: str, budget: Budget) -> Callable[[CampaignProgress], None]:
+    # The bar follows the budget that is given: examples, or else seconds.
     def tell(status: CampaignProgress) -> None:
         steps.follow(status.seconds if budget.examples is None else status.searched)
         steps.say(progress_in_words(name, status))
@@ -237,6 +239,7 @@ def replay_file(replay: SequenceReplay, found: Found) -> str:
         title = f"{title}: {find_pair(replay.name).facts.title}"
     told = [f"{step}  {describe.step_in_words(step)}" for step in replay.sequence]
     line = f"{replay}  # {EXPECT}: {expectation(found.outcome)}\n"
+    # The words first, and without them where they would make the file too long.
     for comments in ([title, "", *told], [title]):
         text = "".join(f"# {each}".rstrip() + "\n" for each in comments) + line
         if len(text.encode()) <= MAX_BYTES:
@@ -298,6 +301,7 @@ def _show_found(
 ) -> None:
     at = f"after {render.plural(found.connections, 'connection')}"
     note = "remembered from an earlier run" if result.remembered else at
+    # A search that was ended while it shrank has a sequence that leaks, but perhaps steps too many.
     if result.ended in _WHY:
         note += f"; {_WHY[result.ended]}, so perhaps not the shortest"
     console.print(Text.assemble(("found", render.BAD), f" in {_name(replay)}, {note}"))

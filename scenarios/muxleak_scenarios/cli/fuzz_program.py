@@ -182,6 +182,7 @@ def _search(
     ):
         gauge = _Gauge(name, budget, steps, stopped)
         steps.say(f"searches {name}")
+        # A budget of examples has no time limit, so a run that never returns is left to Ctrl-C.
         limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
         try:
             with interrupt.alarm(limit, gauge.late):
@@ -200,6 +201,7 @@ def _search(
 def _keep(out: Path, name: str, replay: Replay) -> tuple[Path | None, str]:
     try:
         content = replay.to_bytes()
+    # A line may hold more choices than a file may have; the line is printed in any case.
     except ReplayError:
         return None, "; it is too long for a file"
     path = replay_files.keep(out, name, SUFFIX, content)

@@ -94,6 +94,8 @@ def _show(console: Console, rows: list[VersionRow], *, holds: bool) -> None:
 
 def _label(ending: str, versions: dict[str, VersionRow]) -> str:
     """Return the name of an ending, with the moment of counting where that is a later one."""
+    # Most endings are counted when all connections are closed; where the leak is defined by the end
+    # of the server, the figure would be meaningless without the moment.
     counted_later = any(row.after == _END for row in versions.values()) and _END not in ending
     return f"{ending}, {_END}" if counted_later else ending
 

@@ -81,6 +81,8 @@ class HuntSettings(NamedTuple):
             *(self.seconds, self.connections, bytes_per_second),
             *(self.patience, self.enough, self.idle or 0),
         )
+        # One wait shows growth and a second one confirms it: in less time, a search finds nothing
+        # and would end as if the server were clean. A replay takes as long as it needs.
         if self.replay is None and self.seconds < 2 * limits.wait:
             by_patience = limits.wait == self.patience
             option = "--patience" if by_patience else "--idle"
@@ -118,6 +120,7 @@ def read_sequence(line: str) -> Sequence:
         raise click.BadParameter(str(error)) from None
     if not sequence:
         raise click.BadParameter("expected steps, such as 'a:open a:close'; got none")
+    # Steps of the operator (cancel) need a hand inside the server, which a client does not have.
     for step in sequence:
         if step.verb in OPERATOR:
             raise click.BadParameter(
@@ -146,6 +149,7 @@ def remote_server(
     Raises:
         click.UsageError: there is no counter, or there are two for one process.
     """
+    # The process of a command is counted by itself, and is another one after each restart.
     if pid is not None and command is not None:
         raise click.UsageError("--pid means nothing with --command, whose process is counted")
     if not (pprof or v2ray or pid or command is not None):
@@ -303,6 +307,7 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     given = HuntSettings(**options)
     target = remote_server(given.address, given.pprof, given.v2ray, given.pid, given.command)
     if not given.owned:
+        # Also the addresses of the counters: the hunt asks them hundreds of times.
         counted_at = (Listen(Pprof(url).host, 0) for url in given.pprof)
         check_loopback(given.address, *counted_at, *given.v2ray)
     replay_files.check_out(given.out)
@@ -316,6 +321,8 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     except (StartError, CounterError, UnreachableError) as error:
         raise click.UsageError(str(error)) from None
     path = None
+    # Growth that passes is written, too: a later hunt with --known then skips it, instead of
+    # waiting for its end once more.
     if result.findings or result.passing:
         content = files.write([*result.findings, *result.passing]).encode()
         path = replay_files.keep(given.out, f"hunt-{given.address}", SUFFIX, content)
@@ -349,6 +356,7 @@ def _hunted(
         )
         replays = None if given.replay is None else [given.replay]
         destinations = Destinations(given.host)
+        # Also where asyncio.run raises: a server of ours that is left would keep the port.
         try:
             return asyncio.run(_run(target, given.user, destinations, hunt, replays, stopped))
         finally:
@@ -392,7 +400,10 @@ async def _run(
                 "address of this machine",
                 param_hint="'--destinations'",
             ) from None
+        # Called while the server does not come up, so that the first Ctrl-C ends that wait.
         await target.start(check)
+        # With a wrong user or address, every sequence ends at once, as at a server in which nothing
+        # is found. So a stream must reach a destination before the hunt begins.
         driver = Driver(target.address, user, destinations, Spending(inf, check))
         if not await driver.reaches() and not await target.died():
             host, port = target.address

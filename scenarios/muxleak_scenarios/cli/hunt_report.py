@@ -65,13 +65,16 @@ class Again(NamedTuple):
         for parameter in ctx.command.params:
             name = parameter.opts[0].removeprefix("--")
             value = ctx.params.get(parameter.name or "")
-            # As text: a default is given as such, also where the value is none.
+            # Compared as text: the value of --user is a UUID, and its default the text of one. The
+            # line must repeat no option that was not given, or it would outlive a change of the
+            # default.
             if name not in _TARGET or value is None or str(value) == str(parameter.default):
                 continue
             for each in value if isinstance(value, tuple) else (value,):
                 words += [f"--{name}", str(each)]
         if ctx.params["owned"]:
             words.append("--i-own-this-server")
+        # The page /debug/tasks is that of this package's own monitor, whose servers have tasks.
         goroutines = all("/debug/tasks" not in url for url in ctx.params["pprof"])
         return cls(tuple(words), "goroutine" if goroutines else "task")
 
@@ -84,7 +87,7 @@ def progress_in_words(status: HuntProgress) -> str:
     """Return the progress of a hunt in words."""
     best = "" if status.shortest is None else f", shortest {status.shortest} steps"
     found = f", {status.findings} found" if status.findings else ""
-    run = f"{status.connections:,} connections, {status.measurements:,} looks"
+    run = f"{status.connections:,} connections, {status.measurements:,} measurements"
     return f"{run}{found}{best}: {status.doing}"
 
 
@@ -130,7 +133,7 @@ def show(
         render.copyable(console, again.line(finding), 4)
         console.print()
     ran = (
-        f"{render.plural(result.measurements, 'look')}, "
+        f"{render.plural(result.measurements, 'measurement')}, "
         f"{render.plural(result.connections, 'connection')}, "
         f"{result.sent / 1e6:,.1f} MB sent, in {result.seconds:.0f} s"
     )
@@ -148,13 +151,16 @@ def show(
         console.print(Text(f"{seen}: {headline(result.suspicion, again)}"))
         render.copyable(console, again.line(result.suspicion), 4)
     if result.explained:
-        console.print(f"{render.plural(result.explained, 'look')} left nothing but the same again")
+        explained = render.plural(result.explained, "measurement")
+        console.print(f"{explained} with the growth of a known finding only")
     if result.unsure:
-        console.print(f"{render.plural(result.unsure, 'suspicion')} gone when waited for")
+        unsure = render.plural(result.unsure, "suspicion")
+        # Growth that looked like a leak, until the full measurement waited for its end.
+        console.print(f"{unsure} that ended within the patience")
     if result.trouble:
         console.print(Text(result.trouble, render.BAD))
     if path is not None:
-        render.copyable(console, f"kept in {path}, for --known", 0)
+        render.copyable(console, f"written to {path}, for --known", 0)
 
 
 def headline(finding: HuntFinding, again: Again) -> str:
@@ -164,6 +170,8 @@ def headline(finding: HuntFinding, again: Again) -> str:
     growth = finding.growth
     (tasks, tasks_after), (fds, fds_after) = growth.tasks, growth.descriptors
     words = []
+    # Zero of one kind is left out beside the other, and shown where there is nothing else to show:
+    # growth of memory alone.
     if tasks or tasks_after or not (fds or fds_after):
         words.append(render.plural(tasks, again.noun))
     if fds or fds_after:
@@ -213,11 +221,14 @@ def _blocked(finding: HuntFinding) -> Table:
 
 
 def _order(stack: Stack) -> tuple[bool, Stack]:
+    # Descriptors last: the stacks say where the bug is.
     return stack == DESCRIPTORS, stack
 
 
 def chain(stack: Stack) -> str:
     """Return a stack on one line, the innermost function first, without the paths of packages."""
+    # The path of a Go package, such as github.com/sagernet/sing-vmess, is longer than its function,
+    # and the same for most of them.
     return " < ".join(name.rpartition("/")[2] for name in readable(stack))
 
 

@@ -87,6 +87,7 @@ def show_command(pair: Pair, *, as_json: bool) -> None:
     """
     if as_json:
         replay = str(SequenceReplay(pair.slug, "buggy", pair.minimal))
+        # The parts that make the data of one pair long are not in `list --json`.
         more = {"story": pair.readme, "diff": pair.diff(), "replay": replay}
         render.emit_json({**_facts(pair), **more})
     else:
@@ -153,6 +154,7 @@ def _show_wrong(console: Console, pair: Pair, wrong: WrongVariant) -> None:
 
 def _facts(pair: Pair) -> dict[str, Any]:
     facts = pair.facts
+    # The keys "witness" are older than the term "minimal sequence", and stay for their readers.
     return {
         "pair": pair.slug,
         "title": facts.title,

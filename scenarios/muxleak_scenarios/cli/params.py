@@ -133,6 +133,7 @@ def served(word: str) -> SequenceReplay:
 
 def counts(word: str) -> tuple[int, ...]:
     """Return the numbers of a list such as "1,10,100" in ascending order, each once."""
+    # `isdecimal` is True for digits of every script, as `int` reads them; signs are refused.
     words = word.split(",")
     if not all(each.strip().isdecimal() and int(each) for each in words):
         raise click.BadParameter(f"expected numbers above 0, such as 1,10,100; got {word!r}")
@@ -164,7 +165,8 @@ def complete_subject(_ctx: click.Context, _parameter: click.Parameter, start: st
         found = find_pair(name)
     except ValueError:
         return []
-    # With the word as it was typed, which a shell would drop as no completion otherwise.
+    # With the beginning as it was typed, even of a pair that it abbreviates: a shell drops every
+    # completion that does not begin with the word.
     return _beginning(start, (f"{name}/{variant}" for variant in found.variants))
 
 

@@ -72,10 +72,12 @@ def read(name: str) -> Program:
     Raises:
         click.UsageError: there is none of that name, or it is no async function.
     """
+    # The console script has its own folder on the path, where `python -m` has the current one.
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
+        # A module may print when it is imported, which must not get into the JSON.
         with redirect_stdout(sys.stderr):
             return find_program(name)
     except ProgramError as error:

@@ -91,6 +91,7 @@ def replay_command(
     if is_of_program(line):
         params.refuse(ctx, "a program", "variant", "target")
         ctx.exit(replay_program(line, as_json=as_json))
+    # All lines before any run: a mistake in the last line must not cost the time of the others.
     runs = [(each, _parse(each, variant)) for each in _lines(line)]
     console = render.stdout()
     results: list[dict[str, Any]] = []
@@ -121,6 +122,7 @@ def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
         _check_no_path(words)
         yield NumberedLine("", " ".join(words))
         return
+    # A file without lines proves nothing, and must not exit with 0.
     path, found = Path(words[0]), False
     for number, text, _ in read_lines(path.read_text("utf-8")):
         found = True

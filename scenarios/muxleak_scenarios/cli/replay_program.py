@@ -32,6 +32,7 @@ def is_of_program(words: Sequence[str]) -> bool:
     first = words[0]
     if first.startswith(MARK):
         return True
+    # A file of a program is JSON, under whatever name it was saved; a file of lines never is.
     if not replay_files.is_file(first):
         return False
     return first.endswith(SUFFIX) or Path(first).read_bytes().lstrip()[:1] == b"{"

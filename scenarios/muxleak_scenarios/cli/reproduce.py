@@ -149,10 +149,12 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
         buggy = grow(pair.minimal, pair.buggy, counts, steps.advance)
         steps.say("fixed variant: opens and closes connections over TCP")
         fixed = grow(pair.minimal, pair.fixed, counts, steps.advance)
+    # How long the search takes is not known before, so its progress has no total.
     with render.progress() as steps:
         steps.say("searches the buggy variant for the shortest sequence")
         found = find_violation(pair.buggy, seed=seed)
     fixes = {name: run_sequence(pair.minimal, version()) for name, version in VERSIONS.items()}
+    # The fixed variant must hold on the sequence that was found, which may not be the pair's own.
     minimal = pair.minimal if found is None else found.sequence
     violated = run_sequence(minimal, pair.fixed()).violated
     return Reproduction(pair, buggy, fixed, found, fixes, violated)
@@ -217,6 +219,7 @@ def reproduce_command(
     """
     if real is not None:
         params.refuse(ctx, "--real", "counts", "seed")
+        # Without PAIR, the flagship is shown, but a real proxy runs the cases of all pairs.
         default = ctx.get_parameter_source("pair") is click.core.ParameterSource.DEFAULT
         chosen = None if default else pair
         ctx.exit(reproduce_real(real, program, copies, chosen, as_json=as_json))
@@ -227,6 +230,7 @@ def reproduce_command(
         render.emit_json(result.to_json())
     else:
         console = render.stdout()
+        # The facts are printed before the measurements, which take seconds.
         show_opening(console, pair)
         result = reproduce(pair, counts, seed)
         show_result(console, result)
@@ -303,6 +307,8 @@ def _minimal(console: Console, result: Reproduction) -> None:
 
 
 def _fixes(console: Console, result: Reproduction) -> None:
+    # The question that a maintainer asks of the history: which of the proposed fixes would have
+    # repaired this bug, and which would have traded it for another?
     note = "versions of the original, on the minimal sequence"
     render.heading(console, "Which fix would have helped", note)
     grid = render.table("version", "result", "what it is", fixed=("version",))

@@ -78,6 +78,7 @@ def reproduce_real(
         return interrupt.CODE
     except (MissingError, StartError, CounterError) as error:
         raise click.UsageError(str(error)) from None
+    # No bad usage: the servers ran, and something in them kept the counts moving, or died.
     except TimeoutError:
         click.echo(f"Error: expected to be done within {SECONDS:g} s; try fewer --copies", err=True)
         return 1
@@ -100,6 +101,7 @@ async def _compare(program: Program, cases: Sequence[Case], copies: int) -> list
             who = program.name if subject == "real" else f"{case.pair}/{subject}"
             steps.say(f"{who}: {case.name}")
 
+        # Around all of it, and not each case: a proxy whose counts never rest is broken as a whole.
         async with asyncio.timeout(SECONDS):
             return await compare(cases, servers, copies=copies, tell=tell)
 
@@ -164,6 +166,7 @@ def _figures(left: Left) -> dict[str, float]:
 
 
 def _plain(value: Fraction) -> float:
+    # Figures are exact fractions of the repetitions; JSON has 2 and not 2.0 where it is whole.
     return value.numerator if value.denominator == 1 else float(value)
 
 
@@ -228,6 +231,8 @@ def _cell(row: CaseRow, subject: str) -> Text:
 
 def _show_blocked(console: Console, rows: Sequence[CaseRow], program: Program) -> None:
     """Print the places where tasks wait; cases that differ in numbers only are one section."""
+    # Many cases end in the same places, as the same bug shows in each. They are told apart by the
+    # stacks of all three subjects, and listed once with their numbers.
     alike: dict[tuple[object, ...], list[int]] = {}
     for at, row in enumerate(rows):
         places = tuple(row.measured(subject).stacks for subject in SUBJECTS)
@@ -256,6 +261,8 @@ def _places(measured: Sequence[Measured], title: str) -> Table:
 
 
 def _short(frames: Stack) -> str:
+    # The innermost functions say where it waits, and the outermost one which part of the program
+    # it belongs to; those between are the layers of the proxy.
     names = chain(frames).split(_CALLED)
     inner, outer = names[:_INNER], names[_INNER:][-1:]
     gap = ["..."] if len(names) > _INNER + 1 else []

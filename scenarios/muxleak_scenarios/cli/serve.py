@@ -132,6 +132,7 @@ def serve_command(
             " a proxy for everybody who knows the user's id; add --public if you mean it",
             param_hint="'--listen'",
         )
+    # Without --verbose, the log has a handler that drops it: see `run` of this package.
     if verbose:
         logging.basicConfig(format="%(message)s", level=logging.INFO)
     screen = JsonScreen() if as_json else TextScreen()

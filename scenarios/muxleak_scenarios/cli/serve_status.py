@@ -95,6 +95,7 @@ class ServerWatch:
         """Make the protocol of a connection, and note the scope that its tasks are charged to."""
         link = self._inbound.protocol()
         scope = CURRENT.get()
+        # A protocol made outside a scope is charged to none, and cannot be counted.
         if scope is not None:
             self._links[scope] = link
         return link
@@ -105,6 +106,7 @@ class ServerWatch:
 
     def status(self) -> ServerStatus:
         """Take a sample of the counts."""
+        # Of scopes and links only, and not of tasks: the cost is that of the connections.
         left = sum(scope.live for scope in self._closed())
         open_ = sum(link.transport is not None for link in self._links.values())
         climbing = tuple(site.site for site in self._monitor.climbing())
@@ -191,6 +193,7 @@ class JsonScreen(Screen):
 
     def show(self, status: ServerStatus) -> None:
         """Print a line if the counts have changed."""
+        # A program that reads the lines wants the changes; once a second is a log that only grows.
         if status != self._last:
             self._last = status
             _line({"event": "status", **_counts(status)})
@@ -236,6 +239,7 @@ class TextScreen(Screen):
         console.print(Text("Ctrl-C stops", render.QUIET))
         console.print()
         if console.is_terminal:
+            # Without a refresh of its own, which is a thread that prints between other lines.
             self._live = Live(console=console, auto_refresh=False)
             self._live.start()
 
@@ -244,6 +248,7 @@ class TextScreen(Screen):
         text = Text(str(status), render.BAD if status.left else "")
         if self._live is not None:
             self._live.update(text, refresh=True)
+        # In a pipe, one line is one status, also where COLUMNS is narrower.
         elif status != self._last:
             self._console.print(text, soft_wrap=True)
         self._last = status
@@ -278,6 +283,7 @@ def clients(address: Listen, user: UUID) -> dict[str, dict[str, Any]]:
         user: the id of the client.
     """
     host, port, uuid = address.host, address.port, str(user)
+    # A name such as "localhost" is no IP address, and is left as it is.
     with suppress(ValueError):
         host = HERE if ip_address(host).is_unspecified else host
     account = {"id": uuid, "encryption": "none"}
@@ -286,6 +292,7 @@ def clients(address: Listen, user: UUID) -> dict[str, dict[str, Any]]:
         "settings": {"vnext": [{"address": host, "port": port, "users": [account]}]},
         "mux": {"enabled": True, "concurrency": 8},
     }
+    # sing-box puts TCP streams into connections of their own, and UDP into mux.cool only with XUDP.
     sing_box = {"type": "vless", "server": host, "server_port": port, "uuid": uuid}
     return {"v2ray": v2ray, "sing-box": {**sing_box, "packet_encoding": "xudp"}}
 

@@ -88,6 +88,7 @@ def soak_command(
             virtual=target.virtual,
             progress=tell,
         )
+    # A violation ends the soak before its time, which is a result, and not an interruption.
     unfinished = not found.violation and found.connections < connections
     if as_json:
         head = {"subject": subject, "target": target.name, "seed": seed, "stopped": unfinished}

@@ -13,8 +13,8 @@
 # Afterwards the original `sys.stdout` is put back. What is left in its buffer is thrown away, or
 # Python would try to write it when it exits, and print a second complaint.
 #
-# Only a real text file is replaced: under click's test runner or pytest's capture, stdout is no
-# `TextIOWrapper`, cannot fail, and is left alone.
+# Only a text file is replaced. An object of another kind, such as a StringIO of a test, cannot
+# fail.
 
 from __future__ import annotations
 

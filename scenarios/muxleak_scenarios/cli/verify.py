@@ -149,6 +149,8 @@ class _Proof:
         # Known before the first row is printed, and so the same for every row.
         names = [REFERENCE, *CONTROLS, *(pair.slug for pair in pairs)]
         names += [f"  /{wrong.name}" for pair in pairs for wrong in pair.wrong]
+        # The controls are counted in, though a proof of some pairs has none: their rows then stand
+        # in the same columns of either proof.
         self._width = max(map(len, names))
         self._rows: render.Rows | None = None
 
@@ -171,6 +173,7 @@ class _Proof:
         if console is not None:
             self._rows = render.proof_rows(console, self._width)
             self._rows.head("      pair", "breaks", "found after", "holds for")
+        # One step for each claim of a pair, each wrong fix, the reference and each control.
         work = sum(CLAIMS + len(pair.wrong) for pair in self.pairs)
         with render.progress(work + whole * (1 + len(CONTROLS))) as steps:
             for pair in self.pairs:
@@ -232,6 +235,7 @@ class _Proof:
         found = verdict.found
         at = "nothing found" if found is None else f"{found.connections:,}"
         lines = list(verdict.broken)
+        # Most broken claims name the run that breaks them; a claim about the source does not.
         if lines and not any("replay: " in line for line in lines):
             variant, minimal = (
                 ("buggy", pair.minimal) if wrong is None else (wrong.name, wrong.minimal)
