@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from muxleak import LeakError
 from muxleak.checks.report import LeakGroup
 from muxleak.search import find_leaks
-from muxleak.sim import current, replay, simulate
+from muxleak.sim import Choices, Network, check_connections, current, replay, simulate
 from muxleak.sim.settings import Settings
 
 WHERE = ("127.0.0.1", 7000)
@@ -414,6 +416,136 @@ def test_callbacks_that_pile_up_are_found_when_asked_for(fixed: bool) -> None:  
         return
     with pytest.raises(LeakError, match=r"on_close[\s\S]*waits on a future[\s\S]*request 290"):
         simulate(program, kinds=kinds)
+
+
+def presence(*, fixed: bool, seconds: float = 0.0) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Make a program of two clients; the second one's task waits for the first one to leave."""
+
+    async def program() -> None:
+        left = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            watcher = asyncio.create_task(left.wait())
+            lingering = asyncio.create_task(asyncio.sleep(seconds))
+            await reader.read()
+            if fixed:
+                watcher.cancel()
+            writer.close()
+            await lingering
+
+        listening = await asyncio.start_server(serve, *WHERE)
+        _, first = await asyncio.open_connection(*WHERE)
+        _, second = await asyncio.open_connection(*WHERE)
+        with closing(first), closing(second):
+            await current().settle()
+            second.close()
+            await current().settle()
+            first.close()
+        left.set()
+        listening.close()
+
+    return program
+
+
+def test_left_by_a_connection_is_found_while_others_are_open() -> None:
+    """A task that ends with another client is found by `check_connections`, and only by it."""
+    simulate(presence(fixed=False))
+    with pytest.raises(LeakError, match=r"1 task leaked[\s\S]*Event.wait[\s\S]*of connection 2 to"):
+        simulate(presence(fixed=False), check=check_connections)
+
+    simulate(presence(fixed=True), check=check_connections)
+
+
+def test_task_that_sleeps_after_its_connection_counts() -> None:
+    """`check_connections` does not wait: a task that sleeps outlives its connection."""
+    simulate(presence(fixed=True, seconds=5))
+    with pytest.raises(LeakError, match="of connection 2 to"):
+        simulate(presence(fixed=True, seconds=5), check=check_connections)
+
+
+def test_fault_that_was_drawn_is_among_the_steps() -> None:
+    """A finding has the fault on which it depends, after the step in which it was drawn."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pings = asyncio.create_task(asyncio.Event().wait())
+        await reader.read()
+        pings.cancel()
+        writer.close()
+
+    async def program() -> None:
+        listening = await asyncio.start_server(serve, *WHERE)
+        current().step("connect")
+        with suppress(OSError):
+            _, writer = await asyncio.open_connection(*WHERE)
+            writer.close()
+        listening.close()
+
+    found = find_leaks(program, network=Network(faults=("reset",)))
+    assert found is not None
+    assert found.steps == ("connect", "fault: reset on connection 1")
+
+    again = replay(found.replay.line, program, network=Network(faults=("reset",)))
+    assert tuple(again.steps) == found.steps
+
+
+@pytest.mark.parametrize("fault", ["refuse", "black hole", "stall", "half-close"])
+def test_every_fault_that_can_be_drawn_has_its_words(fault: str) -> None:
+    """Faults of a connection that is made name its address; one-sided ones name the side."""
+
+    async def program() -> None:
+        listening = await asyncio.start_server(hang_up, *WHERE)
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1):
+                _, writer = await asyncio.open_connection(*WHERE)
+                writer.close()
+        await current().settle()
+        listening.close()
+        drawn = [each for each in current().steps if each.startswith("fault: ")]
+        assert not drawn, drawn
+
+    found = find_leaks(program, network=Network(faults=(fault,)), leaks=False)
+    assert found is not None
+    where = {
+        "refuse": "a connection to 127.0.0.1:7000",
+        "black hole": "a connection to 127.0.0.1:7000",
+    }.get(fault, r"connection 1 at the (client|server)")
+    assert re.fullmatch(f"fault: {fault} on {where}", found.steps[0])
+
+
+def test_cancellation_that_was_drawn_is_among_the_steps() -> None:
+    """A finding names the task that was cancelled; the length of a gap stays at its step."""
+
+    async def fetch() -> None:
+        event = asyncio.Event()
+        asyncio.get_running_loop().call_later(1, event.set)
+        inner = asyncio.create_task(asyncio.Event().wait())
+        await event.wait()
+        inner.cancel()
+
+    async def program() -> None:
+        current().step("fetch")
+        task = asyncio.create_task(fetch())
+        await asyncio.wait([task])
+
+    found = find_leaks(program, cancel=("fetch",))
+
+    assert found is not None
+    assert found.steps[0] == "fetch"
+    assert found.steps[1].startswith("cancelled: ")
+    assert found.steps[1].endswith("fetch")
+
+
+def test_gap_after_a_fault_belongs_to_the_step() -> None:
+    """The length of a short gap is appended to the program's last step, not to a fault."""
+
+    async def program() -> None:
+        current().step("say")
+        current().drawn("fault: reset on connection 1")
+        await current().gap()
+
+    outcome = simulate(program, choices=Choices(bytes([3]), b""))
+
+    assert outcome.steps == ("say !1", "fault: reset on connection 1")
 
 
 def test_kinds_must_be_possible() -> None:

@@ -52,7 +52,7 @@ class Finding:
 
     Attributes:
         error: the error of the run.
-        steps: the steps that the program announced.
+        steps: the steps that the program announced, and the faults and cancellations drawn.
         replay: the facts by which the run can be repeated.
         examples: number of runs until the first failure, that one included.
         shrinks: number of runs spent on shrinking.

@@ -4,7 +4,7 @@ from muxleak.sim.choices import Choices
 from muxleak.sim.errors import DeadlockError, LivelockError, SimulationError
 from muxleak.sim.programs import ProgramError, find_program
 from muxleak.sim.replay import Replay, ReplayError
-from muxleak.sim.run import Run, Simulation, current
+from muxleak.sim.run import Run, Simulation, check_connections, current
 from muxleak.sim.settings import Network, Settings
 from muxleak.sim.simulate import Options, Outcome, replay, rerun, simulate, simulated
 
@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "Simulation",
     "SimulationError",
+    "check_connections",
     "current",
     "find_program",
     "replay",

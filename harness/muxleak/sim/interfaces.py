@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from muxleak.introspect.waiting import AnyTask
+    from muxleak.ledger.counters import Scope
     from muxleak.ledger.ledger import Ledger
     from muxleak.sim.choices import Choices
     from muxleak.sim.settings import Network
@@ -40,6 +41,9 @@ class RunningSimulation(Protocol):
     """
 
     ledger: Ledger
+
+    def drawn(self, text: str) -> None:
+        """Report a fault or a cancellation that was drawn, as findings print it."""
 
     def closed(self) -> None:
         """Run the check that must hold after every close of a connection."""
@@ -100,6 +104,7 @@ class Carrier(Protocol):
         open: every open transport, with its side: "client", "server", "datagrams".
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
+        accepted: the server's end of each accepted connection, with its scope.
     """
 
     loop: SimulatedLoop
@@ -107,6 +112,7 @@ class Carrier(Protocol):
     open: dict[Any, str]
     servers: dict[Address, Any]
     closed: bool
+    accepted: list[tuple[Any, Scope]]
 
     @property
     def names(self) -> Names:

@@ -322,7 +322,7 @@ class ChoosingLoop(SimLoop):
             return
         if self._spared[task]:
             del self._spared[task]
-            task.cancel()
+            _cancel(self, task)
             handle._run()  # noqa: SLF001 - the same
         else:
             handle._run()  # noqa: SLF001 - the same
@@ -354,4 +354,10 @@ def _cancel_later(loop: SimLoop, task: AnyTask, iterations: int) -> None:
     if iterations:
         loop.call_soon(_cancel_later, loop, task, iterations - 1)
     else:
-        task.cancel()
+        _cancel(loop, task)
+
+
+def _cancel(loop: SimLoop, task: AnyTask) -> None:
+    if loop.simulation is not None and not task.done():
+        loop.simulation.drawn(f"cancelled: {name_of(task)}")
+    task.cancel()

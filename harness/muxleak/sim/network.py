@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
+    from muxleak.ledger.counters import Scope
     from muxleak.sim.interfaces import SimulatedLoop
     from muxleak.sim.settings import Network
     from muxleak.sim.udp import SimDatagrams
@@ -61,6 +62,8 @@ class Fabric:
         open: every open transport, with "client", "server" or "datagrams".
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
+        accepted: the server's end of each accepted connection, with its scope, until
+            `check_connections` finds that the connection has left nothing behind.
         declared: faults that the program has declared, by the server's address.
     """
 
@@ -74,6 +77,7 @@ class Fabric:
         self.in_flight = 0.0
         self.open: dict[Any, str] = {}
         self.closed = False
+        self.accepted: list[tuple[SimTransport, Scope]] = []
         self.declared: dict[Address, str] = {}
         self.servers: dict[Address, SimServer] = {}
         self._endpoints: dict[Address, SimDatagrams] = {}
@@ -102,6 +106,7 @@ class Fabric:
         for transport in self.open:
             transport.give_up()
         tables: list[Any] = [self.servers, self._endpoints, self.open, self.pending, self.held]
+        tables.append(self.accepted)
         for table in tables:
             table.clear()
         self._ended = True
@@ -126,7 +131,9 @@ class Fabric:
         if transport is not None and self._made:
             fate = self.loop.choices.decide("fault", 1 + len(self._made))
             if fate:
-                self.loop.call_soon(transport.fault, self._made[fate - 1], self.settings.stall)
+                name = self._made[fate - 1]
+                self.loop.call_soon(transport.fault, name, self.settings.stall)
+                self._drawn(f"{name} on {transport.title(name)}")
         delay = self._latency()
         if delay:
             self.in_flight = max(self.in_flight, self.loop.time() + delay)
@@ -304,7 +311,15 @@ class Fabric:
         if not self._making:
             return None
         fate = self.loop.choices.decide("connect", 1 + len(self._making))
-        return self._making[fate - 1] if fate else None
+        if not fate:
+            return None
+        name = self._making[fate - 1]
+        self._drawn(f"{name} on a connection to {target[0]}:{target[1]}")
+        return name
+
+    def _drawn(self, text: str) -> None:
+        if self.loop.simulation is not None:
+            self.loop.simulation.drawn(f"fault: {text}")
 
     def _find(self, table: dict[Address, Any], target: Address) -> Any:
         wild = "::" if ":" in target[0] else "0.0.0.0"  # noqa: S104 - looked up, not bound

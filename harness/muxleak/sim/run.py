@@ -52,13 +52,15 @@ class Simulation:
     Attributes:
         choices: the decisions from which the program draws its own.
         ledger: counts the tasks.
-        steps: the steps that the program has announced, as findings print them.
+        steps: the steps that the program has announced, and the faults and cancellations that were
+            drawn, as findings print them.
     """
 
     def __init__(self, loop: SimLoop, ledger: Ledger, settings: Settings) -> None:
         self.choices = loop.choices
         self.ledger = ledger
         self.steps: list[str] = []
+        self._last = -1  # index of the program's last step
         self._loop = loop
         self._settings = settings
 
@@ -68,6 +70,7 @@ class Simulation:
         Args:
             text: the step in a few words.
         """
+        self._last = len(self.steps)
         self.steps.append(text)
         self._loop.note("step", text)
 
@@ -88,8 +91,8 @@ class Simulation:
         if drawn < SETTLED:
             await self._loop.settle()
             return
-        if self.steps:
-            self.steps[-1] += f" !{drawn - SETTLED}"
+        if self._last >= 0:
+            self.steps[self._last] += f" !{drawn - SETTLED}"
         for _ in range(drawn - SETTLED):
             await _yield()
 
@@ -116,6 +119,12 @@ class Simulation:
         if left:
             raise LeakError(LeakReport.of(left))
         self.closed()
+
+    def drawn(self, text: str) -> None:
+        """Report a fault or a cancellation that was drawn, as findings print it."""
+        # Without it a finding would show the steps of a failure and not its cause. It is not in
+        # the trace, which has the fault itself.
+        self.steps.append(text)
 
     def closed(self) -> None:
         """Run the check that must hold after every close of a connection."""
@@ -154,7 +163,7 @@ class Run(Generic[_T]):
         error: the program's exception, or the `LeakError` of the things it left behind.
         choices: the decisions that were made.
         now: virtual seconds that passed.
-        steps: the steps that the program announced.
+        steps: the steps that the program announced, and the faults and cancellations drawn.
         errors: reports to the loop's exception handler. Exceptions never retrieved and destroyed
             tasks among them are leaks too.
         events: the last events of the trace.
@@ -181,6 +190,31 @@ def current() -> Simulation:
     if not isinstance(found, Simulation):
         raise SimulationError("not inside a simulation; start the program with simulate()")
     return found
+
+
+def check_connections(simulation: Simulation) -> None:
+    """Check that each connection that is over has left nothing behind, whatever else is open.
+
+    Use it as the setting ``check``: a task that lives until another client leaves, or until the
+    server ends, is found by no check at the end of the program.
+
+    Args:
+        simulation: a quiescent simulation.
+
+    Raises:
+        LeakError: something that an accepted connection has made is alive although its server's
+            end has closed; a task that sleeps counts too.
+    """
+    loop, settings = simulation._loop, simulation._settings  # noqa: SLF001 - of this module
+    accepted, horizon = loop.fabric.accepted, loop.time() + settings.grace
+    for each in list(accepted):
+        transport, scope = each
+        if transport.server is not None:
+            continue  # still open
+        if not left_behind(loop, settings.counted, scope):
+            accepted.remove(each)  # nothing that it made is alive, so nothing can be made any more
+        elif left := left_behind(loop, settings.counted, scope, horizon):
+            raise LeakError(LeakReport.of(left))
 
 
 def run(

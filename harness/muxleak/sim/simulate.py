@@ -51,7 +51,7 @@ class Outcome(Generic[_T]):
         now: virtual seconds that passed.
         trace_hash: the hash of all events; equal for equal runs, on every supported Python.
         events: the last events.
-        steps: the steps that the program announced.
+        steps: the steps that the program announced, and the faults and cancellations drawn.
         errors: reports to the loop's exception handler, such as exceptions never retrieved.
         replay: the facts by which the run can be repeated.
     """

@@ -84,6 +84,13 @@ class SimTransport(MemoryTransport):
         """The context of its callbacks."""
         return self._context
 
+    def title(self, fault: str) -> str:
+        """Return the part of the connection that a fault affects: "connection 2 at the server"."""
+        number, end = self.label[:-1], self.label[-1]
+        if fault in {"reset", "black hole"}:
+            return f"connection {number}"  # both ends
+        return f"connection {number} at the {'client' if end == '>' else 'server'}"
+
     @property
     def cut_off(self) -> bool:
         """True if a fault alone keeps this end from closing."""
@@ -321,7 +328,9 @@ class SimServer(asyncio.AbstractServer):
         if simulation is not None:
             host, port = transport.get_extra_info("sockname")
             name = f"connection {transport.label[:-1]} to {host}:{port}"
-            context.run(simulation.ledger.scope(name).enter)
+            scope = simulation.ledger.scope(name)
+            context.run(scope.enter)
+            self._fabric.accepted.append((transport, scope))
         try:
             protocol = context.run(self._factory)
         except Exception as exc:  # noqa: BLE001 - as asyncio does
