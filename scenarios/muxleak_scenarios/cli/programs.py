@@ -137,7 +137,8 @@ def show(console: Console, failed: ProgramFailure) -> None:
     console.print(Text(first, render.BAD), soft_wrap=True)
     for line in lines:
         render.copyable(console, line, 0)
-    if at := _raised_at(error):
+    # The report of a leak has its own places; a line of the simulator would only mislead.
+    if not isinstance(error, LeakError) and (at := _raised_at(error)):
         render.copyable(console, f"raised at {at}")
     if failed.beyond:
         console.print(BEYOND)

@@ -246,6 +246,27 @@ def test_place_that_is_no_line_of_the_program_is_said_to_be_none() -> None:
     assert seen[1] == "no line of its own"
 
 
+def test_leak_of_an_operation_names_no_line_of_the_simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report says where the objects were made; the line that raised it is the simulator's."""
+    monkeypatch.chdir(tmp_path)
+    Path("operating.py").write_text(
+        "import asyncio\n"
+        "from muxleak.sim import current\n"
+        "async def main():\n"
+        "    async with current().operation('request 7'):\n"
+        "        asyncio.create_task(asyncio.Event().wait())\n",
+        "utf-8",
+    )
+
+    found = invoke("fuzz", "operating:main")
+
+    assert found.exit_code == 1
+    assert "made at operating.py:5 in main" in found.stdout
+    assert "raised at" not in found.stdout
+
+
 def test_fuzz_program_finds_what_stock_asyncio_never_does_only_if_asked() -> None:
     """Permuted wake-ups are an option, and what needs them is labelled, also when replayed."""
     assert invoke("fuzz", "victim:order", "--examples", "300").exit_code == 0
