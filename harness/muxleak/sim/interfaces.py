@@ -38,9 +38,11 @@ class RunningSimulation(Protocol):
 
     Attributes:
         ledger: counts the tasks and gives each accepted connection its scope.
+        has_check: True if a check runs after every close of a connection.
     """
 
     ledger: Ledger
+    has_check: bool
 
     def drawn(self, text: str) -> None:
         """Report a fault or a cancellation that was drawn, as findings print it."""
@@ -104,7 +106,7 @@ class Carrier(Protocol):
         open: every open transport, with its side: "client", "server", "datagrams".
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
-        accepted: the server's end of each accepted connection, with its scope.
+        accepted: the server's end of each accepted connection, with its scope, if there is a check.
     """
 
     loop: SimulatedLoop

@@ -54,12 +54,14 @@ class Simulation:
         ledger: counts the tasks.
         steps: the steps that the program has announced, and the faults and cancellations that were
             drawn, as findings print them.
+        has_check: True if `Settings.check` runs after every close of a connection.
     """
 
     def __init__(self, loop: SimLoop, ledger: Ledger, settings: Settings) -> None:
         self.choices = loop.choices
         self.ledger = ledger
         self.steps: list[str] = []
+        self.has_check = settings.check is not None
         self._last = -1  # index of the program's last step
         self._loop = loop
         self._settings = settings

@@ -330,7 +330,9 @@ class SimServer(asyncio.AbstractServer):
             name = f"connection {transport.label[:-1]} to {host}:{port}"
             scope = simulation.ledger.scope(name)
             context.run(scope.enter)
-            self._fabric.accepted.append((transport, scope))
+            # Only a check reads the list; without one it would keep every transport alive.
+            if simulation.has_check:
+                self._fabric.accepted.append((transport, scope))
         try:
             protocol = context.run(self._factory)
         except Exception as exc:  # noqa: BLE001 - as asyncio does
