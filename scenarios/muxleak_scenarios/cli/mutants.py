@@ -39,7 +39,7 @@ _NARROWEST = 20
 @click.command(
     "mutants",
     epilog=params.examples(
-        "self mutants                          about two minutes",
+        "self mutants",
         "self mutants --sequences 20 --json | jq .holds",
     ),
 )
