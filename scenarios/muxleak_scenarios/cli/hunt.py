@@ -297,9 +297,9 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     when the destinations are closed, too. Growth that the server ends by itself is reported, and is
     no leak.
 
-    A sequence that was found runs in the Python sessions, too: muxleak replay PAIR/HALF 'STEPS'.
-    One of theirs runs here with --replay, where destinations take the place of the handlers that
-    only our own server has.
+    A sequence that was found runs in the Python sessions, too: muxleak replay PAIR/VARIANT 'STEPS'.
+    A sequence of theirs runs here with --replay, where destinations take the place of the handlers
+    that only our own server has.
 
     Ctrl-C ends the hunt and shows its findings. Exits with 1 if a leak was found, or if the server
     died.
