@@ -316,7 +316,7 @@ def test_hunt_finds_a_leak_beside_passing_growth() -> None:
 @pytest.mark.slow
 def test_hunt_searches_on_without_passing_growth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Growth that outlasts every quick measurement is filed once, shrunk, and left out later."""
-    monkeypatch.setattr(hunts, "_LONGEST_LOOK", 0.001)
+    monkeypatch.setattr(hunts, "_LONGEST_QUICK", 0.001)
 
     async def main() -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
