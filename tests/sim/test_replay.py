@@ -182,7 +182,7 @@ def test_file_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
 def test_file_repeats_the_run_in_a_new_process(tmp_path: Path) -> None:
     """A file of at most 4 KB gives the same trace in fresh interpreters, whatever the hash seed."""
     (tmp_path / "victim.py").write_text(PROGRAM)
-    find = "from victim import main; from muxleak.sim import *; f = find_leaks(main); "
+    find = "from victim import main; from muxleak.search import find_leaks; f = find_leaks(main); "
     save = "f.replay.save('found.json'); print(f.replay.trace)"
     again = "from muxleak.sim import replay; print(replay('found.json').trace_hash)"
     seen = []
