@@ -297,3 +297,106 @@ def test_markers_are_registered(project: Project) -> None:
     )
 
     project.run("--strict-markers").assert_outcomes(passed=1)
+
+
+PYLEAK = ("'tasks'", "tasks=True, threads=False", "blocking=True", "'all', exclude_daemon=True")
+WHERE = "left alone; muxleak's marker takes kinds, budget, ignore, repeat by keyword"
+
+
+@pytest.mark.parametrize("mode", ["off", "warn", "strict"])
+@pytest.mark.parametrize("arguments", PYLEAK)
+def test_marker_of_another_tool_is_left_alone(project: Project, arguments: str, mode: str) -> None:
+    """The test is checked as one without a marker, and one line says so."""
+    project.write(
+        suite(f"""
+        pytestmark = pytest.mark.asyncio
+
+        @pytest.mark.no_leaks({arguments})
+        async def test_marked():
+            start()
+
+        @pytest.mark.no_leaks({arguments})
+        async def test_clean():
+            pass
+        """)
+    )
+
+    result = project.run(f"--leaks={mode}", "-Wignore::muxleak.plugin.LeakWarning")
+    assert failed(result) == ["test_marked"] * (mode == "strict")
+    lines = [each for each in result.outlines if WHERE in each]
+    assert len(lines) == 1
+    assert lines[0].startswith("2 markers no_leaks with arguments of another tool")
+
+
+def test_marker_of_another_tool_hides_none_of_ours(project: Project) -> None:
+    """The nearest marker that is ours counts."""
+    project.write(
+        suite("""
+        pytestmark = [pytest.mark.asyncio, pytest.mark.no_leaks(kinds="task")]
+
+        @pytest.mark.no_leaks("tasks")
+        async def test_both():
+            start()
+        """)
+    )
+
+    assert failed(project.run()) == ["test_both"]
+
+
+OWNERS = {
+    "pyleak": "pytest_plugins = ['pyleak']",
+    "declared": """
+        def pytest_configure(config):
+            config.addinivalue_line("markers", "no_leaks: of this project")
+        """,
+    "ini": "",
+    "nobody": "",
+}
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_bare_marker_belongs_to_the_plugin_that_has_one(project: Project, owner: str) -> None:
+    """With pyleak, or a project's own marker of that name; else it is ours.
+
+    A line in the ini file tells nothing: `--strict-markers` asks for one where muxleak is absent.
+    """
+    project.write("", "pyleak.py")
+    if owner == "ini":
+        project.ini("markers = no_leaks: checked where muxleak is installed")
+    project.write(OWNERS[owner], "conftest.py")
+    project.write(
+        suite("""
+        pytestmark = pytest.mark.asyncio
+
+        @pytest.mark.no_leaks
+        async def test_bare():
+            start()
+
+        @pytest.mark.no_leaks("tasks")
+        async def test_clean():
+            pass
+
+        @pytest.mark.no_leaks(kinds="task")
+        async def test_ours():
+            start()
+        """)
+    )
+
+    result = project.run()
+    ours = owner in {"ini", "nobody"}
+    assert failed(result) == ["test_bare"] * ours + ["test_ours"]
+    assert (WHERE in result.stdout.str()) is ours
+
+
+def test_marker_of_another_tool_costs_nothing_when_off(project: Project) -> None:
+    """No hook of a test is registered, and asyncio is as it was."""
+    project.write(
+        suite("""
+        @pytest.mark.no_leaks("tasks")
+        def test_it(pytestconfig):
+            assert not pytestconfig.pluginmanager.has_plugin("muxleak-attribution")
+            assert "muxleak" not in asyncio.BaseEventLoop.run_forever.__code__.co_filename
+        """)
+    )
+
+    project.run().assert_outcomes(passed=1)

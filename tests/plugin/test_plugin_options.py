@@ -78,13 +78,36 @@ def test_warn_warns_with_the_report(leaking: Project) -> None:
     )
 
 
-def test_warn_obeys_the_filters_of_warnings(leaking: Project) -> None:
-    """As an error the warning fails the test; it can be ignored by its name."""
-    failed = leaking.run("--leaks=warn", "-Werror::muxleak.plugin.LeakWarning")
-    ignored = leaking.run("--leaks=warn", "-Wignore::muxleak.plugin.LeakWarning")
+@pytest.mark.parametrize("filters", ["error", "error::muxleak.plugin.LeakWarning"])
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["alone", "xdist"])
+def test_warn_changes_no_outcome_where_warnings_are_errors(
+    leaking: Project, filters: str, workers: list[str]
+) -> None:
+    """The report goes to the summary instead."""
+    if workers:
+        pytest.importorskip("xdist", reason="needs pytest-xdist: pip install pytest-xdist")
+        result = leaking.run_apart("--leaks=warn", f"-W{filters}", *workers)
+    else:
+        result = leaking.run("--leaks=warn", f"-W{filters}")
 
-    failed.assert_outcomes(failed=2)
-    ignored.assert_outcomes(passed=2, warnings=0)
+    result.assert_outcomes(passed=2, warnings=0)
+    result.stdout.fnmatch_lines(
+        [
+            "*leaks*",
+            "2 tests left something behind",
+            "filterwarnings makes an error of 2 LeakWarnings, shown here instead",
+            "test_it.py::test_leaks: 1 task left behind",
+            "  1 x watch",
+        ]
+    )
+
+
+def test_warn_is_ignored_by_its_name(leaking: Project) -> None:
+    """As any warning; the summary still has the creation sites."""
+    result = leaking.run("--leaks=warn", "-Wignore::muxleak.plugin.LeakWarning")
+
+    result.assert_outcomes(passed=2, warnings=0)
+    result.stdout.no_fnmatch_line("*1 x watch*")
 
 
 def test_warn_warns_of_a_fixture(project: Project) -> None:
@@ -108,6 +131,9 @@ def test_warn_warns_of_a_fixture(project: Project) -> None:
     result.stdout.fnmatch_lines(
         ["*LeakWarning: 1 timer left behind by test_it.py: fixture server*"]
     )
+    as_error = project.run("--leaks=warn", "-Werror::muxleak.plugin.LeakWarning")
+    as_error.assert_outcomes(passed=1, warnings=0)
+    as_error.stdout.fnmatch_lines(["1 timer left behind by test_it.py: fixture server*"])
 
 
 @pytest.mark.parametrize(

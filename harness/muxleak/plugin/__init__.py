@@ -10,6 +10,7 @@ only this module, `options` and `summary` are loaded, and no event loop is touch
 #   import nothing but pytest and the standard library; functions import the rest.
 # - `attribution` (the hooks that charge tests), `item_checks`, `loop_watcher`, `outcomes`: in a
 #   session with a test to check.
+# - `foreign_marks`: in those, and with a marker of the plugin's name.
 # - `leak_reports`: when a test may have left something behind.
 # - `baseline`: with a baseline. `replays`: with replay files.
 
@@ -27,6 +28,11 @@ _SUMMARY = pytest.StashKey[Summary]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
     options.add(parser)
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Count the declarations of our marker while those of the ini file are the only ones."""
+    early_config.stash[options.IN_INI] = options.declarations(early_config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,7 +65,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     summary = config.stash[_SUMMARY]
     summary.collected(items)
-    if summary.mode == "off" and not any(map(options.is_marked, items)):
+    marked = [item for item in items if options.is_marked(item)]
+    ours = summary.without_foreign(marked) if marked else False
+    if summary.mode == "off" and not ours:
         return
     from muxleak.plugin.attribution import Attribution  # noqa: PLC0415 - only sessions that check pay for it
     from muxleak.plugin.outcomes import Outcomes  # noqa: PLC0415 - the same

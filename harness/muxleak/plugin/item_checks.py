@@ -8,13 +8,13 @@ import pytest
 
 from muxleak.checks.ignores import Ignore, ignore_name, valid_ignores
 from muxleak.ledger.kinds import valid_kinds
+from muxleak.plugin.foreign_marks import OPTIONS, is_foreign
 from muxleak.plugin.options import MARKS, PluginSettings, is_marked, valid
 
 if TYPE_CHECKING:
     from muxleak.checks.report import LeakReport
     from muxleak.ledger.counters import Scope
 
-_OPTIONS = ("kinds", "budget", "ignore", "repeat")
 # The one task in which anyio's plugin runs tests and fixtures; it ends with its loop.
 RUNNERS = (ignore_name("TestRunner._run_tests_and_fixtures", reason="anyio's own"),)
 
@@ -104,8 +104,7 @@ def plan_of(item: pytest.Item, settings: PluginSettings, default: CheckPlan) -> 
     Raises:
         pytest.UsageError: a marker's arguments are not valid; the message lists the valid ones.
     """
-    found = (mark for mark in item.iter_markers() if mark.name in MARKS)
-    mark = next(found, None) if is_marked(item) else None
+    mark = _own_mark(item) if is_marked(item) else None
     if mark is None:
         return default if settings.mode != "off" else None
     if mark.name == "leaks_allowed":
@@ -133,14 +132,19 @@ def repeat_test(item: pytest.Item, plan: CheckPlan) -> None:
     subject.obj = check(function)
 
 
+def _own_mark(item: pytest.Item) -> pytest.Mark | None:
+    found = (mark for mark in item.iter_markers() if mark.name in MARKS)
+    return next((mark for mark in found if not is_foreign(mark, item.config)), None)
+
+
 def _marked(
     item: pytest.Item, mark: pytest.Mark, settings: PluginSettings, default: CheckPlan
 ) -> CheckPlan:
     where = f"{item.nodeid}: mark no_leaks"
-    unknown = sorted(set(mark.kwargs) - set(_OPTIONS))
+    unknown = sorted(set(mark.kwargs) - set(OPTIONS))
     if mark.args or unknown:
         got = ", ".join([*map(repr, mark.args), *unknown])
-        raise pytest.UsageError(f"{where} takes {', '.join(_OPTIONS)} by keyword, got {got}")
+        raise pytest.UsageError(f"{where} takes {', '.join(OPTIONS)} by keyword, got {got}")
     valid(where, **mark.kwargs)
     kinds = mark.kwargs.get("kinds")
     return CheckPlan(

@@ -64,6 +64,7 @@ leaks_allowed(reason): do not check the test for leaks. \
 Example: @pytest.mark.leaks_allowed(reason="the daemon is meant to stay")\
 """
 MARKS = ("no_leaks", "leaks_allowed")
+IN_INI = pytest.StashKey[int]()  # lines of the ini file that declare our marker
 _SETTABLE = ("created_by", "name", "waiting_in")
 
 
@@ -189,7 +190,7 @@ def notes(config: pytest.Config) -> list[str]:
 
 
 def is_marked(item: pytest.Item) -> bool:
-    """Return True if a marker of the plugin applies to a test."""
+    """Return True if a marker with a name of the plugin's applies to a test."""
     # One pass over the nodes; `get_closest_marker` makes one for each name.
     node: Any = item
     while node is not None:
@@ -198,6 +199,12 @@ def is_marked(item: pytest.Item) -> bool:
                 return True
         node = node.parent
     return False
+
+
+def declarations(config: pytest.Config) -> int:
+    """Return the number of declarations of our marker, those of the ini file included."""
+    names = (line.partition(":")[0].partition("(")[0] for line in config.getini("markers"))
+    return sum(name.strip() == MARKS[0] for name in names)
 
 
 def valid(where: str, **options: Any) -> None:

@@ -4,7 +4,8 @@
 #
 #   its call                  the test then
 #   passed                    fails in its call, with LeakError and without a traceback
-#   passed, leaks = warn      passes, with a LeakWarning; the user's filters may make it an error
+#   passed, leaks = warn      passes, with a LeakWarning. A filter that makes an error of the
+#                             warning is not obeyed: the report goes to the summary instead
 #   raised, or setup failed   keeps its failure; the leak is a section of the report
 #   skipped                   fails, since the skip came after the leak
 #   marked xfail              is decided by pytest: LeakError is an AssertionError of the call
@@ -28,8 +29,10 @@
 
 import inspect
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,6 +66,7 @@ class Outcomes:
         # For the summary; they travel with the next report.
         self._leaks: list[dict[str, Any]] = []
         self._complete: list[str] = []
+        self._refused: list[str] = []
 
     def settle_test(self, item: pytest.Item, check: Check) -> None:
         """Decide which leaks of a test are new; they become part of its report later."""
@@ -101,9 +105,9 @@ class Outcomes:
             raise self._raised
         else:
             code = getattr(inspect.unwrap(check.function), "__code__", _error.__code__)
-            warnings.warn_explicit(
-                LeakWarning(str(report)), None, code.co_filename, code.co_firstlineno
-            )
+            where = code.co_filename, code.co_firstlineno
+            with self._warning(str(report)) as warning:
+                warnings.warn_explicit(warning, None, *where)
 
     @pytest.hookimpl
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Any:
@@ -140,10 +144,7 @@ class Outcomes:
                 self._note_explicit(item, excinfo, report)
         if call.when == "teardown" and self._driven is not item:
             self._error_at_teardown(item, report)
-        if self._leaks or self._complete:
-            # A report takes any attribute, and pytest-xdist carries it to the controller.
-            vars(report)["muxleak"] = {"leaks": self._leaks, "complete": self._complete}
-            self._leaks, self._complete = [], []
+        self._attach(report)
         return report
 
     def _pytest_drives(self, config: pytest.Config) -> bool:
@@ -189,21 +190,22 @@ class Outcomes:
         """Return the reports held back, the last of them with the new leaks."""
         if NEW_LEAKS not in item.stash or not held:
             return held
-        report, strict = item.stash[NEW_LEAKS]
+        found, strict = item.stash[NEW_LEAKS]
         *before, last = held
-        last.sections.append((SECTION, str(report)))
+        last.sections.append((SECTION, str(found)))
         if item.stash.get(_PASSED, False) or (last.skipped and not hasattr(last, "wasxfail")):
-            call = pytest.CallInfo.from_call(lambda: _raise(item, report, strict), when="call")
-            last = self._failed(item, call, last)
+            if strict:
+                last = self._failed(item, found, last)
+            else:
+                self._warn(item, found, last)
         return [*before, last]
 
     def _failed(
-        self, item: pytest.Item, call: pytest.CallInfo[None], held: pytest.TestReport
+        self, item: pytest.Item, found: "LeakReport", held: pytest.TestReport
     ) -> pytest.TestReport:
-        """Return the report of a call that raised, in place of the one held back."""
-        if call.excinfo is None:
-            return held
-        self._raised = call.excinfo.value
+        """Return the report of a call that raised the leaks, in place of the one held back."""
+        self._raised = _error(found)
+        call = pytest.CallInfo.from_call(partial(_raise, self._raised), when="call")
         report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
         report.start, report.stop, report.duration = held.start, held.stop, held.duration
         report.sections = [each for each in held.sections if each[0] != SECTION]
@@ -213,12 +215,39 @@ class Outcomes:
         found, strict = item.stash.get(NEW_LEAKS, (None, False))
         if found is None:
             return
-        call = pytest.CallInfo.from_call(lambda: _raise(item, found, strict), when="teardown")
-        if call.excinfo is not None and report.passed:
+        if strict and report.passed:
+            call = pytest.CallInfo.from_call(partial(_raise, _error(found)), when="teardown")
             report.outcome = "failed"
-            report.longrepr = call.excinfo.getrepr(style="value")
-        else:
-            report.sections.append((SECTION, str(found)))
+            report.longrepr = call.excinfo and call.excinfo.getrepr(style="value")
+            return
+        report.sections.append((SECTION, str(found)))
+        if not strict:
+            self._warn(item, found, report)
+
+    def _warn(self, item: pytest.Item, found: "LeakReport", report: pytest.TestReport) -> None:
+        """Warn of the leaks of a test; `report` brings a refused warning to the summary."""
+        with self._warning(str(found), f"{item.nodeid}: ") as warning:
+            item.warn(warning)
+        self._attach(report)
+
+    @contextmanager
+    def _warning(self, text: str, owner: str = "") -> Iterator[LeakWarning]:
+        """Yield a warning to emit; note it for the summary if a filter makes an error of it."""
+        # `warn` promises that no outcome changes, whatever `filterwarnings` says.
+        try:
+            yield LeakWarning(text)
+        except LeakWarning:
+            self._refused.append(owner + text)
+
+    def _attach(self, report: pytest.TestReport) -> None:
+        """Move the notes for the summary to a report; pytest-xdist sends it to the controller."""
+        if not (self._leaks or self._complete or self._refused):
+            return
+        brought = vars(report).setdefault("muxleak", {"leaks": [], "complete": [], "refused": []})
+        brought["leaks"] += self._leaks
+        brought["complete"] += self._complete
+        brought["refused"] += self._refused
+        self._leaks, self._complete, self._refused = [], [], []
 
     def _note_explicit(
         self, item: pytest.Item, excinfo: pytest.ExceptionInfo[Any], report: pytest.TestReport
@@ -269,11 +298,8 @@ def _error(report: "LeakReport") -> BaseException:
     return LeakError(report)
 
 
-def _raise(item: pytest.Item, report: "LeakReport", strict: bool) -> None:  # noqa: FBT001
-    """Raise the error of a strict check; else warn, which may raise by the user's filters."""
-    if strict:
-        raise _error(report)
-    item.warn(LeakWarning(str(report)))
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _clean(item: pytest.Item) -> bool:

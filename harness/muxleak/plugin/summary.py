@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from muxleak.plugin.options import notes
+from muxleak.plugin.options import MARKS, notes
 
 if TYPE_CHECKING:
     from muxleak.plugin.baseline import Baseline, Excess
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # lines of each list
 FIXTURE = ": fixture "  # tells the name of a fixture from the id of a test
-_REMOVED = "muxleak_removed"  # key in the output of a worker
+_REMOVED, _FOREIGN = "muxleak_removed", "muxleak_foreign"  # keys in the output of a worker
 
 
 class Summary:
@@ -44,7 +44,9 @@ class Summary:
         self._explicit: dict[str, None] = {}
         self._complete: dict[str, None] = {}
         self._removed: dict[str, None] = {}
+        self._foreign: dict[str, None] = {}
         self._unreported: list[str] = []
+        self._refused: list[str] = []
         self._wrote = ""
 
     @property
@@ -89,6 +91,25 @@ class Summary:
             if FIXTURE not in owner and owner not in ids and owner.partition("::")[0] in files
         }
 
+    def without_foreign(self, marked: Iterable[pytest.Item]) -> bool:
+        """Note the markers that have the form of another tool's; return True if others are left.
+
+        Args:
+            marked: the tests with a marker of our names.
+        """
+        from muxleak.plugin import foreign_marks  # noqa: PLC0415 - only marked tests pay for it
+
+        owned, ours = foreign_marks.has_owner(self.config), False
+        for item in marked:
+            for mark in item.iter_markers():
+                if mark.name not in MARKS:
+                    continue
+                if not foreign_marks.is_foreign(mark, self.config):
+                    ours = True
+                elif not owned:
+                    self._foreign[foreign_marks.shown(item, mark)] = None
+        return ours
+
     def pytest_report_header(self) -> list[str]:
         """Return the settings in force, and a line for each deprecated name."""
         # Not a warning: `filterwarnings = error` would make a failure of it.
@@ -114,6 +135,7 @@ class Summary:
         if brought is None:
             return
         self._complete |= dict.fromkeys(brought["complete"])
+        self._refused += brought["refused"]
         found: dict[str, Counter[str]] = {}
         for each in brought["leaks"]:
             owner, site = each["owner"], (each["kind"], each["site"])
@@ -135,15 +157,18 @@ class Summary:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Add the removed tests that a worker of pytest-xdist noted."""
-        self._removed |= dict.fromkeys(getattr(node, "workeroutput", {}).get(_REMOVED, ()))
+        """Add the removed tests and the markers that a worker of pytest-xdist noted."""
+        output = getattr(node, "workeroutput", {})
+        self._removed |= dict.fromkeys(output.get(_REMOVED, ()))
+        self._foreign |= dict.fromkeys(output.get(_FOREIGN, ()))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the baseline, or fail the run for entries that no longer occur."""
         # A worker leaves both to the controller.
         if self._worker:
-            session.config.workeroutput[_REMOVED] = list(self._removed)  # type: ignore[attr-defined]
+            output = session.config.workeroutput  # type: ignore[attr-defined]
+            output[_REMOVED], output[_FOREIGN] = list(self._removed), list(self._foreign)
             return
         settings = self.settings
         if settings is None or settings.baseline is None or self.baseline is None:
@@ -158,9 +183,15 @@ class Summary:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List the leaks by creation site, and the entries of the baseline that no longer occur."""
-        lines = [*self._leaked(), *self._unreported, *self._surplus()]
+        lines = [*self._leaked(), *self._unwarned(), *self._unreported, *self._surplus()]
         if self._wrote:
             lines.append(self._wrote)
+        if self._foreign:
+            first, tests = next(iter(self._foreign)), _several(len(self._foreign), "marker")
+            lines.append(
+                f"{tests} no_leaks with arguments of another tool: left alone; muxleak's marker "
+                f"takes kinds, budget, ignore, repeat by keyword (first: {first})"
+            )
         if lines and not self._worker:
             terminalreporter.section("leaks")
             for line in lines:
@@ -184,6 +215,17 @@ class Summary:
         if len(self._sites) > _SHOWN:
             lines.append(f"  and {len(self._sites) - _SHOWN} more places")
         return lines
+
+    def _unwarned(self) -> list[str]:
+        """Return the reports whose warnings a filter made errors of."""
+        count = len(self._refused)
+        if not count:
+            return []
+        more = [f"  and {count - _SHOWN} more"] if count > _SHOWN else []
+        head = (
+            f"filterwarnings makes an error of {_several(count, 'LeakWarning')}, shown here instead"
+        )
+        return [head, *self._refused[:_SHOWN], *more]
 
     def _surplus(self) -> list[str]:
         settings = self.settings
