@@ -21,8 +21,11 @@ task for each operation is a leak, wherever it is held.
 #   ms at most: a task that ends late must not look like growth, but a leak must not make each
 #   repetition wait for the whole budget. After the last repetition the budget is granted, and the
 #   last sample is taken anew.
-# - At half-time and at the end, garbage is collected first if the kinds of `retention` are wanted,
-#   since these two samples decide. A finished task in a reference cycle is no leak.
+# - Garbage is collected first at half-time and at the end, and after each repetition in between
+#   that raised the count: an object in a reference cycle would count until the collector runs by
+#   itself, and a failed task there says nothing until then. So a leak costs one collection for
+#   each repetition of the second half; an operation that leaves nothing costs two, and none if the
+#   kinds of `retention` are not wanted.
 # - All ledgers of the loop are swept, because a ledger holds finished tasks until its next sweep.
 # - Callbacks are counted at half-time and at the end only, because finding them takes a walk
 #   through the whole heap. They grow if one future has one more for each repetition in between.
@@ -33,13 +36,13 @@ task for each operation is a leak, wherever it is held.
 import asyncio
 import dataclasses
 import functools
-import gc
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from muxleak.checks.garbage import collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
 from muxleak.checks.retention import (
@@ -158,16 +161,23 @@ class GrowthMeasurement:
             operation: is called and awaited.
             budget: seconds to settle in after the last repetition.
         """
+        level = 0
         for number in range(1, self.repetitions + 1):
-            level = self.series[-1].total() if self.series else 0
             with self.scope:
                 await operation()
-            await self._settle(_PAUSE, functools.partial(self._at_level, level))
-            self.series.append(self._sample(collect=number == self.half))
+            at_level = functools.partial(self._at_level, level)
+            await self._settle(_PAUSE, at_level)
+            if number == self.half:
+                await self._collect()
+            elif number > self.half and not (at_level() and self._no_failure()):
+                await collect_garbage(self._total)
+            level = self._total()
+            self.series.append(self._sample())
             if number == self.half:
                 self.callback_counts.append(self._callbacks())
         await self._settle(budget, self._no_growth)
-        self.series[-1] = self._sample(collect=True)
+        await self._collect()
+        self.series[-1] = self._sample()
         self.callback_counts.append(self._callbacks())
 
     def alive(self) -> list[Any]:
@@ -224,18 +234,27 @@ class GrowthMeasurement:
         await settle(limit=limit, horizon=limit, until=until, patient=False)
 
     def _at_level(self, level: int) -> bool:
-        return self._count().total() <= level
+        return self._total() <= level
+
+    def _total(self) -> int:
+        return self._count().total()
+
+    def _no_failure(self) -> bool:
+        """Return True if no failed task may be garbage."""
+        return "error" not in self.kinds or not self.root.counters.unretrieved(self.root)
+
+    async def _collect(self) -> None:
+        """Collect garbage before one of the two samples that decide."""
+        sweep_all(self.loop)
+        if self._total() or not self._no_failure() or self.kinds & {"retained", "callback"}:
+            await collect_garbage(self._total)
 
     def _count(self) -> Counter[Key]:
         return Counter(map(key_of, self.alive()))
 
-    def _sample(self, *, collect: bool) -> Counter[Key]:
+    def _sample(self) -> Counter[Key]:
         sweep_all(self.loop)
         sample = self._count()
-        if collect and self.kinds & {"retained", "callback"}:
-            gc.collect()
-            sweep_all(self.loop)
-            sample = self._count()
         if "retained" in self.kinds:
             for record, count in retained(self.scope).items():
                 if remaining([record], self.kinds, self.ignores):

@@ -19,6 +19,7 @@
 # it is given the examination and knows nothing of options.
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -104,7 +105,8 @@ class LoopWatch:
             self._loop = loop
             self._examine_on(loop)
             self._loop = None
-        elif not self.report and not self._scope.clean:
+        elif not self.report and not self._scope.certainly_clean:
             # Too late for them to end, so the report comes without a wait.
+            gc.collect()
             self.report = diagnosed(self._select(self._scope.everything()), self._scope)
         self._ledger.uninstall()

@@ -9,9 +9,12 @@
 # 2. The budget. A task that ends by itself within it is no leak. `settle` returns early when
 #    nothing is alive any more, or when the loop is quiescent and nothing can arrive, since more
 #    waiting cannot change the result then.
-# 3. Options: kinds and `ignore` values. The task that examines is left out, too.
-# 4. Generators that a leaked task iterates over: they are where the task waits, not a second leak.
-# 5. Services. A program may keep a client, server or worker for as long as the process runs, and
+# 3. Garbage, which is collected if something is alive still, or if a task failed and is silent
+#    because it may be garbage (`garbage`). It is collected after the first 20 ms of the budget, so
+#    that a task that ends soon costs no collection, and again after a longer wait.
+# 4. Options: kinds and `ignore` values. The task that examines is left out, too.
+# 5. Generators that a leaked task iterates over: they are where the task waits, not a second leak.
+# 6. Services. A program may keep a client, server or worker for as long as the process runs, and
 #    makes it when it is first needed, which may be inside the scope. Such an object is held by a
 #    variable of a module, or by attributes of one, which can hold only one at a time, so it cannot
 #    accumulate (`held_by_slot`). Only kinds that a service consists of are excused; and no more
@@ -27,18 +30,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from muxleak.checks.garbage import ITERATIONS, collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
 from muxleak.checks.settle import settle
 from muxleak.introspect.referrers import held_by_slot, who_can_wake
 from muxleak.introspect.waiting import links
 from muxleak.ledger.counters import Scope, TaskRecord
-from muxleak.ledger.kinds import GROWTH_KINDS, KINDS, valid_kinds
+from muxleak.ledger.kinds import GROWTH_KINDS, KINDS, LASTING, valid_kinds
 
 BUDGET = 0.5  # seconds
 CHECKED = KINDS - GROWTH_KINDS
 
-_ITERATIONS = 3  # of the loop, before anything is counted
+_SOON = 0.02  # seconds of the budget before garbage is collected
 _FEW = 3  # objects made at one place that may each be a service
 # A service keeps these for as long as the process runs; it does not keep a timer or a job so.
 _SERVICE_KINDS = frozenset({"task", "transport", "server", "thread"})
@@ -87,19 +91,57 @@ async def left_behind(
         ignores: values of `muxleak.checks.ignores`.
         budget: seconds.
     """
-    own = asyncio.current_task()
-
-    def alive() -> list[Any]:
-        if scope.clean:
-            return []
-        found = remaining(scope.everything(), kinds, ignores)
-        return [each for each in found if each.thing() is not own]
-
-    for _ in range(_ITERATIONS):
+    examination = _Examination(scope, kinds, ignores)
+    for _ in range(ITERATIONS):
         await asyncio.sleep(0)
-    if alive():
-        await settle(limit=budget, horizon=budget, until=lambda: not alive(), patient=False)
-    return _without_services(without_owned(alive()))
+    if examination.suspicious():
+        await examination.wait_and_collect(budget)
+    return _without_services(without_owned(examination.alive()))
+
+
+class _Examination:
+    """One examination of a scope, for `left_behind`."""
+
+    def __init__(self, scope: Scope, kinds: frozenset[str], ignores: Sequence[Ignore]) -> None:
+        self.scope, self.kinds, self.ignores = scope, kinds, ignores
+        self.own = asyncio.current_task()
+
+    def alive(self) -> list[Any]:
+        """Return the records that count."""
+        if self.scope.clean:
+            return []
+        found = remaining(self.scope.everything(), self.kinds, self.ignores)
+        return [each for each in found if each.thing() is not self.own]
+
+    def ended(self) -> bool:
+        """Return True if nothing is alive that has an end to wait for."""
+        return all(each.kind in LASTING for each in self.alive())
+
+    def suspicious(self) -> bool:
+        """Return True if something is alive, or a failed task may be garbage."""
+        if self.alive():  # this sweeps, so that failed tasks are known
+            return True
+        counters = self.scope.counters
+        return bool(counters.failed) and "error" in self.kinds and counters.unretrieved(self.scope)
+
+    async def wait_and_collect(self, budget: float) -> None:
+        """Give everything time to end, and garbage its turn."""
+        time = asyncio.get_running_loop().time
+        began = time()
+        await self._wait(min(_SOON, budget))
+        if self.suspicious():
+            await self._collect()
+        if not self.ended():
+            collected = time()
+            await self._wait(max(began + budget - collected, 0))
+            if time() - collected > _SOON and not self.ended():
+                await self._collect()
+
+    async def _wait(self, limit: float) -> None:
+        await settle(limit=limit, horizon=limit, until=self.ended, patient=False)
+
+    async def _collect(self) -> None:
+        await collect_garbage(lambda: len(self.alive()))
 
 
 def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:

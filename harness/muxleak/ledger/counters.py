@@ -62,7 +62,6 @@ from muxleak.introspect.waiting import AnyTask, Waiting, name_of, scrub, waiting
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import MutableMapping
 
 
 YOUNG = 256  # creations after which tasks are swept even if nobody asks
@@ -177,6 +176,26 @@ class Resource:
         """Close it, as far as that is possible from outside and without waiting."""
 
 
+class Failure(NamedTuple):
+    """A task that ended with an exception which nobody had retrieved by then.
+
+    Attributes:
+        task: a weak reference to it; dead once it is freed, or found in garbage.
+        site: its creation site.
+        scope: the scope that is charged.
+    """
+
+    task: ref[AnyTask]
+    site: Site
+    scope: Scope
+
+    def pending(self) -> bool:
+        """Return True if the task exists and its exception is not retrieved yet."""
+        task = self.task()
+        # Private to asyncio, which offers no public way to ask.
+        return task is not None and bool(task._log_traceback)
+
+
 class Observer(Protocol):
     """The calls that counters make as tasks, resources and connections come and go.
 
@@ -220,7 +239,7 @@ class Counters:
         resources_made: resources that have been through a sweep.
         young: tasks since the last sweep: task, raw site, scope.
         fresh: resources since the last sweep; other threads may append.
-        failed: site and scope of finished tasks whose exception nobody has retrieved yet.
+        failed: finished tasks whose exception nobody had retrieved at their end, by id.
         finished: weak references to finished tasks, while their retention is measured.
     """
 
@@ -232,6 +251,7 @@ class Counters:
             "observer",
             "count",
             "failed",
+            "failed_limit",
             "finished",
             "fresh",
             "held",
@@ -247,7 +267,10 @@ class Counters:
         self.held, self.limit = 0, FEW
         self.young: list[tuple[AnyTask, Points, Scope]] = []
         self.fresh: list[Resource] = []
-        self.failed: MutableMapping[AnyTask, tuple[Site, Scope]] = _EMPTY_DICT
+        # By id: the collector clears a weak reference, and with it the entry of a dictionary with
+        # weak keys, before the task of a cycle reports its exception.
+        self.failed: dict[int, Failure] = _EMPTY_DICT
+        self.failed_limit = FEW
         self.wants_errors = "error" in kinds
         self.observer: Observer | None = None
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
@@ -294,11 +317,27 @@ class Counters:
         """Keep the data of a finished task that is needed later; by default none."""
         if self.finished is not None:
             self.finished.append((ref(task), intern(points), scope))
-        # Private to asyncio, which offers no public way to ask if the exception was retrieved.
         if self.wants_errors and task._log_traceback:
-            if self.failed is _EMPTY_DICT:
-                self.failed = WeakKeyDictionary()
-            self.failed[task] = intern(points), scope
+            if self.failed is _EMPTY_DICT or len(self.failed) >= self.failed_limit:
+                self.failed = {key: each for key, each in self.failed.items() if each.pending()}
+                self.failed_limit = 2 * len(self.failed) + FEW
+            self.failed[id(task)] = Failure(ref(task), intern(points), scope)
+
+    def failure_of(self, task: object) -> Failure | None:
+        """Return, and forget, the entry of a task that reports its exception."""
+        found = self.failed.pop(id(task), None)
+        # An id can be in use again.
+        known = found.task() if found is not None else None
+        return found if known is None or known is task else None
+
+    def unretrieved(self, scope: Scope) -> bool:
+        """Return True if a task of a scope failed, exists, and nobody has retrieved its exception.
+
+        It may be garbage that the collector has not found yet. O(failed tasks).
+        """
+        return any(
+            each.pending() and each.scope.is_inside(scope) for each in [*self.failed.values()]
+        )
 
     def _sweep_tasks(self, spared: int) -> None:
         batch, number = self.young[: len(self.young) - spared], self.swept
@@ -386,6 +425,11 @@ class Scope:
         if self.counters.young or self.counters.fresh:
             self.counters.sweep()
         return not (self.entries or ((self.things or self.within) and self.prune()))
+
+    @property
+    def certainly_clean(self) -> bool:
+        """True if it is clean, and no failed task of it may be garbage; costs the same."""
+        return self.clean and not (self.counters.failed and self.counters.unretrieved(self))
 
     @property
     def tasks(self) -> list[AnyTask]:

@@ -57,6 +57,7 @@ NOUNS = {
     "callback": ("callback on a future", "callbacks on a future"),
 }
 GROWTH_KINDS = frozenset({"retained", "callback"})  # judged by growth only
+LASTING = frozenset({"error", "destroyed"})  # have no end that a check could wait for
 KINDS = frozenset(NOUNS)
 
 

@@ -50,9 +50,11 @@ def charge(context: dict[str, Any], text: str, root: Scope) -> None:
         return
     # Both messages come with the task or the future they are about.
     future: Any = context.get("task") or context.get("future")
-    site, scope = counters.failed.pop(future, (_NOWHERE, None))
-    if scope is None:
-        scope = charged(_context_of(future).get(CURRENT), counters) or root
+    failure = counters.failure_of(future)
+    if failure is not None:
+        site, scope = failure.site, failure.scope
+    else:
+        site, scope = _NOWHERE, charged(_context_of(future).get(CURRENT), counters) or root
     scope.keep((ErrorRecord if never else DestroyedRecord)(text, name_of(future), site, scope))
 
 

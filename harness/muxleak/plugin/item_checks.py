@@ -82,7 +82,7 @@ class Check:
     @property
     def needed(self) -> bool:
         """True if the scope may hold a leak, so that the loops must be measured."""
-        return not (self.plan.allowed or self.plan.repeat or self.scope.clean)
+        return not (self.plan.allowed or self.plan.repeat or self.scope.certainly_clean)
 
 
 def default_plan(settings: PluginSettings) -> CheckPlan:

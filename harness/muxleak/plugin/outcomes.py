@@ -304,4 +304,4 @@ def _raise(error: BaseException) -> None:
 
 def _clean(item: pytest.Item) -> bool:
     check = item.stash.get(CHECK, None)
-    return check is None or check.scope.clean
+    return check is None or check.scope.certainly_clean

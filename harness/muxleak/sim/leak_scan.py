@@ -34,7 +34,6 @@ from muxleak.ledger.kinds import (
     TimerRecord,
     TransportRecord,
 )
-from muxleak.ledger.loop_errors import describe
 from muxleak.sim.interfaces import Carrier, SimulatedLoop
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import AsyncGeneratorType
 
-    from muxleak.introspect.waiting import AnyTask
-    from muxleak.ledger.counters import Counters
     from muxleak.ledger.ledger import Ledger
 
     Owner = Callable[[Context], Scope | None]
@@ -127,8 +124,9 @@ def left_behind(
     scope, fabric, seen = within or ledger.root, loop.fabric, loop.seen
     counters = ledger.root.counters
     counters.sweep()
-    if counters.failed:
-        _tell_of_cycles(counters)
+    # A failed task may be part of a cycle through its own traceback, and is silent until then.
+    if any(each.site.points and each.pending() for each in counters.failed.values()):
+        gc.collect()
     found: list[Any] = []
     if not scope.clean:
         found = [each for each in scope.everything() if _counts(each, kinds)]
@@ -164,31 +162,6 @@ def _counts(record: Any, kinds: frozenset[str]) -> bool:
         isinstance(record, ErrorRecord) and record.text.startswith("Task exc") and not record.points
     )
     return record.kind in kinds and not handler
-
-
-def _tell_of_cycles(counters: Counters) -> None:
-    """Collect garbage if a failed task may be part of a cycle through its own traceback.
-
-    The collector clears the weak references by which the ledger knows a task before the task
-    reports its exception. So the record of it is made first, and kept if the task is gone then.
-    """
-    suspects = [
-        (ref(task), ErrorRecord(_complaint(task), name_of(task), site, scope))
-        for task, (site, scope) in counters.failed.items()
-        if task._log_traceback and site.points  # noqa: SLF001 - no public attribute says so
-    ]
-    if suspects:
-        gc.collect()
-    for suspect, failure in suspects:
-        if suspect() is None:
-            failure.owner.keep(failure)
-
-
-def _complaint(task: AnyTask) -> str:
-    # Read directly: `task.exception()` would mark the exception as retrieved.
-    error = task._exception  # noqa: SLF001
-    message = "Task exception was never retrieved"
-    return describe({"message": message, "task": task, "exception": error})
 
 
 def _things(

@@ -1,0 +1,219 @@
+"""Verdicts do not depend on the collector, and a clean block costs no collection."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from loops import REAL
+from muxleak import LeakError, measure_growth, no_leaks
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+
+
+@pytest.fixture(autouse=True)
+def no_chance() -> Iterator[None]:
+    """Collect only on demand, and spare each collection the heap of all other tests."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Any]], new_loop: Loops) -> Any:
+    """Run `main` on a fresh loop."""
+    with contextlib.closing(new_loop()) as loop:
+        # Messages are what is tested; the log does not need them.
+        loop.set_exception_handler(lambda _loop, _context: None)
+        return loop.run_until_complete(main())
+
+
+class Call:
+    """Stands in a cycle, and cancels its task when it is collected."""
+
+    def __init__(self) -> None:
+        self.task = asyncio.ensure_future(asyncio.Event().wait())
+        self.cycle = self
+
+    def __del__(self) -> None:
+        self.task.cancel()
+
+
+class Chain:
+    """Becomes garbage when its task is collected, and then cancels another task."""
+
+    def __init__(self) -> None:
+        call = Call()
+        self.task = asyncio.ensure_future(self.hold(call))
+        self.cycle = self
+
+    @staticmethod
+    async def hold(call: Call) -> None:
+        """Keep a call in a cycle until the cancellation."""
+        cycle: list[object] = [call]
+        cycle.append(cycle)
+        await asyncio.Event().wait()
+
+    def __del__(self) -> None:
+        self.task.cancel()
+
+
+async def fail() -> None:
+    """Fail in a task that stands in a cycle with its own traceback."""
+    me = asyncio.current_task()
+    await asyncio.sleep(0)
+    raise ConnectionResetError(f"lost by {me is not None}")
+
+
+async def failing() -> None:
+    """Leave the exception of a task unretrieved, in a cycle."""
+    await asyncio.wait([asyncio.create_task(fail())])  # does not retrieve it
+
+
+@REAL
+@pytest.mark.parametrize("collected", [False, True])
+def test_object_in_a_cycle_ends_its_task_before_the_verdict(
+    new_loop: Loops, *, collected: bool
+) -> None:
+    """A task that a finalizer cancels is no leak, whenever the collector runs."""
+
+    async def main() -> None:
+        async with no_leaks(budget=0.05):
+            Call()
+            if collected:
+                gc.collect()
+
+    run(main, new_loop)
+
+
+def test_finalizers_that_leave_garbage_have_their_turn_too() -> None:
+    """Garbage that only ending garbage leaves is collected as well."""
+
+    @no_leaks(budget=0.05)
+    async def main() -> None:
+        Chain()
+
+    run(main, asyncio.SelectorEventLoop)
+
+
+def test_object_that_becomes_garbage_within_the_budget_is_collected() -> None:
+    """Garbage is collected at the end of the budget as well."""
+
+    async def main() -> None:
+        held = [Call(), Call()]
+        loop = asyncio.get_running_loop()
+        async with no_leaks(budget=0.2):
+            held.append(Call())
+            loop.call_later(0.06, held.clear)
+            await asyncio.sleep(0)
+
+    run(main, asyncio.SelectorEventLoop)
+
+
+@REAL
+@pytest.mark.parametrize("collect_at", [(), (2,), (4, 5), (6,)])
+def test_growth_does_not_depend_on_the_collector(
+    new_loop: Loops, collect_at: tuple[int, ...]
+) -> None:
+    """Objects in cycles do not grow; a task that is left beside them does."""
+    kept: list[asyncio.Task[Any]] = []
+
+    async def main(*, leak: bool) -> tuple[int, ...]:
+        number = 0
+
+        async def operation() -> None:
+            nonlocal number
+            number += 1
+            Call()
+            if leak:
+                kept.append(asyncio.create_task(asyncio.Event().wait()))
+            if number in collect_at:
+                gc.collect()
+
+        found = await measure_growth(operation, budget=0.02)
+        return found.growing[0].counts if found else ()
+
+    assert run(lambda: main(leak=False), new_loop) == ()
+    assert run(lambda: main(leak=True), new_loop)[-1] == 6
+
+
+@REAL
+@pytest.mark.parametrize("collected", [False, True])
+def test_exception_of_a_task_in_a_cycle_is_found(new_loop: Loops, *, collected: bool) -> None:
+    """It is reported by the block that made the task, with the line of the task."""
+
+    async def main() -> None:
+        async with no_leaks():
+            await failing()
+            if collected:
+                gc.collect()
+
+    with pytest.raises(LeakError, match="1 exception never retrieved leaked") as caught:
+        run(main, new_loop)
+    (group,) = caught.value.report.groups
+    line = failing.__code__.co_firstlineno + 2
+    assert group.site == f"tests/harness/test_garbage.py:{line} in failing"
+    assert group.waits_on.endswith("fail: ConnectionResetError: lost by True")
+
+
+@REAL
+def test_exceptions_of_tasks_in_cycles_grow(new_loop: Loops) -> None:
+    """One for each repetition is found, although nobody collects."""
+
+    async def main() -> tuple[int, ...]:
+        return (await measure_growth(failing, budget=0.05)).growing[0].counts
+
+    assert run(main, new_loop)[-4:] == (3, 4, 5, 6)
+
+
+def test_exception_in_a_cycle_is_found_in_a_function_that_runs_loops() -> None:
+    """A function that is not async is checked before its loop ends, and after."""
+
+    @no_leaks
+    def function(*, runner: bool) -> None:
+        if runner:
+            asyncio.run(failing())
+        else:
+            with contextlib.closing(asyncio.new_event_loop()) as loop:
+                loop.run_until_complete(failing())
+
+    for runner in (True, False):
+        with pytest.raises(LeakError, match="1 exception never retrieved"):
+            function(runner=runner)
+
+
+def test_exceptions_of_other_blocks_and_retrieved_ones_are_none() -> None:
+    """A block is not charged with a failed task from before, nor with one that is retrieved."""
+
+    async def main() -> None:
+        await failing()
+        async with no_leaks():
+            with contextlib.suppress(ConnectionResetError):
+                await asyncio.create_task(fail())
+            task = asyncio.create_task(asyncio.Event().wait())
+            asyncio.get_running_loop().call_later(0.03, task.cancel)
+
+    run(main, asyncio.SelectorEventLoop)
+
+
+def test_clean_block_collects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does one whose tasks end a little later, or whose failed task is retrieved."""
+
+    def collect(generation: int = 2) -> int:
+        raise AssertionError(f"collected {generation}")
+
+    async def main() -> None:
+        async with no_leaks():
+            asyncio.get_running_loop().call_later(0.002, int)
+            task = asyncio.create_task(asyncio.sleep(0.005))
+            with contextlib.suppress(ConnectionResetError):
+                await asyncio.create_task(fail())
+        assert task.done()
+
+    monkeypatch.setattr(gc, "collect", collect)
+    run(main, asyncio.SelectorEventLoop)
