@@ -421,6 +421,128 @@ def test_every_kind_is_attributed(project: Project) -> None:
     )
 
 
+# In the form of the tests that follow it.
+PLAIN = """
+        import concurrent.futures
+        import socket
+        import threading
+
+        @pytest.fixture
+        def pair():
+            pair = socket.socketpair()
+            yield pair
+            for each in pair:
+                each.close()
+
+        @pytest.fixture
+        def timers(request):
+            handles = []
+            request.addfinalizer(lambda: [each.cancel() for each in handles])
+            return handles
+
+        @pytest.fixture
+        def pool():
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                yield pool
+
+        @pytest.fixture
+        def stop():
+            stop = threading.Event()
+            yield stop
+            stop.set()
+            for each in KEPT:
+                each.join()
+            KEPT.clear()
+
+        @pytest.fixture
+        def unrelated():
+            yield
+"""
+
+
+@pytest.mark.parametrize("mode", ["strict", "warn"])
+def test_plain_fixtures_end_what_needs_no_loop(project: Project, mode: str) -> None:
+    """They are torn down when the loop of the test has ended, and have their chance."""
+    project.ini("asyncio_mode = auto", "leaks_budget = 0.05")
+    project.write(
+        suite(
+            PLAIN
+            + """
+        async def test_reader(pair):
+            asyncio.get_running_loop().add_reader(pair[0], lambda: None)
+
+        async def test_timer(timers):
+            timers.append(asyncio.get_running_loop().call_later(60, print))
+
+        async def test_pool(pool, stop):
+            asyncio.get_running_loop().run_in_executor(pool, stop.wait)
+
+        async def test_thread(stop):
+            KEPT.append(threading.Thread(target=stop.wait))
+            KEPT[0].start()
+
+        def test_sync(pair, timers):
+            async def main():
+                asyncio.get_running_loop().add_reader(pair[0], lambda: None)
+                timers.append(asyncio.get_running_loop().call_later(60, print))
+            asyncio.run(main())
+        """
+        )
+    )
+
+    result = project.run(f"--leaks={mode}")
+    result.assert_outcomes(passed=5, warnings=0)
+    result.stdout.no_fnmatch_line("*left something behind*")
+
+
+def test_plain_fixtures_excuse_nothing_that_they_do_not_end(project: Project) -> None:
+    """The report comes after their teardown; that on a task, which needs the loop, names them."""
+    project.ini("asyncio_mode = auto", "leaks_budget = 0.05")
+    project.write(
+        suite(
+            PLAIN
+            + """
+        async def test_reader(unrelated):
+            KEPT.extend(socket.socketpair())
+            asyncio.get_running_loop().add_reader(KEPT[-1], lambda: None)
+
+        async def test_timer(unrelated):
+            asyncio.get_running_loop().call_later(60, print)
+
+        async def test_task(stop, unrelated):
+            asyncio.get_running_loop().call_later(60, print)
+            start()
+            KEPT.clear()
+
+        async def test_clean(unrelated):
+            pass
+
+        def test_close():
+            for each in KEPT:
+                each.close()
+            KEPT.clear()
+        """
+        )
+    )
+
+    result = project.run("--leaks=strict", "-rA")
+    words = outcomes(result)
+    assert [name for name, word in words.items() if word == "FAILED"] == [
+        "test_reader",
+        "test_timer",
+        "test_task",
+    ]
+    result.stdout.fnmatch_lines(
+        [
+            "1 watched descriptor left behind",
+            f"    made at {project.line('add_reader(KEPT')} in test_reader",
+            "1 timer left behind",
+            "1 task, 1 timer left behind",
+            "*note: the loop ended before the teardown of the plain fixtures: stop, unrelated",
+        ]
+    )
+
+
 def test_a_task_that_ends_by_itself_is_no_leak(project: Project) -> None:
     """A task that ends 50 ms later is no leak, on a loop of its own and on a shared one."""
     project.write(

@@ -258,6 +258,58 @@ def test_stranger_names_a_wide_fixture_of_anyio(project: Project) -> None:
     result.stdout.fnmatch_lines(["1 task left behind by test_it.py: fixture server (module scope)"])
 
 
+@needs_anyio
+@pytest.mark.parametrize("mode", ["off", "warn", "strict"])
+def test_stranger_uses_hypothesis_with_anyio(project: Project, mode: str) -> None:
+    """The examples run in the task that a wider fixture began; the test is charged all the same.
+
+    It runs twice, once for each backend's parameter, and anyio keeps its own wrapper in between.
+    """
+    project.write("""
+        import asyncio
+        import pytest
+        from hypothesis import given, settings, strategies as st
+
+        pytestmark = pytest.mark.anyio
+        KEPT = []
+
+        @pytest.fixture(scope="module", params=[False, True])
+        def anyio_backend(request):
+            return "asyncio", {"debug": request.param}
+
+        @pytest.fixture(scope="module")
+        async def shared(anyio_backend):
+            yield 1
+
+        @settings(max_examples=3)
+        @given(number=st.integers())
+        async def test_leaks(shared, number):
+            KEPT.append(asyncio.create_task(asyncio.Event().wait()))
+
+        @settings(max_examples=3)
+        @given(number=st.integers())
+        async def test_clean(shared, number):
+            await asyncio.sleep(0)
+
+        class TestMethods:
+            @settings(max_examples=1)
+            @given(number=st.integers())
+            async def test_method(self, shared, number):
+                KEPT.append(asyncio.create_task(asyncio.Event().wait()))
+
+        async def test_last(shared):
+            await asyncio.sleep(0)
+        """)
+
+    result = project.run_apart(f"--leaks={mode}", "-rA")
+    leaks = 4 if mode == "strict" else 0
+    result.assert_outcomes(passed=8 - leaks, failed=leaks)
+    failed = [line for line in result.outlines if line.startswith("FAILED")]
+    assert all("test_leaks" in line or "test_method" in line for line in failed)
+    if mode == "strict":
+        result.stdout.fnmatch_lines(["3 tasks left behind", "  3 x Event.wait"])
+
+
 @pytest.mark.parametrize("method", ["signal", "thread"])
 @pytest.mark.parametrize("only", ["true", "false"])
 def test_stranger_uses_pytest_timeout(project: Project, method: str, only: str) -> None:

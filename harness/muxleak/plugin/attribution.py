@@ -18,7 +18,8 @@
 #   async fixture, and keeps the copy for the fixture's teardown.
 # - anyio runs all tests and fixtures of a loop in one task, which inherits the scope of the first.
 #   So each test and fixture function is wrapped (`charging_test`, `charging_fixture`) and enters
-#   its own scope. A fixture that yields leaves the scope between setup and teardown.
+#   its own scope. A fixture that yields leaves the scope between setup and teardown. Of a test of
+#   Hypothesis anyio calls the inner function, once for each example (`charging_examples`).
 # - `unittest.IsolatedAsyncioTestCase` runs in a context that it copied when it was made, so the
 #   scope is set in that context too.
 #
@@ -30,7 +31,9 @@
 #   last.
 # - If the loop of a test ends earlier (pytest-asyncio's default, or `asyncio.run` in a test), the
 #   test is measured on that loop when it ends, before the runner cancels the tasks that are left.
-#   `LoopWatcher` calls `_before_cancel` at that moment.
+#   `LoopWatcher` calls `_before_cancel` at that moment. Plain fixtures of the test may be torn down
+#   later (`_plain_fixtures`). What such a fixture can end without the loop, such as a thread or the
+#   socket of a watched descriptor, is judged after it.
 # - A fixture of a wider scope is measured after its own teardown. A parametrized fixture may be
 #   torn down while the next test is being set up; that test is interrupted and not charged.
 # - A scope that is clean is not measured; asking costs O(1). So a suite in which every test ends
@@ -44,9 +47,10 @@
 import asyncio
 import functools
 import inspect
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from typing import Any
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -66,7 +70,11 @@ from muxleak.plugin.options import PluginSettings
 from muxleak.plugin.outcomes import Outcomes
 from muxleak.plugin.summary import FIXTURE
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 ANYIO = "anyio_backend"  # the fixture that anyio's plugin adds to its tests
+_CHARGED = "_muxleak_charged"  # attribute of the inner function of a Hypothesis test
 
 
 class Attribution:
@@ -138,7 +146,7 @@ class Attribution:
         try:
             if not self._anyio:
                 return (yield)
-            with charging_test(item, check.scope):
+            with charging_test(item, check.scope), charging_examples(item, self._current):
                 return (yield)
         finally:
             self._charge(None)
@@ -200,6 +208,10 @@ class Attribution:
         check.function = fixturedef.func
         return check
 
+    def _current(self) -> Scope | None:
+        """Return the scope of the test or fixture that runs now."""
+        return self._active.scope if self._active is not None else None
+
     def _charge(self, check: Check | None) -> None:
         self._active = check
         CURRENT.set(check.scope if check is not None else None)
@@ -223,6 +235,10 @@ class Attribution:
         check.finished = True
         for loop in self._watcher.open_loops() if check.needed else ():
             self._measure(check, loop)
+        if check.held:
+            from muxleak.plugin.leak_reports import judge_held  # noqa: PLC0415 - only leaking tests pay for it
+
+            judge_held(check, self._root)
 
     def _enter_fixture(self, check: Check) -> None:
         """Charge a fixture from the beginning of its teardown."""
@@ -237,17 +253,21 @@ class Attribution:
         if self.settings.mode != "off":
             self.outcomes.settle_fixture(check, in_setup=outer)
 
-    def _measure(self, check: Check, loop: asyncio.AbstractEventLoop) -> None:
+    def _measure(
+        self, check: Check, loop: asyncio.AbstractEventLoop, later: Sequence[str] = ()
+    ) -> None:
+        """Measure a check on a loop; `later` names the fixtures that are torn down after it."""
         if check.needed:
             from muxleak.plugin.leak_reports import measure  # noqa: PLC0415 - only leaking tests pay for it
 
-            self._run(loop, measure(check, self._watcher.unseen(loop), self._root))
+            self._run(loop, measure(check, self._watcher.unseen(loop), self._root, later))
 
     def _before_cancel(self, loop: asyncio.AbstractEventLoop) -> None:
         """Measure on a loop that is about to end, and end the tasks that are left on it."""
         active = self._active
         if active is not None and not active.finished:
-            self._measure(active, loop)
+            later = _plain_fixtures(self._item) if active.needed else ()
+            self._measure(active, loop, later)
         ledger = self._watcher.ledger
         if ledger.count:
             from muxleak.plugin.leak_reports import end_tasks  # noqa: PLC0415 - the same
@@ -265,6 +285,26 @@ class Attribution:
             self._charge(active)
 
 
+def _plain_fixtures(item: pytest.Item) -> list[str]:
+    """Return the names of the plain fixtures of a test whose teardown has not begun."""
+    # A fixture that is being torn down is on the stack: it is the one that ends the loop.
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - its callers are read, nothing else
+    running = set()
+    while frame is not None:
+        running.add(frame.f_code)
+        frame = frame.f_back
+    request: Any = getattr(item, "_request", None)
+    definitions: dict[str, Any] = getattr(request, "_fixture_defs", None) or {}
+    return [
+        name
+        for name, each in definitions.items()
+        if each.scope == "function"
+        and each.cached_result is not None
+        and (inspect.isgeneratorfunction(each.func) or "request" in each.argnames)
+        and getattr(inspect.unwrap(each.func), "__code__", None) not in running
+    ]
+
+
 @contextmanager
 def charging_test(item: pytest.Item, scope: Scope) -> Iterator[None]:
     """Charge the function of an anyio test to `scope`, for the length of a block."""
@@ -273,11 +313,34 @@ def charging_test(item: pytest.Item, scope: Scope) -> Iterator[None]:
         yield
         return
     subject: Any = item
-    subject.obj = _around_coroutine(function, scope)
+    subject.obj = _around_coroutine(function, lambda: scope)
     try:
         yield
     finally:
         subject.obj = function
+
+
+@contextmanager
+def charging_examples(item: pytest.Item, current: Callable[[], Scope | None]) -> Iterator[None]:
+    """Charge the inner function of a Hypothesis test under anyio, for the length of a block.
+
+    Args:
+        item: the test; another one is left as it is.
+        current: returns the scope to charge.
+    """
+    handle: Any = getattr(getattr(item, "obj", None), "hypothesis", None)
+    inner = getattr(handle, "inner_test", None)
+    # anyio puts a function in its place that refers to it, and leaves that there. So it is wrapped
+    # once, and asks for the scope at each call: the test may run again with another backend.
+    if inspect.iscoroutinefunction(inner) and not hasattr(inner, _CHARGED):
+        wrapped: Any = _around_coroutine(inner, current)
+        setattr(wrapped, _CHARGED, True)
+        handle.inner_test = wrapped
+    try:
+        yield
+    finally:
+        if handle is not None and hasattr(handle.inner_test, _CHARGED):
+            handle.inner_test = inner
 
 
 @contextmanager
@@ -295,8 +358,10 @@ def charging_fixture(fixturedef: Any, request: Any, scope: Scope) -> Iterator[No
     bound, instance = function, request.instance
     if inspect.ismethod(function) and type(function.__self__) is type(instance):
         bound = function.__func__.__get__(instance)
-    wrap = _around_generator if generator else _around_coroutine
-    fixturedef.func = wrap(bound, scope)
+    if generator:
+        fixturedef.func = _around_generator(bound, scope)
+    else:
+        fixturedef.func = _around_coroutine(bound, lambda: scope)
     try:
         yield
     finally:
@@ -308,10 +373,10 @@ def _is_coroutine(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) and not hasattr(function, "hypothesis")
 
 
-def _around_coroutine(function: Any, scope: Scope) -> Any:
+def _around_coroutine(function: Any, current: Callable[[], Scope | None]) -> Any:
     @functools.wraps(function)
     async def charged(*args: Any, **settings: Any) -> Any:
-        with scope:
+        with current() or nullcontext():
             return await function(*args, **settings)
 
     return charged

@@ -54,6 +54,8 @@ class Check:
         places: maps each creation site in a report to its place, which has no line number.
         finished: True after the last measurement.
         reported: ignores the objects that are in a report already.
+        held: objects left on a loop that has ended, which fixtures of the test may still end, each
+            with the evidence that it has not ended (see `leak_reports`).
         outer: for a fixture that is being torn down, the check that it interrupts.
         function: for a fixture, its function.
     """
@@ -61,6 +63,7 @@ class Check:
     __slots__ = (
         "finished",
         "function",
+        "held",
         "outer",
         "owner",
         "places",
@@ -76,6 +79,7 @@ class Check:
         self.places: dict[str, str] = {}
         self.finished = False
         self.reported: tuple[Ignore, ...] = ()
+        self.held: list[tuple[Any, Any]] = []
         self.outer: Check | None = None
         self.function: Any = None
 

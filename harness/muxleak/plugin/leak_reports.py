@@ -1,8 +1,10 @@
 """Measures the leaks of a check on one loop and reports them; loaded when something is left."""
 
 import asyncio
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from muxleak.checks.scope_check import diagnosed, left_behind
 from muxleak.checks.teardown import release
 from muxleak.introspect.sites import Site, short_path
 from muxleak.ledger.counters import TaskRecord
-from muxleak.ledger.kinds import GROWTH_KINDS, NOUNS
+from muxleak.ledger.kinds import GROWTH_KINDS, NOUNS, ReaderRecord, TimerRecord
 
 if TYPE_CHECKING:
     import pytest
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 END = 2.0  # seconds for each of the two cancellations of the tasks left on a loop that ends
 
+# Kinds that can be ended when their loop has ended: a socket closed, a timer cancelled, a thread or
+# a pool stopped. A task, transport or server needs its loop.
+_LOOPLESS = frozenset({"reader", "timer", "job", "thread"})
 _LINE = re.compile(r":\d+ in ")
 
 
@@ -45,13 +50,17 @@ class IgnoreOtherLoops(Ignore):
         return home is not None and home is not self.loop  # type: ignore[attr-defined]
 
 
-async def measure(check: "Check", unseen: Iterable[str], root: Path) -> None:
+async def measure(
+    check: "Check", unseen: Iterable[str], root: Path, later: Sequence[str] = ()
+) -> None:
     """Add the leaks of a check on the running loop to its reports; in strict mode, end them.
 
     Args:
         check: the test or fixture.
         unseen: a line for each kind that cannot be counted on this loop; they become notes.
         root: folder of the project, to which places are relative.
+        later: names of the plain fixtures that are torn down when the loop has ended. Objects that
+            they can end without a loop are held, for `judge_held`.
     """
     plan, loop = check.plan, asyncio.get_running_loop()
     kinds = plan.kinds - GROWTH_KINDS
@@ -59,16 +68,37 @@ async def measure(check: "Check", unseen: Iterable[str], root: Path) -> None:
     found = await left_behind(check.scope, kinds, ignores, plan.budget)
     if not found:
         return
-    report = diagnosed(found, check.scope).noting(*unseen)
-    check.places |= {str(record.site): place(record.site, root) for record in found}
-    if plan.strict:
-        report = report.noting(*await release(found, plan.budget))
-    check.reports.append(report)
+    held = [each for each in found if each.kind in _LOOPLESS] if later else []
+    check.held += [(each, _evidence(each)) for each in held]
+    if held:
+        found = [each for each in found if each.kind not in _LOOPLESS]
+    if found:
+        report = diagnosed(found, check.scope).noting(*unseen, *_too_late(later))
+        _add(check, report, found, root)
+        if plan.strict:
+            check.reports[-1] = report.noting(*await release(found, plan.budget))
     # With `warn` they stay alive, and a later measurement on the same loop would find them again.
     counters = check.scope.counters
     counters.sweep()
     numbers = (counters, counters.created, counters.resources_made)
     check.reported = (Ignore("current", "", "reported already", (numbers,)),)
+
+
+def judge_held(check: "Check", root: Path) -> None:
+    """Report the held objects of a check that its fixtures have not ended; end them.
+
+    Args:
+        check: a test, after the teardown of its own fixtures.
+        root: as for `measure`.
+    """
+    held, check.held = check.held, []
+    found = [record for record, evidence in held if not _ended(record, evidence)]
+    if not found:
+        return
+    _add(check, diagnosed(found, check.scope), found, root)
+    for record in found if check.plan.strict else ():
+        with suppress(Exception):
+            record.end()
 
 
 async def end_tasks(scope: "Scope", ignores: Iterable[Ignore]) -> None:
@@ -87,6 +117,41 @@ async def end_tasks(scope: "Scope", ignores: Iterable[Ignore]) -> None:
         and not any(ignore.covers(record) for ignore in spared)
     ]
     await release(tasks, END)
+
+
+def _add(check: "Check", report: LeakReport, found: Iterable[Any], root: Path) -> None:
+    check.places |= {str(record.site): place(record.site, root) for record in found}
+    check.reports.append(report)
+
+
+def _too_late(later: Sequence[str]) -> list[str]:
+    """Return a note on the fixtures that are torn down when the loop has ended, or none."""
+    names = ", ".join(name for name in later if not name.startswith("_"))
+    return [f"the loop ended before the teardown of the plain fixtures: {names}"] if names else []
+
+
+def _evidence(record: Any) -> Any:
+    """Return the file behind a watched descriptor; for other kinds the object, so that it stays."""
+    return _file(record.descriptor) if isinstance(record, ReaderRecord) else record.thing()
+
+
+def _ended(record: Any, evidence: Any) -> bool:
+    """Return True if a held object has ended, although its loop has ended."""
+    if isinstance(record, ReaderRecord):
+        # The loop watches it no more; a leak is a descriptor that is open still.
+        return evidence is None or _file(record.descriptor) != evidence
+    if isinstance(record, TimerRecord):
+        return bool(evidence.cancelled())
+    return not record.alive()
+
+
+def _file(descriptor: int) -> tuple[int, int] | None:
+    """Identify the open file of a descriptor, whose number may be given to another one."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def report_of(check: "Check") -> LeakReport:
