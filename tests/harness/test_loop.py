@@ -372,6 +372,27 @@ def test_dispose_gives_back_what_would_not_end(recwarn: pytest.WarningsRecorder)
     assert (errors, list(recwarn)) == ([], [])
 
 
+def test_dispose_ends_the_others_if_a_cancellation_raises() -> None:
+    """A future's own `cancel` may raise: its task stays, and no other does."""
+
+    class Fragile(asyncio.Future[None]):
+        def cancel(self, msg: object = None) -> bool:
+            raise OSError(msg)
+
+    async def wait(loop: VirtualLoop) -> None:
+        await Fragile(loop=loop)
+
+    loop = VirtualLoop()
+    first, other = loop.create_task(wait(loop)), loop.create_task(forever())
+    loop.turn(1)
+
+    left = loop.dispose()
+
+    assert left == [first]
+    assert other.cancelled()
+    close_coroutines(left)
+
+
 def test_dispose_cannot_hang_on_spinning_tasks() -> None:
     """A task that spins, swallows cancellation and breeds is given up after a few rounds."""
 

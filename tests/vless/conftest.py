@@ -115,8 +115,8 @@ def no_cycles() -> Iterator[Callable[[], None]]:
 
 def _is_of_vless(value: object) -> bool:
     if isinstance(value, FrameType):
-        return str(value.f_globals["__name__"]).startswith("vless.")
-    return type(value).__module__.startswith("vless.")
+        return str(value.f_globals["__name__"]).startswith("muxleak_vless.")
+    return type(value).__module__.startswith("muxleak_vless.")
 
 
 def _short(value: object) -> str:

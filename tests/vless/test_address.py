@@ -72,6 +72,7 @@ def test_address_bad_type(kind: int) -> None:
         ("1.2.3.4\x00", Address("1.2.3.4\x00", 443, DOMAIN), r"1.2.3.4\x00:443"),
         ("\udc80", Address("\udc80", 443, DOMAIN), r"\udc80:443"),
         ("a\nb", Address("a\nb", 443, DOMAIN), r"a\nb:443"),
+        ("\xe9\\", Address("\xe9\\", 443, DOMAIN), r"\xe9\\:443"),
         ("", Address("", 443, DOMAIN), ":443"),
     ],
 )

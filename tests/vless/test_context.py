@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from random import Random
 from typing import TYPE_CHECKING
@@ -173,6 +174,28 @@ def test_context_removal_during_cancel(root: Context) -> None:
 
     assert seen == ["child"]
     assert child.cause is root.cause
+
+
+def test_context_callback_that_raises_keeps_no_other_waiting(
+    root: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is called, and the error is logged."""
+    called: list[str] = []
+    logged: list[str] = []
+    logger = logging.getLogger("muxleak_vless")
+    monkeypatch.setattr(logger, "exception", lambda text, *args: logged.append(text % args))
+
+    def fail(_cause: BaseException) -> None:
+        raise OSError("no descriptor left")
+
+    context = root.child("server")
+    context.on_cancel(fail)
+    context.child("connection").on_cancel(lambda _cause: called.append("child"))
+    context.on_cancel(lambda _cause: called.append("later"))
+    context.cancel()
+
+    assert called == ["child", "later"]
+    assert logged == [f"a callback of {context!r} raised"]
 
 
 def test_context_registration_during_cancel(root: Context) -> None:

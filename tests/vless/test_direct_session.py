@@ -408,6 +408,28 @@ def test_direct_handler_may_bid_farewell(connect: Connect) -> None:
     assert connection.task.done()
 
 
+def test_direct_handler_is_cancelled_again_if_that_raises(connect: Connect) -> None:
+    """Its first cancellation raises; its connection ends all the same, and so does it."""
+
+    class Fragile(asyncio.Future[None]):
+        asked = 0
+
+        def cancel(self, msg: object = None) -> bool:
+            self.asked += 1
+            if self.asked == 1:
+                raise OSError(24, "no descriptor left")
+            return super().cancel(msg)
+
+    async def handler(_stream: Stream, _context: Context) -> None:
+        await Fragile(loop=asyncio.get_running_loop())
+
+    connection = connect(handler)
+    connection.far.abort()
+    connection.run(LIMITS.close_seconds)
+
+    assert connection.task.done()
+
+
 def test_direct_handler_that_ignores_cancellation_is_reported(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

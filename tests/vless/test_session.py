@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from muxleak_vless.errors import (
 )
 from muxleak_vless.frames import DATA, ERROR, Frame, FrameDecoder, FrameStatus, encode_frame
 from muxleak_vless.header import ResponseDecoder
+from muxleak_vless.lifecycle import Lifecycle
 from muxleak_vless.limits import Limits
 from muxleak_vless.link import Link
 from muxleak_vless.session import MuxSession
@@ -39,7 +41,7 @@ from muxleak_vless.session import MuxSession
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from muxleak_vless import Handler, Lifecycle, Stream
+    from muxleak_vless import Handler, Stream
 
     Connect = Callable[..., "Connection"]
 
@@ -877,6 +879,109 @@ def test_session_handler_that_ignores_cancellation_is_reported(
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "<Stream 3 to 127.0.0.1:80" in warning.getMessage()
     assert "ignored its cancellation" in warning.getMessage()
+
+
+class Fragile(asyncio.Future[None]):
+    """A future whose first `times` cancellations raise."""
+
+    times = 1
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Raise, or end."""
+        if self.times:
+            self.times -= 1
+            raise OSError(24, "no descriptor left")
+        return super().cancel(msg)
+
+
+def test_session_release_that_raises_keeps_no_other_stream(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each stream is released whatever the others raise, and each failure is named."""
+    connection: Connection
+
+    async def handler(stream: Stream, _context: Context) -> None:
+        if stream.stream_id % 2:
+            await Fragile(loop=connection.loop)
+        await connection.loop.create_future()
+
+    connection = connect(handler)
+    connection.send(*map(new, range(1, 7)))
+
+    connection.close()
+    assert connection.ledger.count == 3 + 1  # those that raised, and the task of the connection
+    connection.run(LIMITS.close_seconds)
+
+    assert connection.task.done()
+    assert connection.ledger.count == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text.partition(" to ")[0] for text in warnings] == [f"<Stream {i}" for i in (1, 3, 5)]
+    assert all("cannot be released: OSError: [Errno 24] no desc" in text for text in warnings)
+
+
+def test_session_release_that_always_raises_is_abandoned(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It holds its connection for two limits, as one that ignores its cancellation."""
+    connection: Connection
+
+    async def handler(_stream: Stream, _context: Context) -> None:
+        await forever
+
+    connection = connect(handler)
+    forever = Fragile(loop=connection.loop)
+    forever.times = 3
+    connection.abandoned = 1
+    connection.send(new(1))
+
+    connection.close()
+    connection.run(2 * LIMITS.close_seconds)
+
+    assert connection.task.done()
+    assert "is abandoned" in caplog.records[-1].getMessage()
+
+
+def test_session_replaced_stream_that_cannot_be_cancelled_is_survived(
+    connect: Connect, log: Log
+) -> None:
+    """The connection goes on, and ends its handler later."""
+    connection: Connection
+
+    async def handler(stream: Stream, context: Context) -> None:
+        if stream.target == OTHER:
+            await Fragile(loop=connection.loop)
+        await log(stream, context)
+
+    connection = connect(handler)
+    connection.send(new(1, target=OTHER), new(1, b"abc"))
+
+    assert connection.data(1) == b"abc"
+
+
+def test_session_cleanup_goes_on_after_a_step_that_raises(
+    connect: Connect, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams, link and caller are each told, whatever the one before raises."""
+
+    class Raising(Lifecycle):
+        def release(self, session: MuxSession, cause: BaseException) -> None:
+            super().release(session, cause)
+            raise OSError("release")
+
+        def end_link(self, session: MuxSession) -> None:
+            super().end_link(session)
+            raise OSError("end_link")
+
+    connection = connect(log, lifecycle=Raising())
+    connection.send(new(1))
+    errors: list[str] = []
+    logger = logging.getLogger("muxleak_vless")
+    monkeypatch.setattr(logger, "exception", lambda *_: errors.append(str(sys.exception())))
+    connection.close()
+
+    assert errors == ["release", "end_link"]
+    assert connection.session.context.cancelled
+    assert len(connection.causes) == 1
 
 
 def test_session_no_warning_for_handler_that_never_began(

@@ -274,6 +274,23 @@ def test_stream_drained_waits_for_the_last_piece(
     assert waiting.done()
 
 
+class Mute(Exception):  # noqa: N818 - a test's own
+    """Has no text that can be had."""
+
+    def __str__(self) -> str:
+        raise OSError(24, "no descriptor left")
+
+
+def test_stream_texts_cannot_fail(owner: Owner, start: Start) -> None:
+    """A cause that has no text is named by its class, in the stream's own text and its errors."""
+    stream = Stream(owner, 1, NetworkType.TCP, TARGET, inbox=INBOX)
+    stream.fail(Mute())
+
+    assert repr(stream).endswith(" ended: Mute>")
+    assert str(start(stream.read()).exception()) == "stream 1: Mute"
+    assert str(start(stream.write(b"x")).exception()) == "stream 1: Mute"
+
+
 def test_stream_repr_is_one_line_without_address(owner: Owner) -> None:
     """The text names id, target and state, and a hostile domain cannot forge a line of a log."""
     stream = Stream(owner, 7, NetworkType.TCP, Address.of("a\nERROR b", 80), inbox=INBOX)

@@ -77,8 +77,9 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         if self.kind is AddressType.IPV6:
             return f"[{self.host}]:{self.port}"
-        # Escaped: a domain is any bytes of a peer, and the text may become a line of a log.
-        return f"{self.host.encode('unicode_escape').decode()}:{self.port}"
+        # Escaped: a domain is any bytes of a peer, and the text may become a line of a log. Not by
+        # the codec "unicode_escape": its module is loaded at first use, which takes a descriptor.
+        return f"{ascii(self.host)[1:-1]}:{self.port}"
 
 
 _FAMILIES: Final = ((AddressType.IPV4, AF_INET), (AddressType.IPV6, AF_INET6))

@@ -29,13 +29,16 @@ This module knows nothing of connections.
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from muxleak_vless.errors import Cancelled
+from muxleak_vless.errors import Cancelled, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+log = logging.getLogger("muxleak_vless")
 
 
 class Context:
@@ -68,7 +71,7 @@ class Context:
 
     def __repr__(self) -> str:
         """Return name and state, without an address: reports must not differ between runs."""
-        state = "live" if self.cause is None else f"ended: {self.cause}"
+        state = "live" if self.cause is None else f"ended: {text_of(self.cause)}"
         return f"<Context {self.name!r} {state}>"
 
     @classmethod
@@ -107,14 +110,18 @@ class Context:
         registered = self._registered
         for key in list(registered):
             wake = registered.pop(key, None)
-            if wake is not None:
+            if wake is None:
+                continue
+            try:
                 wake(self.cause)
+            except Exception:  # a callback is anybody's code, and others wait for this end, too
+                log.exception("a callback of %r raised", self)
 
     def on_cancel(self, callback: Callable[[BaseException], None]) -> Callable[[], None]:
         """Call ``callback(cause)`` when the context ends, at once if it has.
 
         Args:
-            callback: Must not raise.
+            callback: Should not raise. An exception is logged, and the next callback is called.
 
         Returns:
             A function that removes the callback.

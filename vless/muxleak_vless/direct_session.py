@@ -23,7 +23,7 @@ from muxleak_vless.address import NetworkType
 from muxleak_vless.errors import Cause, LinkLost, ProtocolError, StreamClosed, StreamStalled
 from muxleak_vless.header import Response, encode_response
 from muxleak_vless.packets import PacketDecoder, encode_packet
-from muxleak_vless.stream import Stream
+from muxleak_vless.stream import Stream, cancel_task
 
 if TYPE_CHECKING:
     from muxleak_vless.address import Address
@@ -136,7 +136,7 @@ class DirectSession:
         # Twice: a handler may catch its first cancellation to end in good order.
         try:
             for _ in range(2):
-                serving.cancel()
+                cancel_task(serving, stream)
                 await asyncio.wait([serving], timeout=self.limits.close_seconds)
                 if serving.done():
                     return

@@ -17,6 +17,18 @@ that cannot be put on the wire raises a plain `ValueError`.
 from __future__ import annotations
 
 
+def text_of(error: BaseException | None) -> str:
+    """Return the message of an exception, or the name of its class if it has none or raises.
+
+    A cause may be of any class, and its text may need a module or a descriptor that cannot be had.
+    """
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - see above
+        text = ""
+    return text or type(error).__name__
+
+
 class VlessError(Exception):
     """Base class of all exceptions that the package defines."""
 

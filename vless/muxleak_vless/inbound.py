@@ -42,6 +42,7 @@ from muxleak_vless.errors import (
     ProtocolError,
     Refused,
     ServerStopped,
+    text_of,
 )
 from muxleak_vless.header import Command, Request, RequestDecoder
 from muxleak_vless.lifecycle import Lifecycle
@@ -229,7 +230,7 @@ class Inbound:
     def _check_open(self) -> None:
         # A new exception: the cause may be of any type, and would keep the traceback of this raise.
         if self.context.cause is not None:
-            raise ServerStopped(f"{self.context.cause}")
+            raise ServerStopped(text_of(self.context.cause))
 
     def _authorise(self, request: Request) -> None:
         user = self._users.get(request.user)

@@ -42,7 +42,8 @@ question from exactly one place; `hang_up` is asked by the server (module `inbou
 # 4. Closing is a state; a stream is registered neither in it (`admit`), nor beyond the limit of one
 #    connection (`full`), nor before its frame has been checked whole (`malformed`).
 # 5. The end of the receive loop releases everything, explicitly and exactly once (`receive_ended`,
-#    `may_clean_up`, `release`). The context of the connection is the fallback (`watched_context`,
+#    `may_clean_up`, `release`), and one stream's failure does not keep the others from being
+#    released (`release_failed`). The context of the connection is the fallback (`watched_context`,
 #    `handler_context`). The cleanup closes the transport too (`end_link`), and so does the server
 #    for connections without a session (`hang_up`). The task that served a connection waits for its
 #    handlers (`join`).
@@ -80,7 +81,7 @@ class Lifecycle:
     - ``stream``, ``old``: the stream that the question is about; ``old`` has an id that a New uses.
     - ``stream_id``: an id on the wire without a stream, or of a New that could not be decoded.
     - ``cause``: the reason for the end of the connection.
-    - ``error``: the exception of a handler, None if it returned.
+    - ``error``: the exception of a handler, None if it returned; or that of its cancellation.
     - ``data``: bytes of any length, or one UDP packet.
     - ``address``, ``source``: destination or source of a UDP packet, None for the stream's target.
     """
@@ -115,6 +116,12 @@ class Lifecycle:
         """End every stream whose handler may still run."""
         for stream in session.reachable():
             session.end_stream(stream, cause)
+
+    # The error is that of one stream. Raised, it would end the loop over all streams in `release`,
+    # and the streams after it would never be released (pair cleanup_stops_half_way).
+    def release_failed(self, session: MuxSession, stream: Stream, error: Exception) -> None:
+        """Report a stream whose handler could not be cancelled, and go on with the others."""
+        session.report(stream, error)
 
     # The end of a context does not wake a read of the transport: no version of sing-vmess closes
     # the transport, and its receive loop stays until the peer acts (pair server_end_unheard).

@@ -29,7 +29,8 @@ Every decision about the life of the connection is asked of a `Lifecycle`; this 
 # 3. The watcher is the fallback: if the server's context ends first, the watcher cleans up, and the
 #    link that the cleanup closes wakes the receive loop.
 # 4. No stream is registered while the session is closing, since no cleanup would end it.
-# 5. The receive loop never waits for the peer to read. Replies go into the transport's buffer, and
+# 5. The cleanup reaches its end, whatever one step or one stream raises. The error is logged.
+# 6. The receive loop never waits for the peer to read. Replies go into the transport's buffer, and
 #    a backlog above its limit ends the connection. Otherwise the loop could not see the FIN of a
 #    peer that does not read.
 #
@@ -65,12 +66,13 @@ from muxleak_vless.errors import (
     StreamClosed,
     StreamReset,
     WriteStalled,
+    text_of,
 )
 from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_frame
 from muxleak_vless.header import Response, encode_response
 from muxleak_vless.lifecycle import Lifecycle
 from muxleak_vless.limits import Limits
-from muxleak_vless.stream import Stream
+from muxleak_vless.stream import Stream, cancel_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,10 +167,10 @@ class MuxSession:
         self.closing = True
         self.cleanups += 1
         self.cause = self.cause or cause
-        self.lifecycle.release(self, cause)
-        self.lifecycle.end_link(self)
+        self._attempt(self.lifecycle.release, self, cause)
+        self._attempt(self.lifecycle.end_link, self)
         if self._on_cleanup is not None:
-            self._on_cleanup(cause)
+            self._attempt(self._on_cleanup, cause)
 
     # Operations on streams, of which the answers of a `Lifecycle` are built.
 
@@ -191,8 +193,12 @@ class MuxSession:
     def end_stream(self, stream: Stream, cause: BaseException) -> None:
         """Retire a stream and cancel its handler, without a frame to the peer."""
         self.retire(stream, cause)
-        if stream.task is not None:
-            stream.task.cancel(f"{stream!r}")
+        if stream.task is not None and (error := cancel_task(stream.task, stream)) is not None:
+            self.lifecycle.release_failed(self, stream, error)
+
+    def report(self, stream: Stream, error: Exception) -> None:
+        """Log that a stream's handler could not be cancelled; `join` tries once more."""
+        log.warning("%r: cannot be released: %s: %s", stream, type(error).__name__, text_of(error))
 
     def reset_stream(self, stream: Stream, cause: BaseException) -> None:
         """End a stream and send the peer an End with the error bit, if the id is this stream's."""
@@ -224,6 +230,12 @@ class MuxSession:
             if not self._owns(stream):
                 raise StreamClosed(f"{stream!r} does not own its id") from stream.cause
             self._send_bytes(frame)
+
+    def _attempt(self, step: Callable[..., None], *args: object) -> None:
+        try:
+            step(*args)
+        except Exception:  # an error of one step must not keep the next ones from releasing theirs
+            log.exception("%r: a step of the cleanup raised", self)
 
     # Tasks.
 

@@ -39,7 +39,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from muxleak_vless.errors import StreamClosed
+from muxleak_vless.errors import StreamClosed, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -124,7 +124,7 @@ class Stream:
 
     def __repr__(self) -> str:
         """Id, target and state, without an address in memory."""
-        state = "live" if self.cause is None else f"ended: {self.cause}"
+        state = "live" if self.cause is None else f"ended: {text_of(self.cause)}"
         return f"<Stream {self.stream_id} to {self.target} {state}>"
 
     # The handler's side.
@@ -148,7 +148,7 @@ class Stream:
         """
         while not self._inbox:
             if self.cause is not None:
-                raise StreamClosed(f"stream {self.stream_id}: {self.cause}") from self.cause
+                raise self._has_ended() from self.cause
             if self.ended:
                 return None
             reader = self._reader = asyncio.get_running_loop().create_future()
@@ -174,7 +174,7 @@ class Stream:
             StreamClosed: If the stream has ended; its cause is chained.
         """
         if self._owner is None:
-            raise StreamClosed(f"stream {self.stream_id}: {self.cause}") from self.cause
+            raise self._has_ended() from self.cause
         await self._owner.write(self, data, address)
 
     def close(self, *, error: bool = False) -> None:
@@ -241,6 +241,9 @@ class Stream:
         self._limit = None
         self._notify()
 
+    def _has_ended(self) -> StreamClosed:
+        return StreamClosed(f"stream {self.stream_id}: {text_of(self.cause)}")
+
     def _has_room(self) -> bool:
         return self._limit is None or self._size < self._limit or self.cause is not None
 
@@ -260,6 +263,22 @@ class Stream:
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+def cancel_task(task: asyncio.Task[None], stream: Stream) -> Exception | None:
+    """Cancel the task of a stream's handler.
+
+    `asyncio.Task.cancel` calls the `cancel` of the object that the task waits for, which is the
+    handler's choice. If that raises, the task has not been cancelled.
+
+    Returns:
+        The exception that it raised, or None.
+    """
+    try:
+        task.cancel(f"{stream!r}")
+    except Exception as error:  # noqa: BLE001 - anybody's code
+        return error.with_traceback(None)
+    return None
 
 
 def _resolve(waiter: asyncio.Future[bool], value: bool) -> None:  # noqa: FBT001 - call_later

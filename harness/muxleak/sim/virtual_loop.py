@@ -35,6 +35,7 @@ from asyncio import format_helpers
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple, Self, TypeVarTuple
@@ -522,7 +523,9 @@ def _cancel(tasks: Iterable[AnyTask]) -> None:
     # A function of its own: a cancelled task's traceback holds the frames below it, and a local
     # name in one of them that refers to the task would close a cycle.
     for task in tasks:
-        task.cancel()
+        # `cancel` of the object that a task waits for is anybody's code, and may raise.
+        with suppress(Exception):
+            task.cancel()
 
 
 def _by_name(task: AnyTask) -> tuple[int, str]:

@@ -54,10 +54,13 @@ _CONSTANTS: Mapping[str, tuple[object, ...]] = {
 }
 """Constants that a mutant can return, by the annotated return type of the question."""
 _ENDS_ONCE = "what has ended is not ended again"
+_LOGGED = "only the log tells whether a failure was reported, and how often"
 _CANCELLED = "two cancellations in one iteration are one, and a stream fails once"
 EQUIVALENT: Mapping[tuple[str, str], str] = {
     ("receive_ended", TWICE): "the second cleanup does not act, and a context ends once",
     ("release", TWICE): _CANCELLED,
+    ("release_failed", NOTHING): _LOGGED,
+    ("release_failed", TWICE): _LOGGED,
     ("end_link", TWICE): _ENDS_ONCE,
     ("id_reused", TWICE): _CANCELLED,
     ("peer_ended", TWICE): _ENDS_ONCE,

@@ -34,7 +34,7 @@ LATE = b"late"
 
 
 class HandlerFailed(Exception):  # noqa: N818 - the handler `raise` raises it on purpose
-    """Raised by the handler ``raise``."""
+    """Raised by the handlers ``raise`` and ``fragile``."""
 
 
 async def echo(stream: Stream, context: Context) -> None:
@@ -115,6 +115,24 @@ async def loyal(stream: Stream, context: Context) -> None:
             await context.wait()
 
 
+class _Fragile(asyncio.Future[None]):
+    """Raises at its first cancellation, and obeys the second."""
+
+    _asked = False
+
+    def cancel(self, msg: object = None) -> bool:
+        if not self._asked:
+            self._asked = True
+            raise HandlerFailed("cannot be cancelled, on purpose")
+        return super().cancel(msg)
+
+
+async def fragile(stream: Stream, context: Context) -> None:
+    """Raise an exception into the first cancellation, and end with the second."""
+    del stream, context
+    await _Fragile(loop=asyncio.get_running_loop())
+
+
 async def close(stream: Stream, context: Context) -> None:
     """Close the stream at once."""
     del context
@@ -134,6 +152,7 @@ HANDLERS: dict[str, Handler] = {
     "bulk": bulk,
     "late": late,
     "loyal": loyal,
+    "fragile": fragile,
 }
 
 

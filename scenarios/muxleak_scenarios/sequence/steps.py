@@ -53,7 +53,7 @@ OPERATOR = frozenset({"cancel", "wait"})
 """Verbs without a connection: end the server's context; let the idle intervals pass."""
 HANDLERS = (
     *("echo", "sink", "deaf", "return", "raise", "linger", "stubborn", "flood", "close", "bulk"),
-    *("late", "loyal"),
+    *("late", "loyal", "fragile"),
 )
 """Handlers of a stream inside the server, by their names in `sequence.handlers`."""
 DESTINATIONS = (

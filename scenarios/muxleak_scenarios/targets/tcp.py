@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,9 @@ class TcpTarget(Target):
             if not self.ledger.count:
                 break
             for task in self.ledger.tasks():
-                task.cancel()
+                # Cancelling calls code of the handler (see `handlers.fragile`).
+                with suppress(Exception):
+                    task.cancel()
             self.turn(1)
         self._stop_listening()
         for destination in self._hosted:
