@@ -163,17 +163,30 @@ class Wire(asyncio.Transport):
         """Note that the other end took bytes: `left` remain in this end's write buffer."""
         if self._throttled and left <= self._low and not self._lost:
             self._throttled = False
-            self._loop.call_soon(self._protocol.resume_writing, context=self._context)
+            self._loop.call_soon(self._protocol.resume_writing, context=self._writing_context())
         if self._closing and not left and not self._lost:
-            self._lose(None)
+            self._lose(None, self._writing_context())
 
-    def _lose(self, exc: BaseException | None) -> None:
+    def _writing_context(self) -> Context:
+        """Return the context of callbacks that follow from the buffer's state."""
+        return self._context
+
+    def _lose(self, exc: BaseException | None, context: Context | None = None) -> None:
+        """End, and call `connection_lost` in the next iteration.
+
+        Args:
+            exc: the argument of `connection_lost`.
+            context: its context where this end only notices an act of the other; None where its
+                own program, or its own callback, ends it.
+        """
         self._lost = self._closing = True
         peer = self._peer
         if peer is not None and (self._aborted or (exc is not None and peer._paused)):
             peer._inbox.clear()
             peer._size = 0
-        self._loop.call_soon(self._call_connection_lost, exc, context=self._context)
+        # Not "or": a context in which no variable was set is empty, and therefore false.
+        context = self._context if context is None else context
+        self._loop.call_soon(self._call_connection_lost, exc, context=context)
 
     def _call_connection_lost(self, exc: BaseException | None) -> None:
         try:
@@ -199,7 +212,7 @@ class Wire(asyncio.Transport):
         self._reset = True
         if self._closing or self._throttled:
             # An end with bytes to write notices a reset at once, whether it reads or not.
-            self._lose(_error(ConnectionResetError, errno.ECONNRESET))
+            self._lose(_error(ConnectionResetError, errno.ECONNRESET), self._writing_context())
         else:
             self._expect()
 

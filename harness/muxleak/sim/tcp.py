@@ -22,11 +22,25 @@
 #
 # An end that only a stall or a black hole keeps from closing is `cut_off`: it is no leak of the
 # program, and the leak scan leaves it out.
+#
+# Contexts, servers and their ends follow the running Python, as a program on its asyncio would see
+# them:
+#
+#   from 3.15 on   All callbacks of a connection run in its one context.
+#   up to 3.14     `connection_made` and the readings get a copy each of the context in which the
+#                  factory has run. `resume_reading` moves the readings to a copy of its caller's
+#                  context. `resume_writing` runs in a copy of the context of the `write` that
+#                  filled the buffer, `connection_lost` in one of whoever ended the connection.
+#   serve_forever  cancelled: closes the clients from 3.14 on; waits for them before
+#   wait_closed    of a closed server: returns at once in 3.11; waits for its connections later
+#
+# The scope of a connection does not depend on this: it is entered before the factory runs.
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import sys
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -41,6 +55,9 @@ if TYPE_CHECKING:
     from muxleak.sim.sockets import Address
 
 
+_ONE_CONTEXT = sys.version_info >= (3, 15)
+_CLOSES_CLIENTS = sys.version_info >= (3, 14)
+_WAITS_CLOSED = sys.version_info >= (3, 12)
 _MOST = 255  # ways to cut what arrives, of which the first is not at all
 
 
@@ -71,7 +88,8 @@ class SimTransport(MemoryTransport):
         self.label = label
         self.server: SimServer | None = None
         self.points: Points = []
-        self._scheduled = True  # nothing is delivered before `join`
+        self._scheduled = True  # nothing is delivered before `begin`
+        self._reading = self._filling = self._context
 
     def pair_with(self, other: SimTransport) -> None:
         """Join two ends; bytes written to an end wait until it has begun."""
@@ -81,7 +99,7 @@ class SimTransport(MemoryTransport):
 
     @property
     def context(self) -> Context:
-        """The context of its callbacks."""
+        """The context in which it was made; later ones may differ, see the top of this module."""
         return self._context
 
     def title(self, fault: str) -> str:
@@ -107,7 +125,12 @@ class SimTransport(MemoryTransport):
         self._side = side
         self.set_protocol(protocol)
         self._fabric.open[self] = side
-        self._loop.call_soon(protocol.connection_made, self, context=self._context)
+        made = self._context
+        if not _ONE_CONTEXT:
+            # The task that calls this for a client has just run the factory, in its own context.
+            made = copy_context() if side == "client" else made.copy()
+            self._reading = self._filling = made.copy()
+        self._loop.call_soon(protocol.connection_made, self, context=made)
         self._scheduled = False
         if self._inbox or self._eof_seen or self._reset:
             self._expect()
@@ -143,7 +166,26 @@ class SimTransport(MemoryTransport):
     def _expect(self) -> None:
         if not (self._scheduled or self._paused or self._closing or self._deaf or self._stalled):
             self._scheduled = True
-            self._fabric.arrive(self._deliver, self._context, self)
+            self._fabric.arrive(self._deliver, self._reading, self)
+
+    def resume_reading(self) -> None:
+        """Read again; up to Python 3.14 in a copy of the caller's context."""
+        if self._paused and not self._closing and not _ONE_CONTEXT:
+            self._reading = copy_context()
+        super().resume_reading()
+
+    def _throttle(self) -> None:
+        if not (_ONE_CONTEXT or self._throttled):
+            self._filling = copy_context()
+        super()._throttle()
+
+    def _writing_context(self) -> Context:
+        return self._filling
+
+    def _lose(self, exc: BaseException | None, context: Context | None = None) -> None:
+        if context is None and not _ONE_CONTEXT:
+            context = copy_context()
+        super()._lose(exc, context)
 
     def _deliver(self) -> None:
         if self._stalled:
@@ -229,13 +271,13 @@ def _reset(end: Any) -> None:
     end._size = 0
     end._reset, end._stalled = True, False
     if end._closing or end._throttled:
-        end._lose(error(errno.ECONNRESET))
+        end._lose(error(errno.ECONNRESET), end._reading)
     else:
         end._expect()
 
 
 class SimServer(asyncio.AbstractServer):
-    """A listening server; on every Python it behaves as asyncio's from 3.12.1 on.
+    """A listening server; it behaves as that of the running Python's asyncio.
 
     Attributes:
         sockets: one for each address; empty once the server is closed.
@@ -289,6 +331,8 @@ class SimServer(asyncio.AbstractServer):
         finally:
             self._forever = None
             self.close()
+            if _CLOSES_CLIENTS:
+                self._close_clients()
             await self.wait_closed()
 
     def close(self) -> None:
@@ -301,19 +345,27 @@ class SimServer(asyncio.AbstractServer):
             self._forever.cancel()
         self._wake_waiters()
 
-    def close_clients(self) -> None:
-        """Close the open connections."""
+    def _close_clients(self) -> None:
         for transport in list(self._open):
             transport.close()
 
-    def abort_clients(self) -> None:
-        """Reset the open connections."""
-        for transport in list(self._open):
-            transport.abort()
+    if sys.version_info >= (3, 13):
+
+        def close_clients(self) -> None:
+            """Close the open connections."""
+            self._close_clients()
+
+        def abort_clients(self) -> None:
+            """Reset the open connections."""
+            for transport in list(self._open):
+                transport.abort()
 
     async def wait_closed(self) -> None:
-        """Wait until the server and its last connection are closed."""
-        if self._closed and not self._open:
+        """Wait until the server and its last connection are closed; in 3.11 only while it serves.
+
+        In 3.11 a server that is closed already is not waited for, whatever its connections do.
+        """
+        if self._closed and not (self._open and _WAITS_CLOSED):
             return
         waiter: asyncio.Future[None] = self._fabric.loop.create_future()
         self._waiters.append(waiter)
