@@ -212,7 +212,7 @@ def test_pair_that_needs_a_gap_is_never_found_without(pair: Pair) -> None:
 def test_pair_is_found_among_random_sequences(pair: Pair) -> None:
     """Some random sequences, drawn without the minimal one, break the claimed properties."""
     random = Random(7)
-    scripts = (random.randbytes(WIDTH * 60) for _ in range(500))
+    scripts = (random.randbytes(WIDTH * 60) for _ in range(1500))
     outcomes = (run_sequence(decode(script), pair.buggy()) for script in scripts)
 
     assert any(set(outcome.violated) & set(pair.facts.fails) for outcome in outcomes)
