@@ -102,13 +102,39 @@ def test_text_is_sorted_and_can_be_read_back(tmp_path: Path) -> None:
     assert text(baseline) == text(dict(reversed(baseline.items())))
 
 
+def test_write_gives_a_file_that_is_read(tmp_path: Path) -> None:
+    """Also of names with characters that TOML forbids; half a surrogate pair is spelled out."""
+    path = tmp_path / "leaks.toml"
+    write(path, {"t\x7f\x00\u2028": {"task \udc80.py": 1}})
+
+    assert read(path) == {"t\x7f\x00\u2028": {"task \\udc80.py": 1}}
+
+
+def test_read_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """With the place of the first."""
+    path = tmp_path / "leaks.toml"
+    path.write_bytes(b"# \xe4")
+
+    with pytest.raises(ValueError, match="expected UTF-8, got the byte 0xe4 at offset 2"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("test = 1", "expected a table of leaks for 'test', got 1"),
-        ('["t"]\n"task x" = 0', "t: expected a count above 0 for 'task x', got 0"),
-        ('["t"]\n"task x" = "many"', "expected a count above 0 for 'task x', got 'many'"),
-        ('["t"]\n"task x" = true', "expected a count above 0 for 'task x', got True"),
+        (
+            '["t"]\n"task x" = 0',
+            "'t': expected a count of 1 to 1,000,000,000,000 for 'task x'",
+        ),
+        ('["t"]\n"task x" = "many"', "000 for 'task x', got 'many'"),
+        ('["t"]\n"task x" = true', "000 for 'task x', got true"),
+        ('["t"]\n"task x" = inf', "000 for 'task x', got inf"),
+        ('["t"]\n"task x" = ' + "9" * 4000, "000 for 'task x', got 999"),
+        ('["t"]\n"task x" = 1\n"task x" = 1', "expected TOML, got something else"),
+        ('["t"]\nx = ' + "[" * 5000, "line 2: expected at most 32 dots and brackets"),
+        ("x." * 100_000, "line 1: expected at most 32 dots and brackets"),
+        ("#" * (1 << 24) + "#", "expected at most 16,777,216 bytes, got more"),
         ("what?", "line 1"),
     ],
 )
@@ -341,7 +367,7 @@ def test_a_broken_file_is_a_usage_error(project: Project) -> None:
 
     result = project.run(*OPTIONS)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*baseline *leaks.toml: t: expected a count above 0*"])
+    result.stderr.fnmatch_lines(["*baseline *leaks.toml: *t*: expected a count of 1*"])
 
 
 @pytest.mark.parametrize("update", [[], ["--leaks-update"]], ids=["compare", "update"])

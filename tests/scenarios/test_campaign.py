@@ -89,7 +89,7 @@ def test_campaign_forgets_what_it_cannot_read() -> None:
     """A remembered sequence may have been written by a release with another notation."""
     database = InMemoryExampleDatabase()
     key = b"muxleak .shortest"
-    for each in (b"a:open a:fly", b"\xff"):
+    for each in (b"a:open a:fly", b"\xff", b"b:close", b"a:open a:data:" + b"9" * 5000):
         database.save(key, each)
     result = Campaign(PAIR.fixed, budget=Budget(2), database=database).run()
 

@@ -20,16 +20,21 @@
 #   marker, is neither compared nor written: it fails the test whatever the baseline lists.
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from muxleak import files
 
 HEADER = """\
 # Baseline: the leaks that this suite already has, by test, then kind and place, with their number.
 # A new leak fails its test. Remove entries that are fixed, or write the file: pytest --leaks-update
 """
 
+MAX_BYTES = 1 << 24
+"""Size of a file, at most."""
+MAX_COUNT = 10**12
+"""Objects of one kind and place, at most."""
 Baseline = dict[str, dict[str, int]]  # test or fixture -> "kind place" -> number of objects
 
 
@@ -56,13 +61,27 @@ def read(path: Path) -> Baseline:
         OSError: the file cannot be read.
         ValueError: the file is not a baseline; the message names the line or entry.
     """
-    tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return parse(files.read_text(path, MAX_BYTES))
+
+
+def parse(content: str) -> Baseline:
+    """Return the baseline that a text of TOML holds.
+
+    Raises:
+        ValueError: as `read`.
+    """
+    tables: dict[str, Any] = files.from_toml(content)
     for owner, leaks in tables.items():
         if not isinstance(leaks, dict):
-            raise ValueError(f"expected a table of leaks for {owner!r}, got {leaks!r}")  # noqa: TRY004 - one error for a bad file
+            raise ValueError(  # noqa: TRY004 - one error for a bad file
+                f"expected a table of leaks for {files.shown(owner)}, got {files.shown(leaks)}"
+            )
         for leak, count in leaks.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{owner}: expected a count above 0 for {leak!r}, got {count!r}")
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= MAX_COUNT:
+                raise ValueError(
+                    f"{files.shown(owner)}: expected a count of 1 to {MAX_COUNT:,} for "
+                    f"{files.shown(leak)}, got {files.shown(count)}"
+                )
     return tables
 
 
@@ -122,5 +141,7 @@ def updated(
 
 
 def _quoted(key: str) -> str:
-    # A basic string of TOML is written like a string of JSON.
-    return json.dumps(key, ensure_ascii=False)
+    # A basic string of TOML is written like a string of JSON, but for DEL. A path that is not UTF-8
+    # has surrogates, which no file can hold.
+    key = key.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(key, ensure_ascii=False).replace("\x7f", "\\u007f")

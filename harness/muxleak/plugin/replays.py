@@ -61,9 +61,12 @@ class ReplayFile(pytest.File):
         """Yield the one test.
 
         Raises:
-            ReplayError: the file is not a replay file.
+            ReplayError: the file is not a replay file, or cannot be read.
         """
-        found = Replay.load(self.path)
+        try:
+            found = Replay.load(self.path)
+        except OSError as error:
+            raise ReplayError(f"{self.path}: {error.strerror or error}") from error
         yield ReplayItem.from_parent(self, name=found.name or "(no program)", found=found)
 
     # pytest calls it with the exception alone; its own collectors are declared as here.

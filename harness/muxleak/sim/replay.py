@@ -12,21 +12,29 @@ Both lead to the same trace on every supported Python.
 #
 # "sim1" is the version of this layout. The file holds the line and the facts that a person or
 # another process needs: the name of the program, the hash of the trace, the verdict and the steps.
-# It has at most 4 KB, so that a folder of them stays readable and can be committed.
+# It has at most 4 KB, so that a folder of them stays readable and can be committed. A reader takes
+# more, since editors and version control may change the space in it.
 
 import base64
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from muxleak import files
 
 MARK = "sim1:"
 """The first characters of every line."""
 SUFFIX = ".sim.json"
 """The end of a replay file's name; the pytest plugin collects no other files."""
 _MAX_FILE = 4096  # bytes
+_MAX_READ = 1 << 16  # bytes of a file
+_MAX_LINE = 1 << 22  # characters
+_MAX_BODY = 1 << 24  # bytes of a line when decompressed
 _PLAIN, _PACKED = 0, 1
+_HEAD, _FLAGS = 3, 3  # bytes before the program's; the highest value of the first
+_WRITER = "muxleak fuzz MODULE:CALLABLE writes such files"
 
 
 class ReplayError(ValueError):
@@ -78,16 +86,35 @@ class Replay:
         """
         text = line.strip()
         if not text.startswith(MARK):
-            raise ReplayError(f"expected a line that starts with {MARK!r}, got {text[:40]!r}")
+            raise ReplayError(
+                f"expected a line that starts with {MARK!r}, got {files.shown(text[:40])}"
+            )
+        if len(text) > _MAX_LINE:
+            raise ReplayError(f"expected a line of at most {_MAX_LINE:,} characters, got more")
         word = text.removeprefix(MARK)
         try:
             data = base64.b64decode(word + "=" * (-len(word) % 4), altchars="-_", validate=True)
-            body = zlib.decompress(data[1:]) if data[0] == _PACKED else data[1:]
-            head, size = body[0], body[1] << 8 | body[2]
-        except (ValueError, IndexError, zlib.error) as exc:
-            raise ReplayError(f"this line was cut or changed: {text[:40]!r}") from exc
-        program, environment = body[3 : 3 + size], body[3 + size :]
-        return cls(program, environment, wakeups=bool(head & 1), gaps=not head & 2)
+            return cls._unpack(data)
+        except (ValueError, IndexError) as exc:
+            raise ReplayError(
+                f"this line was cut or changed: {text[:40]!r}; copy the whole line"
+            ) from exc
+
+    @classmethod
+    def _unpack(cls, data: bytes) -> Self:
+        """Read the bytes of a line.
+
+        Raises:
+            ValueError, IndexError: they are none.
+        """
+        kind, body = data[0], data[1:]
+        if kind == _PACKED:
+            body = files.inflate(body, _MAX_BODY)
+        head, end = body[0], _HEAD + (body[1] << 8 | body[2])
+        if kind > _PACKED or head > _FLAGS or len(body) < end:
+            raise ValueError(f"expected {end} bytes or more of a known kind")
+        wakeups, gaps = bool(head & 1), not head & 2
+        return cls(body[_HEAD:end], body[end:], wakeups=wakeups, gaps=gaps)
 
     def save(self, path: Path | str) -> None:
         """Write the file; leave out steps that do not fit, but never a byte.
@@ -123,20 +150,27 @@ class Replay:
             OSError: the file cannot be read.
         """
         try:
-            content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-            found = cls.parse(content["line"])
-            return cls(
-                found.program,
-                found.environment,
-                found.wakeups,
-                found.gaps,
-                content["program"],
-                content["trace"],
-                content["verdict"],
-                tuple(content["steps"]),
-            )
-        except (ValueError, KeyError, TypeError) as exc:
-            raise ReplayError(f"{path}: not a replay file: {exc}") from exc
+            return cls.read(files.read_text(path, _MAX_READ))
+        except ValueError as exc:
+            raise ReplayError(f"{path}: not a replay file: {exc}; {_WRITER}") from exc
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read the text of a file.
+
+        Raises:
+            ReplayError, files.FileError: it is none.
+        """
+        content = files.from_json(text)
+        found = cls.parse(files.field(content, "line", str))
+        steps = files.field(content, "steps", list)
+        return replace(
+            found,
+            name=files.field(content, "program", str),
+            trace=files.field(content, "trace", str),
+            verdict=files.field(content, "verdict", str),
+            steps=tuple(files.checked(step, str, "a step") for step in steps),
+        )
 
     def _text(self, steps: list[str]) -> str:
         content = {

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from muxleak.files import read_text
 from muxleak_scenarios.cli import hunt_report, interrupt, params, render, replay_files
 from muxleak_scenarios.cli.params import Listen
 from muxleak_scenarios.cli.serve import USER
-from muxleak_scenarios.hunt import findings as files
+from muxleak_scenarios.hunt import findings
 from muxleak_scenarios.hunt.batch import REACH_SECONDS, Driver, Spending, UnreachableError
 from muxleak_scenarios.hunt.counters import CounterError, Pprof
 from muxleak_scenarios.hunt.destinations import HOST, Destinations
@@ -101,8 +102,13 @@ def read_known(path: Path | None) -> list[HuntFinding]:
         click.BadParameter: the file cannot be read, or holds no findings.
     """
     try:
-        return [] if path is None else files.read(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return [] if path is None else findings.read(read_text(path, findings.MAX_BYTES))
+    except OSError as error:
+        raise click.BadParameter(
+            f"expected a file that can be read, got {str(path)!r}: {error.strerror or error}",
+            param_hint="'--known'",
+        ) from None
+    except ValueError as error:
         raise click.BadParameter(f"{path}: {error}", param_hint="'--known'") from None
 
 
@@ -324,7 +330,7 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     # Growth that passes is written, too: a later hunt with --known then skips it, instead of
     # waiting for its end once more.
     if result.findings or result.passing:
-        content = files.write([*result.findings, *result.passing]).encode()
+        content = findings.write([*result.findings, *result.passing]).encode()
         path = replay_files.keep(given.out, f"hunt-{given.address}", SUFFIX, content)
     if given.as_json:
         render.emit_json(hunt_report.to_json(result, given.address, given.seed, path, again))

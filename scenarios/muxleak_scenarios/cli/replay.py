@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from rich.text import Text
 
+from muxleak import files
 from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import params, render, replay_files
 from muxleak_scenarios.cli.replay_program import is_of_program, replay_program
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from muxleak_scenarios import SequenceOutcome
     from muxleak_scenarios.cli.params import TargetChoice
 
+_MAX_BYTES = 1 << 22  # of a file of lines
 _SUFFIXES = {".seq", ".json", ".txt"}
 
 
@@ -124,7 +126,16 @@ def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
         return
     # A file without lines proves nothing, and must not exit with 0.
     path, found = Path(words[0]), False
-    for number, text, _ in read_lines(path.read_text("utf-8")):
+    try:
+        content = files.read_text(path, _MAX_BYTES)
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror or error}") from None
+    except files.FileError as error:
+        raise click.UsageError(
+            f"{path}: {error}; expected a text file with one line of steps each, or a run of a "
+            "program"
+        ) from None
+    for number, text, _ in read_lines(content):
         found = True
         yield NumberedLine(f"{path}:{number}: ", text)
     if not found:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from muxleak import files
+
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -113,7 +115,7 @@ def _write(out: Path, suffix: str, content: bytes) -> Path:
         try:
             file = path.open("xb")
         except FileExistsError:
-            if path.is_file() and path.read_bytes() == content:
+            if path.is_file() and files.first_bytes(path, len(content) + 1) == content:
                 return path
             number += 1
             path = out.with_name(f"{out.name.removesuffix(end)}-{number}{end}")

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
 
+from muxleak import files
 from muxleak.sim import Replay, ReplayError, rerun
 from muxleak.sim.replay import MARK, SUFFIX
 from muxleak_scenarios.cli import programs, render, replay_files
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WORDS = 2  # the line or file, and a program
+_SPACE = 4096  # bytes in which a file of JSON begins
 
 
 def is_of_program(words: Sequence[str]) -> bool:
@@ -35,7 +36,12 @@ def is_of_program(words: Sequence[str]) -> bool:
     # A file of a program is JSON, under whatever name it was saved; a file of lines never is.
     if not replay_files.is_file(first):
         return False
-    return first.endswith(SUFFIX) or Path(first).read_bytes().lstrip()[:1] == b"{"
+    if first.endswith(SUFFIX):
+        return True
+    try:
+        return files.first_bytes(first, _SPACE).lstrip()[:1] == b"{"
+    except OSError:
+        return False
 
 
 def replay_program(words: Sequence[str], *, as_json: bool) -> int:
@@ -114,3 +120,5 @@ def _load(word: str) -> Replay:
         return Replay.parse(word) if word.startswith(MARK) else Replay.load(word)
     except ReplayError as error:
         raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{word}: {error.strerror or error}") from None

@@ -10,15 +10,17 @@
 #   would fail where one finding contains a part of another.
 #
 # The file has sequences in notation and growths by stack, so a later hunt, of another version of
-# the server too, can skip the findings of this one (``--known``).
+# the server too, can skip the findings of this one (``--known``). Sequences are matched by a search
+# that recurses once for each step, so a file's may have at most `MAX_STEPS`.
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from muxleak import files
 from muxleak_scenarios.hunt import pattern
 from muxleak_scenarios.hunt.measure import RepetitionGrowth
 from muxleak_scenarios.sequence.steps import Sequence
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
     from muxleak_scenarios.hunt.stacks import Stack
 
 VERSION = 1
+MAX_BYTES = 1 << 23
+"""Size of a file, at most."""
+MAX_STEPS = 500
+"""Steps of a sequence in a file, at most."""
+_MAX_FINDINGS = 1000
+_MAX_SECONDS = 10**9
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +113,28 @@ class HuntFinding:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> HuntFinding:
+    def from_json(cls, data: object) -> HuntFinding:
         """Read the data of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: the data is of another form.
+            ValueError: the data is of another form; the message names the field.
         """
         held: Counter[Stack] = Counter()
         kept: Counter[Stack] = Counter()
-        for each in data["counts"]:
-            stack = tuple(str(name) for name in each["stack"])
-            held[stack], kept[stack] = int(each["held"]), int(each["kept"])
-        growth = RepetitionGrowth(+held, +kept, bool(data["exact"]))
-        sequence, gone = Sequence.parse(data["sequence"]), data.get("gone_after_seconds") or 0
-        return cls(sequence, growth, died=data["died"] or "", gone=float(gone))
+        for each in files.field(data, "counts", list):
+            names = files.field(each, "stack", list)
+            stack = tuple(files.checked(name, str, "a stack") for name in names)
+            held[stack] += _count(each, "held")
+            kept[stack] += _count(each, "kept")
+        growth = RepetitionGrowth(+held, +kept, files.field(data, "exact", bool))
+        sequence = Sequence.parse(files.field(data, "sequence", str))
+        if not 0 < len(sequence) <= MAX_STEPS:
+            raise ValueError(f"sequence: expected 1 to {MAX_STEPS} steps, got {len(sequence):,}")
+        died = _optional(data, "died", str, "")
+        gone = _optional(data, "gone_after_seconds", float, 0.0)
+        if not 0 <= gone <= _MAX_SECONDS:
+            raise ValueError(f"gone_after_seconds: expected 0 or more, got {gone:g}")
+        return cls(sequence, growth, died=died, gone=gone)
 
 
 def write(findings: list[HuntFinding]) -> str:
@@ -133,14 +151,30 @@ def read(text: str) -> list[HuntFinding]:
     """
     expected = f"expected a file that muxleak hunt has written, version {VERSION}"
     try:
-        data = json.loads(text)
-        if data["muxleak_hunt"] != VERSION:
-            raise ValueError(f"{expected}; got version {data['muxleak_hunt']!r}")
-        return [HuntFinding.from_json(each) for each in data["findings"]]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{expected}; got no JSON ({error})") from None
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{expected}; got something else ({error!r})") from None
+        data = files.from_json(text)
+        if (version := files.field(data, "muxleak_hunt", int)) != VERSION:
+            raise ValueError(f"got version {version}")  # noqa: TRY301 - the handler completes it
+        findings = files.field(data, "findings", list)
+        if len(findings) > _MAX_FINDINGS:
+            raise ValueError(  # noqa: TRY301 - the same
+                f"expected at most {_MAX_FINDINGS:,} findings, got {len(findings):,}"
+            )
+        return [HuntFinding.from_json(each) for each in findings]
+    except ValueError as error:
+        raise ValueError(f"{expected}: {error}") from None
+
+
+def _count(data: object, name: str) -> int:
+    count = files.field(data, name, int)
+    if count < 0:
+        raise ValueError(f"{name!r}: expected a count of 0 or more, got {count}")
+    return count
+
+
+def _optional(data: object, name: str, kind: type[_T], default: _T) -> _T:
+    """Return a field of a JSON object that may be null or left out."""
+    found = files.checked(data, dict, "a finding")
+    return default if found.get(name) is None else files.field(found, name, kind)
 
 
 class Known:
@@ -181,8 +215,10 @@ class Known:
 
     def explains(self, growth: RepetitionGrowth) -> bool:
         """Return True if a growth is a sum of known growths, each any number of times."""
-        known = [_joined(each.growth) for each in self._findings]
-        return _is_sum(_joined(growth), [each for each in known if each])
+        counts, known = _joined(growth), [_joined(each.growth) for each in self._findings]
+        # Those with more than the whole are left out first: the search goes one level deeper for
+        # each of the others.
+        return _is_sum(counts, [each for each in known if each and each <= counts])
 
     def has_died(self, died: str) -> bool:
         """Return True if a known finding ends with this death."""

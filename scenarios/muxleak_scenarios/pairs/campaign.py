@@ -34,6 +34,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -222,12 +223,9 @@ class Campaign:
         Findings that do not, or that this release cannot read, are deleted.
         """
         for each in list(self._database.fetch(self._shortest)):
-            try:
-                sequence = Sequence.parse(each.decode())
-            except ValueError:
-                pass  # Written by a release with another notation.
-            else:
-                if self._violates(sequence):
+            # Another release may have another notation, or other rules for the order of steps.
+            with suppress(ValueError):
+                if self._violates(Sequence.parse(each.decode())):
                     return True
             self._database.delete(self._shortest, each)
         return False

@@ -20,6 +20,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import muxleak_vless.bugs
+from muxleak.files import shown
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_vless.lifecycle import Lifecycle
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from muxleak_vless.bugs import Facts, WrongFix
 
 VARIANTS = ("buggy", "fixed")
+_LONGEST = 100  # characters of a word that may be a slip of a name
 _WRONG = "wrong_"
 
 
@@ -158,12 +160,14 @@ def find_pair(word: str) -> Pair:
             f"{', '.join(candidates[:-1])} and {candidates[-1]}"
         )
     raise UnknownPairError(
-        f"expected one of {', '.join(pairs)}; got {word!r}{did_you_mean(name, pairs)}"
+        f"expected one of {', '.join(pairs)}; got {shown(word)}{did_you_mean(name, pairs)}"
     )
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: "; did you mean 'show'?", or ""."""
+    if len(word) > _LONGEST:
+        return ""
     names = list(names)
     # Names begin with different words, so a beginning with a slip in it names one well enough.
     starts = {name[: len(word)]: name for name in reversed(names) if word}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from muxleak.files import shown
 from muxleak_scenarios.pairs.registry import (
     AmbiguousPairError,
     UnknownPairError,
@@ -130,7 +131,7 @@ def find_subject(word: str, variant: str | None) -> tuple[str, str]:
     if version := find_version(name):
         if slash or variant:
             raise ValueError(
-                f"{word!r}: expected no variant, since a version has none; leave it out"
+                f"{shown(word)}: expected no variant, since a version has none; leave it out"
             )
         return version, ""
     try:
@@ -142,14 +143,14 @@ def find_subject(word: str, variant: str | None) -> tuple[str, str]:
         hint = did_you_mean(name, (*pairs, *VERSIONS))
         raise ValueError(
             f"expected a pair ({', '.join(pairs)}) or a version ({', '.join(VERSIONS)}); "
-            f"got {name!r}{hint}"
+            f"got {shown(name)}{hint}"
         ) from None
     variant = variant or (named if slash else "buggy")
     if variant not in pair.variants:
         *others, last = (f"/{each}" for each in pair.variants)
         hint = did_you_mean(variant, pair.variants)
         raise ValueError(
-            f"{word!r}: expected {', '.join(others)} or {last} after the pair; "
-            f"got {variant!r}{hint}"
+            f"{shown(word)}: expected {', '.join(others)} or {last} after the pair; "
+            f"got {shown(variant)}{hint}"
         )
     return pair.slug, variant

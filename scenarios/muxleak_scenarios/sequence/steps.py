@@ -36,6 +36,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, Self
 
+from muxleak.files import shown
+
 PLAIN = frozenset({"open", "connect", "header", "keepalive", "padding", "stall", "resume", "drip"})
 """Verbs of a connection: connect and send the header, or do one of the two (``header+5`` sends five
 bytes of it); send a KeepAlive, or one with padding; stop or resume reading; from now on send the
@@ -68,8 +70,8 @@ JUNK = ("status", "network", "address", "short", "long", "domain")
 """Frames that ``junk`` sends, each of them fatal."""
 
 _STEP = re.compile(
-    r"(?:(?P<connection>[a-z]):)?(?P<verb>[a-z]+)(?::(?P<stream>\d+))?(?::(?P<what>@?[a-z]+))?"
-    r"(?:\+(?P<size>\d+))?(?:~(?P<gap>\d+))?(?:\^(?P<network>(?:[0-9a-f]{2})+))?",
+    r"(?:(?P<connection>[a-z]):)?(?P<verb>[a-z]+)(?::(?P<stream>\d{1,20}))?(?::(?P<what>@?[a-z]+))?"
+    r"(?:\+(?P<size>\d{1,20}))?(?:~(?P<gap>\d{1,20}))?(?:\^(?P<network>(?:[0-9a-f]{2})+))?",
     re.ASCII,
 )
 _FORM = "CONNECTION:VERB[:STREAM][:WHAT][+N][~GAP][^HEX]"
@@ -130,7 +132,7 @@ class Step(NamedTuple):
         """
         match = _STEP.fullmatch(text)
         if match is None:
-            raise ValueError(f"step {text!r}: expected {_FORM}")
+            raise ValueError(f"step {shown(text)}: expected {_FORM}")
         verb, stream, gap = match["verb"], match["stream"], match["gap"]
         step = cls(
             verb,
@@ -142,7 +144,7 @@ class Step(NamedTuple):
             bytes.fromhex(match["network"] or "").rstrip(b"\0"),
         )
         if problem := _problem(step):
-            raise ValueError(f"step {text!r}: {problem}")
+            raise ValueError(f"step {shown(text)}: {problem}")
         return step
 
 
@@ -191,22 +193,22 @@ class Sequence(tuple[Step, ...]):
 
 def _problem(step: Step) -> str:
     """Return the problem with a step, or ""."""
-    verb = step.verb
+    verb, word, what = step.verb, shown(step.verb), shown(step.what)
     on_stream = verb in ON_STREAM or verb in OPENING
     has_id = step.stream is not None and step.stream <= MAX_ID
     allowed = _WHAT.get(verb)
     wrong = {
-        f"expected one of {', '.join(_VERBS)}; got {verb!r}": verb not in _VERBS,
+        f"expected one of {', '.join(_VERBS)}; got {word}": verb not in _VERBS,
         "'cancel' and 'wait' take no connection, every other verb takes one letter": (
             (verb in OPERATOR) == bool(step.connection)
         ),
         f"expected a stream id of 0 to {MAX_ID}, got {step.stream}": on_stream and not has_id,
-        f"{verb!r} takes no stream": step.stream is not None and not on_stream,
-        f"expected one of {', '.join(allowed or ())}; got {step.what!r}": (
+        f"{word} takes no stream": step.stream is not None and not on_stream,
+        f"expected one of {', '.join(allowed or ())}; got {what}": (
             allowed is not None and step.what not in allowed
         ),
-        f"{verb!r} takes no {step.what!r}": allowed is None and step.what != "",
-        f"{verb!r} takes no size": step.size > 0 and verb not in _SIZED,
+        f"{word} takes no {what}": allowed is None and step.what != "",
+        f"{word} takes no size": step.size > 0 and verb not in _SIZED,
         f"expected a size of 0 to {MAX_SIZE}, got {step.size}": step.size > MAX_SIZE,
         f"expected a gap of 0 to {MAX_GAP}, got {step.gap}": (step.gap or 0) > MAX_GAP,
     }
