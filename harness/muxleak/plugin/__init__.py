@@ -8,8 +8,8 @@ only this module, `options` and `summary` are loaded, and no event loop is touch
 #
 # - `options`, `summary`: in every session of a project that has the distribution installed. So they
 #   import nothing but pytest and the standard library; functions import the rest.
-# - `attribution` (the hooks that charge tests), `item_checks`, `loop_watcher`, `outcomes`: in a
-#   session with a test to check.
+# - `attribution` (the hooks that charge tests), `item_checks`, `loop_watcher`, `outcomes`,
+#   `runners`: in a session with a test to check.
 # - `foreign_marks`: in those, and with a marker of the plugin's name.
 # - `leak_reports`: when a test may have left something behind.
 # - `baseline`: with a baseline. `replays`: with replay files.
@@ -71,7 +71,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from muxleak.plugin.attribution import Attribution  # noqa: PLC0415 - only sessions that check pay for it
     from muxleak.plugin.outcomes import Outcomes  # noqa: PLC0415 - the same
+    from muxleak.plugin.runners import refuse_fuzzer  # noqa: PLC0415 - the same
 
+    refuse_fuzzer(config, summary.mode)
     settings = summary.settings or options.settings_of(config)
     outcomes = Outcomes(summary.baseline, update=settings.update)
     attribution = Attribution(config, settings, outcomes)
@@ -84,3 +86,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 raise
     config.pluginmanager.register(outcomes, "muxleak-outcomes")
     config.pluginmanager.register(attribution, "muxleak-attribution")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note the tests that their runner hides; now each runner has its tests."""
+    attribution = session.config.pluginmanager.get_plugin("muxleak-attribution")
+    if attribution is not None:
+        session.config.stash[_SUMMARY].hidden(attribution.unseen(session.items))

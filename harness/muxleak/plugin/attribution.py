@@ -11,7 +11,7 @@
 # - Everything else (collection, other plugins, this plugin's own measurements) charges the root of
 #   the ledger, whose leaks are not reported.
 #
-# Three runners of tests need more, because they run code in another context than the one that the
+# Some runners of tests need more, because they run code in another context than the one that the
 # hooks set:
 #
 # - pytest-asyncio needs nothing more: it copies the current context for each test and for each
@@ -20,6 +20,7 @@
 #   So each test and fixture function is wrapped (`charging_test`, `charging_fixture`) and enters
 #   its own scope. A fixture that yields leaves the scope between setup and teardown. Of a test of
 #   Hypothesis anyio calls the inner function, once for each example (`charging_examples`).
+# - alt-pytest-asyncio runs everything in one context of its own, in which the scope is set, too.
 # - `unittest.IsolatedAsyncioTestCase` runs in a context that it copied when it was made, so the
 #   scope is set in that context too.
 #
@@ -48,13 +49,14 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from muxleak.ledger.counters import CURRENT, Scope
+from muxleak.plugin import runners
 from muxleak.plugin.item_checks import (
     CHECK,
     PLAN,
@@ -92,6 +94,7 @@ class Attribution:
         self._root = config.rootpath
         self._watcher = LoopWatcher(self._before_cancel)
         self._active: Check | None = None
+        self._contexts = runners.contexts(config)
         self._scheduled = self._anyio = False
         self._item: pytest.Item
 
@@ -109,6 +112,23 @@ class Attribution:
             repeat_test(item, plan)
         item.stash[PLAN] = plan
         return plan
+
+    def unseen(self, items: Iterable[pytest.Item]) -> dict[str, list[tuple[str, bool]]]:
+        """Return the tests that their runner hides, by a clause that names the runner.
+
+        Args:
+            items: all tests of the session.
+
+        Returns:
+            For each the id of the test, and True if it fails the run.
+        """
+        found = {}
+        for runner, tests in runners.unseen(items).items():
+            plans = [(item.nodeid, item.stash.get(PLAN, None)) for item in tests]
+            wanted = [(name, plan.strict) for name, plan in plans if plan and not plan.allowed]
+            if wanted:
+                found[runner] = wanted
+        return found
 
     # The wrappers are `trylast`, so that they are the innermost: objects that the wrappers of other
     # plugins make are charged to no test.
@@ -214,7 +234,12 @@ class Attribution:
 
     def _charge(self, check: Check | None) -> None:
         self._active = check
-        CURRENT.set(check.scope if check is not None else None)
+        scope = check.scope if check is not None else None
+        CURRENT.set(scope)
+        for context in self._contexts:
+            # A context that is entered is the current one, unless another one was entered in it.
+            with suppress(RuntimeError):
+                context.run(CURRENT.set, scope)
 
     def _schedule(self, check: Check) -> None:
         """Measure the test after the teardown of its own fixtures, before that of wider ones."""

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from muxleak.checks.report import LeakReport
     from muxleak.ledger.counters import Scope
 
-# The one task in which anyio's plugin runs tests and fixtures; it ends with its loop.
-RUNNERS = (ignore_name("TestRunner._run_tests_and_fixtures", reason="anyio's own"),)
+# Of runners themselves. The one task in which anyio's plugin runs tests and fixtures ends with its
+# loop; alt-pytest-asyncio sets a timer for each test and fixture, and leaves it set.
+RUNNERS = (
+    ignore_name("TestRunner._run_tests_and_fixtures", reason="anyio's own"),
+    ignore_name("LoadedAsyncTimeout.*.timeout_task", reason="alt-pytest-asyncio's own"),
+)
 
 PLAN = pytest.StashKey["CheckPlan | None"]()
 CHECK = pytest.StashKey["Check"]()

@@ -5,7 +5,7 @@ tests, and the tests that no longer exist when they end.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 20  # lines of each list
 FIXTURE = ": fixture "  # tells the name of a fixture from the id of a test
-_REMOVED, _FOREIGN = "muxleak_removed", "muxleak_foreign"  # keys in the output of a worker
+# Keys in the output of a worker.
+_REMOVED, _FOREIGN, _HIDDEN = "muxleak_removed", "muxleak_foreign", "muxleak_hidden"
 
 
 class Summary:
@@ -45,6 +46,7 @@ class Summary:
         self._complete: dict[str, None] = {}
         self._removed: dict[str, None] = {}
         self._foreign: dict[str, None] = {}
+        self._hidden: dict[str, dict[str, bool]] = {}
         self._unreported: list[str] = []
         self._refused: list[str] = []
         self._wrote = ""
@@ -110,6 +112,15 @@ class Summary:
                     self._foreign[foreign_marks.shown(item, mark)] = None
         return ours
 
+    def hidden(self, tests: Mapping[str, Iterable[tuple[str, bool]]]) -> None:
+        """Note tests that cannot be checked.
+
+        Args:
+            tests: by a clause that names their runner: their ids, and True if they fail the run.
+        """
+        for runner, found in tests.items():
+            self._hidden.setdefault(runner, {}).update(found)
+
     def pytest_report_header(self) -> list[str]:
         """Return the settings in force, and a line for each deprecated name."""
         # Not a warning: `filterwarnings = error` would make a failure of it.
@@ -161,6 +172,7 @@ class Summary:
         output = getattr(node, "workeroutput", {})
         self._removed |= dict.fromkeys(output.get(_REMOVED, ()))
         self._foreign |= dict.fromkeys(output.get(_FOREIGN, ()))
+        self.hidden(output.get(_HIDDEN, {}))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -169,6 +181,7 @@ class Summary:
         if self._worker:
             output = session.config.workeroutput  # type: ignore[attr-defined]
             output[_REMOVED], output[_FOREIGN] = list(self._removed), list(self._foreign)
+            output[_HIDDEN] = {name: list(tests.items()) for name, tests in self._hidden.items()}
             return
         settings = self.settings
         if settings is None or settings.baseline is None or self.baseline is None:
@@ -178,12 +191,15 @@ class Summary:
             self._write()
         else:
             failed = bool(self._unreported or self._excess() or self._removed)
-        if failed and self.mode == "strict" and session.exitstatus == pytest.ExitCode.OK:
+        failed = failed and self.mode == "strict"
+        failed = failed or any(True in tests.values() for tests in self._hidden.values())
+        if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List the leaks by creation site, and the entries of the baseline that no longer occur."""
         lines = [*self._leaked(), *self._unwarned(), *self._unreported, *self._surplus()]
+        lines += [_hidden_line(name, list(tests)) for name, tests in self._hidden.items()]
         if self._wrote:
             lines.append(self._wrote)
         if self._foreign:
@@ -264,6 +280,13 @@ class Summary:
         if self._explicit:
             owners = _owners(self._explicit)
             self._wrote += f"; without the leaks of {owners} failed by an explicit no_leaks"
+
+
+def _hidden_line(runner: str, tests: Sequence[str]) -> str:
+    return (
+        f"{_several(len(tests), 'test')} cannot be checked under {runner}; run them by another "
+        f"runner, or mark them leaks_allowed (first: {tests[0]})"
+    )
 
 
 def _owners(names: Collection[str]) -> str:
