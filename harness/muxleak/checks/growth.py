@@ -52,7 +52,7 @@ from muxleak.checks.retention import (
     retained,
     unfollow_finished,
 )
-from muxleak.checks.scope_check import BUDGET, diagnosis
+from muxleak.checks.scope_check import BUDGET, diagnoses
 from muxleak.checks.settle import settle
 from muxleak.checks.teardown import release
 from muxleak.introspect.sites import Site
@@ -213,14 +213,15 @@ class GrowthMeasurement:
         members += [p for p, n in kept.items() if key_of(p) in growing for _ in range(n)]
         counts = growing | {key_of(record): counts for record, counts in added.items()}
 
-        def notes(record: Record) -> list[str]:
-            series = counts[key_of(record)]
-            when = (
-                "after each repetition"
-                if len(series) > _CALLBACK_SAMPLES
-                else "at half-time and at the end"
-            )
-            return [f"alive {when}: {', '.join(map(str, series))}", *diagnosis(record)]
+        def series(record: Record) -> str:
+            values = counts[key_of(record)]
+            each = len(values) > _CALLBACK_SAMPLES
+            when = "after each repetition" if each else "at half-time and at the end"
+            return f"alive {when}: {', '.join(map(str, values))}"
+
+        def notes(records: Sequence[Record]) -> list[list[str]]:
+            lines = zip(records, diagnoses(records), strict=True)
+            return [[series(record), *diagnosis] for record, diagnosis in lines]
 
         return LeakReport.of(members, within=self.scope, diagnose=notes)
 

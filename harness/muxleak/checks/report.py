@@ -10,7 +10,8 @@
 # creation sites as they are printed here, so their form must stay.
 #
 # A report fits a screen, `MAX_LINES`. Groups beyond that are counted in one line, and notes take at
-# most half. The diagnosis walks the heap, so it is made only for as many groups as fit.
+# most half. The diagnosis walks the heap, so it is made only for as many groups as fit,
+# and for all of them together.
 #
 # `Record` is a protocol, because members are of classes that have nothing else in common: records
 # of live tasks, of resources, and of objects that only growth can judge.
@@ -136,7 +137,7 @@ class LeakReport:
         *,
         expected: int = 0,
         within: Scope | None = None,
-        diagnose: Callable[[Record], Sequence[str]] | None = None,
+        diagnose: Callable[[Sequence[Record]], Sequence[Sequence[str]]] | None = None,
     ) -> Self:
         """Group records by kind, creation site, name and, for tasks, the place where they wait.
 
@@ -144,8 +145,8 @@ class LeakReport:
             records: of live objects, in creation order, as `Ledger.live` gives them.
             expected: number that may be alive; only the verdict mentions it.
             within: the scope that was examined, which the groups do not name.
-            diagnose: returns the notes of a group from its first member; called for the groups
-                that are shown.
+            diagnose: returns the notes of each group from its first member; called once, with the
+                first members of the groups that are shown.
 
         Returns:
             The report.
@@ -158,11 +159,9 @@ class LeakReport:
             members.setdefault(key, []).append(record)
             total += 1
         keys = sorted(members, key=lambda key: -len(members[key]))
-        shown = MAX_LINES // 4 if diagnose is not None else 0
-        groups = [
-            _group(key[3], members[key], within, diagnose if index < shown else None)
-            for index, key in enumerate(keys)
-        ]
+        first = [members[key][0] for key in keys[: MAX_LINES // 4]]
+        notes = iter(diagnose(first) if diagnose is not None else ())
+        groups = [_group(key[3], members[key], within, next(notes, ())) for key in keys]
         return cls(tuple(groups), total, expected)
 
     @property
@@ -233,12 +232,11 @@ def _group(
     chain: tuple[str, ...],
     records: list[Record],
     within: Scope | None,
-    diagnose: Callable[[Record], Sequence[str]] | None,
+    notes: Sequence[str],
 ) -> LeakGroup:
     first = records[0]
     scopes = [record.scope for record in records]
     names = dict.fromkeys(each.name for each in scopes if each is not None and each is not within)
-    notes = tuple(diagnose(first)) if diagnose is not None else ()
     if first.kind == "task":
         waiting = first.waiting_on()
         doing = f"{waiting.place} on {waiting.on}"
@@ -246,7 +244,7 @@ def _group(
         doing = first.state()
     site = str(first.site) if first.site.points else _made_by_asyncio(first)
     return LeakGroup(
-        *(len(records), first.name, site, chain, doing, tuple(names)), first.kind, notes
+        *(len(records), first.name, site, chain, doing, tuple(names)), first.kind, tuple(notes)
     )
 
 

@@ -17,7 +17,7 @@
 # 6. Services. A program may keep a client, server or worker for as long as the process runs, and
 #    makes it when it is first needed, which may be inside the scope. Such an object is held by a
 #    variable of a module, or by attributes of one, which can hold only one at a time, so it cannot
-#    accumulate (`held_by_slot`). Only kinds that a service consists of are excused; and no more
+#    accumulate (`held_by_slots`). Only kinds that a service consists of are excused; and no more
 #    than a few that were made at one place, as each search walks the heap and many objects are not
 #    held in one slot each.
 #
@@ -34,7 +34,7 @@ from muxleak.checks.garbage import ITERATIONS, collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
 from muxleak.checks.settle import settle
-from muxleak.introspect.referrers import held_by_slot, who_can_wake
+from muxleak.introspect.referrers import held_by_slots, wakers
 from muxleak.introspect.waiting import links
 from muxleak.ledger.counters import Scope, TaskRecord
 from muxleak.ledger.kinds import GROWTH_KINDS, KINDS, LASTING, valid_kinds
@@ -151,12 +151,14 @@ def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:
         found: records of `left_behind`.
         scope: the scope that was examined.
     """
-    return LeakReport.of(found, within=scope, diagnose=diagnosis)
+    return LeakReport.of(found, within=scope, diagnose=diagnoses)
 
 
-def diagnosis(record: Record) -> list[str]:
-    """Say in a line if anything can still wake a task; say nothing of other kinds."""
-    return [who_can_wake(record.task)] if isinstance(record, TaskRecord) else []
+def diagnoses(records: Sequence[Record]) -> list[list[str]]:
+    """Say of each task in a line if anything can still wake it; say nothing of other kinds."""
+    tasks = [each.task for each in records if isinstance(each, TaskRecord)]
+    lines = iter(wakers(tasks))
+    return [[next(lines)] if isinstance(each, TaskRecord) else [] for each in records]
 
 
 def without_owned(found: list[Any]) -> list[Any]:
@@ -174,10 +176,11 @@ def without_owned(found: list[Any]) -> list[Any]:
 def _without_services(found: list[Any]) -> list[Any]:
     """Return the records without those of services that a module holds in a slot."""
     alike = Counter((each.kind, each.site) for each in found)
-    return [
+    few = [
         each
         for each in found
-        if each.kind not in _SERVICE_KINDS
-        or alike[each.kind, each.site] > _FEW
-        or held_by_slot(each.thing()) is None
+        if each.kind in _SERVICE_KINDS and alike[each.kind, each.site] <= _FEW
     ]
+    paths = held_by_slots([each.thing() for each in few])
+    services = {id(each) for each, path in zip(few, paths, strict=True) if path is not None}
+    return [each for each in found if id(each) not in services]

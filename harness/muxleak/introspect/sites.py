@@ -43,11 +43,15 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from muxleak.introspect.names import namespace
+
 MAX_FRAMES = 4
 _FULL = 2 * MAX_FRAMES
 
 _ASYNCIO = str(Path(asyncio.__file__).parent) + os.sep
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
+# Bound here, as tools that look for blocking calls on a loop replace it; it reads no disk.
+_getcwd = os.getcwd
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
 _RUNNER_RUN = asyncio.Runner.run.__code__
 
@@ -202,14 +206,23 @@ def short_path(filename: str) -> str:
     """Return `filename` relative to the working directory, else to the root of its package."""
     if filename.startswith("<"):
         return filename
-    path = Path(filename)
-    here = Path.cwd()
+    path, here = Path(filename), _folder()
     if path.is_relative_to(here) and "site-packages" not in path.parts:
         return path.relative_to(here).as_posix()
+    # A report may be made while a loop runs, so packages are looked up among the loaded modules.
+    files = {namespace(module).get("__file__") for module in list(sys.modules.values())}
     root = path.parent
-    while (root / "__init__.py").exists():
+    while str(root / "__init__.py") in files:
         root = root.parent
     return path.relative_to(root).as_posix()
+
+
+def _folder() -> str:
+    """Return the working directory; that of the start if it is gone or must not be asked for."""
+    try:
+        return _getcwd()
+    except Exception:  # noqa: BLE001 - tools that forbid blocking calls raise errors of their own
+        return _start
 
 
 def _line(code: CodeType, lasti: int) -> int:
@@ -217,3 +230,7 @@ def _line(code: CodeType, lasti: int) -> int:
         if start <= lasti < end and line is not None:
             return line
     return code.co_firstlineno
+
+
+_start = ""
+_start = _folder()

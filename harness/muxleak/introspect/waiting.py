@@ -27,12 +27,19 @@ from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
+from muxleak.introspect.names import (
+    PLAIN_REPR,
+    attribute,
+    is_a,
+    qualified_name,
+    safe_text,
+    type_name,
+)
 from muxleak.introspect.sites import SiteFrame, short_path
 
 _STDLIB = str(Path(asyncio.__file__).parent.parent) + os.sep
 _ADDRESS = re.compile(r" (?:at|object at) 0x[0-9a-fA-F]+")
 _MAX_REPR = 80
-_PLAIN_REPR: Any = object.__repr__
 
 AnyFuture = asyncio.Future[Any]
 AnyTask = asyncio.Task[Any]
@@ -64,15 +71,14 @@ def waiting_of(task: AnyFuture) -> Waiting:
     try:
         return _waiting_of(task)
     except Exception as exc:  # noqa: BLE001 - a broken object must not break the report on it
-        return Waiting((), name_of(task), f"something unreadable ({type(exc).__name__})")
+        return Waiting((), name_of(task), f"something unreadable ({type_name(exc)})")
 
 
 def name_of(task: AnyFuture) -> str:
     """Return the qualified name of a task's coroutine; the type's name of any other future."""
     if not isinstance(task, asyncio.Task):
-        return type(task).__name__
-    coroutine = task.get_coro()
-    return str(getattr(coroutine, "__qualname__", None) or type(coroutine).__name__)
+        return type_name(task)
+    return qualified_name(task.get_coro())
 
 
 def called_by(handle: asyncio.Handle) -> str:
@@ -86,11 +92,10 @@ def callable_name(callback: Any) -> str:
     For the wake-up of a task it is "task" and the name of its coroutine; for an object without a
     qualified name it is the name of the type.
     """
-    owner = getattr(callback, "__self__", None)
-    if isinstance(owner, asyncio.Task):
+    owner = attribute(callback, "__self__")
+    if is_a(owner, asyncio.Task):
         return f"task {name_of(owner)}"
-    callback = getattr(callback, "func", callback)
-    return str(getattr(callback, "__qualname__", None) or type(callback).__name__)
+    return qualified_name(attribute(callback, "func", callback))
 
 
 def is_stdlib(filename: str) -> bool:
@@ -162,9 +167,9 @@ def _step(link: Any) -> tuple[FrameType | None, Any]:
 
 def _own_repr(frame: FrameType) -> str | None:
     owner: Any = frame.f_locals.get("self")
-    if owner is None or type(owner).__repr__ is _PLAIN_REPR:
+    if owner is None or type(owner).__repr__ is PLAIN_REPR:
         return None
-    return scrub(repr(owner))
+    return scrub(safe_text(owner))
 
 
 def _future(awaited: AnyFuture | None, task: AnyFuture) -> str:
@@ -173,4 +178,4 @@ def _future(awaited: AnyFuture | None, task: AnyFuture) -> str:
     if isinstance(awaited, asyncio.Task):
         return f"task {name_of(awaited)}"
     state = "cancelled" if awaited.cancelled() else "done" if awaited.done() else "pending"
-    return f"<{type(awaited).__name__} {state}>"
+    return f"<{type_name(awaited)} {state}>"
