@@ -62,6 +62,14 @@ async def transport(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a t
         writer.close()
 
 
+async def forgotten(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a twin
+    """The socket that asyncio forgets if a race of connections is cancelled."""
+    del kept
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.open_connection(*WHERE, happy_eyeballs_delay=None if fixed else 0.25)
+
+
 async def endpoint(kept: list[Any], fixed: bool) -> None:  # noqa: FBT001 - a twin
     """A datagram endpoint that stays open."""
     loop = asyncio.get_running_loop()
@@ -128,6 +136,7 @@ PLANTS: dict[Plant, str] = {
     timer: "timer",
     timer_at: "timer",
     transport: "transport",
+    forgotten: "transport",
     endpoint: "transport",
     server: "server",
     generator: "generator",
@@ -202,10 +211,10 @@ def test_left_at_the_end_is_found(plant: Plant) -> None:
     with pytest.raises(LeakError) as caught:
         simulate(at_the_end(plant, fixed=False))
 
-    found = {group.kind: group for group in caught.value.report.groups}
     kind = PLANTS[plant]
-    assert kind in found
-    assert found[kind].site.endswith(f" in {plant.__name__}") or kind in BLIND_TO_PLACE
+    sites = [group.site for group in caught.value.report.groups if group.kind == kind]
+    assert sites
+    assert kind in BLIND_TO_PLACE or any(site.endswith(f" in {plant.__name__}") for site in sites)
     simulate(at_the_end(plant, fixed=True))
 
 

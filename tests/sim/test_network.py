@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from muxleak.search import find_leaks
 from muxleak.sim import Choices, Network, SimulationError, current, simulate
 
 Log = list[tuple[str, object]]
@@ -186,6 +187,53 @@ def test_server_waits_for_its_connections() -> None:
     assert simulate(program).value == (
         ["client", "server"] if sys.version_info >= (3, 12) else ["server", "client"]
     )
+
+
+def test_server_that_closes_as_it_accepts_strands_the_connection() -> None:
+    """As on asyncio: a factory, no `connection_made`, and silence at the client; or else a reset.
+
+    The environment decides when the arrival is seen, and so which of the three courses it takes.
+    """
+    courses: dict[str, int] = {}
+    steps: list[str] = []
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        accepted: list[Recorder] = []
+
+        def factory() -> Recorder:
+            accepted.append(Recorder())
+            return accepted[-1]
+
+        server = await loop.create_server(factory, *WHERE)
+        connecting = asyncio.create_task(loop.create_connection(Recorder, *WHERE))
+        for _ in range(current().choices.below(5)):
+            await asyncio.sleep(0)
+        server.close()
+        await asyncio.wait([connecting])
+        if connecting.exception():
+            course = "refused"
+        else:
+            transport, client = connecting.result()
+            await current().settle()
+            transport.write(b"anybody there?")
+            await current().settle()
+            at_server = accepted[0].log if accepted else None
+            course = f"{[event for event, _ in client.log]} {at_server}"
+            if course == "['made'] []":
+                steps[:] = current().steps
+            transport.close()
+            await server.wait_closed()
+        courses[course] = courses.get(course, 0) + 1
+
+    assert find_leaks(program, examples=300) is None
+    assert set(courses) == {
+        "refused",
+        "['made', 'lost'] None",
+        "['made'] []",
+        "['made'] [('made', None), ('data', 14)]",
+    }
+    assert steps == ["stranded: connection 1, its server closed as it accepted it"]
 
 
 def test_server_forever_ends_when_cancelled() -> None:

@@ -104,7 +104,9 @@ class NetworkCalls:
         local = None
         if local_addr is not None:
             local = (self.fabric.names.resolve(local_addr[0]), local_addr[1] or self.fabric.port())
-        return await self.fabric.connect(target, local, protocol_factory)
+        # asyncio connects another way if a delay is given, whatever the number of addresses.
+        staggered = settings.get("happy_eyeballs_delay") is not None
+        return await self.fabric.connect(target, local, protocol_factory, staggered=staggered)
 
     async def create_datagram_endpoint(
         self,

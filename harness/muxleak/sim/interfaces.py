@@ -103,7 +103,7 @@ class Carrier(Protocol):
     Attributes:
         loop: the simulation's loop.
         settings: what is declared.
-        open: every open transport, with its side: "client", "server", "datagrams".
+        open: every open transport, with its side: "client", "server", "datagrams", "forgotten".
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
         accepted: the server's end of each accepted connection, with its scope, if there is a check.

@@ -45,6 +45,12 @@ if TYPE_CHECKING:
 
     Owner = Callable[[Context], Scope | None]
 
+_SIDES = {
+    "client": "connection",
+    "server": "accepted connection",
+    "datagrams": "datagram endpoint",
+    "forgotten": "socket of a cancelled create_connection(happy_eyeballs_delay=...)",
+}
 _MANY = 256  # references above which dead ones are dropped: amortised O(1) each
 _OURS = ("asyncio.", "muxleak.")
 _NOWHERE = Site(())
@@ -212,12 +218,10 @@ def _timers(loop: ScannedLoop, owner: Owner, horizon: float) -> Iterator[TimerRe
 
 
 def _transports(loop: ScannedLoop, owner: Owner) -> Iterator[TransportRecord]:
-    names = {"client": "connection", "server": "accepted connection"}
     for transport, side in loop.fabric.open.items():
         scope = owner(transport.context)
         if scope is not None and not transport.cut_off:
-            name = names.get(side, "datagram endpoint")
-            yield TransportRecord(transport, name, transport.points, scope)
+            yield TransportRecord(transport, _SIDES[side], transport.points, scope)
 
 
 def _servers(loop: ScannedLoop, owner: Owner) -> Iterator[ServerRecord]:

@@ -59,7 +59,8 @@ class Fabric:
         pending: arrivals that the next poll makes ready.
         held: arrivals that a later poll makes ready, each with the number of polls to go.
         in_flight: virtual time at which the last thing now under way arrives.
-        open: every open transport, with "client", "server" or "datagrams".
+        open: every open transport, with "client", "server", "datagrams", or "forgotten" for the
+            socket that a cancelled connection attempt has left.
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
         accepted: the server's end of each accepted connection, with its scope, until
@@ -197,7 +198,12 @@ class Fabric:
                 del self.servers[address]
 
     async def connect(
-        self, target: Address, local: Address | None, factory: Callable[[], asyncio.BaseProtocol]
+        self,
+        target: Address,
+        local: Address | None,
+        factory: Callable[[], asyncio.BaseProtocol],
+        *,
+        staggered: bool = False,
     ) -> tuple[SimTransport, asyncio.BaseProtocol]:
         """Connect to a server's address.
 
@@ -205,6 +211,8 @@ class Fabric:
             target: the server's address.
             local: the client's address; None for a free one.
             factory: makes the client's protocol.
+            staggered: True if asyncio would race connections to several addresses. Cancelled in
+                that, it leaves a connected socket without a transport.
 
         Returns:
             The client's transport and protocol.
@@ -225,11 +233,16 @@ class Fabric:
             raise error(errno.ECONNREFUSED)
         try:
             await waiter
+            staggered = False
             protocol = factory()
             client.begin("client", protocol)
             await asyncio.sleep(0)
         except BaseException:
-            client.abort()
+            if staggered:
+                self.note("forgotten", client.label)
+                self.open[client] = "forgotten"
+            else:
+                client.abort()
             raise
         return client, protocol
 

@@ -158,6 +158,19 @@ class SimTransport(MemoryTransport):
                 if isinstance(end, SimTransport):
                     end._severed = end._stalled = True
 
+    def strand(self) -> None:
+        """Drop the end of a server that has closed since it accepted: the peer learns nothing.
+
+        asyncio drops such a connection without `connection_made` or a message; the system closes
+        its socket when the collector runs, if ever. Here it stays silent.
+        """
+        self._fabric.note("stranded", self.label)
+        simulation = self._fabric.loop.simulation
+        if simulation is not None:
+            number = self.label[:-1]
+            simulation.drawn(f"stranded: connection {number}, its server closed as it accepted it")
+        self._stalled = True
+
     def _flow(self) -> None:
         self._stalled = False
         if not self._lost:
@@ -371,21 +384,18 @@ class SimServer(asyncio.AbstractServer):
         self._waiters.append(waiter)
         await waiter
 
-    def accept(self, transport: SimTransport, context: Any) -> None:
-        """Accept a connection that has arrived: make its protocol, in its own context and scope."""
+    def accept(self, transport: SimTransport, context: Context) -> None:
+        """Accept a connection that has arrived; its protocol is made in the next iteration."""
         if self._closed:
             transport.fault("reset")
-            return
-        simulation = self._fabric.loop.simulation
-        if simulation is not None:
-            host, port = transport.get_extra_info("sockname")
-            name = f"connection {transport.label[:-1]} to {host}:{port}"
-            scope = simulation.ledger.scope(name)
-            context.run(scope.enter)
-            # Only a check reads the list; without one it would keep every transport alive.
-            if simulation.has_check:
-                self._fabric.accepted.append((transport, scope))
+        else:
+            self._fabric.loop.call_soon(self._establish, transport, context)
+
+    def _establish(self, transport: SimTransport, context: Context) -> None:
+        """Make the protocol of an accepted connection, in the connection's context and scope."""
+        protocol = None
         try:
+            context.run(self._enter_scope, transport)
             protocol = context.run(self._factory)
         except Exception as exc:  # noqa: BLE001 - as asyncio does
             transport.abort()
@@ -393,9 +403,23 @@ class SimServer(asyncio.AbstractServer):
                 {"message": "Error on transport creation for incoming connection", "exception": exc}
             )
             return
+        if self._closed:
+            transport.strand()
+            return
         self._open[transport] = None
         transport.server, transport.points = self, self.points
         transport.begin("server", protocol)
+
+    def _enter_scope(self, transport: SimTransport) -> None:
+        simulation = self._fabric.loop.simulation
+        if simulation is None:
+            return
+        host, port = transport.get_extra_info("sockname")
+        scope = simulation.ledger.scope(f"connection {transport.label[:-1]} to {host}:{port}")
+        scope.enter()
+        # Only a check reads the list; without one it would keep every transport alive.
+        if simulation.has_check and not self._closed:
+            self._fabric.accepted.append((transport, scope))
 
     def context(self) -> Any:
         """Return a copy of the context in which the server was made, for one connection."""

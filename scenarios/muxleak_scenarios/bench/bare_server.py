@@ -74,7 +74,7 @@ class BareServer:
         transport = self.loop.fabric.dial((HOST, PORT))
         if transport is None:
             raise AssertionError(f"expected a server at {HOST}:{PORT}")
-        self.loop.turn()
+        self.loop.turn(2)  # it is accepted, then its protocol is made
         peer = BarePeer()
         peer.scope = self._scopes.pop() if self._scopes else None
         transport.begin("client", peer)
