@@ -115,9 +115,9 @@ def test_no_leaks_has_options_for_one_test(project: Project) -> None:
 
         @pytest.mark.no_leaks(budget=0.05)
         async def test_late():
-            KEPT.append(asyncio.create_task(asyncio.sleep(0.1)))
+            KEPT.append(asyncio.create_task(asyncio.sleep(60)))
 
-        @pytest.mark.no_leaks(budget=2)
+        @pytest.mark.no_leaks(budget=60)
         async def test_late_within():
             KEPT.append(asyncio.create_task(asyncio.sleep(0.1)))
         """)

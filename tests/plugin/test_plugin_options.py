@@ -158,19 +158,19 @@ def test_ini_values_select_leaks(leaking: Project, ini: str, failed: list[str]) 
 
 
 def test_budget_is_the_time_for_a_late_task(project: Project) -> None:
-    """A task that takes 0.1 s is a leak with half of that, and none with twice."""
-    project.write("""
-        import asyncio
-        import pytest
-
-        KEPT = []
-
-        @pytest.mark.asyncio
-        async def test_late():
-            KEPT.append(asyncio.create_task(asyncio.sleep(0.1)))
-        """)
+    """A task that ends within the budget is no leak, and one that ends after it is one."""
     outcomes = []
-    for budget in ("0.05", "0.2"):
+    for delay, budget in (("60", "0.05"), ("0.1", "60")):
+        project.write(f"""
+            import asyncio
+            import pytest
+
+            KEPT = []
+
+            @pytest.mark.asyncio
+            async def test_late():
+                KEPT.append(asyncio.create_task(asyncio.sleep({delay})))
+            """)
         project.ini(f"leaks_budget = {budget}")
         outcomes.append(project.run("--leaks=strict").parseoutcomes())
 
