@@ -4,6 +4,7 @@ import pytest
 
 from muxleak_scenarios import Found, Sequence, find_pair, find_violation, load_pairs, run_sequence
 from muxleak_scenarios.pairs.registry import FLAGSHIP
+from muxleak_scenarios.pairs.search import _with_data_in_new
 from muxleak_vless import Lifecycle
 from muxleak_vless.versions import VERSIONS
 
@@ -81,6 +82,28 @@ def test_search_goes_on_where_shrinking_ends_too_early(seed: int) -> None:
 
     assert result is not None
     assert str(result.sequence) in {"a:connect a:close", "a:bad:user a:close"}
+
+
+@pytest.mark.parametrize(
+    ("line", "shorter"),
+    [
+        (
+            "a:open a:new:1:deaf b:open a:data:1+200 a:data:1+5",
+            ["a:open a:new:1:deaf+200 b:open a:data:1+5"],
+        ),
+        (
+            "a:open b:open a:udp:1:echo b:new:1:echo b:data:1+5 a:data:1+7",
+            [
+                "a:open b:open a:udp:1:echo+7 b:new:1:echo b:data:1+5",
+                "a:open b:open a:udp:1:echo b:new:1:echo+5 a:data:1+7",
+            ],
+        ),
+        ("a:open a:new:1:echo+5 a:data:1+5 a:new:2:echo a:end:2 a:data:2+5", []),
+    ],
+)
+def test_search_tries_data_together_with_its_new(line: str, shorter: list[str]) -> None:
+    """The first thing sent to a stream, if it is data, can be one step with the New."""
+    assert list(map(str, _with_data_in_new(Sequence.parse(line)))) == shorter
 
 
 def test_search_ignores_other_properties() -> None:

@@ -1067,6 +1067,100 @@ def test_session_end_is_seen_while_a_handler_stalls(ending: str, connect: Connec
     assert connection.frames() == []
 
 
+async def by_id(stream: Stream, context: Context) -> None:
+    """Read nothing of odd streams, all of even ones."""
+    if stream.stream_id % 2:
+        await deaf(stream, context)
+    while await stream.read():
+        pass
+
+
+def test_session_unread_data_of_all_streams_is_bounded(connect: Connect) -> None:
+    """Each stream is below its own limit; the connection resets the largest, and goes on."""
+    connection = connect(by_id, inbox_bytes=1000, unread_bytes=1500)
+    connection.send(new(1, bytes(600)), new(3, bytes(700)), new(5, bytes(100)))
+    assert connection.session.unread.size == 1400
+    connection.send(new(2, bytes(900)))
+    assert connection.session.unread.size == 1400  # taken as soon as it came
+
+    connection.send(keep(1, bytes(150)))
+    assert connection.session.unread.size == 1550
+    assert connection.frames() == []
+    connection.run(LIMITS.stall_seconds)
+
+    assert connection.frames() == [end(1, error=True)]
+    assert connection.session.unread.size == 800
+    assert set(connection.session.streams) == {2, 3, 5}
+    connection.send(keep(2, bytes(10)), end(2))
+    assert connection.frames()[1:] == [end(2)]
+
+
+def test_session_resets_the_fullest_stream_not_the_one_that_receives(connect: Connect) -> None:
+    """The data that fills the connection may be that of a handler that reads."""
+    connection = connect(by_id, inbox_bytes=1000, unread_bytes=1500)
+    connection.send(new(1, bytes(800)), new(3, bytes(650)), new(2, bytes(100)))
+    connection.run(2 * LIMITS.stall_seconds)
+    assert set(connection.session.streams) == {1, 2, 3}
+
+    connection.send(new(5, bytes(100)), keep(3, bytes(5)))
+    connection.run(LIMITS.stall_seconds)
+
+    assert set(connection.session.streams) == {2, 3, 5}
+
+
+def test_session_handler_that_reads_again_makes_room(connect: Connect) -> None:
+    """Within the stall limit nothing is reset, and what waited comes after."""
+    connection: Connection
+    received: list[int] = []
+
+    async def slow(stream: Stream, _context: Context) -> None:
+        await asyncio.sleep(LIMITS.stall_seconds / 2)
+        while data := await stream.read():
+            received.append(len(data))
+
+    connection = connect(slow, inbox_bytes=1000, unread_bytes=1500)
+    connection.send(*(new(i, bytes(800)) for i in (1, 2, 3)))
+    assert connection.session.unread.size == 1600
+    connection.run(LIMITS.stall_seconds)
+
+    assert received == [800, 800, 800]
+    assert connection.frames() == []
+    assert connection.session.unread.size == 0
+
+
+@pytest.mark.parametrize("ending", ["reset", "replaced", "returned"])
+def test_session_ended_stream_makes_room(ending: str, connect: Connect) -> None:
+    """Data that a stream leaves unread when it ends does not count any more."""
+    connection: Connection
+    done: asyncio.Future[None]
+
+    async def handler(_stream: Stream, _context: Context) -> None:
+        await done
+
+    connection = connect(handler, inbox_bytes=1000, unread_bytes=1500)
+    done = connection.loop.create_future()
+    connection.send(new(1, bytes(700)), new(2, bytes(700)))
+    if ending == "returned":
+        done.set_result(None)
+        connection.run()
+    else:
+        connection.send(*([end(1, error=True), end(2, error=True)] if ending == "reset" else []))
+        connection.send(*([new(1), new(2)] if ending == "replaced" else []))
+
+    assert connection.session.unread.size == 0
+
+
+def test_session_peers_end_is_seen_while_the_connection_is_full(connect: Connect) -> None:
+    """The limit over all streams is lifted as that of one is: nothing hides the end."""
+    connection = connect(by_id, inbox_bytes=1000, unread_bytes=1500)
+    connection.send(new(1, bytes(800)), new(3, bytes(800)), new(5, bytes(800)))
+    assert set(connection.session.streams) == {1, 3}
+
+    connection.close()
+
+    assert connection.task.done()
+
+
 def test_session_stream_opened_after_the_peers_end_does_not_wait(connect: Connect) -> None:
     """A stream whose New was read after the peer's end has no reason for patience either."""
     connection = connect(deaf)

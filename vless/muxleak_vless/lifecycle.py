@@ -48,7 +48,9 @@ question from exactly one place; `hang_up` is asked by the server (module `inbou
 #    for connections without a session (`hang_up`). The task that served a connection waits for its
 #    handlers (`join`).
 # 6. Every wait for a peer has a limit (`stalled`, `idle`).
-# 7. Sent bytes can be decoded (`split`), and padding in received frames is skipped (`tolerates`).
+# 7. The memory that the peer can fill has a limit for each stream (`deliver`) and, over all its
+#    streams, for the connection (`make_room`), beside that on their number.
+# 8. Sent bytes can be decoded (`split`), and padding in received frames is skipped (`tolerates`).
 #
 # A question's docstring is its contract, in one line; `muxleak show` prints it. The pairs repeat it
 # above their own answers: an answer that does not keep it is the bug.
@@ -72,8 +74,8 @@ if TYPE_CHECKING:
 class Lifecycle:
     """Answers the life-cycle questions of a session as the reference does.
 
-    Only `deliver` and `join` may wait. All others run to their end within one step of the task that
-    asks, so no other task sees half of a decision.
+    Only `deliver`, `make_room` and `join` may wait. All others run to their end within one step of
+    the task that asks, so no other task sees half of a decision.
 
     The arguments have the same meaning in all methods:
 
@@ -148,6 +150,12 @@ class Lifecycle:
         stream.feed(data, address)
         if not await stream.room(session.limits.stall_seconds):
             session.reset_stream(stream, StreamStalled(f"{stream!r} does not read"))
+
+    # The limit of `deliver` is that of one stream, and 4,096 streams just below it hold a gigabyte.
+    # Asked only when the connection has no room.
+    async def make_room(self, session: MuxSession) -> None:
+        """Wait until the unread data of all streams is below its limit, or reset the largest."""
+        await session.make_room()
 
     # An End ends one direction. Removed here, the stream would be out of reach of the cleanup while
     # its handler goes on with the other direction (pair end_forgets_stream).

@@ -26,6 +26,8 @@ class Limits(NamedTuple):
     """For reaching a destination."""
     inbox_bytes: int = 256 * 1024
     """Bytes that a stream's handler has not taken, before the receive loop waits."""
+    unread_bytes: int = 4 * 1024 * 1024
+    """The same over all streams of a connection; `inbox_bytes` alone would allow a gigabyte."""
     backlog_bytes: int = 1024 * 1024
     """Bytes of unsent replies to a peer that does not read, before the connection ends."""
     max_streams: int = 4096

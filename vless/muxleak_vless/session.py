@@ -14,7 +14,8 @@ Every decision about the life of the connection is asked of a `Lifecycle`; this 
 #   receive loop  Link.receive  bytes, FIN, reset, idle and write limit; the cleanup closes the link
 #   (`run`, in    Stream.room   the handler reads; the stream ends; the peer has closed (`on_eof`,
 #   the caller's                even while the loop is here); the stall limit
-#   task)         join          the handlers end; two close limits
+#   task)         Unread.room   any handler reads; any stream ends; as above
+#                 join          the handlers end; two close limits
 #   watcher       Context.wait  `receive_ended` cancels the context; the server's context ends
 #   handler,      Stream.read   data, End, or the end of the stream with its cause
 #   one a stream  Stream.write  the peer reads; the link ends; the write limit ends the link
@@ -30,7 +31,9 @@ Every decision about the life of the connection is asked of a `Lifecycle`; this 
 #    link that the cleanup closes wakes the receive loop.
 # 4. No stream is registered while the session is closing, since no cleanup would end it.
 # 5. The cleanup reaches its end, whatever one step or one stream raises. The error is logged.
-# 6. The receive loop never waits for the peer to read. Replies go into the transport's buffer, and
+# 6. Handlers that do not read hold less than the connection's limit of unread bytes and one frame,
+#    however many they are.
+# 7. The receive loop never waits for the peer to read. Replies go into the transport's buffer, and
 #    a backlog above its limit ends the connection. Otherwise the loop could not see the FIN of a
 #    peer that does not read.
 #
@@ -65,6 +68,7 @@ from muxleak_vless.errors import (
     ProtocolError,
     StreamClosed,
     StreamReset,
+    StreamStalled,
     WriteStalled,
     text_of,
 )
@@ -72,7 +76,7 @@ from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_frame
 from muxleak_vless.header import Response, encode_response
 from muxleak_vless.lifecycle import Lifecycle
 from muxleak_vless.limits import Limits
-from muxleak_vless.stream import Stream, cancel_task
+from muxleak_vless.stream import Stream, Unread, cancel_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +104,7 @@ class MuxSession:
     Attributes:
         context: Ends with the connection, or earlier with ``parent``.
         streams: The stream table: open streams by id.
+        unread: Counts the bytes that the handlers have not taken.
         closing: True once the cleanup has acted.
         cleanups: Number of times that the cleanup has acted; one is right.
         cause: Cause given to the first cleanup, None before it.
@@ -121,6 +126,7 @@ class MuxSession:
         self.lifecycle = lifecycle or Lifecycle()
         self.limits = limits or Limits()
         self.streams: dict[int, Stream] = {}
+        self.unread = Unread(self.limits.unread_bytes)
         self.closing = False
         self.cleanups = 0
         self.cause: BaseException | None = None
@@ -211,6 +217,17 @@ class MuxSession:
         if self._owns(stream):
             self._send(Frame.end(stream.stream_id, error=error))
         self.retire(stream, StreamClosed("closed by its handler"))
+
+    async def make_room(self) -> None:
+        """Wait for room in the connection; for each stall limit that passes, reset one stream.
+
+        It is the stream with the most unread bytes, which need not be the one with the newest.
+        """
+        while not await self.unread.room(self.limits.stall_seconds):
+            fullest = max(self.streams.values(), key=lambda stream: stream.unread, default=None)
+            if fullest is None or not fullest.unread:
+                return  # Only with wrong answers: the bytes are those of streams out of reach.
+            self.reset_stream(fullest, StreamStalled(f"{fullest!r} holds the most unread data"))
 
     def refuse(self, stream_id: int) -> None:
         """Send the peer an End with the error bit for an id."""
@@ -327,7 +344,8 @@ class MuxSession:
         await self._deliver(stream, frame)
 
     def _start(self, stream_id: int, network: NetworkType, target: Address) -> Stream:
-        stream = Stream(self, stream_id, network, target, inbox=self.limits.inbox_bytes)
+        inbox = self.limits.inbox_bytes
+        stream = Stream(self, stream_id, network, target, inbox=inbox, connection=self.unread)
         if self.link.ended:
             stream.stop_waiting()
         self.streams[stream_id] = stream
@@ -356,6 +374,8 @@ class MuxSession:
     async def _deliver(self, stream: Stream, frame: Frame) -> None:
         if frame.data:
             await self.lifecycle.deliver(self, stream, frame.data, frame.target)
+            if self.unread.full:
+                await self.lifecycle.make_room(self)
 
     def _owns(self, stream: Stream) -> bool:
         return self.lifecycle.owns(self, stream)
@@ -373,5 +393,6 @@ class MuxSession:
             self._prefix = b""
 
     def _link_ended(self) -> None:
+        self.unread.stop_waiting()
         for stream in self.streams.values():
             stream.stop_waiting()

@@ -32,6 +32,9 @@ session that is one stream (`direct_session`).
 #
 # `feed` never waits, and the receive loop waits in `room` after it. So, until the peer has gone,
 # the inbox holds less than its limit and one piece (a frame, or one read of the link).
+#
+# A limit on each inbox is none on a connection, which may have thousands of streams: `Unread`
+# counts the bytes of all its inboxes, under the same rule.
 
 from __future__ import annotations
 
@@ -67,6 +70,57 @@ class StreamOwner(Protocol):
         """End the stream on our side and send the peer its end."""
 
 
+class Unread:
+    """Counts the bytes that the handlers of one connection have not taken, over all its streams.
+
+    Args:
+        limit: Bytes from which `room` waits.
+
+    Attributes:
+        size: The bytes.
+    """
+
+    __slots__ = ("_limit", "_waiter", "size")
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0
+        self._limit: int | None = limit
+        self._waiter: asyncio.Future[bool] | None = None
+
+    @property
+    def full(self) -> bool:
+        """True from the limit on, unless it has been lifted."""
+        return self._limit is not None and self.size >= self._limit
+
+    def add(self, size: int) -> None:
+        """Count bytes that have come, or uncount them if ``size`` is negative."""
+        self.size += size
+        if self._waiter is not None and not self.full:
+            _resolve(self._waiter, value=True)
+
+    async def room(self, seconds: float) -> bool:
+        """Wait until the size is below the limit; for one task at a time.
+
+        Returns:
+            False if that takes longer than ``seconds``.
+        """
+        if not self.full:
+            return True
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(seconds, _resolve, self._waiter, False)  # noqa: FBT003 - a result value
+        try:
+            return await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def stop_waiting(self) -> None:
+        """Lift the limit, because the peer has gone and little more can come."""
+        self._limit = None
+        self.add(0)
+
+
 class Stream:
     """A bidirectional stream of bytes (TCP) or packets (UDP) to ``target``.
 
@@ -76,6 +130,7 @@ class Stream:
         network: TCP for bytes, UDP for packets.
         target: Destination that the peer asks for.
         inbox: Bytes that may be unread before `room` waits.
+        connection: Counts the unread bytes of all streams of the connection, if it has several.
 
     Attributes:
         cause: None while the stream is open, then the cause of its end.
@@ -85,6 +140,7 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_connection",
         "_inbox",
         "_limit",
         "_owner",
@@ -107,6 +163,7 @@ class Stream:
         target: Address,
         *,
         inbox: int,
+        connection: Unread | None = None,
     ) -> None:
         self.stream_id = stream_id
         self.network = network
@@ -118,6 +175,7 @@ class Stream:
         self._owner: StreamOwner | None = owner
         self._inbox: deque[tuple[bytes, Address | None]] = deque()
         self._size = 0
+        self._connection = connection
         self._limit: int | None = inbox
         self._reader: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[], bool]] = {}
@@ -159,7 +217,7 @@ class Stream:
                 if self._reader is reader:
                     self._reader = None
         packet = self._inbox.popleft()
-        self._size -= len(packet[0])
+        self._count(-len(packet[0]))
         self._notify()
         return packet
 
@@ -188,11 +246,16 @@ class Stream:
 
     # The owner's side.
 
+    @property
+    def unread(self) -> int:
+        """Bytes that the handler has not taken."""
+        return self._size
+
     def feed(self, data: bytes, address: Address | None = None) -> None:
         """Put ``data`` into the inbox and wake the reader; drop it if the stream has ended."""
         if self.cause is None and not self.ended and data:
             self._inbox.append((data, address))
-            self._size += len(data)
+            self._count(len(data))
             self._wake_reader()
 
     def feed_eof(self) -> None:
@@ -206,7 +269,7 @@ class Stream:
             self.cause = cause
             self._owner = None
             self._inbox.clear()
-            self._size = 0
+            self._count(-self._size)
             self._wake_reader()
             self._notify()
 
@@ -240,6 +303,11 @@ class Stream:
         """Lift the limit of `room`, because the peer has gone and little more can come."""
         self._limit = None
         self._notify()
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        if self._connection is not None:
+            self._connection.add(size)
 
     def _has_ended(self) -> StreamClosed:
         return StreamClosed(f"stream {self.stream_id}: {text_of(self.cause)}")

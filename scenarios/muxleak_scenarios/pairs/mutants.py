@@ -63,6 +63,7 @@ EQUIVALENT: Mapping[tuple[str, str], str] = {
     ("release_failed", TWICE): _LOGGED,
     ("end_link", TWICE): _ENDS_ONCE,
     ("id_reused", TWICE): _CANCELLED,
+    ("make_room", TWICE): "there is room after the first time",
     ("peer_ended", TWICE): _ENDS_ONCE,
     ("handler_ended", TWICE): "a closed stream no longer owns its id, so its End is sent once",
     ("forget", TWICE): "the entry is already removed",

@@ -59,8 +59,9 @@ _NETWORK = 4
 _PLAIN = 128
 """The largest network byte that means the plain course."""
 CONNECTIONS = "abc"
-SIZES = (0, 5, 60, 300, 2000)
-"""Sizes of data in bytes: none, few, less than `inbox_bytes`, more than it, and far more."""
+SIZES = (0, 5, 60, 200, 300, 2000)
+"""Sizes of data in bytes: none, few, less than `inbox_bytes`, half of `unread_bytes`, more than
+`inbox_bytes`, and far more."""
 UNKNOWN = 9
 """An id that names no stream: it is opened only after eight others of its connection."""
 _KINDS = (*HANDLERS, *DESTINATIONS)
@@ -143,7 +144,7 @@ class _State:
         stream = len(streams) + 1
         streams.append(stream)
         kind = _KINDS[argument % len(_KINDS)]
-        return Step("new", name, stream, kind, SIZES[argument // len(_KINDS) % 3])
+        return Step("new", name, stream, kind, SIZES[argument // len(_KINDS) % 4])
 
     def udp(self, name: str, argument: int) -> Step:
         verb = "xudp" if argument >= 128 else "udp"  # noqa: PLR2004 - one variant each
@@ -158,7 +159,9 @@ class _State:
 
     def data(self, name: str, argument: int) -> Step:
         sizes = SIZES[1:]
-        return Step("data", name, self._some(name, argument), size=sizes[argument // 8 % 4])
+        return Step(
+            "data", name, self._some(name, argument), size=sizes[argument // 8 % len(sizes)]
+        )
 
     def keep(self, name: str, argument: int) -> Step:
         stream = self._some(name, argument)

@@ -17,6 +17,7 @@ LIMITS = Limits(
     close_seconds=1,
     dial_seconds=1,
     inbox_bytes=256,
+    unread_bytes=400,
     backlog_bytes=4096,
     max_streams=4,
 )

@@ -15,7 +15,7 @@ PROPERTIES = {
     "transports": "no transport of a closed connection is left, in or out",
     "exceptions": "no exception goes unretrieved",
     "timers": "no timer is left when all connections are closed (on virtual time)",
-    "bounds": "while open, a connection has no more tasks and streams than it may",
+    "bounds": "while open, a connection has no more tasks, streams and unread bytes than it may",
     "answers": "the server ends a stream after its peer and handler; data for none is refused",
     "shutdown": "when the server ends, so does every connection",
     "stalls": "no write waits without a limit for a peer that does not read",

@@ -312,6 +312,14 @@ class SequenceRun:
         scope = connection.peer.scope
         if self.has_stalled_write(connection):
             self.record("stalls", name, "expected no write to wait when all limits have expired")
+        session = self.target.sessions.get(scope)
+        most = self.target.inbound.limits.unread_bytes
+        # The peer's end lifts the limit: the rest of its data is passed on, and no more can come.
+        if session is not None and session.unread.size >= most and not session.link.ended:
+            got = (
+                f"expected less than {most} unread bytes of all streams, got {session.unread.size}"
+            )
+            self.record("bounds", name, got)
         # One that is over is checked by `check`, for more than this.
         over = connection.over or connection.peer.ended
         if self.target.ending and not over and self.leaves_something(scope):
