@@ -131,7 +131,9 @@ def test_base_install_imports_and_searches_a_program(base: Environment, tmp_path
     (tmp_path / "server.py").write_text(SERVER)
     found = base.script("muxleak", "fuzz", "server:main", cwd=tmp_path)
     assert (found.returncode, found.stderr) == (1, "")
-    again = base.script("muxleak", "replay", "muxleak-server-main.sim.json", cwd=tmp_path)
+    again = base.script(
+        "muxleak", "replay", "muxleak-server-main.sim.json", "server:main", cwd=tmp_path
+    )
     assert (again.returncode, again.stderr) == (1, "")
     assert "1 task leaked" in found.stdout
     assert "1 task leaked" in again.stdout

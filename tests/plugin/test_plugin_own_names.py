@@ -174,7 +174,7 @@ def test_program_imports_its_own_modules(
     environ = {"PYTHONPATH": path} if path else {}
     found = stranger.script("muxleak", "fuzz", name, cwd=tmp_path, **environ)
     (file,) = tmp_path.glob("*.sim.json")
-    again = stranger.run("-m", "muxleak", "replay", file.name, cwd=tmp_path, **environ)
+    again = stranger.run("-m", "muxleak", "replay", file.name, name, cwd=tmp_path, **environ)
 
     for done in (found, again):
         assert (done.returncode, done.stderr) == (1, "")

@@ -136,14 +136,14 @@ def test_replay_shows_where_a_program_raises(chat: Project) -> None:
         ("leaks_replays = false", [], 0),
         ("leaks_replays = false", ["--leaks-replays"], 1),
         ("", ["tests"], 0),
-        ("", [FILE, "tests/test_it.py"], 1),
+        ("leaks_replays = true", [FILE, "tests/test_it.py"], 1),
         ("", [f"{FILE}::chat:main", "tests/test_it.py"], 1),
     ],
 )
 def test_replays_are_tests_only_if_asked_for(
     chat: Project, ini: str, arguments: list[str], failed: int
 ) -> None:
-    """By the option, by the ini value, or by the name of the file."""
+    """By the option, by the ini value, or by the names of the file and the program."""
     chat.ini(ini)
 
     chat.run(*arguments).assert_outcomes(passed=1, failed=failed)
@@ -153,7 +153,23 @@ def test_replays_named_bring_no_others(chat: Project) -> None:
     """Naming one file asks for that file."""
     (chat.path / "tests" / "broken.sim.json").write_text("{")
 
-    chat.run(FILE, "tests").assert_outcomes(passed=1, failed=1)
+    chat.run(f"{FILE}::chat:main", "tests").assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize("node", [FILE, f"{FILE}::chat:order", f"{FILE}::"])
+def test_replay_imports_no_program_that_only_a_file_names(chat: Project, node: str) -> None:
+    """The file is an error that says how to name the program, or to trust the file."""
+    chat.write("raise SystemExit('imported')\n", "chat.py")
+    result = chat.run(node, "tests/test_it.py")
+
+    # pytest's own answer to a word that names no test is a usage error.
+    codes = pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR
+    assert result.ret == codes["::" in node]
+    assert (
+        f"{FILE}: names the program 'chat:main', which would be imported; if you trust that code: "
+        f"pytest {FILE}::chat:main, or --leaks-replays"
+    ) in result.stdout.str()
+    assert "imported" not in result.stdout.str().replace("be imported", "")
 
 
 def test_replays_leave_foreign_files_alone(chat: Project) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -118,12 +119,24 @@ def test_replay_repeats_what_the_search_found(tmp_path: Path) -> None:
     runs = [
         replay(found.replay.line, leaks_on_the_third),
         replay(found.replay),
-        replay(path),
-        replay(str(path)),
+        replay(path, leaks_on_the_third),
+        replay(str(path), trust=True),
     ]
     assert {run.trace_hash for run in runs} == {found.replay.trace}
     assert all(isinstance(run.error, LeakError) for run in runs)
     assert Replay.load(path) == found.replay
+
+
+@pytest.mark.parametrize("load", [str, Path, Replay.load])
+def test_replay_imports_no_program_that_only_a_file_names(tmp_path: Path, load: Any) -> None:
+    """Not by its path, and not by the value that was read from it."""
+    path = tmp_path / "harm.sim.json"
+    Replay(name="harm:main").save(path)
+
+    with pytest.raises(ReplayError, match=r"names 'harm:main', which would be .*trust=True"):
+        replay(load(path))
+    with pytest.raises(ReplayError, match="no module 'harm'"):
+        replay(load(path), trust=True)
 
 
 def test_replay_of_a_single_run() -> None:
@@ -184,7 +197,7 @@ def test_file_repeats_the_run_in_a_new_process(tmp_path: Path) -> None:
     (tmp_path / "victim.py").write_text(PROGRAM)
     find = "from victim import main; from muxleak.search import find_leaks; f = find_leaks(main); "
     save = "f.replay.save('found.json'); print(f.replay.trace)"
-    again = "from muxleak.sim import replay; print(replay('found.json').trace_hash)"
+    again = "from muxleak.sim import replay; print(replay('found.json', trust=True).trace_hash)"
     seen = []
     for number, code in enumerate([find + save, again, again]):
         environment = {

@@ -48,7 +48,8 @@ the reason. Example: created_by Pool.start  # one pool for all tests\
 """
 REPLAYS = """\
 run the replay files that `muxleak fuzz module:callable` writes (*.sim.json) as tests: each fails \
-as long as its program fails. A file that is named on the command line always runs. \
+as long as its program fails. This imports the programs that the files name. Without it, a file on \
+the command line runs with its program: pytest FILE::MODULE:CALLABLE. \
 Example: pytest --leaks-replays\
 """
 REPLAY_SUFFIX = ".sim.json"  # the same as in `muxleak.sim.replay`, which is not imported here
@@ -113,13 +114,19 @@ def add(parser: pytest.Parser) -> None:
     parser.addini("leaks_ignore", IGNORE_HELP, type="linelist", default=[])
 
 
-def replays_of(config: pytest.Config) -> set[Path] | None:
-    """Return the replay files named on the command line, an empty set for all, or None for none."""
+def replays_of(config: pytest.Config) -> dict[Path, set[str]] | None:
+    """Return the replay files on the command line, each with the programs named after it.
+
+    An empty dict stands for all files, with the programs that they name; None for none.
+    """
     if config.getoption("leaks_replays") or config.getini("leaks_replays"):
-        return set()
+        return {}
     here = config.invocation_params.dir
-    paths = [each.partition("::")[0] for each in config.args]
-    return {Path(here, each).resolve() for each in paths if each.endswith(REPLAY_SUFFIX)} or None
+    named: dict[Path, set[str]] = {}
+    for path, _, program in (each.partition("::") for each in config.args):
+        if path.endswith(REPLAY_SUFFIX):
+            named.setdefault(Path(here, path).resolve(), set()).add(program)
+    return named or None
 
 
 def mode_of(config: pytest.Config) -> str:

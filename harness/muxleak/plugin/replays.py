@@ -12,18 +12,23 @@ among its tests (`options.replays_of`).
 # - It is an error, and neither passes nor fails, if the file cannot be read or the program cannot
 #   be imported: then nothing is known about the program.
 #
+# - It is an error, too, if only the file names the program: to import it runs code, and a file may
+#   come from anybody. `--leaks-replays` trusts the files, and `FILE::MODULE:CALLABLE` names it.
+#
 # The run is not checked by the plugin. `simulate` checks it itself, with the settings of the
 # program, which may allow what the plugin would report.
 
 import os
+import shlex
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from muxleak.files import shown
 from muxleak.plugin.options import mode_of
 from muxleak.sim.programs import ProgramError, find_program
 from muxleak.sim.replay import SUFFIX, Replay, ReplayError
@@ -39,34 +44,48 @@ class Replays:
     """The hook that collects replay files.
 
     Args:
-        named: the files to collect; empty for all.
+        named: the files to collect, each with the programs that may be imported for it; empty for
+            all files, with any program.
     """
 
-    def __init__(self, named: Collection[Path]) -> None:
+    def __init__(self, named: Mapping[Path, Collection[str]]) -> None:
         self._named = named
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         """Return a collector for a file with the suffix of replay files, without opening it."""
         if not file_path.name.endswith(SUFFIX):
             return None
-        if self._named and file_path.resolve() not in self._named:
+        programs = self._named.get(file_path.resolve()) if self._named else None
+        if self._named and programs is None:
             return None
-        return ReplayFile.from_parent(parent, path=file_path)
+        return ReplayFile.from_parent(parent, path=file_path, programs=programs)
 
 
 class ReplayFile(pytest.File):
     """A replay file, which holds one run."""
 
+    def __init__(self, *, programs: Collection[str] | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._programs = programs
+
     def collect(self) -> Iterable[pytest.Item]:
         """Yield the one test.
 
         Raises:
-            ReplayError: the file is not a replay file, or cannot be read.
+            ReplayError: the file is not a replay file, cannot be read, or names a program that
+                nobody else names.
         """
         try:
             found = Replay.load(self.path)
         except OSError as error:
             raise ReplayError(f"{self.path}: {error.strerror or error}") from error
+        if self._programs is not None and found.name not in self._programs:
+            path = _shown(self.path)
+            again = shlex.join(["pytest", f"{path}::{found.name}"])
+            raise ReplayError(
+                f"{path}: names the program {shown(found.name)}, which would be imported; if you "
+                f"trust that code: {again}, or --leaks-replays"
+            )
         yield ReplayItem.from_parent(self, name=found.name or "(no program)", found=found)
 
     # pytest calls it with the exception alone; its own collectors are declared as here.

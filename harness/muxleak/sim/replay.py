@@ -14,11 +14,15 @@ Both lead to the same trace on every supported Python.
 # another process needs: the name of the program, the hash of the trace, the verdict and the steps.
 # It has at most 4 KB, so that a folder of them stays readable and can be committed. A reader takes
 # more, since editors and version control may change the space in it.
+#
+# A file names its program, and to run that its module must be imported, which runs code. A file may
+# come from anybody, in a bug report for instance. So every user of a file asks for the program by
+# itself, or for trust in the file: `Replay.path` says that a name came from a file.
 
 import base64
 import json
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -56,6 +60,8 @@ class Replay:
         trace: the hash that the run must have; not checked if empty.
         verdict: the error of the run, in one line.
         steps: the steps that the program announced.
+        path: the file that it was read from, or "". A program that a file names is imported only
+            if the user asks for it. No part of the comparison of two replays.
     """
 
     program: bytes = b""
@@ -66,6 +72,7 @@ class Replay:
     trace: str = ""
     verdict: str = ""
     steps: tuple[str, ...] = ()
+    path: str = field(default="", compare=False)
 
     @property
     def line(self) -> str:
@@ -150,7 +157,7 @@ class Replay:
             OSError: the file cannot be read.
         """
         try:
-            return cls.read(files.read_text(path, _MAX_READ))
+            return replace(cls.read(files.read_text(path, _MAX_READ)), path=str(path))
         except ValueError as exc:
             raise ReplayError(f"{path}: not a replay file: {exc}; {_WRITER}") from exc
 

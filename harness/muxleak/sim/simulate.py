@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
+from muxleak.files import shown
 from muxleak.sim.choices import Choices
 from muxleak.sim.guard import guarded
 from muxleak.sim.programs import ProgramError, locate, name_from_here
@@ -145,13 +146,16 @@ def simulate(
 def replay(
     source: Replay | Path | str,
     program: Callable[[], Coroutine[Any, Any, object]] | None = None,
+    *,
+    trust: bool = False,
     **options: Unpack[Options],
 ) -> Run[object]:
     """Repeat a run of a program; an error of the program is in `Run.error`.
 
     Args:
         source: a replay, its line, or the path of its file.
-        program: the program; a file names its own.
+        program: the program; a replay that a search made names its own, and so does a file.
+        trust: True to import the program that a file names.
         options: the settings of the recorded run, unless the program carries them (`simulated`).
 
     Returns:
@@ -166,6 +170,11 @@ def replay(
         found = Replay.parse(source)
     else:
         found = Replay.load(source)
+    if program is None and found.path and not trust:
+        raise ReplayError(
+            f"expected a program, since {found.path} names {shown(found.name)}, which would be "
+            "imported; give it to replay(), or pass trust=True"
+        )
     result = rerun(found, program or _named(found.name), **options)
     if found.trace and result.trace_hash != found.trace:
         raise ReplayError(

@@ -96,20 +96,27 @@ def fuzz_program(
         return 1
     note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
     head = f" in {name}, in run {found.examples:,}{note}"
-    _show_found(head, failed, [line] if path is None else [line, str(path)], where)
+    _show_found(head, failed, [line] if path is None else [line, str(path), name], where)
     return 1
 
 
 def _show_found(head: str, failed: programs.ProgramFailure, lines: list[str], where: str) -> None:
-    """Print a failing run; `lines` are the command that runs it again, and the file if any."""
+    """Print a failing run.
+
+    Args:
+        head: the first line, after the verdict.
+        failed: the run.
+        lines: the command that runs it again; then the words that do so by the file, if any.
+        where: the end of the line before them.
+    """
     console = render.stdout()
     console.print(Text.assemble(("found", render.BAD), head))
     programs.show(console, failed)
     console.print(f"again{where}:")
-    line, *files = lines
+    line, *words = lines
     render.copyable(console, line)
-    for file in files:
-        render.copyable(console, render.command("replay", file))
+    if words:
+        render.copyable(console, render.command("replay", *words))
 
 
 class _Gauge:

@@ -52,7 +52,7 @@ class NumberedLine(NamedTuple):
         "replay V2 a:open a:udp:1:@echo a:new:1:@echo   found by a hunt",
         "replay found.txt            a file of such lines; # starts a comment",
         "replay sim1:AAAAAA myserver.sim:main",
-        "replay muxleak-myserver.sim-main.sim.json",
+        "replay muxleak-myserver.sim-main.sim.json myserver.sim:main",
     ),
 )
 @click.argument(
@@ -69,6 +69,9 @@ class NumberedLine(NamedTuple):
     type=click.Choice(VARIANTS),
     help="Variant to run instead of the one that the line names.",
 )
+@click.option(
+    "--trust", is_flag=True, help="Import and run the program that a file names by itself."
+)
 @params.target_option
 @params.json_option
 @click.pass_context
@@ -78,6 +81,7 @@ def replay_command(
     variant: str | None,
     target: TargetChoice,
     *,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Run a line of steps, or a program of yours, once more.
@@ -86,13 +90,14 @@ def replay_command(
     wrong fixes (`muxleak show PAIR`); versions are V0, V1, P-A, P-B, P-C, V2 and REF (fixed). A
     step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX].
 
-    A run of a program is the line that `muxleak fuzz` printed, and the program as module:callable;
-    a file of such a run names its program. Exits with 1 if a property is violated, or the program
-    fails.
+    A run of a program is the line or file that `muxleak fuzz` wrote, and the program as
+    module:callable. A file names its program, too, but that is imported only with --trust: it may
+    be any code. Exits with 1 if a property is violated, or the program fails.
     """
     if is_of_program(line):
         params.refuse(ctx, "a program", "variant", "target")
-        ctx.exit(replay_program(line, as_json=as_json))
+        ctx.exit(replay_program(line, trust=trust, as_json=as_json))
+    params.refuse(ctx, "lines of steps", "trust")
     # All lines before any run: a mistake in the last line must not cost the time of the others.
     runs = [(each, _parse(each, variant)) for each in _lines(line)]
     console = render.stdout()

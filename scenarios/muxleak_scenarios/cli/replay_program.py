@@ -5,6 +5,9 @@
 # another trace says so, since "clean" would otherwise be taken for "repaired". A line has no hash,
 # and so no such check.
 #
+# A file names its program, but the user need not have written the file. So a program is imported
+# only if the command line names it, or trusts the file.
+#
 # What the program prints goes to stderr, so that stdout has the result alone.
 
 from __future__ import annotations
@@ -44,11 +47,12 @@ def is_of_program(words: Sequence[str]) -> bool:
         return False
 
 
-def replay_program(words: Sequence[str], *, as_json: bool) -> int:
+def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
     """Run a program again and print the outcome.
 
     Args:
-        words: the line or file, and the name of the program where a line has none.
+        words: the line or file, and the name of the program.
+        trust: import the program that a file names, if the words name none.
         as_json: print JSON.
 
     Returns:
@@ -57,7 +61,7 @@ def replay_program(words: Sequence[str], *, as_json: bool) -> int:
     Raises:
         click.UsageError: the words name no run or no program.
     """
-    found, name, words = _parse(words)
+    found, name, words = _parse(words, trust=trust)
     program = programs.read(name)
     with programs.running(name), redirect_stdout(sys.stderr):
         result = rerun(found, program)
@@ -82,11 +86,12 @@ def replay_program(words: Sequence[str], *, as_json: bool) -> int:
     return int(failed is not None)
 
 
-def _parse(words: Sequence[str]) -> tuple[Replay, str, list[str]]:
+def _parse(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]]:
     """Return the recorded run, the name of its program, and the words one by one.
 
     Raises:
-        click.UsageError: there is no such run, no program, or a word too many.
+        click.UsageError: there is no such run, no program, one that only the file names, or a word
+            too many.
     """
     # A line may be quoted as one word with the program, as it is copied from a report. A path may
     # hold spaces, and is taken as it is.
@@ -96,12 +101,20 @@ def _parse(words: Sequence[str]) -> tuple[Replay, str, list[str]]:
     found = _load(first)
     if len(words) > _WORDS:
         raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
-    name = words[1] if len(words) == _WORDS else found.name
-    if not name:
+    if len(words) == _WORDS:
+        return found, words[1], words
+    if found.name and trust:
+        return found, found.name, [*words, found.name]
+    if found.name:
+        again = render.command("replay", first, found.name)
         raise click.UsageError(
-            f"expected a program after the line, as in: muxleak replay {first} module:callable"
+            f"expected a program after the file, since {first} names {files.shown(found.name)}, "
+            f"which would be imported; if you trust that code: {again}, or --trust"
         )
-    return found, name, words
+    raise click.UsageError(
+        f"expected a program after the {'file' if found.path else 'line'}, as in: muxleak replay "
+        f"{first} module:callable"
+    )
 
 
 def _show(name: str, failed: programs.ProgramFailure | None, *, same: bool) -> None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def test_fuzz_program_prints_what_it_found_and_how_to_see_it_again() -> None:
     assert lines[-3:] == [
         f"again, also from {FILE}:",
         f"  muxleak replay {line} victim:main",
-        f"  muxleak replay {FILE}",
+        f"  muxleak replay {FILE} victim:main",
     ]
     assert "main runs" not in result.output
     assert "beyond" not in result.output
@@ -151,13 +152,18 @@ def test_fuzz_program_keeps_a_file_that_replay_repeats(folder: Path) -> None:
     line = Replay.load(FILE).line
 
     assert (folder / FILE).stat().st_size <= 4096
-    for words in ((FILE,), (line, "victim:main"), (f"{line} victim:main",)):
+    for words in (
+        (FILE, "victim:main"),
+        ("--trust", FILE),
+        (line, "victim:main"),
+        (f"{line} victim:main",),
+    ):
         again = invoke("replay", *words)
         assert (again.exit_code, again.stdout) == (1, f"failed: victim:main\n{verdict}")
         assert again.stderr == "main runs\n"
     data = [
         json.loads(invoke("replay", *words, "--json").stdout)
-        for words in ((FILE,), (line, "victim:main"))
+        for words in ((FILE, "victim:main"), (line, "victim:main"))
     ]
     assert [each["runs"][0]["same_run"] for each in data] == [True, None]
     assert {each["runs"][0]["trace"] for each in data} == {Replay.load(FILE).trace}
@@ -275,7 +281,7 @@ def test_fuzz_program_finds_what_stock_asyncio_never_does_only_if_asked() -> Non
     assert found.exit_code == 1
     assert f"AssertionError\n  raised at {line_of('== [1, 2]')} in order\n" in found.stdout
     assert "beyond stock asyncio: " in found.stdout
-    again = invoke("replay", "muxleak-victim-order.sim.json")
+    again = invoke("replay", "muxleak-victim-order.sim.json", "victim:order")
     assert again.exit_code == 1
     assert "beyond stock asyncio: " in again.stdout
     # The leak of the other program needs no such thing.
@@ -332,10 +338,10 @@ def test_fuzz_program_overwrites_nothing(folder: Path) -> None:
     files = [json.loads(invoke("fuzz", "victim:main", "--json").stdout)["file"] for _ in range(2)]
 
     assert files == [second, second]
-    assert invoke("replay", second).exit_code == 1
+    assert invoke("replay", second, "victim:main").exit_code == 1
     named = invoke("fuzz", "victim:main", "--out", "mine.json", "--json")
     assert json.loads(named.stdout)["file"] == "mine.json"
-    assert invoke("replay", "mine.json").exit_code == 1
+    assert invoke("replay", "--trust", "mine.json").exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -376,7 +382,7 @@ def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
     """Exit code 0; a run that is another one is told, and is no failure."""
     invoke("fuzz", "victim:main")
     sys.modules["victim"].FIXED = True  # type: ignore[attr-defined]
-    fixed = invoke("replay", FILE)
+    fixed = invoke("replay", FILE, "victim:main")
     other = json.loads(invoke("replay", FILE, "victim:fine", "--json").stdout)
 
     assert fixed.exit_code == 0
@@ -400,7 +406,15 @@ def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
         (("sim1:AAAAAA", "victim:thread"), "victim:thread cannot be simulated"),
         (("empty.sim.json",), "empty.sim.json: not a replay file"),
         (("other.json",), "other.json: not a replay file"),
-        (("gone.sim.json",), "no module 'gone'"),
+        (("gone.sim.json", "gone:main"), "no module 'gone'"),
+        (("gone.sim.json", "--trust"), "no module 'gone'"),
+        (
+            ("gone.sim.json",),
+            "if you trust that code: muxleak replay gone.sim.json gone:main, or --trust",
+        ),
+        (("nameless.sim.json", "--trust"), "expected a program after the file, as in: muxleak"),
+        (("sim1:AAAAAA", "--trust"), "expected a program after the line, as in: muxleak replay"),
+        (("V1 a:open", "--trust"), "--trust means nothing for lines of steps; leave it out"),
     ],
 )
 def test_replay_of_a_program_tells_bad_usage(words: tuple[str, ...], message: str) -> None:
@@ -408,11 +422,29 @@ def test_replay_of_a_program_tells_bad_usage(words: tuple[str, ...], message: st
     Path("empty.sim.json").write_bytes(b"")
     Path("other.json").write_text('{"a": 1}')
     Replay(name="gone:main").save("gone.sim.json")
+    Replay().save("nameless.sim.json")
     result = invoke("replay", *words)
 
     assert result.exit_code == 2
     assert result.stdout == ""
     assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "name", ["harm:main", "victim;touch harmed:main", "harm:main\nx", "harm", "harm:__dict__"]
+)
+def test_replay_never_imports_a_program_that_only_a_file_names(folder: Path, name: str) -> None:
+    """Its module is not even looked for, and the command in the message is quoted for a shell."""
+    (folder / "harm.py").write_text("open('harmed', 'w')\nasync def main(): pass\n")
+    Replay(name=name).save("harm.sim.json")
+    Path("harm.txt").write_bytes(Path("harm.sim.json").read_bytes())
+
+    for file in ("harm.sim.json", "harm.txt"):
+        result = invoke("replay", file)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert shlex.join(["muxleak", "replay", file, name]) in result.stderr
+    assert not (folder / "harmed").exists()
+    assert "harm" not in sys.modules
 
 
 def test_fuzz_program_progress_tells_speed_and_the_best() -> None:
@@ -444,7 +476,9 @@ def test_fuzz_program_from_the_shell(folder: Path) -> None:
         )
 
     assert run("fuzz", "victim:main").returncode == 1
-    runs = [json.loads(run("replay", FILE, "--json", seed=seed).stdout) for seed in "123"]
+    runs = [
+        json.loads(run("replay", FILE, "victim:main", "--json", seed=seed).stdout) for seed in "123"
+    ]
     assert {each["runs"][0]["trace"] for each in runs} == {Replay.load(FILE).trace}
     late = run("fuzz", "victim:blocks", "--time", "0.1")
     assert (late.returncode, late.stdout) == (1, "")
