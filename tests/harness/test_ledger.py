@@ -365,7 +365,7 @@ def test_waiting_on_survives_a_broken_repr(loop: VirtualLoop, ledger: Ledger) ->
     spawn(loop, hold(Broken()))
     loop.run_until_quiescent()
 
-    assert only(ledger.live()).waiting_on().on == "something unreadable (ZeroDivisionError)"
+    assert "Broken, unreadable (ZeroDivi" in only(ledger.live()).waiting_on().on
 
 
 def test_waiting_on_a_task_that_can_run_or_has_ended(loop: VirtualLoop, ledger: Ledger) -> None:

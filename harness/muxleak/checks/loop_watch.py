@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
+from muxleak.checks.failure import failed
 from muxleak.checks.report import LeakReport
 from muxleak.checks.scope_check import diagnosed
 from muxleak.ledger.counters import Scope
@@ -108,5 +109,8 @@ class LoopWatch:
         elif not self.report and not self._scope.certainly_clean:
             # Too late for them to end, so the report comes without a wait.
             gc.collect()
-            self.report = diagnosed(self._select(self._scope.everything()), self._scope)
+            try:
+                self.report = diagnosed(self._select(self._scope.everything()), self._scope)
+            except Exception as error:  # noqa: BLE001 - the outcome of the function must stay
+                failed(self._scope.name, error)
         self._ledger.uninstall()

@@ -38,6 +38,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, Never, ParamSpec, Self, TypeVar, cast, overload
 
+from muxleak.checks.failure import failed
 from muxleak.checks.growth import measure_growth, valid_repetitions
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.loop_watch import LoopWatch
@@ -124,11 +125,15 @@ class LeakCheck:
         Returns:
             The report; falsy if nothing leaked.
         """
-        found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
-        if not found:
-            return LeakReport((), 0)
-        report = diagnosed(found, scope).noting(*ledger.unseen)
-        return report.noting(*await release(found, self.budget))
+        report = LeakReport((), 0)
+        try:
+            found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
+            if found:
+                report = diagnosed(found, scope).noting(*ledger.unseen)
+                report = report.noting(*await release(found, self.budget))
+        except Exception as error:  # noqa: BLE001 - the outcome of the block must stay
+            report = report.noting(failed(self.name, error))
+        return report
 
     def select(self, records: list[Any]) -> list[Any]:
         """Return those records that count as leaks by the options."""
@@ -178,19 +183,32 @@ class LeakCheck:
 
     async def _repeated(self, function: Callable[..., Any], args: Any, settings: Any) -> Any:
         results: list[Any] = []
+        raised: list[Exception] = []
 
         async def once() -> None:
-            results[:] = [await function(*args, **settings)]
+            try:
+                results[:] = [await function(*args, **settings)]
+            except Exception as error:
+                raised.append(error)
+                raise
 
-        growth = await measure_growth(
-            once,
-            repetitions=self.repeat or 0,
-            kinds=self.kinds,
-            budget=self.budget,
-            ignore=self.ignores,
-        )
-        if growth:
-            raise LeakError(growth.report)
+        try:
+            growth = await measure_growth(
+                once,
+                repetitions=self.repeat or 0,
+                kinds=self.kinds,
+                budget=self.budget,
+                ignore=self.ignores,
+            )
+        except Exception as error:
+            if error in raised:
+                raise
+            failed(function.__qualname__, error)
+        else:
+            if growth:
+                raise LeakError(growth.report)
+        if not results:
+            await once()
         return results[0]
 
     def _again(self, function: Callable[..., Any]) -> "LeakCheck":

@@ -18,8 +18,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any, Protocol, Self
 
+from muxleak.introspect.foreign import ask
+from muxleak.introspect.names import attribute
 from muxleak.introspect.sites import Site, short_path
 from muxleak.introspect.waiting import Waiting
 from muxleak.ledger.counters import Scope
@@ -250,9 +253,8 @@ def _group(
 
 def _made_by_asyncio(record: Record) -> str:
     """Name the first line of a task's function, if no user code is in its creation site."""
-    coroutine = getattr(record.thing(), "get_coro", lambda: None)()
-    code = getattr(coroutine, "cr_code", None)
-    if code is None:
+    code = attribute(ask(record.thing(), "get_coro"), "cr_code")
+    if not isinstance(code, CodeType):
         return "unknown"
     where = f"{short_path(code.co_filename)}:{code.co_firstlineno}"
     # Baselines hold this text: changing it would make their entries look like new leaks.

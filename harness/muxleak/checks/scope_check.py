@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from muxleak.checks.failure import failed
 from muxleak.checks.garbage import ITERATIONS, collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
@@ -157,7 +158,11 @@ def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:
 def diagnoses(records: Sequence[Record]) -> list[list[str]]:
     """Say of each task in a line if anything can still wake it; say nothing of other kinds."""
     tasks = [each.task for each in records if isinstance(each, TaskRecord)]
-    lines = iter(wakers(tasks))
+    try:
+        lines = iter(wakers(tasks))
+    except Exception as error:  # noqa: BLE001 - the leak must be reported all the same
+        failed("who could wake a task", error)
+        lines = iter(["who could wake it is not known"] * len(tasks))
     return [[next(lines)] if isinstance(each, TaskRecord) else [] for each in records]
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
+from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import (
     PLAIN_REPR,
     attribute,
@@ -76,9 +77,9 @@ def waiting_of(task: AnyFuture) -> Waiting:
 
 def name_of(task: AnyFuture) -> str:
     """Return the qualified name of a task's coroutine; the type's name of any other future."""
-    if not isinstance(task, asyncio.Task):
+    if not is_a(task, asyncio.Task):
         return type_name(task)
-    return qualified_name(task.get_coro())
+    return qualified_name(ask(task, "get_coro"))
 
 
 def called_by(handle: asyncio.Handle) -> str:

@@ -57,6 +57,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 from weakref import WeakKeyDictionary, ref
 
+from muxleak.introspect.foreign import Held
+from muxleak.introspect.names import type_name
 from muxleak.introspect.sites import Points, Site, intern
 from muxleak.introspect.waiting import AnyTask, Waiting, name_of, scrub, waiting_of
 
@@ -116,8 +118,11 @@ class TaskRecord(NamedTuple):
 class Resource:
     """The record of a resource that ought to end, which it refers to weakly.
 
+    A resource that allows no weak reference is held until its end is seen.
+
     Attributes:
         kind: one of `KINDS`.
+        holds: True if a resource that allows no weak reference may be held.
         name: its name in reports.
         points: its raw creation site, as `sites.trace` gave it.
         owner: the scope that is charged.
@@ -126,9 +131,16 @@ class Resource:
 
     __slots__ = ("_ref", "name", "number", "owner", "points")
     kind: ClassVar[str]
+    holds: ClassVar[bool] = True
 
     def __init__(self, thing: Any, name: str, points: Points, owner: Scope) -> None:
-        self._ref = ref(thing)
+        self._ref: Held | ref[Any]
+        try:
+            self._ref = ref(thing)
+        except TypeError:
+            if not self.holds:
+                raise
+            self._ref = Held(thing)
         self.name = name
         self.points = points
         self.owner = owner
@@ -149,9 +161,19 @@ class Resource:
         return self._ref()
 
     def alive(self) -> bool:
-        """Return True if it exists and is in use."""
+        """Return True if it exists and is in use; one that raises when it is asked is not."""
         thing = self._ref()
-        return thing is not None and self.open(thing)
+        if thing is None:
+            return False
+        try:
+            if self.open(thing):
+                return True
+        except Exception as error:  # noqa: BLE001 - the program must not see it
+            raised = f"{type_name(thing)}, which raise {type_name(error)}"
+            self.owner.counters.hide(self.kind, raised)
+        if type(self._ref) is Held:
+            self._ref.thing = None
+        return False
 
     def open(self, thing: Any) -> bool:
         """Return True if the resource, which exists, is in use."""
@@ -241,6 +263,7 @@ class Counters:
         fresh: resources since the last sweep; other threads may append.
         failed: finished tasks whose exception nobody had retrieved at their end, by id.
         finished: weak references to finished tasks, while their retention is measured.
+        unseen: clauses that say what cannot be counted; the values mean nothing.
     """
 
     __slots__ = (
@@ -257,7 +280,7 @@ class Counters:
             "held",
             "kinds",
         ),
-        *("limit", "loops", "resources_made", "scopes_made", "swept", "young"),
+        *("limit", "loops", "resources_made", "scopes_made", "swept", "unseen", "young"),
     )
 
     def __init__(self, kinds: frozenset[str]) -> None:
@@ -274,6 +297,7 @@ class Counters:
         self.wants_errors = "error" in kinds
         self.observer: Observer | None = None
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
+        self.unseen: dict[str, None] = {}
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that a ledger counts the tasks and resources of `loop`."""
@@ -295,6 +319,15 @@ class Counters:
     def created(self) -> int:
         """Number of tasks made."""
         return self.swept + len(self.young)
+
+    def hide(self, kind: str, which: str) -> None:
+        """Note that objects of a kind cannot be counted.
+
+        Args:
+            kind: one of `KINDS`.
+            which: their class and the reason.
+        """
+        self.unseen[f"{kind}s of {which}"] = None
 
     def sweep(self, spared: int = 0) -> None:
         """Charge new tasks and resources that are alive to their scope, and drop the others.
@@ -347,13 +380,16 @@ class Counters:
         wants_finished, observer = self.finished is not None or self.wants_errors, self.observer
         for task, points, scope in batch:
             number += 1
-            if observer is not None and not observer.made(task, points, scope):
-                continue
-            scope.made += 1
-            if not task.done():
-                scope.hold(task, intern(points), number)
-            elif wants_finished and (self.finished is not None or task._log_traceback):
-                self.ended(task, points, scope)
+            try:
+                if observer is not None and not observer.made(task, points, scope):
+                    continue
+                scope.made += 1
+                if not task.done():
+                    scope.hold(task, intern(points), number)
+                elif wants_finished and (self.finished is not None or task._log_traceback):
+                    self.ended(task, points, scope)
+            except Exception as error:  # noqa: BLE001 - a factory may make tasks of any class
+                self.hide("task", f"{type_name(task)}, which raise {type_name(error)}")
 
 
 def sweep_all(loop: asyncio.AbstractEventLoop) -> None:

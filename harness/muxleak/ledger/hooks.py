@@ -30,6 +30,10 @@ that they work on any loop whose objects take attributes, uvloop's included.
 # `Ledger.scoped_factory` enters the scope of the connection, which is then charged with its
 # transport, too. asyncio and uvloop run all callbacks of the connection in that same context.
 #
+# Objects of other people. A hook runs inside a call of the program, so nothing that it does besides
+# passing the call on may raise. Every record is made by `Hooks._record`, which names the objects
+# that cannot be recorded in `unseen` instead.
+#
 # Price: about a dozen attributes for each loop. Many loops never make a connection or use an
 # executor, so `RARE` can be left to the first call: the plugin sets them up from the loop's class.
 
@@ -40,11 +44,14 @@ from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
+from muxleak.introspect.foreign import ask
+from muxleak.introspect.names import attribute, type_name
 from muxleak.introspect.sites import Points, is_internal, trace
 from muxleak.introspect.waiting import callable_name
 from muxleak.ledger.counters import CURRENT, YOUNG, Resource, Scope, charged, compact
 from muxleak.ledger.kinds import (
     GeneratorRecord,
+    ProcessRecord,
     ReaderRecord,
     ServerRecord,
     TimerRecord,
@@ -132,6 +139,35 @@ class Hooks:
         if len(fresh) >= YOUNG:
             compact(self.root)
 
+    def _record(
+        self,
+        record: type[Resource],
+        thing: Any,
+        name: Any,
+        points: Points,
+        *more: Any,
+        scope: Scope | None = None,
+    ) -> Any:
+        """Record a new resource; return None, and name it in `unseen`, if that is not possible.
+
+        Args:
+            record: the class of the record.
+            thing: the resource.
+            name: its name, or the function that gives it one.
+            points: its raw creation site.
+            *more: further arguments of the record.
+            scope: the scope to charge; by default the current one.
+        """
+        try:
+            named = name if isinstance(name, str) else callable_name(name)
+            resource = record(thing, named, points, scope or self.scope(), *more)
+            self.charge(resource)
+        except Exception as error:  # noqa: BLE001 - the program must not see it
+            reason = "allow no weak reference" if type(error) is TypeError else type_name(error)
+            self.unseen[f"{record.kind}s of {type_name(thing)}, which {reason}"] = None
+            return None
+        return resource
+
     def scope(self) -> Scope:
         """Return the scope that is charged at this moment."""
         scope = CURRENT.get()
@@ -140,7 +176,7 @@ class Hooks:
         return scope
 
     def _replace(self, name: str, make: Callable[[str, Any], Any]) -> None:
-        original = getattr(self.loop, name, None)
+        original = attribute(self.loop, name)
         if original is None:
             return
         ours = make(name, original)
@@ -149,7 +185,7 @@ class Hooks:
         previous = None if inherited else original
         try:
             setattr(self.loop, name, ours)
-        except AttributeError:
+        except Exception:  # noqa: BLE001 - a class may refuse attributes by any exception
             self.unseen[f"{type(self.loop).__name__}.{name} cannot be watched"] = None
         else:
             self._replaced.append((name, ours, previous))
@@ -160,18 +196,20 @@ class Hooks:
         def timer(when: float, callback: Any, *args: Any, **settings: Any) -> asyncio.TimerHandle:
             handle: asyncio.TimerHandle = original(when, callback, *args, **settings)
             if counters.active and not _is_asyncio(sys._getframe(1)):  # noqa: SLF001 - only the calling frame is read
-                called = callable_name(callback)
-                self.charge(TimerRecord(handle, called, trace(2), self.scope(), loop))
+                self._record(TimerRecord, handle, callback, trace(2), loop)
             return handle
 
         return timer
 
     def _client(self, name: str, original: Any) -> Any:
+        record = ProcessRecord if name.startswith("subprocess") else TransportRecord
+
         async def connect(*args: Any, **settings: Any) -> Any:
             points = trace(2)
             pair = await original(*args, **settings)
             if self.counters.active:
-                self.charge(TransportRecord(pair[0], _CLIENTS[name], points, self.scope()))
+                transport = pair[0] if type(pair) is tuple and pair else pair
+                self._record(record, transport, _CLIENTS[name], points)
             return pair
 
         return connect
@@ -183,7 +221,7 @@ class Hooks:
                 protocol_factory = self._accepting(protocol_factory, points)
             server = await original(protocol_factory, *args, **settings)
             if self.counters.active and "server" in self.counters.kinds:
-                self.charge(ServerRecord(server, _SERVERS[name], points, self.scope()))
+                self._record(ServerRecord, server, _SERVERS[name], points)
             return server
 
         return serve
@@ -199,23 +237,23 @@ class Hooks:
             protocol = protocol_factory()
             if not self.counters.active:
                 return protocol
-            scope, announce = self.scope(), protocol.connection_made
+            scope, announce = self.scope(), attribute(protocol, "connection_made")
+            if announce is None:
+                # asyncio says what is wrong with it.
+                return protocol
 
             def connection_made(transport: Any) -> None:
-                try:  # noqa: SIM105 - `suppress` costs as much as the rest
-                    del protocol.connection_made
-                except AttributeError:
-                    pass
-                resource = TransportRecord(transport, "accepted connection", points, scope)
-                self.charge(resource)
-                if observer is not None:
+                _restore(protocol, announce)
+                name = "accepted connection"
+                resource = self._record(TransportRecord, transport, name, points, scope=scope)
+                if observer is not None and resource is not None:
                     observer.connected(scope, resource)
                 announce(transport)
 
             try:
                 protocol.connection_made = connection_made
-            except AttributeError:
-                name = type(protocol).__qualname__
+            except Exception:  # noqa: BLE001 - a class may refuse attributes by any exception
+                name = type_name(protocol)
                 self.unseen[f"accepted connections of {name}, whose objects take no attribute"] = (
                     None
                 )
@@ -226,16 +264,12 @@ class Hooks:
     def _watch(self, name: str, original: Any) -> Any:
         def add(fd: Any, callback: Any, *args: Any) -> Any:
             result = original(fd, callback, *args)
-            if self.counters.active:
-                number = _fileno(fd)
+            number = _fileno(fd)
+            if self.counters.active and number is not None:
                 self._removed(name, number)
-                reader = ReaderRecord(
-                    *(self.loop, callable_name(callback), trace(2), self.scope()),
-                    call=name,
-                    descriptor=number,
-                )
-                self._readers[name, number] = reader
-                self.charge(reader)
+                reader = self._record(ReaderRecord, self.loop, callback, trace(2), name, number)
+                if reader is not None:
+                    self._readers[name, number] = reader
             return result
 
         return add
@@ -247,8 +281,8 @@ class Hooks:
 
         return remove
 
-    def _removed(self, name: str, number: int) -> None:
-        reader = self._readers.pop((name, number), None)
+    def _removed(self, name: str, number: int | None) -> None:
+        reader = self._readers.pop((name, number), None) if number is not None else None
         if reader is not None:
             reader.removed = True
 
@@ -266,8 +300,8 @@ class Hooks:
         def wrap(_name: str, original: Any) -> Any:
             def firstiter(generator: Any) -> None:
                 if self.counters.active:
-                    name = generator.__qualname__
-                    self.charge(GeneratorRecord(generator, name, trace(2), self.scope()))
+                    name = str(attribute(generator, "__qualname__", "asynchronous generator"))
+                    self._record(GeneratorRecord, generator, name, trace(2))
                 if original is not None:
                     original(generator)
 
@@ -300,5 +334,17 @@ def _is_asyncio(frame: FrameType | None) -> bool:
     return frame is not None and is_internal(frame.f_code.co_filename)
 
 
-def _fileno(fd: Any) -> int:
-    return fd if isinstance(fd, int) else int(fd.fileno())
+def _restore(protocol: Any, announce: Any) -> None:
+    """Remove the `connection_made` of a hook, and put back one that the object itself had."""
+    try:
+        del protocol.connection_made
+        if protocol.connection_made != announce:
+            protocol.connection_made = announce
+    except Exception:  # noqa: BLE001, S110 - the class may hide attributes; then ours stays, unused
+        pass
+
+
+def _fileno(fd: Any) -> int | None:
+    """Return the number of a descriptor; None if the object has none, as once it is closed."""
+    number = fd if isinstance(fd, int) else ask(fd, "fileno")
+    return number if isinstance(number, int) else None

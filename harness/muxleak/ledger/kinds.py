@@ -38,6 +38,8 @@ from types import AsyncGeneratorType, FrameType
 from typing import Any
 from weakref import ref
 
+from muxleak.introspect.foreign import ask
+from muxleak.introspect.names import attribute
 from muxleak.introspect.sites import Points, Site
 from muxleak.introspect.waiting import code_place, is_stdlib
 from muxleak.ledger.counters import Resource, Scope
@@ -85,6 +87,8 @@ class TimerRecord(Resource):
 
     __slots__ = ("loop",)
     kind = "timer"
+    # A timer that is due keeps its arguments, and nothing says that it is due.
+    holds = False
 
     def __init__(
         self,
@@ -124,12 +128,16 @@ class TransportRecord(Resource):
 
     def open(self, thing: Any) -> bool:
         """Return True until `connection_lost`; one that is closing may still have data to send."""
-        return thing.get_protocol() is not None
+        try:
+            return thing.get_protocol() is not None
+        except AttributeError:
+            # A TLS transport of asyncio that was closed twice.
+            return False
 
     def describe(self, thing: Any) -> str:
         """Say if it is closing, and name the peer or its own address."""
-        state = "is closing" if thing.is_closing() else "is open"
-        peer = thing.get_extra_info("peername") or thing.get_extra_info("sockname")
+        state = "is closing" if ask(thing, "is_closing") else "is open"
+        peer = ask(thing, "get_extra_info", "peername") or ask(thing, "get_extra_info", "sockname")
         return f"{state}, to {peer}" if peer else state
 
     def end(self) -> None:
@@ -137,6 +145,21 @@ class TransportRecord(Resource):
         thing = self._ref()
         if thing is not None:
             (getattr(thing, "abort", None) or thing.close)()
+
+
+class ProcessRecord(TransportRecord):
+    """A process and its pipes; uvloop's keeps its protocol after its end."""
+
+    __slots__ = ()
+
+    def open(self, thing: Any) -> bool:
+        """Return True until the process has ended and its pipes are closed."""
+        if not super().open(thing):
+            return False
+        if isinstance(thing, asyncio.BaseTransport) or ask(thing, "get_returncode") is None:
+            return True
+        pipes = [ask(thing, "get_pipe_transport", fd) for fd in range(3)]
+        return any(pipe is not None and not ask(pipe, "is_closing") for pipe in pipes)
 
 
 class ServerRecord(Resource):
@@ -147,11 +170,13 @@ class ServerRecord(Resource):
 
     def open(self, thing: asyncio.Server) -> bool:
         """Return True if it has sockets."""
-        return bool(thing.sockets)
+        sockets = attribute(thing, "sockets")
+        return bool(sockets) if sockets is not None else bool(thing.is_serving())
 
     def describe(self, thing: asyncio.Server) -> str:
         """Name the addresses it listens on."""
-        return f"listens on {', '.join(str(sock.getsockname()) for sock in thing.sockets)}"
+        names = (ask(each, "getsockname") for each in attribute(thing, "sockets") or ())
+        return f"listens on {', '.join(map(str, names))}"
 
     def end(self) -> None:
         """Close it."""
@@ -173,7 +198,7 @@ class ReaderRecord(Resource):
     kind = "reader"
 
     def __init__(
-        self, thing: Any, name: str, points: Points, owner: Scope, *, call: str, descriptor: int
+        self, thing: Any, name: str, points: Points, owner: Scope, call: str, descriptor: int
     ) -> None:
         super().__init__(thing, name, points, owner)
         self.call, self.descriptor, self.removed = call, descriptor, False

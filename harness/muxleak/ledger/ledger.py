@@ -38,6 +38,8 @@ from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary, ref
 
+from muxleak.introspect.foreign import ask
+from muxleak.introspect.names import type_name
 from muxleak.introspect.waiting import AnyTask
 from muxleak.ledger import task_class, threads
 from muxleak.ledger.counters import CURRENT, Counters, Resource, Scope, TaskRecord, charged
@@ -124,9 +126,9 @@ class Ledger:
     def unseen(self) -> tuple[str, ...]:
         """Tasks and resources that the ledger cannot see on this loop, a clause for each reason."""
         loop = self._loop() if self._loop is not None else None
-        if loop is not None and loop.get_task_factory() is not self._factories[0]:
+        if loop is not None and ask(loop, "get_task_factory") is not self._factories[0]:
             self._unseen["tasks made since another task factory was installed"] = None
-        return tuple(self._unseen)
+        return tuple(self._unseen | self._counters.unseen)
 
     @property
     def blind(self) -> tuple[str, ...]:
@@ -237,20 +239,21 @@ class Ledger:
         """
         if self._loop is not None:
             raise RuntimeError("the ledger is installed already; call uninstall() first")
-        previous = loop.get_task_factory()
+        previous = ask(loop, "get_task_factory")
         factory = counting(self._counters, self._root, previous)
         self._factories = (factory, previous)
-        self._handlers = (self._on_error, loop.get_exception_handler())
-        loop.set_task_factory(factory)
+        self._handlers = (self._on_error, ask(loop, "get_exception_handler"))
+        self._unseen = {}
+        self._set(loop, "set_task_factory", factory, "tasks")
         task_class.install(loop, self._note)
-        loop.set_exception_handler(self._on_error)
+        self._set(loop, "set_exception_handler", self._on_error, "errors")
         virtual: Any = loop
         if hasattr(loop, "task_source"):
             virtual.task_source = self.tasks
         if not self.kinds.isdisjoint(_HOOKED):
             self._hooks = Hooks(loop, self._root)
+            self._hooks.unseen = self._unseen
             self._hooks.install()
-            self._unseen = self._hooks.unseen
             if rest is not None:
                 rest(self._hooks)
             else:
@@ -279,9 +282,9 @@ class Ledger:
         if self._threads:
             self._threads = False
             threads.remove(loop, self._root)
-        if loop.get_task_factory() is factory:
+        if ask(loop, "get_task_factory") is factory:
             loop.set_task_factory(old_factory)
-        if loop.get_exception_handler() == handler:
+        if ask(loop, "get_exception_handler") == handler:
             loop.set_exception_handler(old_handler)
         virtual: Any = loop
         if getattr(loop, "task_source", None) == self.tasks:
@@ -303,10 +306,22 @@ class Ledger:
     def _scope_in(self, outer: Scope | None, name: str) -> Scope:
         return Scope(name, self._counters, charged(outer, self._counters) or self._root, outer)
 
+    def _set(self, loop: asyncio.AbstractEventLoop, setter: str, value: Any, what: str) -> None:
+        """Call a setter of the loop; if it raises, name in `unseen` what is not seen."""
+        try:
+            getattr(loop, setter)(value)
+        except Exception as error:  # noqa: BLE001 - the program must not see it
+            name = type_name(loop)
+            self._unseen[f"{what}, as {setter} of {name} raises {type_name(error)}"] = None
+
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        text, previous = describe(context), self._handlers[1]
-        self._errors.append(text)
-        charge(context, text, self._root)
+        previous = self._handlers[1]
+        try:
+            text = describe(context)
+            self._errors.append(text)
+            charge(context, text, self._root)
+        except Exception as error:  # noqa: BLE001 - the program's own handler must be called
+            self._unseen[f"an error of the loop whose parts raise {type_name(error)}"] = None
         if previous is not None:
             previous(loop, context)
         elif self._log:

@@ -10,6 +10,8 @@
 from contextvars import Context
 from typing import Any
 
+from muxleak.introspect.foreign import ask
+from muxleak.introspect.names import is_a, safe_text
 from muxleak.introspect.sites import Site
 from muxleak.introspect.waiting import name_of, scrub
 from muxleak.ledger.counters import CURRENT, Scope, charged
@@ -25,11 +27,13 @@ def describe(context: dict[str, Any]) -> str:
     Args:
         context: as asyncio passes it to an exception handler.
     """
-    message = str(context.get("message", "unknown error")).split(" at ")[0]
+    message = safe_text(context.get("message", "unknown error"), str).split(" at ")[0]
     task = context.get("task") or context.get("future")
     exception = context.get("exception")
     where = f" in {name_of(task)}" if task is not None else ""
-    what = f": {type(exception).__name__}: {exception}" if exception is not None else ""
+    what = ""
+    if exception is not None:
+        what = f": {type(exception).__name__}: {safe_text(exception, str)}"
     return scrub(f"{message}{where}{what}", _MAX_ERROR)
 
 
@@ -43,13 +47,13 @@ def charge(context: dict[str, Any], text: str, root: Scope) -> None:
         text: the line of `describe`.
         root: the root of the ledger.
     """
-    counters, message = root.counters, str(context.get("message"))
+    counters, message = root.counters, safe_text(context.get("message"), str)
     never = "error" in counters.kinds and message.endswith("never retrieved")
     destroyed = "destroyed" in counters.kinds and "destroyed but it is pending" in message
-    if not (never or destroyed):
-        return
-    # Both messages come with the task or the future they are about.
+    # Both messages of asyncio come with the task or the future they are about.
     future: Any = context.get("task") or context.get("future")
+    if not (never or destroyed) or future is None:
+        return
     failure = counters.failure_of(future)
     if failure is not None:
         site, scope = failure.site, failure.scope
@@ -60,5 +64,5 @@ def charge(context: dict[str, Any], text: str, root: Scope) -> None:
 
 def _context_of(future: Any) -> Context:
     # New in Python 3.12.
-    get_context = getattr(future, "get_context", None)
-    return get_context() if get_context is not None else Context()
+    context = ask(future, "get_context")
+    return context if is_a(context, Context) else Context()

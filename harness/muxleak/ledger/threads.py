@@ -32,9 +32,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from muxleak.introspect.names import attribute, is_a, type_name
 from muxleak.introspect.sites import Points, trace
 from muxleak.introspect.waiting import callable_name
-from muxleak.ledger.counters import CURRENT, Scope
+from muxleak.ledger.counters import CURRENT, Resource, Scope
 from muxleak.ledger.hooks import DEFAULT_POOL
 from muxleak.ledger.kinds import JobRecord, ThreadRecord
 
@@ -119,8 +120,7 @@ def _submit(original: Any) -> Any:
     def submit(self: Any, fn: Any, /, *args: Any, **settings: Any) -> Any:
         future = original(self, fn, *args, **settings)
         for scope in _scopes("job"):
-            if scope.counters.active and "job" in scope.counters.kinds:
-                scope.counters.fresh.append(JobRecord(future, _job_name(fn), trace(2), scope))
+            _note(JobRecord, future, _job_name(fn), trace(2), scope)
         return future
 
     return submit
@@ -137,27 +137,38 @@ def _start(original: Any) -> Any:
             points, scopes = _pools.get(pool, ([], [])) if pool is not None else ([], [])
             name = "worker of a pool that is not shut down"
         for scope in scopes:
-            if scope.counters.active and "thread" in scope.counters.kinds:
-                scope.counters.fresh.append(ThreadRecord(self, name, points, scope))
+            _note(ThreadRecord, self, name, points, scope)
 
     return start
 
 
+def _note(record: type[Resource], thing: Any, name: str, points: Points, scope: Scope) -> None:
+    """Record a job or a thread for one ledger; never raises."""
+    counters = scope.counters
+    if counters.active and record.kind in counters.kinds:
+        try:
+            counters.fresh.append(record(thing, name, points, scope))
+        except Exception as error:  # noqa: BLE001 - the program must not see it
+            counters.hide(record.kind, f"{type_name(thing)}, which raise {type_name(error)}")
+
+
 def _pool_of(thread: threading.Thread) -> Any:
     """Return the pool whose worker `thread` is; None if there is none."""
-    args: tuple[Any, ...] = getattr(thread, "_args", ())
-    first = args[0] if args else None
-    pool = first() if isinstance(first, ref) else None
-    return pool if isinstance(pool, ThreadPoolExecutor) else None
+    args = attribute(thread, "_args")
+    first: Any = args[0] if type(args) is tuple and args else None
+    pool = first() if is_a(first, ref) else None
+    return pool if is_a(pool, ThreadPoolExecutor) else None
 
 
 def _thread_name(thread: threading.Thread) -> str:
-    target = getattr(thread, "_target", None)
+    target = attribute(thread, "_target")
     return callable_name(target) if target is not None else type(thread).__qualname__
 
 
 def _job_name(fn: Any) -> str:
     """Return the name of the function of a job; `to_thread` wraps it in a call of its context."""
-    args: tuple[Any, ...] = getattr(fn, "args", ())
-    hidden = args and getattr(getattr(fn, "func", None), "__qualname__", "") == "Context.run"
+    args = attribute(fn, "args")
+    wraps = type(args) is tuple and args
+    # A function of the context's is compared by name: each context has its own.
+    hidden = wraps and attribute(attribute(fn, "func"), "__qualname__") == "Context.run"
     return callable_name(args[0] if hidden else fn)

@@ -276,7 +276,10 @@ class Monitor:
         if loop is None or self._interval is None:
             return
         self._timer = loop.call_later(self._interval, self._tick)
-        self.sample()
+        try:
+            self.sample()
+        except Exception:
+            log.exception("a sample of the monitor failed; please report this error of muxleak")
 
     def _trend(self, row: SiteRow) -> Trend:
         samples = row.samples

@@ -285,7 +285,11 @@ class Attribution:
         if check.needed:
             from muxleak.plugin.leak_reports import measure  # noqa: PLC0415 - only leaking tests pay for it
 
-            self._run(loop, measure(check, self._watcher.unseen(loop), self._root, later))
+            try:
+                self._run(loop, measure(check, self._watcher.unseen(loop), self._root, later))
+            except Exception as error:  # noqa: BLE001 - the outcome of the test must stay
+                check.failed = True
+                self.outcomes.note_failure(check.owner, error)
 
     def _before_cancel(self, loop: asyncio.AbstractEventLoop) -> None:
         """Measure on a loop that is about to end, and end the tasks that are left on it."""
@@ -298,7 +302,10 @@ class Attribution:
             from muxleak.plugin.leak_reports import end_tasks  # noqa: PLC0415 - the same
 
             # asyncio would wait for ever for a task that swallows its cancellation.
-            self._run(loop, end_tasks(ledger.root, RUNNERS))
+            try:
+                self._run(loop, end_tasks(ledger.root, RUNNERS))
+            except Exception as error:  # noqa: BLE001 - asyncio ends them by its own means
+                self.outcomes.note_failure("the tasks left on a loop", error)
 
     def _run(self, loop: asyncio.AbstractEventLoop, work: Any) -> None:
         """Run a coroutine of the plugin on a loop, charged to no test."""

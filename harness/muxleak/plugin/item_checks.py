@@ -57,6 +57,7 @@ class Check:
         reports: the leaks, one report for each loop with any.
         places: maps each creation site in a report to its place, which has no line number.
         finished: True after the last measurement.
+        failed: True if a measurement raised, so that leaks may have been missed.
         reported: ignores the objects that are in a report already.
         held: objects left on a loop that has ended, which fixtures of the test may still end, each
             with the evidence that it has not ended (see `leak_reports`).
@@ -65,6 +66,7 @@ class Check:
     """
 
     __slots__ = (
+        "failed",
         "finished",
         "function",
         "held",
@@ -81,7 +83,7 @@ class Check:
         self.owner, self.plan, self.scope = owner, plan, scope
         self.reports: list[LeakReport] = []
         self.places: dict[str, str] = {}
-        self.finished = False
+        self.finished = self.failed = False
         self.reported: tuple[Ignore, ...] = ()
         self.held: list[tuple[Any, Any]] = []
         self.outer: Check | None = None

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from muxleak.checks.failure import failed
 from muxleak.checks.ignores import Ignore
 from muxleak.checks.report import LeakGroup, LeakReport
 from muxleak.checks.scope_check import diagnosed, left_behind
 from muxleak.checks.teardown import release
+from muxleak.introspect.names import attribute, is_a
 from muxleak.introspect.sites import Site, short_path
 from muxleak.ledger.counters import TaskRecord
 from muxleak.ledger.kinds import GROWTH_KINDS, NOUNS, ReaderRecord, TimerRecord
@@ -76,7 +78,11 @@ async def measure(
         report = diagnosed(found, check.scope).noting(*unseen, *_too_late(later))
         _add(check, report, found, root)
         if plan.strict:
-            check.reports[-1] = report.noting(*await release(found, plan.budget))
+            try:
+                notes = await release(found, plan.budget)
+            except Exception as error:  # noqa: BLE001 - the report must not be lost
+                notes = [failed(f"the end of the leaks of {check.owner}", error)]
+            check.reports[-1] = report.noting(*notes)
     # With `warn` they stay alive, and a later measurement on the same loop would find them again.
     counters = check.scope.counters
     counters.sweep()
@@ -215,10 +221,10 @@ def loop_of(record: Any) -> asyncio.AbstractEventLoop | None:
     if isinstance(record, TaskRecord):
         return record.task.get_loop()
     thing = record.thing()
-    if isinstance(thing, asyncio.AbstractEventLoop):
-        return thing
-    loop = getattr(thing, "_loop", None)
-    return loop if isinstance(loop, asyncio.AbstractEventLoop) else None
+    if is_a(thing, asyncio.AbstractEventLoop):
+        return thing  # type: ignore[no-any-return]
+    loop = attribute(thing, "_loop")
+    return loop if is_a(loop, asyncio.AbstractEventLoop) else None
 
 
 def place(site: Site, root: Path) -> str:

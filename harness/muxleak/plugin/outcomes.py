@@ -67,10 +67,18 @@ class Outcomes:
         self._leaks: list[dict[str, Any]] = []
         self._complete: list[str] = []
         self._refused: list[str] = []
+        self._failures: list[str] = []
+
+    def note_failure(self, owner: str, error: Exception) -> None:
+        """Note for the summary that a measurement raised; the outcome of the test stays."""
+        from muxleak.checks.failure import failed  # noqa: PLC0415 - only failures pay for it
+
+        self._failures.append(failed(owner, error))
 
     def settle_test(self, item: pytest.Item, check: Check) -> None:
         """Decide which leaks of a test are new; they become part of its report later."""
-        if self._baseline is not None and item.stash.get(_PASSED, False) and not check.plan.allowed:
+        whole = item.stash.get(_PASSED, False) and not (check.plan.allowed or check.failed)
+        if self._baseline is not None and whole:
             self._complete.append(check.owner)
         if not check.reports:
             return
@@ -92,7 +100,7 @@ class Outcomes:
         Raises:
             LeakError: in strict mode, as an error of the teardown that is under way.
         """
-        if self._baseline is not None:
+        if self._baseline is not None and not check.failed:
             self._complete.append(check.owner)
         report = self._new(check) if check.reports else None
         if not report:
@@ -241,13 +249,18 @@ class Outcomes:
 
     def _attach(self, report: pytest.TestReport) -> None:
         """Move the notes for the summary to a report; pytest-xdist sends it to the controller."""
-        if not (self._leaks or self._complete or self._refused):
+        notes: dict[str, list[Any]] = {
+            "leaks": self._leaks,
+            "complete": self._complete,
+            "refused": self._refused,
+            "failures": self._failures,
+        }
+        if not any(notes.values()):
             return
-        brought = vars(report).setdefault("muxleak", {"leaks": [], "complete": [], "refused": []})
-        brought["leaks"] += self._leaks
-        brought["complete"] += self._complete
-        brought["refused"] += self._refused
-        self._leaks, self._complete, self._refused = [], [], []
+        brought = vars(report).setdefault("muxleak", {name: [] for name in notes})
+        for name, each in notes.items():
+            brought[name] += each
+        self._leaks, self._complete, self._refused, self._failures = [], [], [], []
 
     def _note_explicit(
         self, item: pytest.Item, excinfo: pytest.ExceptionInfo[Any], report: pytest.TestReport

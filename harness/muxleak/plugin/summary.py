@@ -49,6 +49,7 @@ class Summary:
         self._hidden: dict[str, dict[str, bool]] = {}
         self._unreported: list[str] = []
         self._refused: list[str] = []
+        self._failures: list[str] = []
         self._wrote = ""
 
     @property
@@ -147,6 +148,7 @@ class Summary:
             return
         self._complete |= dict.fromkeys(brought["complete"])
         self._refused += brought["refused"]
+        self._failures += brought["failures"]
         found: dict[str, Counter[str]] = {}
         for each in brought["leaks"]:
             owner, site = each["owner"], (each["kind"], each["site"])
@@ -200,6 +202,7 @@ class Summary:
         """List the leaks by creation site, and the entries of the baseline that no longer occur."""
         lines = [*self._leaked(), *self._unwarned(), *self._unreported, *self._surplus()]
         lines += [_hidden_line(name, list(tests)) for name, tests in self._hidden.items()]
+        lines += self._failures[:_SHOWN]
         if self._wrote:
             lines.append(self._wrote)
         if self._foreign:
