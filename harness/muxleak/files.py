@@ -1,4 +1,4 @@
-"""Reads files that others wrote: bounded in size, depth and number, and checked in type.
+"""Reads files that others wrote, and writes files that others use at the same time.
 
 Every file that a command or the plugin reads comes through here, so that a file which is broken,
 foreign or hostile is refused with one kind of error and a message.
@@ -20,20 +20,34 @@ foreign or hostile is refused with one kind of error and a message.
 # TOML needs one check more. `tomllib` takes time that grows with the square of the length of a
 # dotted key, and recurses for brackets. So a line has at most `DEPTH` dots and brackets outside of
 # strings, and a string ends in its line: the scan would have to parse TOML otherwise.
+#
+# A file that several processes write is replaced as a whole (`replace_text`): each has a draft of
+# its own, so that none writes into another's, and a reader finds the old file or a new one, never a
+# part. To change a file, a process reads it and writes it under a lock (`locked`). The lock is that
+# of the folder: a lock on the file itself would be lost when the file is replaced, and a file for
+# the lock would stay behind. It ends with its process. Where the system has no such lock (Windows,
+# some network file systems) there is none, and of two changes in one moment one can be lost.
 
 import json
 import math
+import os
 import re
+import sys
+import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, TypeVar
 
 DEPTH = 32
 """Lists and objects inside each other, at most."""
 _DIGITS = 20  # of an integer: 64 bits have 19 or 20
 _SHOWN = 60  # characters of a value in a message
+_LOCKED = 10.0  # seconds to wait for another writer, who needs some milliseconds
+_PAUSE = 0.01  # seconds between two attempts
 _NOUNS = {
     str: "text",
     int: "a whole number",
@@ -84,6 +98,74 @@ def first_bytes(path: Path | str, count: int) -> bytes:
     """
     with Path(path).open("rb") as file:
         return file.read(count)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file, or make it, as a whole; if that fails, the old file stays as it is.
+
+    A symbolic link stays, and the file that it leads to is replaced. The new file has the
+    permissions of the old one.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    draft = path.with_name(f".muxleak-{os.getpid()}-{token_hex(4)}.new")
+    try:
+        with draft.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            with suppress(FileNotFoundError):
+                draft.chmod(path.stat().st_mode & 0o777)
+            # The name must not lead to the draft before its content is on the disk.
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(path: Path, limit: float = _LOCKED) -> Iterator[None]:
+    """For the length of a block, keep out all others who lock a file of the same folder.
+
+    Args:
+        path: the file, which need not exist; its folder must.
+        limit: seconds to wait for others.
+
+    Raises:
+        TimeoutError: another process has held the lock for so long.
+        OSError: the folder cannot be opened.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY)  # noqa: PTH120
+    try:
+        _lock(folder, path, limit)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, path: Path, limit: float) -> None:
+    import fcntl  # noqa: PLC0415 - there is none on Windows
+
+    end = time.monotonic() + limit
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise TimeoutError(
+                    f"expected to lock the folder of {path} within {limit:g} s, but another "
+                    "process holds it; wait for it, or end it"
+                ) from None
+            time.sleep(_PAUSE)
+        except OSError:
+            return  # a file system without locks
+        else:
+            return
 
 
 def inflate(data: bytes, limit: int) -> bytes:

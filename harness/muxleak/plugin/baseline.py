@@ -16,6 +16,9 @@
 #   test that failed may have stopped before its leak. So an update replaces the entries of passed
 #   tests, adds to those of failed tests, and keeps those of tests that did not run. Therefore a run
 #   of a part of the suite (`-k`, `file.py::test`, `--lf`) is safe.
+# - Several runs may end at the same time: those of tox, or of a build with several jobs. So an
+#   update merges into the file as it is then, under a lock, and not as it was when the run began.
+#   With pytest-xdist the controller alone writes.
 # - A leak that fails its test by an explicit `no_leaks` inside the test, or by `repeat` of the
 #   marker, is neither compared nor written: it fails the test whatever the baseline lists.
 
@@ -97,11 +100,42 @@ def text(baseline: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def write(path: Path, baseline: Mapping[str, Mapping[str, int]]) -> None:
-    """Replace the file as a whole. If that fails, the old file stays as it is."""
+    """Replace the file as a whole. If that fails, the old file stays as it is.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text(baseline), encoding="utf-8")
-    draft.replace(path)
+    files.replace_text(path, text(baseline))
+
+
+def update(
+    path: Path, found: Baseline, passed: Iterable[str], removed: Iterable[str] = ()
+) -> Baseline:
+    """Merge the leaks of a run into the file, without losing those that another run writes.
+
+    Args:
+        path: of the file, which need not exist.
+        found: as for `updated`.
+        passed: the same.
+        removed: the same.
+
+    Returns:
+        The new contents.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: the file is no longer a baseline; it stays as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.locked(path):
+        try:
+            baseline = read(path)
+        except FileNotFoundError:
+            baseline = {}
+        new = updated(baseline, found, passed, removed)
+        files.replace_text(path, text(new))
+    return new
 
 
 def excess(baseline: Baseline, found: Baseline, passed: Iterable[str]) -> list[Excess]:

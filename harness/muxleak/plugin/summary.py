@@ -6,6 +6,7 @@ tests, and the tests that no longer exist when they end.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -178,7 +179,7 @@ class Summary:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the baseline, or fail the run for entries that no longer occur."""
+        """Update the baseline, or fail the run for entries that no longer occur."""
         # A worker leaves both to the controller.
         if self._worker:
             output = session.config.workeroutput  # type: ignore[attr-defined]
@@ -190,7 +191,12 @@ class Summary:
             failed = bool(self._unreported)
         elif settings.update:
             failed = bool(self._unreported)
-            self._write()
+            try:
+                self._write(settings.baseline)
+            except (OSError, ValueError) as error:
+                # Neither the code of a clean run nor that of a leak: the baseline lacks this run.
+                self._wrote = f"could not write {settings.baseline}: {error}; it stays as it was"
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
         else:
             failed = bool(self._unreported or self._excess() or self._removed)
         failed = failed and self.mode == "strict"
@@ -269,16 +275,12 @@ class Summary:
 
         return excess(self.baseline or {}, self._found, self._complete)
 
-    def _write(self) -> None:
-        from muxleak.plugin.baseline import updated, write  # noqa: PLC0415 - as above
+    def _write(self, path: Path) -> None:
+        from muxleak.plugin.baseline import update  # noqa: PLC0415 - as above
 
-        settings = self.settings
-        if settings is None or settings.baseline is None:
-            return
-        new = updated(self.baseline or {}, self._found, self._complete, self._removed)
-        write(settings.baseline, new)
+        new = update(path, self._found, self._complete, self._removed)
         count = sum(sum(leaks.values()) for leaks in new.values())
-        self._wrote = f"wrote {settings.baseline}: {_several(count, 'leak')}"
+        self._wrote = f"wrote {path}: {_several(count, 'leak')}"
         self._wrote += f" of {_owners(new)}" if new else ""
         if self._explicit:
             owners = _owners(self._explicit)
