@@ -254,11 +254,22 @@ async def test_endpoint_tells_that_a_page_failed() -> None:
         (b"POST /debug/tasks HTTP/1.1\r\n\r\n", b"405 Method Not Allowed\r\n"),
         (b"HEAD /debug/tasks HTTP/1.1\r\n\r\n", b"405 Method Not Allowed\r\n"),
         (b"GET / HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
-        (b"GET http://[ HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", b"403 Forbidden\r\n"),
+        (b"GET http://localhost/x HTTP/1.1\r\n\r\n", b"404 Not Found\r\n"),
         (b"\x16\x03\x01 hello\r\n\r\n", b"400 Bad Request\r\n"),
         (b"GET /debug/tasks SMTP\r\n\r\n", b"400 Bad Request\r\n"),
         (b"GET /" + b"x" * 9000, b"431 Request Header Fields Too Large\r\n"),
-        (b"GET /debug/tasks HTTP/1.0\r\nHost: x\r\n\r\nmore", b"200 OK\r\n"),
+        (b"GET /debug/tasks HTTP/1.0\r\nHost: localhost\r\n\r\nmore", b"200 OK\r\n"),
+        (b"GET /debug/tasks HTTP/1.1\r\nHost\r\n\r\n", b"400 Bad Request\r\n"),
+        (b"GET /debug/tasks HTTP/1.1\r\n: x\r\n\r\n", b"400 Bad Request\r\n"),
+        (b"GET /debug/tasks HTTP/1.1\r\nX: a\r\n Host: x\r\n\r\n", b"400 Bad Request\r\n"),
+        (b"GET /debug/tasks HTTP/1.1\r\nHost : x\r\n\r\n", b"400 Bad Request\r\n"),
+        (
+            b"GET /debug/tasks HTTP/1.1\r\nHost: localhost\r\nHost: x\r\n\r\n",
+            b"400 Bad Request\r\n",
+        ),
+        (b"\r\n\r\n", b"400 Bad Request\r\n"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", b"431 Request Header"),
     ],
 )
 def test_endpoint_answers_what_it_does_not_serve(request_: bytes, status: bytes) -> None:
@@ -277,7 +288,7 @@ def test_endpoint_answers_a_request_in_pieces() -> None:
 
     async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
         reader, writer = await asyncio.open_connection(*address)
-        for each in b"GET /debug/tasks HTTP/1.1\r\nHost: x\r\n\r\n":
+        for each in b"GET /debug/tasks HTTP/1.1\r\nHost: localhost\r\n\r\n":
             writer.write(bytes([each]))
             await asyncio.sleep(0)
         assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
@@ -296,19 +307,130 @@ def test_endpoint_ends_a_silent_connection(monkeypatch: pytest.MonkeyPatch) -> N
     run(program)
 
 
-def test_endpoint_bounds_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is told so, and closed; when one has gone, there is room again."""
-    monkeypatch.setattr(endpoint, "MAX_CONNECTIONS", 1)
+@pytest.mark.parametrize("sent", [b"", b"GET /debug/tasks HTTP/1.1\r\nHost: loc"])
+@REAL
+def test_endpoint_answers_beside_idle_connections(
+    sent: bytes, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """The oldest that has not sent its request is ended; there are never more than the limit."""
 
     async def program(_monitor: Monitor, address: tuple[str, int]) -> None:
-        first, writer = await asyncio.open_connection(*address)
-        refused = await raw(address, b"")
-        writer.write(b"GET /debug/tasks HTTP/1.1\r\n\r\n")
-        assert (await first.read()).startswith(b"HTTP/1.1 200 OK\r\n")
-        writer.close()
-        await writer.wait_closed()
-        again = await raw(address, b"GET /debug/tasks HTTP/1.1\r\n\r\n")
-        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-        assert again.startswith(b"HTTP/1.1 200 OK\r\n")
+        idle = []
+        for _ in range(2 * endpoint.MAX_CONNECTIONS):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(sent)
+            idle.append((reader, writer))
+        for _ in range(3):
+            answer = await raw(address, b"GET /debug/tasks HTTP/1.1\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        ended = idle[: endpoint.MAX_CONNECTIONS]
+        for reader, _ in ended:
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        assert not any(reader.at_eof() for reader, _ in idle[-endpoint.MAX_CONNECTIONS + 3 :])
+        for _, writer in idle:
+            writer.close()
 
-    run(program)
+    run(program, new_loop)
+
+
+def test_endpoint_bounds_connections_that_do_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused, and closed; when one has gone, there is room again."""
+    monkeypatch.setattr(endpoint, "MAX_CONNECTIONS", 1)
+    large = endpoint.Page(bytes(1 << 24))
+
+    async def main() -> None:
+        served = endpoint.Endpoint(asyncio.get_running_loop(), {"/": lambda: large})
+        address = await served.listen("127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await reader.readexactly(15)
+        refused = await raw(address, b"GET / HTTP/1.1\r\n\r\n")
+        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        await reader.read()
+        writer.close()
+        again = await raw(address, b"GET / HTTP/1.1\r\n\r\n")
+        assert again.startswith(b"HTTP/1.1 200 OK\r\n")
+        served.close()
+
+    asyncio.run(main())
+
+
+FOREIGN = [
+    "Host: rebind.test",
+    "Host: rebind.test:6060",
+    "Host: localhost.rebind.test",
+    "Host: 127.0.0.1.rebind.test",
+    "Host: localhost@rebind.test",
+    "Host: rebind.test@localhost",
+    "Host: rebind.test#localhost",
+    "Host: 127.0.0.2",
+    "Host: [::2]:80",
+    "Host: ",
+    "Host: localhost, rebind.test",
+    "Origin: http://rebind.test",
+    "Origin: null",
+    "Origin: ",
+    "Host: localhost\r\nOrigin: http://rebind.test:80",
+    "Host: rebind.test\r\nOrigin: http://localhost",
+]
+OWN = [
+    "Host: localhost",
+    "Host: LocalHost.:6060",
+    "Host: 127.0.0.1",
+    "host:127.0.0.1:6060",
+    "Host: [::ffff:127.0.0.1]",
+    "Host: metrics.example:9",
+    "Host: [2001:db8:0::1]",
+    "Origin: http://localhost:3000",
+    "Host: 127.0.0.1\r\nOrigin: https://metrics.example",
+]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"), [*((each, 403) for each in FOREIGN), *((each, 200) for each in OWN)]
+)
+def test_endpoint_refuses_foreign_hosts_and_origins(headers: str, status: int) -> None:
+    """A page under another name, which leads to this address, reads nothing."""
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            address = await monitor.listen(hosts=["Metrics.Example", "2001:db8::1"])
+            for path in ("/debug/tasks", "/debug/pprof/goroutine", "/metrics", "/"):
+                request = f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n"
+                answer = await raw(address, request.encode())
+                expected = 404 if path == "/" and status == 200 else status
+                assert answer.startswith(f"HTTP/1.1 {expected} ".encode())
+                assert (b"Monitor.listen(hosts=[...])" in answer) == (status == 403)
+            target = "http://rebind.test/debug/tasks" if status == 403 else "http://localhost/"
+            answer = await raw(address, f"GET {target} HTTP/1.1\r\n\r\n".encode())
+            assert answer.startswith(b"HTTP/1.1 403 " if status == 403 else b"HTTP/1.1 404 ")
+
+    asyncio.run(main())
+
+
+def test_endpoint_for_all_addresses_knows_the_one_that_was_called() -> None:
+    """A scraper that calls an address of the machine sends it as the host."""
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            _, port = await monitor.listen("0.0.0.0", public=True)  # noqa: S104 - what is tested
+            for host, status in (("127.0.0.1", 200), ("127.0.0.2", 403), ("0.0.0.0", 200)):  # noqa: S104 - the same
+                request = f"GET /debug/tasks HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+                answer = await raw(("127.0.0.1", port), request.encode())
+                assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+
+    asyncio.run(main())
+
+
+def test_listen_takes_names_of_hosts_only() -> None:
+    """One text is a usual mistake for a list of one."""
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            with pytest.raises(TypeError, match=r"hosts: expected a list of names, got the text"):
+                await monitor.listen(hosts="metrics.example")
+            with pytest.raises(ValueError, match="hosts: expected names such as"):
+                await monitor.listen(hosts=["http://metrics.example"])
+
+    asyncio.run(main())

@@ -32,13 +32,13 @@
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Self
 
 from muxleak.ledger.ledger import Ledger
 from muxleak.monitor import metrics
-from muxleak.monitor.endpoint import Endpoint, Page, is_loopback
+from muxleak.monitor.endpoint import Endpoint, Page, host_of, is_loopback
 from muxleak.monitor.profile import profile
 from muxleak.monitor.site_counts import SiteCounts, SiteRow
 from muxleak.monitor.status import Alarm, SiteStatus, Status
@@ -228,20 +228,32 @@ class Monitor:
         return profile(self._ledger.root, hidden=self._counts.own)
 
     async def listen(
-        self, host: str = "127.0.0.1", port: int = 0, *, public: bool = False
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        public: bool = False,
+        hosts: Collection[str] = (),
     ) -> tuple[str, int]:
         """Serve ``/debug/tasks`` and ``/metrics`` over HTTP until `close`.
+
+        Requests whose Host or Origin is another than localhost, the address that was bound, the one
+        that the client connected to, or one of `hosts` are refused with 403: a web page could read
+        the figures through a browser on this machine otherwise.
 
         Args:
             host: a loopback address, unless `public`.
             port: 0 for any free one.
             public: True to allow addresses that other machines may reach.
+            hosts: further names by which clients may call the service, such as "metrics.example".
 
         Returns:
             The host and port in use.
 
         Raises:
-            ValueError: the address is not a loopback address, without `public`.
+            TypeError: `hosts` is a text, not a collection of names.
+            ValueError: the address is not a loopback address, without `public`; or one of `hosts`
+                is no name or address.
             OSError: the address cannot be bound.
             RuntimeError: the monitor is not installed, or listens already.
         """
@@ -250,6 +262,11 @@ class Monitor:
                 f"expected a loopback address, got {host!r}: anybody who connects can read, without"
                 " a password, the code paths of this program; pass public=True to allow it"
             )
+        if isinstance(hosts, str):
+            raise TypeError(f"hosts: expected a list of names, got the text {hosts!r}")
+        for each in hosts:
+            if not host_of(each):
+                raise ValueError(f"hosts: expected names such as metrics.example, got {each!r}")
         if self._loop is None or self._endpoint is not None:
             raise RuntimeError("expected an installed monitor that does not listen yet")
         tasks: Callable[[], Page] = lambda: Page(self.profile().encode())  # noqa: E731 - two paths, one page
@@ -258,7 +275,7 @@ class Monitor:
             "/debug/pprof/goroutine": tasks,
             "/metrics": self._metrics,
         }
-        endpoint = Endpoint(self._loop, pages)
+        endpoint = Endpoint(self._loop, pages, hosts)
         # Some loops make tasks to accept; these are then the monitor's own.
         with self._counts.own:
             address = await endpoint.listen(host, port)
