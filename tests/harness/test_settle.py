@@ -5,12 +5,14 @@ import contextlib
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from loops import LOOPS, REAL, new_uvloop
+from muxleak import LeakError, no_leaks
 from muxleak.checks.settle import settle
 from muxleak.ledger.ledger import Ledger
 from muxleak.sim.memory_transport import memory_pair
@@ -247,3 +249,103 @@ def test_settle_relies_on_members_that_exist() -> None:
         assert len(loop._ready) == 0  # type: ignore[attr-defined]
         assert loop._scheduled == []  # type: ignore[attr-defined]
         assert loop._selector.select(0) == []  # type: ignore[attr-defined]
+
+
+class OwnQueue(asyncio.SelectorEventLoop):
+    """Keeps callbacks and timers in lists of its own, as the loops of qasync and trio-asyncio do.
+
+    The lists of its base class are of no use: they are never empty, and have no members.
+    """
+
+    class Unused:
+        """Refuses whatever a list can do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready: Any = self.Unused()
+        self._scheduled: Any = self.Unused()
+        self._selector.select = self.refused  # type: ignore[attr-defined]
+        self._due: list[asyncio.Handle] = []
+        self._later: list[asyncio.TimerHandle] = []
+
+    @staticmethod
+    def refused(_timeout: float | None = None) -> None:
+        """Refuse a call."""
+        raise NotImplementedError
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:  # type: ignore[override]
+        """Put a callback in its own list."""
+        self._due.append(asyncio.Handle(callback, args, self, context))
+        return self._due[-1]
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
+        """Put a timer in its own list."""
+        self._later.append(asyncio.TimerHandle(when, callback, args, self, context))
+        return self._later[-1]
+
+    def _timer_handle_cancelled(self, _handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def _run_once(self) -> None:
+        due, self._due = self._due, []
+        while self._later and min(self._later).when() <= self.time():
+            due.append(self._later.pop(self._later.index(min(self._later))))
+        for handle in due:
+            if not handle.cancelled():
+                handle._run()
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_settle_asks_if_a_loop_uses_the_lists_of_asyncio(leaks: bool) -> None:  # noqa: FBT001
+    """One that does not is settled as one that hides its state, without an error or a long wait."""
+    began = time.monotonic()
+
+    async def main() -> None:
+        assert await settle(limit=30)
+        done = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_later(0.01, done.set_result, None)
+        assert await settle(limit=30, until=done.done)
+        if leaks:
+            with pytest.raises(LeakError, match="1 task leaked"):
+                async with no_leaks(budget=0.02):
+                    task = asyncio.create_task(asyncio.Event().wait())
+            assert task.done()
+        else:
+            async with no_leaks(budget=30):
+                await asyncio.create_task(asyncio.sleep(0))
+
+    loop = OwnQueue()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop._ready, loop._scheduled = deque(), []
+        loop.close()
+    assert time.monotonic() - began < 20
+
+
+def test_settle_sees_into_a_subclass_that_uses_the_lists_of_asyncio() -> None:
+    """A long chain of callbacks is over: nothing is guessed."""
+
+    class Subclass(asyncio.SelectorEventLoop):
+        """Asks for nothing more."""
+
+        def call_soon(self, *args: Any, **settings: Any) -> Any:  # type: ignore[override]
+            """Pass a callback on."""
+            return super().call_soon(*args, **settings)
+
+    async def main() -> None:
+        loop, left = asyncio.get_running_loop(), 100
+
+        def again() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                loop.call_soon(again)
+
+        loop.call_soon(again)
+        assert await settle()
+        assert left == 0
+
+    run(Subclass, main())

@@ -396,6 +396,42 @@ def test_stranger_whose_task_swallows_cancellation_sees_the_run_end(
     warned.assert_outcomes(passed=3, warnings=2)
 
 
+@pytest.mark.parametrize("mode", ["off", "warn", "strict"])
+def test_stranger_runs_a_web_app(project: Project, mode: str) -> None:
+    """Its library ends the tasks that are left by itself; they are measured before."""
+    pytest.importorskip("aiohttp", reason="needs aiohttp: pip install aiohttp")
+    project.write("""
+        import asyncio
+        import os
+        import signal
+        import pytest
+        from aiohttp import web
+
+        KEPT = []
+
+        @pytest.mark.parametrize("leaks", [True, False])
+        def test_app(leaks):
+            async def begin(app):
+                if leaks:
+                    KEPT.append(asyncio.create_task(asyncio.Event().wait()))
+
+            app = web.Application()
+            app.on_startup.append(begin)
+            stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+            web.run_app(app, host="127.0.0.1", port=0, print=stop)
+
+        def test_after():
+            asyncio.run(asyncio.sleep(0))
+        """)
+
+    result = project.run_apart(f"--leaks={mode}", "-rA")
+    if mode == "strict":
+        result.assert_outcomes(passed=2, failed=1)
+        result.stdout.fnmatch_lines(["FAILED test_it.py::test_app?True? - *1 task left behind"])
+    else:
+        result.assert_outcomes(passed=3, warnings=int(mode == "warn"))
+
+
 @needs_uvloop
 def test_stranger_uses_uvloop(project: Project) -> None:
     """Loops of uvloop are watched from their first run on."""

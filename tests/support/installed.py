@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -69,7 +70,9 @@ def environment(factory: pytest.TempPathFactory, extra: str, *packages: str) -> 
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    wheels, folder = shared / "wheel", shared / f"env-{extra or 'base'}"
+    # Other packages of the same extra are another environment.
+    key = "-".join([extra or "base", *(each.partition(" ")[0] for each in packages)])
+    wheels, folder = shared / "wheel", shared / f"env-{re.sub('[^a-zA-Z0-9.]+', '_', key)}"
     with _once(wheels) as first:
         if first:
             _pip("wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))

@@ -9,6 +9,7 @@
 # - The end: a runner calls `asyncio.runners._cancel_all_tasks` as the first step of its own
 #   clean-up. That is the last moment at which the leaks are alive and the loop can still run the
 #   examination. The name is private; there is no public one for that moment.
+# - Libraries that run or end loops in another way: see `loop_ends`.
 # - Without a runner, the loop is examined when the next loop begins or when the function returns.
 #   If it is closed by then, the leaks are reported without the wait in which they could have ended.
 #
@@ -25,6 +26,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
+from muxleak.checks import loop_ends
 from muxleak.checks.failure import failed
 from muxleak.checks.report import LeakReport
 from muxleak.checks.scope_check import diagnosed
@@ -64,6 +66,10 @@ class LoopWatch:
         if uvloop is not None:
             self._replace(uvloop.Loop, "run_forever", self._begin)
         self._replace(asyncio.runners, "_cancel_all_tasks", self._examine_on)
+        base = asyncio.BaseEventLoop
+        self._put(base, "__init__", self._around_init(base.__init__))
+        for owner, name, make in loop_ends.replacements(self._begin, self._examine_on):
+            self._put(owner, name, make(getattr(owner, name)))
         self._scope.__enter__()
         return self
 
@@ -81,21 +87,48 @@ class LoopWatch:
                 before(loop)
             return original(loop)
 
+        self._put(owner, name, replacement)
+
+    def _put(self, owner: Any, name: str, value: Any) -> None:
         # Put back by `setattr`, also where the class had inherited it, as uvloop's has.
-        self._replaced.append((owner, name, original))
-        setattr(owner, name, replacement)
+        self._replaced.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    def _around_init(self, original: Any) -> Any:
+        def __init__(loop: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
+            original(loop, *args, **settings)
+            if loop_ends.is_run_by_others(loop) and threading.get_ident() == self._thread:
+                self._begin(loop)
+
+        return __init__
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Record the tasks and resources of a loop that is about to run."""
-        if self._loop is not loop:
+        # A loop that nest_asyncio runs inside the current one is left alone.
+        nested = self._loop is not None and self._loop.is_running()
+        if self._loop is not loop and not nested:
             self._end()
             self._loop = loop
             self._ledger.install(loop)
 
     def _examine_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the examination on a loop, unless a leak was found before."""
-        if loop is self._loop and not loop.is_closed() and not self.report:
+        if loop is not self._loop or loop.is_closed() or self.report:
+            return
+        if loop.is_running():
+            self._report_now()
+        else:
             self.report = loop.run_until_complete(self._examine(self._scope, self._ledger))
+
+    def _report_now(self) -> None:
+        """Report the leaks without the wait in which they could end: it is too late for that."""
+        if self._scope.certainly_clean:
+            return
+        gc.collect()
+        try:
+            self.report = diagnosed(self._select(self._scope.everything()), self._scope)
+        except Exception as error:  # noqa: BLE001 - the outcome of the function must stay
+            failed(self._scope.name, error)
 
     def _end(self) -> None:
         """Examine the loop, if that has not been done, and stop recording."""
@@ -106,11 +139,6 @@ class LoopWatch:
             self._loop = loop
             self._examine_on(loop)
             self._loop = None
-        elif not self.report and not self._scope.certainly_clean:
-            # Too late for them to end, so the report comes without a wait.
-            gc.collect()
-            try:
-                self.report = diagnosed(self._select(self._scope.everything()), self._scope)
-            except Exception as error:  # noqa: BLE001 - the outcome of the function must stay
-                failed(self._scope.name, error)
+        elif not self.report:
+            self._report_now()
         self._ledger.uninstall()

@@ -14,6 +14,10 @@ result with `until`.
 #   others, such as uvloop      not known. Six iterations with growing pauses, 7 ms in all, are
 #                               taken for it, so a longer chain of callbacks can be missed
 #
+# Two libraries make subclasses of `SelectorEventLoop` that keep callbacks and timers elsewhere (in
+# Qt's queue, in trio's), and whose `_ready`, `_scheduled` and selector mean nothing. They count
+# among the others. A subclass is asked once, by a callback: it must appear in `_ready`.
+#
 # The private members have no public counterpart; a test pins them on every supported Python. A
 # cancelled timer at the head of the heap hides the next one; the next iteration removes it, so one
 # more iteration is asked for.
@@ -31,11 +35,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _LONGEST_PAUSE = 0.064
 # Pauses in seconds, one for each iteration, after which a loop that hides its state is taken for
 # quiescent.
 _PAUSES = (0.0, 0.0, 0.0, 0.001, 0.002, 0.004)
+# By class: True if its loops keep their callbacks in `_ready`.
+_asked: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
 
 async def settle(
@@ -101,7 +108,24 @@ async def _until_quiescent(
 
 
 def _visible(loop: asyncio.AbstractEventLoop) -> bool:
-    return isinstance(loop, asyncio.SelectorEventLoop) or _virtual(loop)
+    kind = type(loop)
+    if kind is asyncio.SelectorEventLoop or _virtual(loop):
+        return True
+    if not isinstance(loop, asyncio.SelectorEventLoop):
+        return False
+    if kind not in _asked:
+        _asked[kind] = _keeps_ready(loop)
+    return _asked[kind]
+
+
+def _keeps_ready(loop: Any) -> bool:
+    """Return True if a callback that is due appears in the list of asyncio's own loops."""
+    handle = loop.call_soon(_keeps_ready)
+    handle.cancel()
+    try:
+        return loop._ready[-1] is handle  # noqa: SLF001 - pinned by a test
+    except (AttributeError, LookupError, TypeError):
+        return False
 
 
 def _virtual(loop: asyncio.AbstractEventLoop) -> bool:

@@ -67,7 +67,7 @@ from muxleak.plugin.item_checks import (
     plan_of,
     repeat_test,
 )
-from muxleak.plugin.loop_watcher import LoopWatcher
+from muxleak.plugin.loop_watcher import LoopWatcher, can_run
 from muxleak.plugin.options import PluginSettings
 from muxleak.plugin.outcomes import Outcomes
 from muxleak.plugin.summary import FIXTURE
@@ -282,14 +282,19 @@ class Attribution:
         self, check: Check, loop: asyncio.AbstractEventLoop, later: Sequence[str] = ()
     ) -> None:
         """Measure a check on a loop; `later` names the fixtures that are torn down after it."""
-        if check.needed:
-            from muxleak.plugin.leak_reports import measure  # noqa: PLC0415 - only leaking tests pay for it
+        if not check.needed:
+            return
+        from muxleak.plugin import leak_reports  # noqa: PLC0415 - only leaking tests pay for it
 
-            try:
-                self._run(loop, measure(check, self._watcher.unseen(loop), self._root, later))
-            except Exception as error:  # noqa: BLE001 - the outcome of the test must stay
-                check.failed = True
-                self.outcomes.note_failure(check.owner, error)
+        try:
+            unseen = self._watcher.unseen(loop)
+            if can_run(loop):
+                self._run(loop, leak_reports.measure(check, unseen, self._root, later))
+            else:
+                leak_reports.measure_now(check, loop, unseen, self._root)
+        except Exception as error:  # noqa: BLE001 - the outcome of the test must stay
+            check.failed = True
+            self.outcomes.note_failure(check.owner, error)
 
     def _before_cancel(self, loop: asyncio.AbstractEventLoop) -> None:
         """Measure on a loop that is about to end, and end the tasks that are left on it."""
@@ -298,7 +303,7 @@ class Attribution:
             later = _plain_fixtures(self._item) if active.needed else ()
             self._measure(active, loop, later)
         ledger = self._watcher.ledger
-        if ledger.count:
+        if ledger.count and can_run(loop):
             from muxleak.plugin.leak_reports import end_tasks  # noqa: PLC0415 - the same
 
             # asyncio would wait for ever for a task that swallows its cancellation.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.failure import failed
-from muxleak.checks.ignores import Ignore
+from muxleak.checks.ignores import Ignore, remaining
 from muxleak.checks.report import LeakGroup, LeakReport
-from muxleak.checks.scope_check import diagnosed, left_behind
+from muxleak.checks.scope_check import diagnosed, left_behind, without_owned
 from muxleak.checks.teardown import release
 from muxleak.introspect.names import attribute, is_a
 from muxleak.introspect.sites import Site, short_path
@@ -64,9 +64,8 @@ async def measure(
         later: names of the plain fixtures that are torn down when the loop has ended. Objects that
             they can end without a loop are held, for `judge_held`.
     """
-    plan, loop = check.plan, asyncio.get_running_loop()
-    kinds = plan.kinds - GROWTH_KINDS
-    ignores = (*plan.ignores, *check.reported, IgnoreOtherLoops(loop))
+    plan = check.plan
+    kinds, ignores = _options(check, asyncio.get_running_loop())
     found = await left_behind(check.scope, kinds, ignores, plan.budget)
     if not found:
         return
@@ -83,6 +82,36 @@ async def measure(
             except Exception as error:  # noqa: BLE001 - the report must not be lost
                 notes = [failed(f"the end of the leaks of {check.owner}", error)]
             check.reports[-1] = report.noting(*notes)
+    _ignore_reported(check)
+
+
+def measure_now(
+    check: "Check", loop: asyncio.AbstractEventLoop, unseen: Iterable[str], root: Path
+) -> None:
+    """Add the leaks of a check on a loop that cannot be run, without time for them to end.
+
+    Args:
+        check: the test or fixture.
+        loop: runs inside another library's loop, which ends the leaks next.
+        unseen: as for `measure`.
+        root: as for `measure`.
+    """
+    kinds, ignores = _options(check, loop)
+    found = without_owned(remaining(check.scope.everything(), kinds, ignores))
+    if found:
+        _add(check, diagnosed(found, check.scope).noting(*unseen), found, root)
+        _ignore_reported(check)
+
+
+def _options(
+    check: "Check", loop: asyncio.AbstractEventLoop
+) -> tuple[frozenset[str], tuple[Ignore, ...]]:
+    """Return the kinds that a measurement on a loop looks for, and the values that exempt."""
+    plan = check.plan
+    return plan.kinds - GROWTH_KINDS, (*plan.ignores, *check.reported, IgnoreOtherLoops(loop))
+
+
+def _ignore_reported(check: "Check") -> None:
     # With `warn` they stay alive, and a later measurement on the same loop would find them again.
     counters = check.scope.counters
     counters.sweep()

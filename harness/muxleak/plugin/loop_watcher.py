@@ -14,6 +14,8 @@
 # - `asyncio.runners._cancel_all_tasks`, which a runner calls at its end, and `close` of each loop
 #   are the last moments at which the objects left on the loop are still as the test left them. The
 #   callback `ending` measures there, before they are cancelled.
+# - Libraries that run or end loops in another way are seen by `checks.loop_ends`. A loop that runs
+#   inside trio's cannot be run for a measurement; what is left on it is then reported at once.
 #
 # All ledgers share the scopes and counts of one, so that a test is charged for the objects that it
 # makes on any loop. Loops of other threads are not touched: measuring them is a race with the
@@ -30,6 +32,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from muxleak.checks import loop_ends
 from muxleak.ledger import threads
 from muxleak.ledger.factory import counting
 from muxleak.ledger.hooks import RARE, Hooks
@@ -97,7 +100,8 @@ class LoopWatcher:
     """Installs the ledger of a session on one loop after another.
 
     Args:
-        ending: called with a loop that can still run, before its tasks are cancelled.
+        ending: called with a loop before its tasks are cancelled; the loop can still be run, but
+            for one that runs inside another library's.
 
     Attributes:
         ledger: its scopes are charged for the objects of every loop.
@@ -120,6 +124,8 @@ class LoopWatcher:
             self._replace(base, "run_forever", self._around_run)
             # A runner calls it at its end; there is no public name for that moment.
             self._replace(asyncio.runners, "_cancel_all_tasks", self._around_cancel)
+            for owner, name, make in loop_ends.replacements(self._run_nested, self._end_at_once):
+                self._replace(owner, name, make)
             threads.install(self, self.ledger.root)
         if not self._uvloop and "uvloop" in sys.modules:
             self._uvloop = True
@@ -141,7 +147,7 @@ class LoopWatcher:
 
     def open_loops(self) -> list[_Loop]:
         """Return the loops that can be run now."""
-        return [loop for loop in self._loops if _can_run(loop)]
+        return [loop for loop in self._loops if can_run(loop)]
 
     def unseen(self, loop: _Loop) -> tuple[str, ...]:
         """Return a line for each kind of object that cannot be counted on `loop`."""
@@ -191,6 +197,12 @@ class LoopWatcher:
             ledger.install(loop, rest=self._deferred.defer)
         state.new = False
 
+    def _run_nested(self, loop: _Loop) -> None:
+        """Watch a loop that runs by methods of its own, as nest_asyncio gives it."""
+        state = _state(loop)
+        if state is None or state.new:
+            self._run(loop)
+
     def _adopt(self, loop: _Loop) -> _LoopState:
         ledger = Ledger(log=True, beside=self.ledger)
         ledger.install(loop, rest=self._deferred.defer)
@@ -207,9 +219,16 @@ class LoopWatcher:
 
     def _end(self, loop: _Loop) -> None:
         if loop in self._loops and threading.get_ident() == self._thread:
-            if _can_run(loop):
+            if can_run(loop):
                 self._ending(loop)
             self._leave(loop)
+
+    def _end_at_once(self, loop: _Loop) -> None:
+        """Measure on a loop whose leftovers a library cancels next, also if it cannot be run."""
+        if loop in self._loops and not can_run(loop):
+            self._ending(loop)
+            self._leave(loop)
+        self._end(loop)
 
     def _leave(self, loop: _Loop) -> None:
         state = _state(loop)
@@ -240,7 +259,8 @@ def _state(loop: _Loop) -> _LoopState | None:
     return vars(loop).get(_STATE)
 
 
-def _can_run(loop: _Loop) -> bool:
+def can_run(loop: _Loop) -> bool:
+    """Return True if a loop can be run in this thread now."""
     running = asyncio._get_running_loop()  # noqa: SLF001 - public, says the documentation, despite its name
     return running is None and not (loop.is_closed() or loop.is_running())
 
