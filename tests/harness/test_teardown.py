@@ -5,10 +5,11 @@
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -203,3 +204,137 @@ def test_given_up_task_is_not_woken_later() -> None:
     tasks: list[asyncio.Task[None]] = []
     asyncio.run(main())
     assert errors == []
+
+
+EXITS = pytest.mark.parametrize("exit_", [SystemExit(7), KeyboardInterrupt()], ids=repr)
+
+
+@LOOPS
+@EXITS
+def test_exit_of_a_leaked_task_is_stopped_and_named(new_loop: Loops, exit_: BaseException) -> None:
+    """A task that raises `SystemExit` when it is cancelled ends neither the report nor the loop."""
+
+    async def leaves() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            raise exit_ from None
+
+    async def main() -> list[str]:
+        with pytest.raises(LeakError, match="1 task leaked") as caught:
+            async with no_leaks(budget=0.05):
+                task = asyncio.create_task(leaves())
+                await asyncio.sleep(0)
+        assert task.done()
+        assert "call_soon" not in vars(asyncio.get_running_loop())
+        return list(caught.value.report.notes)
+
+    with contextlib.closing(new_loop()) as loop:
+        (note,) = loop.run_until_complete(main())
+    name = f"{leaves.__qualname__} raised {exit_!r} in {leaves.__qualname__} (tests/"
+    assert note.startswith(name)
+    assert note.endswith(" when it was ended; it was stopped there")
+
+
+@EXITS
+def test_exit_of_a_leaked_generator_is_stopped_and_named(exit_: BaseException) -> None:
+    """The same of an async generator that is closed."""
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            raise exit_
+
+    async def main() -> list[str]:
+        with pytest.raises(LeakError, match="1 async generator leaked") as caught:
+            async with no_leaks(budget=0.05):
+                generator = numbers()
+                await anext(generator)
+        return list(caught.value.report.notes)
+
+    (note,) = asyncio.run(main())
+    assert f"{numbers.__qualname__} raised {exit_!r} in " in note
+
+
+def test_ctrl_c_during_the_teardown_passes() -> None:
+    """An interrupt that a signal brings is the user's, whichever task it meets."""
+
+    async def interrupted() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with no_leaks(budget=0.05):
+            tasks.append(asyncio.create_task(interrupted()))
+            await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    with contextlib.closing(asyncio.SelectorEventLoop()) as loop:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(main())
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+            loop.run_until_complete(asyncio.wait([task]))
+        assert isinstance(tasks[0].exception(), KeyboardInterrupt)
+
+
+@LOOPS
+def test_callback_that_schedules_itself_is_a_leak(new_loop: Loops) -> None:
+    """A chain of `call_soon` is named with the line that schedules, and ended."""
+    calls = 0
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def tick() -> None:
+            nonlocal calls
+            calls += 1
+            loop.call_soon(tick)
+
+        with pytest.raises(LeakError, match="1 timer leaked") as caught:
+            async with no_leaks(budget=0.05):
+                tick()
+        (group,) = caught.value.report.groups
+        line = tick.__code__.co_firstlineno + 3
+        assert group.site == f"tests/harness/test_teardown.py:{line} in {tick.__qualname__}"
+        assert group.waits_on == "is called in each iteration of the loop, by call_soon"
+        before = calls
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert calls == before
+        assert "call_soon" not in vars(loop)
+
+    with contextlib.closing(new_loop()) as loop:
+        loop.run_until_complete(main())
+
+
+@LOOPS
+def test_callbacks_that_end_are_no_leak(new_loop: Loops) -> None:
+    """A long chain that ends within the budget passes, and so do chains of others."""
+
+    async def main() -> None:
+        loop, left = asyncio.get_running_loop(), 200
+
+        def tick() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                loop.call_soon(tick)
+
+        def other() -> None:
+            if not ended:
+                loop.call_soon(other)
+
+        ended = False
+        other()
+        async with no_leaks(budget=5):
+            tick()
+        assert left == 0
+        ended = True
+
+    with contextlib.closing(new_loop()) as loop:
+        loop.run_until_complete(main())

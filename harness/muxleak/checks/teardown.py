@@ -26,18 +26,26 @@ close.
 # caught it. asyncio offers nothing for this. `sys.settrace` is global, so a debugger or a coverage
 # tool misses these iterations, and gets its own function back afterwards.
 #
+# A task may raise `SystemExit` or `KeyboardInterrupt` when it is cancelled. asyncio raises that out
+# of the loop, so that the leak would end the program in place of the report. So while leaks are
+# ended, `call_soon` of the loop is replaced: the steps of leaked tasks run inside a handler that
+# notes such an exception and stops it there. A real Ctrl-C that arrives during such a step passes:
+# it was not raised by a `raise` of the task.
+#
 # The bound does not hold for a task that blocks the thread instead of awaiting: nothing in the same
 # thread can stop it.
 
 import asyncio
+import dis
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.settle import settle
+from muxleak.introspect.names import safe_text
 from muxleak.introspect.waiting import AnyTask, code_place, name_of, waiting_of
 from muxleak.ledger.counters import TaskRecord
 
@@ -46,6 +54,8 @@ if TYPE_CHECKING:
 
 _ROUNDS = 2  # cancellations before a task is given up
 _CLOSINGS = 10  # calls of `close` for a coroutine that awaits in its clean-up
+_EXITS = (SystemExit, KeyboardInterrupt)
+_RAISE = dis.opmap["RAISE_VARARGS"]
 _ITERATIONS = 3  # of the loop, for an exception to get from a future to the outermost frame
 
 
@@ -59,7 +69,8 @@ async def release(records: Sequence["Record"], budget: float) -> list[str]:
         budget: seconds for each of the two rounds of cancelling, and for each leaked generator.
 
     Returns:
-        A line for each place where tasks did not end when they were cancelled first.
+        A line for each place where tasks did not end when they were cancelled first, or where they
+        raised an exception that would end the program.
     """
     own = asyncio.current_task()
     tasks = [
@@ -70,13 +81,15 @@ async def release(records: Sequence["Record"], budget: float) -> list[str]:
         if end is not None:
             with suppress(Exception):
                 end()
-    swallowed = await _cancel([record.task for record in tasks], budget)
-    notes = Counter(_line(task, where) for task, where in swallowed.items())
-    for record in tasks:
-        if not record.task.done():
-            _give_up(record)
-    await _close_generators(records, budget)
-    await asyncio.sleep(0)
+    with _exits_stopped([record.task for record in tasks]) as lines:
+        swallowed = await _cancel([record.task for record in tasks], budget)
+        lines.extend(_line(task, where) for task, where in swallowed.items())
+        for record in tasks:
+            if not record.task.done():
+                _give_up(record)
+        lines.extend(await _close_generators(records, budget))
+        await asyncio.sleep(0)
+    notes = Counter(lines)
     return [f"{count} x {line}" if count > 1 else line for line, count in notes.items()]
 
 
@@ -132,6 +145,61 @@ def _frames_reached(tasks: Iterable[AnyTask]) -> Iterator[dict[AnyTask, str]]:
         sys.settrace(previous)
 
 
+@contextmanager
+def _exits_stopped(tasks: Iterable[AnyTask]) -> Iterator[list[str]]:
+    """Keep exceptions of tasks that would end the loop from doing so; give a line for each."""
+    loop, wanted, lines = asyncio.get_running_loop(), set(tasks), list[str]()
+    original, replaced = loop.call_soon, vars(loop).get("call_soon")
+
+    def call_soon(callback: Any, *args: Any, **settings: Any) -> asyncio.Handle:
+        task = getattr(callback, "__self__", None)
+        if isinstance(task, asyncio.Task) and task in wanted:
+            return original(step, task, callback, *args, **settings)
+        return original(callback, *args, **settings)
+
+    def step(task: AnyTask, callback: Callable[..., Any], *args: Any) -> None:
+        try:
+            callback(*args)
+        except _EXITS as error:
+            if _is_ctrl_c(error):
+                raise
+            lines.append(_exit_line(name_of(task), error))
+            task.exception()  # asyncio need not report it a second time
+
+    # The handles that are scheduled keep their step, so the methods may be put back at any time.
+    loop.call_soon = call_soon  # type: ignore[method-assign, assignment]
+    try:
+        yield lines
+    finally:
+        if replaced is None:
+            del loop.call_soon
+        else:
+            loop.call_soon = replaced  # type: ignore[method-assign]
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Return True if a signal raised the exception, not a statement of the task."""
+    place = _innermost(error)
+    if place is None or not isinstance(error, KeyboardInterrupt):
+        return False
+    code = place.tb_frame.f_code
+    by_runner = code.co_filename == asyncio.runners.__file__
+    return by_runner or code.co_code[place.tb_lasti] != _RAISE
+
+
+def _innermost(error: BaseException) -> TracebackType | None:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place
+
+
+def _exit_line(name: str, error: BaseException) -> str:
+    place = _innermost(error)
+    where = f" in {code_place(place.tb_frame.f_code, place.tb_lineno)}" if place else ""
+    return f"{name} raised {safe_text(error)}{where} when it was ended; it was stopped there"
+
+
 def _line(task: AnyTask, where: str) -> str:
     end = "it ended when cancelled again" if task.done() else "it was given up"
     return f"{name_of(task)} swallowed its cancellation in {where}; {end}"
@@ -152,14 +220,22 @@ def _give_up(record: TaskRecord) -> None:
         record.scope.forget(task)
 
 
-async def _close_generators(records: Sequence["Record"], budget: float) -> None:
+async def _close_generators(records: Sequence["Record"], budget: float) -> list[str]:
+    lines = []
     for record in records:
         generator = record.thing() if record.kind == "generator" else None
         if generator is None:
             continue
-        with suppress(Exception):
+        try:
             async with asyncio.timeout(budget):
                 await generator.aclose()
+        except _EXITS as error:
+            if _is_ctrl_c(error):
+                raise
+            lines.append(_exit_line(record.name, error))
+        except Exception:  # noqa: BLE001, S110 - its clean-up may fail in any way
+            pass
+    return lines
 
 
 def close_coroutines(tasks: Iterable[AnyTask]) -> None:

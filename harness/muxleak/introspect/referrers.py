@@ -137,6 +137,8 @@ def wakers(tasks: Sequence[asyncio.Task[Any]]) -> list[str]:
     Returns:
         A clause for a report for each, such as "nothing alive can wake it".
     """
+    if not tasks:
+        return []
     heap = Heap(lambda thing: not is_a(thing, _AWAITED))
     alive = _Alive()
     searches = [_Search(task, heap, alive) for task in tasks]
@@ -165,6 +167,8 @@ def held_by_slots(things: Sequence[Any]) -> list[str | None]:
     Returns:
         The path of each; None if there is none.
     """
+    if not things:
+        return []  # a clean check asks so
     heap, modules = Heap(), _modules()
     found: list[str | None] = [None] * len(things)
     levels = [[(heap.keep(thing), "")] for thing in things]

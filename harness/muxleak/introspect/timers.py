@@ -48,7 +48,7 @@ def due(handle: Any) -> float | None:
     loop: Any = attribute(handle, "_loop") or next(
         (each for each in gc.get_referents(handle) if is_a(each, asyncio.AbstractEventLoop)), None
     )
-    if loop is None or handle.cancelled() or loop.is_closed():
+    if loop is None or handle.cancelled() or loop.is_closed() or handle.when() is None:
         return None
     wait: float = handle.when() - loop.time()
     scheduled = attribute(handle, "_scheduled")
