@@ -674,7 +674,7 @@ def test_every_option_of_no_leaks_is_described() -> None:
     wanted = [f"{name}=" for name in names if name not in {"function", "unknown"}]
 
     assert first_cells("testing.md", "| option | meaning |") == wanted
-    assert first_cells("testing.md", "| kind | object |") == list(NOUNS)
+    assert first_cells("kinds.md", "| kind | object |") == list(NOUNS)
 
 
 def test_every_setting_of_the_plugin_is_described() -> None:

@@ -128,7 +128,7 @@ class _Examination:
 
     def ended(self) -> bool:
         """Return True if nothing is alive that has an end to wait for."""
-        return all(each.kind in LASTING for each in self.alive())
+        return all(each.kind in LASTING or each.thing() is None for each in self.alive())
 
     def suspicious(self) -> bool:
         """Return True if something is alive, or a failed task may be garbage."""
@@ -196,7 +196,9 @@ def _without_services(found: list[Any]) -> list[Any]:
     few = [
         each
         for each in found
-        if each.kind in _SERVICE_KINDS and alike[each.kind, each.site] <= _FEW
+        if each.kind in _SERVICE_KINDS
+        and alike[each.kind, each.site] <= _FEW
+        and each.thing() is not None  # None: a transport that was dropped
     ]
     paths = held_by_slots([each.thing() for each in few])
     services = {id(each) for each, path in zip(few, paths, strict=True) if path is not None}

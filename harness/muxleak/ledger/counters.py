@@ -252,6 +252,7 @@ class Counters:
         loops: number of installed ledgers that share these counters, one for each loop.
         kinds: the kinds that are recorded.
         wants_errors: True if exceptions that nobody retrieves are recorded.
+        wants_warnings: True if ResourceWarnings are recorded.
         observer: is called as tasks, resources and connections come and go; None without a monitor.
         count: tasks that are charged to scopes and alive; changes in `sweep` and in done callbacks.
         swept: tasks that have been through a sweep.
@@ -271,6 +272,7 @@ class Counters:
             "__weakref__",
             "active",
             "wants_errors",
+            "wants_warnings",
             "observer",
             "count",
             "failed",
@@ -294,7 +296,7 @@ class Counters:
         # weak keys, before the task of a cycle reports its exception.
         self.failed: dict[int, Failure] = _EMPTY_DICT
         self.failed_limit = FEW
-        self.wants_errors = "error" in kinds
+        self.wants_errors, self.wants_warnings = "error" in kinds, "warning" in kinds
         self.observer: Observer | None = None
         self.finished: list[tuple[ref[AnyTask], Site, Scope]] | None = None
         self.unseen: dict[str, None] = {}

@@ -180,9 +180,7 @@ class Hooks:
         if original is None:
             return
         ours = make(name, original)
-        bind = getattr(getattr(type(self.loop), name, None), "__get__", None)
-        inherited = bind is not None and original == bind(self.loop)
-        previous = None if inherited else original
+        previous = own_attribute(self.loop, name, original)
         try:
             setattr(self.loop, name, ours)
         except Exception:  # noqa: BLE001 - a class may refuse attributes by any exception
@@ -314,6 +312,22 @@ class Hooks:
             ours = wrap("", previous)
             self._firstiter = ours, previous
             sys.set_asyncgen_hooks(firstiter=ours)
+
+
+def own_attribute(loop: Any, name: str, value: Any) -> Any:
+    """Return the attribute that is set on a loop object; None if it is a method of its class.
+
+    Args:
+        loop: the loop.
+        name: the name of the attribute.
+        value: its value, as the loop gives it.
+    """
+    inherited = getattr(type(loop), name, None)
+    # The usual case, without making another bound method.
+    if inherited is not None and getattr(value, "__func__", None) is inherited:
+        return None
+    bind = getattr(inherited, "__get__", None)
+    return None if bind is not None and value == bind(loop) else value
 
 
 def _timer_makers(loop: asyncio.AbstractEventLoop) -> list[str]:

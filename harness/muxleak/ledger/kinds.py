@@ -21,6 +21,8 @@ A resource is recorded where it is made, by weak reference, so that recording ke
 #   thread      it is not alive
 #   error       never: the exception was lost, whatever happens later
 #   destroyed   never
+#   message     never
+#   warning     never
 #
 # Tasks are no resources; the counters hold them strongly and learn of their end by a callback. Two
 # more kinds, finished tasks that are retained and callbacks on a future, are legitimate at any one
@@ -55,11 +57,14 @@ NOUNS = {
     "thread": ("thread", "threads"),
     "error": ("exception never retrieved", "exceptions never retrieved"),
     "destroyed": ("task destroyed while pending", "tasks destroyed while pending"),
+    "message": ("message to the exception handler", "messages to the exception handler"),
+    "warning": ("resource warning", "resource warnings"),
     "retained": ("finished task kept", "finished tasks kept"),
     "callback": ("callback on a future", "callbacks on a future"),
 }
 GROWTH_KINDS = frozenset({"retained", "callback"})  # judged by growth only
-LASTING = frozenset({"error", "destroyed"})  # have no end that a check could wait for
+# These have no end that a check could wait for.
+LASTING = frozenset({"error", "destroyed", "message", "warning"})
 KINDS = frozenset(NOUNS)
 
 
@@ -121,10 +126,23 @@ class TimerRecord(Resource):
 
 
 class TransportRecord(Resource):
-    """A connection, datagram endpoint, pipe or process; it drops its protocol at its end."""
+    """A connection, datagram endpoint, pipe or process; it drops its protocol at its end.
 
-    __slots__ = ()
+    Attributes:
+        ident: the id of the transport, by which its finalizer is recognised.
+        dropped: True if the transport was freed without being closed; it stays a leak then.
+    """
+
+    __slots__ = ("dropped", "ident")
     kind = "transport"
+
+    def __init__(self, thing: Any, name: str, points: Points, owner: Scope) -> None:
+        super().__init__(thing, name, points, owner)
+        self.ident, self.dropped = id(thing), False
+
+    def alive(self) -> bool:
+        """Return True if it is open, or was dropped without being closed."""
+        return self.dropped or super().alive()
 
     def open(self, thing: Any) -> bool:
         """Return True until `connection_lost`; one that is closing may still have data to send."""
@@ -136,6 +154,8 @@ class TransportRecord(Resource):
 
     def describe(self, thing: Any) -> str:
         """Say if it is closing, and name the peer or its own address."""
+        if self.dropped:
+            return "was dropped, and freed without being closed"
         state = "is closing" if ask(thing, "is_closing") else "is open"
         peer = ask(thing, "get_extra_info", "peername") or ask(thing, "get_extra_info", "sockname")
         return f"{state}, to {peer}" if peer else state
@@ -314,3 +334,17 @@ class DestroyedRecord(ErrorRecord):
 
     __slots__ = ()
     kind = "destroyed"
+
+
+class MessageRecord(ErrorRecord):
+    """Another message to the loop's exception handler, such as "Unclosed client session"."""
+
+    __slots__ = ()
+    kind = "message"
+
+
+class WarningRecord(ErrorRecord):
+    """A ResourceWarning about something that was not closed."""
+
+    __slots__ = ()
+    kind = "warning"

@@ -13,7 +13,8 @@ The count is kept as tasks come and go, so reading it never walks through all ta
 #   class in place of `asyncio.Task`    tasks made by calling the class   task_class
 #   methods replaced on the loop        timers, transports, servers ...   hooks
 #   methods replaced in the process     executor jobs, threads            threads
-#   exception handler of the loop       exceptions never retrieved        loop_errors
+#   method of the loop for messages     exceptions never retrieved ...    loop_errors
+#   filter of warnings                  ResourceWarnings                  resource_warnings
 #
 # The first two are installed always, the rest as the kinds require; a ledger of tasks alone leaves
 # the methods of the loop untouched.
@@ -41,11 +42,11 @@ from weakref import WeakKeyDictionary, ref
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import type_name
 from muxleak.introspect.waiting import AnyTask
-from muxleak.ledger import task_class, threads
+from muxleak.ledger import collector, resource_warnings, task_class, threads
 from muxleak.ledger.counters import CURRENT, Counters, Resource, Scope, TaskRecord, charged
 from muxleak.ledger.factory import counting, noting
-from muxleak.ledger.hooks import Hooks
-from muxleak.ledger.kinds import KINDS, valid_kinds
+from muxleak.ledger.hooks import Hooks, own_attribute
+from muxleak.ledger.kinds import KINDS, LASTING, valid_kinds
 from muxleak.ledger.loop_errors import charge, describe
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
@@ -53,7 +54,7 @@ _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 # The default is compared by identity, which skips the validation of kinds.
 _TASKS = frozenset({"task"})
-_HOOKED = KINDS - {"task", "error", "destroyed"}
+_HOOKED = KINDS - {"task", *LASTING}
 
 
 class Ledger:
@@ -72,6 +73,9 @@ class Ledger:
 
     Raises:
         ValueError: an unknown kind.
+
+    Attributes:
+        home: the scope in which the loop was made; None if that is not known.
     """
 
     def __init__(
@@ -95,7 +99,10 @@ class Ledger:
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self._factories: tuple[Any, Any] = (None, None)
         self._note = noting(self._counters, self._root)
-        self._handlers: tuple[Any, Any] = (None, None)
+        self.home: Scope | None = None
+        self._hook: Any = None
+        self._under: Any = None
+        self._installs = 0
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -134,6 +141,11 @@ class Ledger:
     def blind(self) -> tuple[str, ...]:
         """The former name of `unseen`."""
         return self.unseen
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that it is installed on; None if there is none."""
+        return self._loop() if self._loop is not None else None
 
     @property
     def root(self) -> Scope:
@@ -224,6 +236,7 @@ class Ledger:
         loop: asyncio.AbstractEventLoop,
         *,
         rest: Callable[[Hooks], object] | None = None,
+        home: Scope | None = None,
     ) -> None:
         """Count the tasks and resources that `loop` makes from now on.
 
@@ -233,6 +246,8 @@ class Ledger:
             loop: not closed.
             rest: is called with the hooks in place of installing the rarer ones, which it does when
                 they are needed; it is responsible for threads and jobs, too.
+            home: the scope in which the loop was made: charged for messages of objects whose own
+                scope is not known; None for the root.
 
         Raises:
             RuntimeError: the ledger is installed already.
@@ -242,11 +257,12 @@ class Ledger:
         previous = ask(loop, "get_task_factory")
         factory = counting(self._counters, self._root, previous)
         self._factories = (factory, previous)
-        self._handlers = (self._on_error, ask(loop, "get_exception_handler"))
         self._unseen = {}
         self._set(loop, "set_task_factory", factory, "tasks")
         task_class.install(loop, self._note)
-        self._set(loop, "set_exception_handler", self._on_error, "errors")
+        self._loop = ref(loop)
+        self.home = home
+        self._see_messages(loop)
         virtual: Any = loop
         if hasattr(loop, "task_source"):
             virtual.task_source = self.tasks
@@ -261,7 +277,6 @@ class Ledger:
                 self._threads = bool(self.kinds & {"job", "thread"})
                 if self._threads:
                     threads.install(loop, self._root)
-        self._loop = ref(loop)
         self._counters.install(loop)
 
     def uninstall(self) -> None:
@@ -272,9 +287,10 @@ class Ledger:
             task_class.remove(loop, self._note)
         self._loop = None
         self._counters.sweep()
-        (factory, old_factory), (handler, old_handler) = self._factories, self._handlers
+        factory, old_factory = self._factories
         hooks, self._hooks = self._hooks, None
-        self._factories = self._handlers = (None, None)
+        self._factories = (None, None)
+        self._ignore_messages(loop)
         if hooks is not None:
             hooks.remove()
         if loop is None:
@@ -284,8 +300,6 @@ class Ledger:
             threads.remove(loop, self._root)
         if ask(loop, "get_task_factory") is factory:
             loop.set_task_factory(old_factory)
-        if ask(loop, "get_exception_handler") == handler:
-            loop.set_exception_handler(old_handler)
         virtual: Any = loop
         if getattr(loop, "task_source", None) == self.tasks:
             virtual.task_source = None
@@ -314,18 +328,58 @@ class Ledger:
             name = type_name(loop)
             self._unseen[f"{what}, as {setter} of {name} raises {type_name(error)}"] = None
 
-    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        previous = self._handlers[1]
+    def _see_messages(self, loop: Any) -> None:
+        """See the messages of a loop, and ResourceWarnings, if they are wanted."""
+        # A hook of its own for each installation, as it may stay below that of another ledger. It
+        # must not hold the loop, whose attribute it is.
+        name, weak, number = "call_exception_handler", self._loop, self._installs
+        self._under = under = own_attribute(loop, name, loop.call_exception_handler)
+
+        def call_exception_handler(context: dict[str, Any]) -> None:
+            loop: Any = weak() if weak is not None else None
+            if loop is not None:
+                handled = ask(loop, "get_exception_handler") is not None
+                seen = number == self._installs
+                if seen:
+                    self._note_message(context, handled=handled)
+                if under is not None:
+                    under(context)
+                elif handled or self._log or not seen:
+                    type(loop).call_exception_handler(loop, context)
+
+        try:
+            loop.call_exception_handler = self._hook = call_exception_handler
+        except Exception as error:  # noqa: BLE001 - the program must not see it
+            why = f"{name} of {type_name(loop)} raises {type_name(error)}"
+            self._unseen[f"messages, as setting {why}"] = None
+        if self._counters.wants_errors:
+            collector.install()
+        if self._counters.wants_warnings:
+            resource_warnings.install(self)
+
+    def _ignore_messages(self, loop: Any) -> None:
+        hook, self._hook = self._hook, None
+        self._installs += 1
+        if hook is None:
+            return
+        if self._counters.wants_errors:
+            collector.remove()
+        if self._counters.wants_warnings:
+            resource_warnings.remove(self)
+        # If another method was put over ours, ours stays below it and passes messages on.
+        if loop is not None and loop.call_exception_handler is hook:
+            if self._under is None:
+                del loop.call_exception_handler
+            else:
+                loop.call_exception_handler = self._under
+
+    def _note_message(self, context: dict[str, Any], *, handled: bool) -> None:
         try:
             text = describe(context)
             self._errors.append(text)
-            charge(context, text, self._root)
+            charge(context, text, self._root, self.home, handled=handled)
         except Exception as error:  # noqa: BLE001 - the program's own handler must be called
             self._unseen[f"an error of the loop whose parts raise {type_name(error)}"] = None
-        if previous is not None:
-            previous(loop, context)
-        elif self._log:
-            loop.default_exception_handler(context)
 
 
 def _number(numbered: TaskRecord | Scope) -> int:

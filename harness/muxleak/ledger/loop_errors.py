@@ -1,24 +1,49 @@
-"""Errors that reach a loop's exception handler, as text and as records."""
+"""Messages to a loop's exception handler: seen whichever handler is set, as text and as records."""
 
-# asyncio calls the handler with a dictionary. Two of its messages are leaks: an exception that was
-# never retrieved, and a task that was destroyed while pending. asyncio has no class or code for
-# them, so they are recognised by their text. Both come when the garbage collector frees the task,
-# which may be long after its end and in any context. So the scope to charge is looked up, not read
-# from the current context: in `Counters.failed`, where a sweep or a done callback of the ledger has
-# put it; else in the context of the task, which Python 3.12 and later give; else it is the root.
+# asyncio calls `loop.call_exception_handler` with a dictionary. A ledger replaces that method on
+# the loop object, passes every call on, and leaves the handler itself alone: a program may set its
+# own at any time, and asks for it in vain for ours.
+#
+# asyncio has no class or code for its messages, so they are recognised by their text:
+#
+#   message                                   kind
+#   ---------------------------------------   ----------------------------------------------------
+#   "... exception was never retrieved"       "error", of tasks and of futures
+#   "... destroyed but it is pending"         "destroyed"
+#   any other                                 "message": "Unclosed client session", a callback, a
+#                                             protocol or a stream handler that raised
+#
+# A message about an exception that the program's own handler was given is none: the program has
+# dealt with it. That something was not closed, or not retrieved, is a leak all the same.
+#
+# The scope to charge. Several messages come from a finalizer, which may run long after the end of
+# its object and in any context. So the scope is, the first that is known:
+#
+# 1. of a task: the one in `Counters.failed`, where a sweep or a done callback has put it, or that
+#    of its context, which Python 3.12 and later give
+# 2. of a callback: that of its handle's context
+# 3. outside a garbage collection, that of the current context: of the code that runs, or that
+#    dropped the object
+# 4. `Ledger.home`: the scope in which the loop itself was made, for then it has made the object too
+# 5. the root
+#
+# So nobody is charged for an object that a collection frees on a loop of several scopes.
 
+import re
 from contextvars import Context
+from types import TracebackType
 from typing import Any
 
 from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import is_a, safe_text
-from muxleak.introspect.sites import Site
+from muxleak.introspect.names import attribute, has_method, is_a, safe_text
+from muxleak.introspect.sites import Points, Site, is_internal
 from muxleak.introspect.waiting import name_of, scrub
+from muxleak.ledger.collector import collecting
 from muxleak.ledger.counters import CURRENT, Scope, charged
-from muxleak.ledger.kinds import DestroyedRecord, ErrorRecord
+from muxleak.ledger.kinds import DestroyedRecord, ErrorRecord, MessageRecord
 
 _MAX_ERROR = 200  # characters
-_NOWHERE = Site(())
+_RECORDS = {"error": ErrorRecord, "destroyed": DestroyedRecord, "message": MessageRecord}
 
 
 def describe(context: dict[str, Any]) -> str:
@@ -37,32 +62,73 @@ def describe(context: dict[str, Any]) -> str:
     return scrub(f"{message}{where}{what}", _MAX_ERROR)
 
 
-def charge(context: dict[str, Any], text: str, root: Scope) -> None:
-    """Record an exception never retrieved, or a destroyed task, if the ledger wants that kind.
-
-    The scope of the task is charged if the ledger saw its end or the context is known, else `root`.
+def charge(
+    context: dict[str, Any], text: str, root: Scope, home: Scope | None, *, handled: bool
+) -> None:
+    """Record a message, if the ledger wants its kind, and charge the scope that it comes from.
 
     Args:
         context: as asyncio passes it to an exception handler.
         text: the line of `describe`.
         root: the root of the ledger.
+        home: the scope in which the loop was made, if it is known.
+        handled: True if the program has set an exception handler.
     """
-    counters, message = root.counters, safe_text(context.get("message"), str)
-    never = "error" in counters.kinds and message.endswith("never retrieved")
-    destroyed = "destroyed" in counters.kinds and "destroyed but it is pending" in message
-    # Both messages of asyncio come with the task or the future they are about.
-    future: Any = context.get("task") or context.get("future")
-    if not (never or destroyed) or future is None:
+    counters, kind = root.counters, _kind_of(context, handled=handled)
+    if kind not in counters.kinds:
         return
+    future: Any = context.get("task") or context.get("future")
     failure = counters.failure_of(future)
     if failure is not None:
-        site, scope = failure.site, failure.scope
+        site, scope, name = failure.site, failure.scope, name_of(future)
     else:
-        site, scope = _NOWHERE, charged(_context_of(future).get(CURRENT), counters) or root
-    scope.keep((ErrorRecord if never else DestroyedRecord)(text, name_of(future), site, scope))
+        site, scope = Site(tuple(_raised_at(context))), _scope_of(context, root, home)
+        name = name_of(future) if kind != "message" and future is not None else _name_of(context)
+    # The next sweep charges the scope: a collection may come while its lists are being pruned.
+    counters.fresh.append(_RECORDS[kind](text, name, site, scope))
 
 
-def _context_of(future: Any) -> Context:
-    # New in Python 3.12.
-    context = ask(future, "get_context")
-    return context if is_a(context, Context) else Context()
+def owner_of_current(root: Scope, home: Scope | None) -> Scope:
+    """Return the scope to charge for an object that is finalized now; see the rules above.
+
+    Args:
+        root: the root of the ledger.
+        home: as for `charge`.
+    """
+    scope = None if collecting() else charged(CURRENT.get(), root.counters)
+    return scope or home or root
+
+
+def _kind_of(context: dict[str, Any], *, handled: bool) -> str:
+    message = safe_text(context.get("message"), str)
+    # These messages of asyncio come with the task or the future that they are about.
+    if has_method(context.get("task") or context.get("future"), "_asyncio_future_blocking"):
+        if message.endswith("never retrieved"):
+            return "error"
+        if "destroyed but it is pending" in message:
+            return "destroyed"
+    return "" if handled and not message.startswith("Unclosed") else "message"
+
+
+def _scope_of(context: dict[str, Any], root: Scope, home: Scope | None) -> Scope:
+    future, handle = context.get("task") or context.get("future"), context.get("handle")
+    # `get_context` is new in Python 3.12. A handle of uvloop hides its context, and calls in it.
+    own: Any = ask(future, "get_context") if future is not None else attribute(handle, "_context")
+    scope = charged(own.get(CURRENT), root.counters) if is_a(own, Context) else None
+    return scope or owner_of_current(root, home)
+
+
+def _raised_at(context: dict[str, Any]) -> Points:
+    """Return the innermost line of the program in the traceback of an exception, as points."""
+    trace, found = attribute(context.get("exception"), "__traceback__"), []
+    while is_a(trace, TracebackType):
+        if not is_internal(trace.tb_frame.f_code.co_filename):
+            found = [(trace.tb_frame.f_code, trace.tb_lasti)]
+        trace = trace.tb_next
+    return found
+
+
+def _name_of(context: dict[str, Any]) -> str:
+    """Return a message without the parts that differ from run to run."""
+    message = safe_text(context.get("message", "unknown error"), str)
+    return scrub(re.split(r" at |\(", message, maxsplit=1)[0].rstrip("."), _MAX_ERROR)

@@ -55,6 +55,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from muxleak.ledger import resource_warnings
 from muxleak.ledger.counters import CURRENT, Scope
 from muxleak.plugin import runners
 from muxleak.plugin.item_checks import (
@@ -92,7 +93,7 @@ class Attribution:
         self.settings, self.outcomes = settings, outcomes
         self.default = default_plan(settings)
         self._root = config.rootpath
-        self._watcher = LoopWatcher(self._before_cancel)
+        self._watcher = LoopWatcher(self._before_cancel, self._home)
         self._active: Check | None = None
         self._contexts = runners.contexts(config)
         self._scheduled = self._anyio = False
@@ -140,6 +141,9 @@ class Attribution:
         if plan is None:
             return (yield)
         self._watcher.start()
+        # pytest makes a new list of filters for each test. Before the fixtures, so that a filter of
+        # `recwarn` goes before.
+        resource_warnings.renew()
         scope = self._watcher.ledger.scope(item.nodeid)
         check = item.stash[CHECK] = Check(item.nodeid, plan, scope)
         self._item, self._scheduled = item, False
@@ -277,6 +281,11 @@ class Attribution:
         self._charge(outer)
         if self.settings.mode != "off":
             self.outcomes.settle_fixture(check, in_setup=outer)
+
+    def _home(self) -> Scope | None:
+        """Return the scope of the test that is making a loop; None for a fixture of wider scope."""
+        active = self._active
+        return active.scope if active is not None and active.function is None else None
 
     def _measure(
         self, check: Check, loop: asyncio.AbstractEventLoop, later: Sequence[str] = ()

@@ -33,7 +33,8 @@ from typing import Any
 from weakref import WeakSet
 
 from muxleak.checks import loop_ends
-from muxleak.ledger import threads
+from muxleak.ledger import resource_warnings, threads
+from muxleak.ledger.counters import Scope
 from muxleak.ledger.factory import counting
 from muxleak.ledger.hooks import RARE, Hooks
 from muxleak.ledger.kinds import KINDS
@@ -56,12 +57,14 @@ class _LoopState:
     Attributes:
         ledger: installed on the loop; None once the loop has ended.
         new: True until the first run.
+        home: the scope of the test that made the loop; None if no test did.
     """
 
-    __slots__ = ("ledger", "new")
+    __slots__ = ("home", "ledger", "new")
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, home: Scope | None) -> None:
         self.ledger: Ledger | None = ledger
+        self.home = home
         self.new = True
 
 
@@ -102,14 +105,17 @@ class LoopWatcher:
     Args:
         ending: called with a loop before its tasks are cancelled; the loop can still be run, but
             for one that runs inside another library's.
+        home: returns the scope of the test that is making a loop; None if no test is.
 
     Attributes:
         ledger: its scopes are charged for the objects of every loop.
     """
 
-    def __init__(self, ending: Callable[[_Loop], None]) -> None:
+    def __init__(
+        self, ending: Callable[[_Loop], None], home: Callable[[], Scope | None] = lambda: None
+    ) -> None:
         self.ledger = Ledger(KINDS, log=True)
-        self._ending = ending
+        self._ending, self._home = ending, home
         self._thread = threading.get_ident()
         self._loops: WeakSet[_Loop] = WeakSet()
         self._deferred = DeferredHooks()
@@ -127,6 +133,7 @@ class LoopWatcher:
             for owner, name, make in loop_ends.replacements(self._run_nested, self._end_at_once):
                 self._replace(owner, name, make)
             threads.install(self, self.ledger.root)
+            resource_warnings.install(self.ledger)
         if not self._uvloop and "uvloop" in sys.modules:
             self._uvloop = True
             self._replace(sys.modules["uvloop"].Loop, "run_forever", self._around_run)
@@ -140,6 +147,7 @@ class LoopWatcher:
         self._replaced.clear()
         self._uvloop = False
         threads.remove(self, self.ledger.root)
+        resource_warnings.remove(self.ledger)
         for loop in list(self._loops):
             self._leave(loop)
             del vars(loop)[_STATE]
@@ -194,7 +202,7 @@ class LoopWatcher:
         if ledger is not None and not _counts(loop.get_task_factory()):
             # The loop's maker has set a task factory since `__init__`.
             ledger.uninstall()
-            ledger.install(loop, rest=self._deferred.defer)
+            ledger.install(loop, rest=self._deferred.defer, home=state.home)
         state.new = False
 
     def _run_nested(self, loop: _Loop) -> None:
@@ -205,8 +213,9 @@ class LoopWatcher:
 
     def _adopt(self, loop: _Loop) -> _LoopState:
         ledger = Ledger(log=True, beside=self.ledger)
-        ledger.install(loop, rest=self._deferred.defer)
-        state = vars(loop)[_STATE] = _LoopState(ledger)
+        home = self._home()
+        ledger.install(loop, rest=self._deferred.defer, home=home)
+        state = vars(loop)[_STATE] = _LoopState(ledger, home)
         self._loops.add(loop)
         original = loop.close
 

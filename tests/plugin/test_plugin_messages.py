@@ -1,0 +1,105 @@
+"""Messages and ResourceWarnings in a suite: charged to the test that caused them, filters kept."""
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.usefixtures("small_heap")
+
+Project = Any  # conftest's; test folders are no packages, so that it cannot be imported
+
+SUITE = """
+    import asyncio
+    import gc
+    import warnings
+
+    import pytest
+
+    pytestmark = pytest.mark.asyncio
+
+    class Client:
+        def __init__(self, warn=False):
+            self._loop, self.warn, self.cycle = asyncio.get_running_loop(), warn, self
+
+        def __del__(self):
+            if self.warn:
+                warnings.warn(f"unclosed client {self!r}", ResourceWarning, source=self)
+            else:
+                self._loop.call_exception_handler({"message": "Unclosed client"})
+
+    async def test_future():
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_exception, OSError("lost"))
+        await asyncio.sleep(0.001)
+        del future
+
+    async def test_client():
+        Client()
+        gc.collect()
+
+    async def test_callback():
+        asyncio.get_running_loop().call_soon(int, "x")
+        await asyncio.sleep(0)
+
+    async def test_warning():
+        Client(warn=True)
+        gc.collect()
+
+    async def test_recorded(recwarn):
+        Client(warn=True)
+        gc.collect()
+        assert len(recwarn) == 1
+
+    async def test_after():
+        gc.collect()
+    """
+LEAKING = ("test_future", "test_client", "test_callback", "test_warning")
+
+
+@pytest.mark.parametrize("shown", ["ignore::ResourceWarning", "default::ResourceWarning"])
+def test_messages_fail_the_test_that_caused_them(project: Project, shown: str) -> None:
+    """Under strict, whatever filter is set; a test that records warnings deals with them."""
+    project.ini("    ignore::pytest.PytestUnraisableExceptionWarning", f"    {shown}")
+    project.write(SUITE)
+    result = project.run("--leaks=strict", "-rA")
+    for name in LEAKING:
+        result.stdout.fnmatch_lines_random([f"FAILED test_it.py::{name} *"])
+    result.assert_outcomes(passed=2, failed=4, warnings=1 if shown.startswith("default") else 0)
+
+
+def test_messages_warn(project: Project) -> None:
+    """With leaks = warn every test passes."""
+    project.ini("    ignore::ResourceWarning")
+    project.write(SUITE)
+    result = project.run("--leaks=warn")
+    result.assert_outcomes(passed=6, warnings=4)
+    result.stdout.fnmatch_lines_random(["*Unclosed client*", "*unclosed client*"])
+
+
+def test_garbage_of_a_shared_loop_is_charged_to_nobody(project: Project) -> None:
+    """A test that only collects what an earlier test has left on the same loop passes."""
+    text = SUITE.replace("mark.asyncio\n", 'mark.asyncio(loop_scope="module")\n')
+    project.write(text.replace("Client()\n        gc.collect()", "Client()"))
+    result = project.run("--leaks=strict", "-k", "client or after")
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="needs: pip install aiohttp")
+def test_session_of_aiohttp_is_named(project: Project) -> None:
+    """The library sends its message to the exception handler, and a ResourceWarning: one leak."""
+    project.ini("    ignore::ResourceWarning")
+    project.write("""
+        import aiohttp
+        import gc
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_session():
+            aiohttp.ClientSession()
+            gc.collect()
+        """)
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*1 message to the exception handler left behind*"])
