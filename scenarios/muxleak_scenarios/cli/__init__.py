@@ -86,7 +86,7 @@ Examples:
 
 \b
 Exit codes: 0 clean, 1 leak found or claim failed, 2 bad usage;
-  74 its output cannot be written, 130 interrupted with nothing found,
+  74 its output cannot be written, 75 a hunt could not measure, 130 interrupted with nothing found,
   141 the reader of its output has gone.""",
 )
 @click.option(

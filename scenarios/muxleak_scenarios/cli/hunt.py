@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 # without patience, from the signal handler of a second Ctrl-C, which leaves the process at once.
 
 SUFFIX = ".hunt.json"
+UNMEASURED = 75
+"""Exit code of a hunt that could not measure: EX_TEMPFAIL of sysexits.h, "try again later"."""
 
 
 class HuntSettings(NamedTuple):
@@ -307,8 +309,9 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     A sequence of theirs runs here with --replay, where destinations take the place of the handlers
     that only our own server has.
 
-    Ctrl-C ends the hunt and shows its findings. Exits with 1 if a leak was found, or if the server
-    died.
+    Each finding is written to its file at once. Ctrl-C ends the hunt and shows its findings. Exits
+    with 1 if a leak was found, or if the server died; with 75 if the counts of the server never
+    stood still, so that nothing could be measured.
     """
     given = HuntSettings(**options)
     target = remote_server(given.address, given.pprof, given.v2ray, given.pid, given.command)
@@ -319,28 +322,35 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     replay_files.check_out(given.out)
     known, limits = read_known(given.known_file), given.budget()
     again = hunt_report.Again.of(ctx, given.address)
+    kept = replay_files.Growing(given.out, f"hunt-{given.address}", SUFFIX)
+
+    def keep(result: HuntResult) -> None:
+        # Growth that passes is written, too: a later hunt with --known then skips it, instead of
+        # waiting for its end once more.
+        kept.write(findings.write([*result.findings, *result.passing]).encode())
+
     try:
-        result = _hunted(given, target, limits, known)
+        result = _hunted(given, target, limits, known, keep)
     except asyncio.CancelledError:
         click.echo("interrupted", err=True)
         ctx.exit(interrupt.CODE)
     except (StartError, CounterError, UnreachableError) as error:
         raise click.UsageError(str(error)) from None
-    path = None
-    # Growth that passes is written, too: a later hunt with --known then skips it, instead of
-    # waiting for its end once more.
     if result.findings or result.passing:
-        content = findings.write([*result.findings, *result.passing]).encode()
-        path = replay_files.keep(given.out, f"hunt-{given.address}", SUFFIX, content)
+        keep(result)
     if given.as_json:
-        render.emit_json(hunt_report.to_json(result, given.address, given.seed, path, again))
+        render.emit_json(hunt_report.to_json(result, given.address, given.seed, kept.path, again))
     else:
-        hunt_report.show(render.stdout(), result, given.address, path, again)
+        hunt_report.show(render.stdout(), result, given.address, kept.path, again)
     ctx.exit(_code(result))
 
 
 def _hunted(
-    given: HuntSettings, target: RemoteServer, limits: HuntBudget, known: list[HuntFinding]
+    given: HuntSettings,
+    target: RemoteServer,
+    limits: HuntBudget,
+    known: list[HuntFinding],
+    found: Callable[[HuntResult], object],
 ) -> HuntResult:
     """Hunt the server with progress, until it is done or stopped; end a server of ours."""
     ended = interrupt.caught(lambda: target.stop(kill=True))
@@ -358,6 +368,7 @@ def _hunted(
             seed=given.seed,
             known=known,
             progress=tell,
+            found=found,
             stopped=stopped,
         )
         replays = None if given.replay is None else [given.replay]
@@ -427,4 +438,6 @@ def _code(result: HuntResult) -> int:
         return 1
     if result.trouble:
         return 2
+    if result.unmeasured:
+        return UNMEASURED
     return interrupt.CODE if result.ended == "stopped" else 0

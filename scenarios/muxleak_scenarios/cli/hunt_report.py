@@ -101,6 +101,8 @@ def to_json(
         "ended": result.ended,
         "trouble": result.trouble or None,
         "looks": result.measurements,
+        "measured": not result.unmeasured,
+        "looks_without_rest": result.unsettled,
         "connections": result.connections,
         "bytes_sent": result.sent,
         "seconds": round(result.seconds, 1),
@@ -140,9 +142,18 @@ def show(
     why = f"; {_WHY[result.ended]}" if result.ended in _WHY else ""
     if result.findings:
         what = Text(f"{len(result.findings)} found", render.BAD)
+    elif result.unmeasured:
+        what = Text("could not measure, so nothing is known", render.BAD)
     else:
         what = Text("nothing found", render.GOOD)
     console.print(Text.assemble(what, f" in {address}: {ran}{why}"))
+    _show_rest(console, result, again)
+    if path is not None:
+        render.copyable(console, f"written to {path}, for --known", 0)
+
+
+def _show_rest(console: Console, result: HuntResult, again: Again) -> None:
+    """Print the things that are no findings."""
     for each in result.passing:
         console.print(Text(f"no leak: {headline(each, again)}"))
         render.copyable(console, again.line(each), 4)
@@ -157,10 +168,14 @@ def show(
         unsure = render.plural(result.unsure, "suspicion")
         # Growth that looked like a leak, until the full measurement waited for its end.
         console.print(f"{unsure} that ended within the patience")
+    if result.unsettled:
+        console.print(
+            f"{result.unsettled} of {render.plural(result.completed, 'measurement')} said nothing: "
+            "the counts did not stand still; hunt a server that nobody else uses, or give less "
+            "--patience"
+        )
     if result.trouble:
         console.print(Text(result.trouble, render.BAD))
-    if path is not None:
-        render.copyable(console, f"written to {path}, for --known", 0)
 
 
 def headline(finding: HuntFinding, again: Again) -> str:

@@ -8,7 +8,11 @@
 #
 # No file is ever written over: a file of the same name and content is kept as it is, so that a
 # search that is repeated makes no second one; a file of other content gets a neighbour with a
-# number. Files are opened with "x", so that two searches in one folder cannot take the same name.
+# number. Two searches in one folder cannot take the same name.
+#
+# Half a file would be taken for a finding that cannot be read. So the content is written to a
+# draft, which then gets the name in one step. A search may be killed at any time: one that goes on
+# after a finding writes it at once (`Growing`).
 
 from __future__ import annotations
 
@@ -103,33 +107,90 @@ def keep(out: Path, title: str, suffix: str, content: bytes) -> Path | None:
             out /= f"muxleak-{title.replace('/', '-').replace(':', '-')}{suffix}"
         return _write(out, suffix, content)
     except OSError as error:
-        with suppress(OSError):
-            click.echo(f"{out} could not be kept: {error.strerror or error}", err=True)
+        _complain(out, error)
         return None
+
+
+class Growing:
+    """A file that a search writes again with each finding, so that its end loses none.
+
+    Args:
+        out: the file, or the folder for a file that is named after `title`.
+        title: the subject of the file, such as "hunt-127.0.0.1:8443".
+        suffix: the end of the file's name.
+
+    Attributes:
+        path: of the file; None before it is first written, and while it cannot be.
+    """
+
+    def __init__(self, out: Path, title: str, suffix: str) -> None:
+        self.path: Path | None = None
+        self._place = out, title, suffix
+        self._content = b""
+
+    def write(self, content: bytes) -> None:
+        """Write the file beside any other of the same name, or replace its content."""
+        if self.path is None:
+            self.path = keep(*self._place, content)
+        elif content != self._content:
+            try:
+                _draft(self.path, content).replace(self.path)
+            except OSError as error:
+                _complain(self.path, error)
+                return
+        self._content = content
+
+
+def _complain(out: Path, error: OSError) -> None:
+    with suppress(OSError):
+        click.echo(f"{out} could not be kept: {error.strerror or error}", err=True)
 
 
 def _write(out: Path, suffix: str, content: bytes) -> Path:
     end = suffix if out.name.endswith(suffix) else out.suffix
     path, number = out, 1
-    while True:
-        try:
-            file = path.open("xb")
-        except FileExistsError:
-            if path.is_file() and files.first_bytes(path, len(content) + 1) == content:
-                return path
-            number += 1
-            path = out.with_name(f"{out.name.removesuffix(end)}-{number}{end}")
-        else:
-            break
-    # Half a file would be taken for a finding that cannot be read.
+    draft = _draft(out, content)
     try:
-        with file:
-            file.write(content)
+        while True:
+            try:
+                _claim(draft, path)
+            except FileExistsError:
+                if path.is_file() and files.first_bytes(path, len(content) + 1) == content:
+                    return path
+                number += 1
+                path = out.with_name(f"{out.name.removesuffix(end)}-{number}{end}")
+            else:
+                return path
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _draft(path: Path, content: bytes) -> Path:
+    """Return a file with the content, beside a path."""
+    draft = path.with_name(f".muxleak-{os.getpid()}-{path.name[-80:]}")
+    try:
+        draft.write_bytes(content)
     except OSError:
         with suppress(OSError):
-            path.unlink()
+            draft.unlink()
         raise
-    return path
+    return draft
+
+
+def _claim(draft: Path, path: Path) -> None:
+    """Give a file a name that no other file has, in one step.
+
+    Raises:
+        FileExistsError: another file has the name.
+    """
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links: two steps, of which the first takes the name.
+        path.open("xb").close()
+        draft.replace(path)
 
 
 def _refuse_missing(folder: str) -> NoReturn:

@@ -9,6 +9,10 @@
 #   it is in every count or in none.
 # - The profile is asked for as text with ``debug=1``, in which equal stacks are grouped. Without
 #   that query Go answers with a compressed protocol buffer.
+# - A profile is parsed as it arrives (see `stacks`), and other work of the loop goes on between two
+#   pieces. A large one takes seconds; whoever waits for it can end the wait at any time.
+# - A reset of that connection says nothing about the server, whose kernel resets a connection for
+#   which a queue is full. It is asked again, a few times.
 # - The request is HTTP/1.0, and the end of the connection ends the answer: no chunks, no reuse, and
 #   no HTTP client as a dependency.
 #
@@ -22,13 +26,15 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from muxleak_scenarios.hunt.stacks import Stack, parse_stacks
+from muxleak_scenarios.hunt.stacks import Stack, StackParser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +45,15 @@ GOROUTINES: Stack = ("goroutines",)
 """Key for goroutines of which only the number is known."""
 _UNITS = (DESCRIPTORS, THREADS)
 SECONDS = 5.0
+"""Longest time until a server begins or goes on to answer."""
+_WHOLE_SECONDS = 60.0
 """Longest time for one sample."""
 MAX_BYTES = 64 << 20
+_PIECE = 1 << 16
+"""Bytes parsed without a pause: some milliseconds."""
+_TRIES = 3
+"""Requests for one sample, if the server resets the connections."""
+_PAUSE = 0.05
 _PATH = "/debug/pprof/goroutine"
 _OK = 200
 _KINDS = {"": "an empty page", "<": "an HTML page", "{": "JSON", "[": "JSON"}
@@ -120,9 +133,12 @@ class Pprof:
             CounterError: no profile came.
         """
         try:
-            async with asyncio.timeout(SECONDS):
-                answer = await self._fetch()
-            return Snapshot(_profile(answer))
+            async with asyncio.timeout(_WHOLE_SECONDS):
+                for _ in range(_TRIES - 1):
+                    with suppress(ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+                        return Snapshot(await self._fetch())
+                    await asyncio.sleep(_PAUSE)
+                return Snapshot(await self._fetch())
         except TimeoutError:
             got = f"none within {SECONDS:g} s"
         except OSError as error:
@@ -134,34 +150,74 @@ class Pprof:
             "of the server is on, and its address"
         )
 
-    async def _fetch(self) -> bytes:
-        reader, writer = await asyncio.open_connection(self.host, self._port)
+    async def _fetch(self) -> Counter[Stack]:
+        async with asyncio.timeout(SECONDS):
+            reader, writer = await asyncio.open_connection(self.host, self._port)
+        answer = _Answer()
         try:
             writer.write(self._request)
-            answer = bytearray()
-            while data := await reader.read(1 << 16):
-                answer += data
-                if len(answer) > MAX_BYTES:
-                    raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
-            return bytes(answer)
+            while True:
+                async with asyncio.timeout(SECONDS):
+                    data = await reader.read(_PIECE)
+                if not data:
+                    return answer.close()
+                answer.feed(data)
+                # The next piece may be at hand, and then `read` does not wait.
+                await asyncio.sleep(0)
         finally:
             writer.transport.abort()
 
 
-def _profile(answer: bytes) -> Counter[Stack]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status = head.split(b"\r\n", 1)[0]
-    words = status.split()
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"%d" % _OK:  # noqa: PLR2004 - protocol and status
-        raise ValueError(repr(status[:60].decode("latin-1")) if status else "an empty answer")
-    text = body.decode("utf-8", "replace")
-    try:
-        return parse_stacks(text)
-    except ValueError:
-        # The address of something else is the likeliest mistake, and named as such.
-        if kind := _KINDS.get(text.lstrip()[:1]):
-            raise ValueError(f"{kind} ({text[:60]!r})") from None
-        raise
+class _Answer:
+    """An HTTP answer with a profile, which is parsed as it arrives."""
+
+    def __init__(self) -> None:
+        self._head: bytes | None = b""
+        self._size = 0
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._parser = StackParser()
+
+    def feed(self, data: bytes) -> None:
+        """Parse a piece.
+
+        Raises:
+            ValueError: it is no answer with a profile, or too long a one.
+        """
+        self._size += len(data)
+        if self._size > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES >> 20} MiB; ask with debug=1, which groups")
+        if self._head is not None:
+            head, end, data = (self._head + data).partition(b"\r\n\r\n")
+            if not end:
+                self._head = head
+                return
+            self._check(head)
+            self._head = None
+        self._parser.feed(self._decode(data))
+
+    def close(self) -> Counter[Stack]:
+        """Return the number of goroutines by stack.
+
+        Raises:
+            ValueError: there was no whole profile.
+        """
+        if self._head is not None:
+            self._check(self._head)
+        self._parser.feed(self._decode(b"", final=True))
+        try:
+            return self._parser.close()
+        except ValueError:
+            # The address of something else is the likeliest mistake, and named as such.
+            start = self._parser.start
+            if kind := _KINDS.get(start.lstrip()[:1]):
+                raise ValueError(f"{kind} ({start!r})") from None
+            raise
+
+    def _check(self, head: bytes) -> None:
+        status = head.split(b"\r\n", 1)[0]
+        words = status.split()
+        if len(words) < 2 or not words[0].startswith(b"HTTP/") or words[1] != b"%d" % _OK:  # noqa: PLR2004 - protocol and status
+            raise ValueError(repr(status[:60].decode("latin-1")) if status else "an empty answer")
 
 
 class Process:

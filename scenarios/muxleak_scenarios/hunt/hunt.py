@@ -34,6 +34,10 @@
 # Time: shrinking ends early when the rest of the time is needed for the full measurement. A replay
 # has no time limit, since its time is known: the repetitions and the wait.
 #
+# Counts that never stand still, as in a server that others use, say nothing. Growth between two
+# such samples is no finding, and a hunt with more of them than others has not found "nothing": it
+# could not measure (`HuntResult.unmeasured`).
+#
 # The hunt ends by an exception (`_End`) from any depth. It derives from BaseException, so that no
 # handler of the errors of a server can catch it.
 
@@ -138,6 +142,8 @@ class HuntResult:
         explained: number of measurements with a known growth and no other.
         unsure: number of candidates whose growth went soon, in a slightly longer wait.
         measurements: number of sequences that were repeated.
+        completed: number of those whose growth was measured.
+        unsettled: number of those whose counts never stood still, so that they say nothing.
         connections: number of connections made.
         sent: bytes sent.
         seconds: length of the hunt.
@@ -151,9 +157,20 @@ class HuntResult:
     explained: int = 0
     unsure: int = 0
     measurements: int = 0
+    completed: int = 0
+    unsettled: int = 0
     connections: int = 0
     sent: int = 0
     seconds: float = 0
+
+    @property
+    def unmeasured(self) -> bool:
+        """True if the hunt found nothing because it could not measure.
+
+        That is so if at most half of its measurements came to an end with counts that stood still.
+        """
+        ran_out = self.ended in {"time", "connections", "replayed"}
+        return ran_out and not self.findings and 2 * self.unsettled >= self.completed
 
 
 class _End(BaseException):
@@ -181,6 +198,7 @@ class Hunt:
         seed: of the random sequences.
         known: earlier findings, which are not reported again.
         progress: called before each measurement.
+        found: called with the result so far whenever it has one more finding, or passing growth.
         stopped: returns True to end the hunt.
         clock: returns seconds.
     """
@@ -195,6 +213,7 @@ class Hunt:
         seed: int = 0,
         known: list[HuntFinding] | None = None,
         progress: Callable[[HuntProgress], None] = lambda _: None,
+        found: Callable[[HuntResult], object] = lambda _: None,
         stopped: Callable[[], bool] = bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -203,6 +222,7 @@ class Hunt:
         self._random = Random(seed)  # noqa: S311 - a reproducible search, no secret
         self._known = Known(known or [])
         self._progress = progress
+        self._found = found
         self._stopped = stopped
         self._clock = clock
         self._begun = clock()
@@ -239,6 +259,7 @@ class Hunt:
                 result.suspicion = best
             elif result.ended == "died" or not self._known.has_died(best.died):
                 result.findings.append(best)
+                self._found(result)
         result.connections = self._spending.connections
         result.sent = self._spending.sent
         result.seconds = self._clock() - self._begun
@@ -276,10 +297,11 @@ class Hunt:
                 finding = await self._measure(shorter, shrunk=shrunk)
         best, self._best = self._best, None
         self._doing = "searches"
-        if finding.died or finding.growth.leaks:
+        if finding.died or (finding.growth.leaks and finding.growth.settled):
             died, growth = finding.died, finding.growth
             if not (self._known.has_died(died) if died else self._known.explains(growth)):
                 self.result.findings.append(finding)
+                self._found(self.result)
             self._known.add(finding)
         elif finding.gone > (0 if given else _LONGEST_QUICK):
             self._pass(finding, best)
@@ -299,6 +321,7 @@ class Hunt:
         self._lasting = max(self._lasting, finding.gone)
         passing = replace(finding, growth=finding.growth._replace(held=finding.growth.passing))
         self.result.passing.append(passing)
+        self._found(self.result)
         # Later quick measurements are compared with the growth that a quick measurement saw.
         self._known.add(passing if best is None else replace(passing, growth=best.growth))
 
@@ -354,7 +377,7 @@ class Hunt:
                 raise _End("died") from None
             await self._restart()
             return True
-        if self._best is not None and self._best.died:
+        if (self._best is not None and self._best.died) or not growth.settled:
             # Shrinking a death must not end with a mere leak.
             return False
         explained = self._known.explains(growth)
@@ -376,6 +399,8 @@ class Hunt:
                 await self._failed(error)
             else:
                 self._troubles = 0
+                self.result.completed += 1
+                self.result.unsettled += not growth.settled
                 if growth.leaks:
                     until = self._clock() + self._lasting / 2
                     self._clean_until = min(self._clean_until, until)

@@ -71,6 +71,8 @@ _STILL = 0.75
 """Share of the samples that must equal the last one when counts stand still."""
 _LIMIT = 20.0
 """Patiences after which counts that never stand still are taken as they are."""
+_ASK = 0.1
+"""Seconds of a sample after which the hunt may end it."""
 
 
 class RepetitionGrowth(NamedTuple):
@@ -83,6 +85,8 @@ class RepetitionGrowth(NamedTuple):
         memory: bytes, rough; None if the server's memory is not known.
         passing: counted at first, and gone by itself later.
         gone: seconds after which `passing` had gone.
+        settled: True if the counts stood still in the end; False if they were taken as they were,
+            so that the growth is no more than a guess.
     """
 
     held: Counter[Stack]
@@ -91,6 +95,7 @@ class RepetitionGrowth(NamedTuple):
     memory: int | None = None
     passing: Counter[Stack] = Counter()  # noqa: RUF012 - never changed
     gone: float = 0
+    settled: bool = True
 
     @property
     def leaks(self) -> bool:
@@ -270,6 +275,8 @@ class Meter:
         self._clock = clock
         self.quick = QUICK
         self._last: Snapshot | None = None
+        self._settled = True
+        """False once counts were taken as they were in this measurement."""
         self._changed = 0.0
         """Time at which the counts last changed before they stood still."""
 
@@ -287,6 +294,7 @@ class Meter:
             UnreachableError: the server accepts no connection.
             CounterError: the server cannot be counted any more.
         """
+        self._settled = True
         # After the last measurement the server was as `_last`; if it still is, this needs no wait.
         before = await self.settle(self._last)
         points, memory = [(0, before.counts)], [before.memory]
@@ -314,7 +322,7 @@ class Meter:
         self._last = after = await self.settle(before, patience)
         left = after.counts - before.counts
         kept, whole = _per_repetition(left, copies, nearest=() if exact else left)
-        return RepetitionGrowth(held, kept, exact and whole, each, passing, gone)
+        return RepetitionGrowth(held, kept, exact and whole, each, passing, gone, self._settled)
 
     async def left(
         self, sequence: Sequence, copies: int, patience: float
@@ -359,15 +367,29 @@ class Meter:
         patience = patience or self.quick
         samples, begun = Samples(patience), self._clock()
         while True:
-            last = await self._counter.read()
+            last = await self._sample()
             now = self._clock()
             samples.add(now, last.counts)
             as_before = before is not None and last.counts == before.counts
-            if as_before or samples.still or now - begun >= patience * _LIMIT:
+            still = as_before or samples.still
+            if still or now - begun >= patience * _LIMIT:
+                self._settled &= still
                 self._changed = samples.since
                 return last
             self._driver.spending.check()
             await asyncio.sleep(max(_POLL, patience / _SAMPLES))
+
+    async def _sample(self) -> Snapshot:
+        """Take a sample, unless the hunt ends meanwhile: a large profile takes seconds."""
+        reading = asyncio.ensure_future(self._counter.read())
+        try:
+            while not (await asyncio.wait([reading], timeout=_ASK))[0]:
+                self._driver.spending.check()
+            return reading.result()
+        finally:
+            if not reading.done():
+                reading.cancel()
+                await asyncio.wait([reading])
 
     async def _settle_step(self) -> None:
         """Wait between two steps: until two samples are equal and no byte came between them.
@@ -375,12 +397,12 @@ class Meter:
         Bounded by `SETTLE_SECONDS`.
         """
         until = self._clock() + SETTLE_SECONDS
-        last, moved = await self._counter.read(), -1
+        last, moved = await self._sample(), -1
         while moved != self._driver.traffic and self._clock() < until:
             moved = self._driver.traffic
             # Shorter than between other samples, since this wait comes with every step.
             await asyncio.sleep(_POLL / 10)
-            new = await self._counter.read()
+            new = await self._sample()
             if new.counts != last.counts:
                 moved = -1
             last = new

@@ -25,7 +25,7 @@ from creation_sites import site
 from muxleak_scenarios import Sequence, find_pair
 from muxleak_scenarios.cli import cli, hunt_report
 from muxleak_scenarios.cli.params import Listen
-from muxleak_scenarios.hunt import batch, remote_server, v2ray
+from muxleak_scenarios.hunt import batch, findings, remote_server, v2ray
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, CounterError
 from muxleak_scenarios.hunt.destinations import Destinations
 from muxleak_scenarios.hunt.findings import HuntFinding
@@ -99,6 +99,8 @@ def test_hunt_tells_what_is_no_leak() -> None:
     lines = ["a:open a:new:1:@deaf a:close", "a:open a:close"]
     passing, suspicion = (HuntFinding(Sequence.parse(line), growth) for line in lines)
     result = HuntResult(
+        completed=3,
+        unsettled=1,
         passing=[replace(passing, gone=15.4)],
         suspicion=replace(suspicion, shrunk=False, confirmed=False),
         ended="time",
@@ -118,9 +120,13 @@ def test_hunt_tells_what_is_no_leak() -> None:
         "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:new:1:@deaf a:close'",
         f"{unmeasured}: {left}; 0 and 0 after the destinations have gone",
         "    muxleak hunt 127.0.0.1:1 --replay 'a:open a:close'",
+        "1 of 3 measurements said nothing: " + REMEDY,
     ]
 
 
+REMEDY = (
+    "the counts did not stand still; hunt a server that nobody else uses, or give less --patience"
+)
 FOUND = HuntFinding(
     Sequence.parse("a:open a:new:1:@echo a:close"),
     RepetitionGrowth(
@@ -139,8 +145,13 @@ class Hunted:
     """What the command hunts with, in place of a server."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.result: HuntResult | Exception = HuntResult(ended="time")
+        self.result: HuntResult | Exception = HuntResult(ended="time", completed=1)
         self.settings: dict[str, Any] = {}
+        self.so_far: list[HuntResult] = []
+        """What it has found each time that it finds something."""
+        self.folder = Path()
+        self.files: list[dict[str, str]] = []
+        """What is in the folder then."""
 
         async def run(
             _target: object, _user: object, hosts: Destinations, hunt: partial[Hunt], *_: object
@@ -149,6 +160,9 @@ class Hunted:
             async with hosts:
                 if isinstance(self.result, Exception):
                     raise self.result
+                for so_far in self.so_far:
+                    hunt.keywords["found"](so_far)
+                    self.files.append({p.name: p.read_text() for p in self.folder.iterdir()})
                 return self.result
 
         monkeypatch.setattr(import_module("muxleak_scenarios.cli.hunt"), "_run", run)
@@ -163,14 +177,20 @@ def hunted(monkeypatch: pytest.MonkeyPatch) -> Hunted:
 @pytest.mark.parametrize(
     ("result", "code"),
     [
-        (HuntResult(ended="time"), 0),
-        (HuntResult(ended="time", suspicion=FOUND, passing=[FOUND]), 0),
+        (HuntResult(ended="time", completed=5, unsettled=2), 0),
+        (HuntResult(ended="time", completed=1, suspicion=FOUND, passing=[FOUND]), 0),
+        (HuntResult(ended="known"), 0),
         (HuntResult(ended="replayed", findings=[FOUND]), 1),
         (HuntResult(ended="stopped", findings=[FOUND]), 1),
         (HuntResult(ended="trouble", trouble="no profile", findings=[FOUND]), 1),
         (HuntResult(ended="died"), 1),
         (HuntResult(ended="trouble", trouble="no profile"), 2),
         (HuntResult(ended="stopped"), 130),
+        (HuntResult(ended="time"), 75),
+        (HuntResult(ended="time", completed=4, unsettled=2), 75),
+        (HuntResult(ended="connections", completed=4, unsettled=4), 75),
+        (HuntResult(ended="replayed", completed=1, unsettled=1), 75),
+        (HuntResult(ended="time", completed=4, unsettled=4, findings=[FOUND]), 1),
         (CounterError("no profile"), 2),
     ],
 )
@@ -184,6 +204,19 @@ def test_hunt_exits_with_what_it_came_to(
     assert told.exit_code == code
     if isinstance(result, Exception) or result.trouble:
         assert "no profile" in told.output
+
+
+def test_hunt_that_could_not_measure_does_not_look_clean(hunted: Hunted, tmp_path: Path) -> None:
+    """Its first words say so, in text and as data; a clean hunt has others."""
+    words = [SERVER, "--pid", "1", "--out", str(tmp_path)]
+    hunted.result = HuntResult(ended="time", completed=3, unsettled=3)
+
+    assert invoke(*words).stdout.startswith("could not measure, so nothing is known in 127.0.0.1:1")
+    data = json.loads(invoke(*words, "--json").stdout)
+    assert (data["measured"], data["looks_without_rest"]) == (False, 3)
+    hunted.result = HuntResult(ended="time", completed=3)
+    assert invoke(*words).stdout.startswith("nothing found in 127.0.0.1:1")
+    assert json.loads(invoke(*words, "--json").stdout)["measured"] is True
 
 
 def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Path) -> None:
@@ -209,6 +242,54 @@ def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Pat
     before = set(tmp_path.iterdir())
     invoke(*words)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_hunt_writes_each_finding_at_once(hunted: Hunted, tmp_path: Path) -> None:
+    """One file grows, beside that of an earlier hunt; nothing else is in the folder then."""
+    other = replace(FOUND, sequence=Sequence.parse("a:open a:close"))
+    hunted.folder = tmp_path
+    first = HuntResult(ended="time", findings=[FOUND])
+    both = HuntResult(ended="time", findings=[FOUND], passing=[other])
+    hunted.so_far, hunted.result = [first, both], both
+    name = "muxleak-hunt-127.0.0.1-1.hunt.json"
+    (tmp_path / name).write_text("of an earlier hunt")
+
+    told = invoke(SERVER, "--pid", "1", "--out", str(tmp_path), "--json")
+
+    mine = name.replace(".hunt", "-2.hunt")
+    assert Path(json.loads(told.stdout)["file"]).name == mine
+    assert [set(each) for each in hunted.files] == [{name, mine}] * 2
+    read = [[str(one.sequence) for one in findings.read(each[mine])] for each in hunted.files]
+    assert read == [[str(FOUND.sequence)], [str(FOUND.sequence), "a:open a:close"]]
+    assert (tmp_path / mine).read_text() == hunted.files[-1][mine]
+    assert (tmp_path / name).read_text() == "of an earlier hunt"
+    assert (tmp_path / mine).stat().st_mode == (tmp_path / name).stat().st_mode
+
+
+@pytest.mark.slow
+def test_hunt_that_is_killed_loses_no_finding(tmp_path: Path) -> None:
+    """It is a process of its own, and goes on after its finding, until SIGKILL."""
+    words = [*our_server("V1"), "--time", "600", "--patience", "1", "--out", str(tmp_path)]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "muxleak", "hunt", *words],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (written := [*tmp_path.glob("*.json")]):
+            assert process.poll() is None
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+        # The server that it has started is in a session of its own, and outlives a SIGKILL.
+        servers = [int(each) for each in children.read_text().split()]
+        process.kill()
+        for each in servers:
+            os.killpg(each, signal.SIGKILL)
+
+    (file,) = written
+    assert str(findings.read(file.read_text())[0].sequence) == "a:open a:close"
 
 
 def test_hunt_tells_the_line_that_measures_again(hunted: Hunted, tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_help_tells_every_exit_code() -> None:
     help_text = invoke("--help").stdout.partition("Exit codes:")[2]
     page = (ROOT / "docs/command-line.md").read_text("utf-8")
     section = page.partition("## Exit codes")[2].partition("\n## ")[0]
-    codes = ["0", "1", "2", "74", "130", "141"]
+    codes = ["0", "1", "2", "74", "75", "130", "141"]
 
     assert re.findall(r"\b\d+\b", help_text) == codes
     assert re.findall(r"^\| (\d+) \|", section, re.MULTILINE) == codes

@@ -170,6 +170,38 @@ def test_wait_for_counts_ends_when_it_is_stopped(lab: Lab) -> None:
     assert lab.loop.time() < 0.6
 
 
+def test_sample_that_takes_long_ends_when_the_hunt_is_stopped(lab: Lab) -> None:
+    """A profile of tens of megabytes takes seconds; its reader is ended, too."""
+    ended = 0
+
+    async def read() -> Snapshot:
+        nonlocal ended
+        try:
+            await lab.loop.create_future()
+        finally:
+            ended += 1
+        raise AssertionError
+
+    lab.read = read  # type: ignore[method-assign]
+    lab.loop.call_later(2, setattr, lab, "stopped", True)  # noqa: FBT003 - setattr's own signature
+
+    with pytest.raises(InterruptedError):
+        lab.grow()
+    assert ended == 1
+    assert 2 <= lab.loop.time() < 2.2
+
+
+@pytest.mark.parametrize(("moves", "settled"), [(0, True), (50, True), (10**9, False)])
+def test_growth_is_known_only_if_the_counts_stood_still(
+    lab: Lab, moves: int, *, settled: bool
+) -> None:
+    """Counts that still change at the end of the longest wait are taken, and marked."""
+    lab.moves = moves
+    assert lab.grow((3,), 0).settled is settled
+    lab.samples, lab.moves = 0, 0
+    assert lab.grow((3,), 0).settled is True
+
+
 def test_server_has_settled_when_its_counts_do_not_move(loop: VirtualLoop) -> None:
     """The next step waits until the counts stand still, but not longer than the limit."""
     at: list[int] = []

@@ -16,7 +16,7 @@ from muxleak_scenarios.hunt.measure import RepetitionGrowth, Samples, slopes
 from muxleak_scenarios.hunt.peers import encode
 from muxleak_scenarios.hunt.random_sequences import draw, hosted
 from muxleak_scenarios.hunt.shrink import shrink
-from muxleak_scenarios.hunt.stacks import Stack, parse_stacks, readable
+from muxleak_scenarios.hunt.stacks import Stack, StackParser, parse_stacks, readable
 from muxleak_scenarios.sequence.steps import (
     DATAGRAM_DESTINATIONS,
     MAX_SIZE,
@@ -109,6 +109,53 @@ def test_stacks_of_tasks_have_their_starter_from_labels(
     text = f"goroutine profile: total 2\n2 @ 0x0\n# labels: {labels}\n#\t0x0\tserve+0x1\ts.py:1\n"
 
     assert parse_stacks(text) == {("serve", *created): 2}
+
+
+@pytest.mark.parametrize(
+    "text", [GROUPED, SINGLE, GROUPED.replace("goroutine p", "goroutineleak p")]
+)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 10_000])
+def test_stacks_are_the_same_from_pieces_of_any_size(text: str, size: int) -> None:
+    """A profile that arrives in pieces is parsed as a whole one."""
+    parser = StackParser()
+    for at in range(0, len(text), size):
+        parser.feed(text[at : at + size])
+
+    assert parser.close() == parse_stacks(text)
+    assert parser.start == text[:60]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "net/http.(*connReader).backgroundRead",
+        "github.com/metacubex/http.(*connReader).backgroundRead",
+    ],
+)
+def test_stacks_leave_out_the_request_also_in_copies_of_net_http(name: str) -> None:
+    """The goroutine that reads the request's connection is not the server's."""
+    text = f"goroutine profile: total 2\n1 @ 0x1\n#\t0x1\t{name}+0x1\tx.go:1\n\n"
+    text += "1 @ 0x2\n#\t0x2\tmain.run+0x1\tx.go:1\n"
+
+    assert parse_stacks(text) == {("main.run",): 1}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "goroutine 7 [chan receive]:",
+        "goroutine 7 [chan receive, 2 minutes]:",
+        "goroutine 7 [chan receive] {tenant: acme}:",
+        "goroutine 7 [chan receive, 2 minutes] {tenant: a]c, x: y}:",
+        'goroutine 7 [chan receive {"tenant": "a]c"}]:',
+        'goroutine 7 [chan receive, 2 minutes, labels:{"tenant": "a]c"}]:',
+    ],
+)
+def test_stacks_of_labelled_goroutines_are_those_of_others(head: str) -> None:
+    """Labels stand in the brackets or behind them, by version, and hold any text."""
+    text = f"{head}\nmain.run(0x1)\n\t/src/main.go:1 +0x1\n"
+
+    assert parse_stacks(text) == {("[chan receive]", "main.run"): 1}
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "goroutine profile: total 9\n1 @ 0x1\n#\tf f.go:1"])

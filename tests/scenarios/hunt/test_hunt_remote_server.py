@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import struct
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from select import select
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from muxleak_scenarios.hunt import remote_server
+from muxleak_scenarios.hunt import counters, remote_server
 from muxleak_scenarios.hunt.counters import (
     DESCRIPTORS,
     GOROUTINES,
@@ -23,6 +25,7 @@ from muxleak_scenarios.hunt.counters import (
     Together,
 )
 from muxleak_scenarios.hunt.remote_server import LOG_LINES, RemoteServer
+from muxleak_scenarios.hunt.stacks import StackParser
 
 if TYPE_CHECKING:
     import subprocess
@@ -137,6 +140,99 @@ def test_profile_may_be_long() -> None:
     blocks = "".join(f"1 @ 0x1\n#\t0x1\tmain.f{at}+0x1\tm.go:1\n\n" for at in range(count))
     with endpoint(f"goroutine profile: total {count}\n{blocks}".encode()) as (_, read):
         assert read("").tasks == count
+
+
+class Answers:
+    """Resets the first connections, then answers with a profile of one goroutine and some text."""
+
+    def __init__(self, resets: int, more: bytes = b"") -> None:
+        self.asked = 0
+        self._serving: list[asyncio.Task[None]] = []
+        self._resets = resets
+        self._answer = b"HTTP/1.0 200 OK\r\n\r\ngoroutine profile: total 1\n" + more
+        self._answer += b"1 @ 0x1\n#\t0x1\tmain.run+0x1\tm.go:1\n"
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one request."""
+        self.asked += 1
+        self._serving.append(cast("asyncio.Task[None]", asyncio.current_task()))
+        await reader.readuntil(b"\r\n\r\n")
+        if self.asked <= self._resets:
+            # Half of an answer, and a reset: as much as a server may have sent by then.
+            writer.write(self._answer[:40])
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        else:
+            writer.write(self._answer)
+            writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def sample(self) -> Snapshot:
+        """Take a sample."""
+        async with await asyncio.start_server(self, HOST, 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            try:
+                return await Pprof(f"http://{HOST}:{port}").read()
+            finally:
+                await asyncio.gather(*self._serving)
+
+
+@pytest.mark.parametrize(("resets", "asked"), [(0, 1), (1, 2), (2, 3)])
+def test_reset_while_counts_are_read_is_no_end(resets: int, asked: int) -> None:
+    """The request is repeated, and half of an answer before a reset counts for nothing."""
+    answers = Answers(resets)
+
+    assert asyncio.run(answers.sample()).counts == {MAIN: 1}
+    assert answers.asked == asked
+
+
+def test_server_that_resets_again_and_again_cannot_be_counted() -> None:
+    """The number of requests for one sample is bounded."""
+    answers = Answers(9)
+
+    with pytest.raises(CounterError, match=r"got: .*reset"):
+        asyncio.run(answers.sample())
+    assert answers.asked == 3
+
+
+def test_large_profile_lets_other_work_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is parsed in pieces, with a turn of the loop after each."""
+    turns = 0
+    most = 0
+    feed = StackParser.feed
+
+    def spy(parser: StackParser, text: str) -> None:
+        nonlocal most
+        most = max(most, len(text))
+        feed(parser, text)
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> Snapshot:
+        working = asyncio.create_task(other())
+        try:
+            return await Answers(0, b"# a comment\n\n" * (80 << 10)).sample()
+        finally:
+            working.cancel()
+
+    monkeypatch.setattr(StackParser, "feed", spy)
+    assert asyncio.run(main()).counts == {MAIN: 1}
+    assert most <= 64 << 10
+    assert turns >= (1 << 20) / most
+
+
+def test_profile_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says how to get a smaller one."""
+    monkeypatch.setattr(counters, "MAX_BYTES", 1 << 20)
+
+    with pytest.raises(CounterError, match="more than 1 MiB; ask with debug=1"):
+        asyncio.run(Answers(0, b"x" * (1 << 20)).sample())
 
 
 def test_profile_is_on_the_port_of_http_unless_another_is_named() -> None:

@@ -80,6 +80,7 @@ class FakeServer:
         self.restarted: Callable[[], object] = bool
         self.stopped = False
         self.statuses: list[HuntProgress] = []
+        self.told: list[tuple[int, int]] = []
         self.meter: Meter | None = None
 
     def log(self) -> tuple[str, ...]:
@@ -125,6 +126,7 @@ class FakeServer:
             limits=HuntBudget(**{"connections": 600, "seconds": 1e6, **limits}),
             known=known,
             progress=self.statuses.append,
+            found=lambda result: self.told.append((len(result.findings), len(result.passing))),
             stopped=lambda: self.stopped,
             clock=lambda: self.now,
         )
@@ -172,6 +174,7 @@ class Meter:
                 growth.kept + one.kept,
                 passing=growth.passing + one.passing,
                 gone=max(growth.gone, one.gone),
+                settled=growth.settled and one.settled,
             )
         return growth
 
@@ -202,6 +205,50 @@ def test_hunt_ends_with_enough_findings_each_once(
     assert result.sent == 100 * len(fake.measured)
     assert {status.doing for status in fake.statuses} == {"searches", "shrinks", "measures"}
     assert [copies for _, copies in fake.measured].count(sum(BATCHES)) == 2
+
+
+def test_hunt_tells_each_finding_when_it_has_it(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also growth that passes, so that a hunt that is killed loses none."""
+    fake.quick = {SHORT: leaves(POLL), OTHER: leaves(PIPE, 2)}
+    fake.waited = {OTHER: goes(PIPE, 9.0)}
+    result = fake.hunt(monkeypatch, LONG, LONGER)
+
+    assert [str(each.sequence) for each in result.findings] == [SHORT]
+    assert [str(each.sequence) for each in result.passing] == [OTHER]
+    assert fake.told == [(1, 0), (1, 1)]
+
+
+def test_growth_of_counts_that_never_stand_still_is_no_finding(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a hunt with nothing else has not found that there is nothing."""
+    fake.quick = {"a:open": leaves(POLL)._replace(settled=False)}
+    result = fake.hunt(monkeypatch, LONG, seconds=200)
+
+    assert (result.findings, result.passing, result.suspicion) == ([], [], None)
+    assert result.unsettled == result.completed == result.measurements - 1
+    assert result.unmeasured
+    fake = FakeServer()
+    fake.quick = {SHORT: leaves(POLL)}
+    fake.waited = {SHORT: leaves(POLL)._replace(settled=False)}
+    result = fake.hunt(monkeypatch, LONG, seconds=200)
+    assert (result.findings, result.passing) == ([], [])
+    assert 0 < 2 * result.unsettled < result.completed
+    assert not result.unmeasured
+    clean = FakeServer().hunt(monkeypatch, PLAIN, seconds=200)
+    assert (clean.unsettled, clean.unmeasured) == (0, False)
+
+
+def test_hunt_without_one_whole_measurement_has_not_measured(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time was up before."""
+    fake.cost = 30
+    result = fake.hunt(monkeypatch, PLAIN, seconds=20)
+
+    assert (result.ended, result.completed, result.unmeasured) == ("time", 0, True)
 
 
 def test_hunt_files_equal_growth_once(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
