@@ -385,6 +385,8 @@ def test_accepted_protocol_is_left_as_it_was(
             if factory is OwnAttribute:
                 assert protocol.connection_made == protocol.calls.append
                 assert len(protocol.calls) == 1
+            elif isinstance(loop, asyncio.BaseEventLoop):
+                assert ledger.unseen == ()
             else:
                 assert ledger.unseen[0].startswith("accepted connections of PickyProtocol")
 

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 
-from loops import LOOPS
+from loops import LOOPS, REAL
 from muxleak import (
     GrowthReport,
     LeakError,
@@ -392,3 +393,53 @@ def test_growth_leaves_nothing_behind() -> None:
 
     asyncio.run(main())
     gc.collect()
+
+
+class Keeping(asyncio.Protocol):
+    """Keeps its connection open when the client ends its half."""
+
+    def __init__(self, kept: list[asyncio.BaseTransport], keeps: Callable[[], bool]) -> None:
+        self.kept, self.keeps = kept, keeps
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hold the transport."""
+        self.kept.append(transport)
+
+    def eof_received(self) -> bool:
+        """Keep the own half open, or not."""
+        return self.keeps()
+
+
+@REAL
+@pytest.mark.parametrize("keeps", [True, False])
+def test_transports_accepted_by_an_earlier_server_count(new_loop: Loops, *, keeps: bool) -> None:
+    """A server that was made before the measurement keeps one transport for each connection."""
+    kept: list[Any] = []
+
+    async def main() -> GrowthReport:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Keeping(kept, lambda: keeps), "127.0.0.1", 0)
+
+        async def operation() -> None:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.close()
+            await writer.wait_closed()
+
+        report = await measure_growth(operation, budget=0.05)
+        server.close()
+        for each in kept:
+            each.abort()
+        return report
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        report = runner.run(main())
+    assert kinds(report) == (["transport"] if keeps else [])
+    assert not keeps or report.growing[0].counts[-1] == 6
+
+
+def test_asyncio_makes_transports_by_two_methods() -> None:
+    """The private methods that record the connections of an earlier server; pinned here."""
+    for name in ("_make_socket_transport", "_make_ssl_transport"):
+        settings = inspect.signature(getattr(asyncio.SelectorEventLoop, name)).parameters
+        assert list(settings)[1:3] in (["sock", "protocol"], ["rawsock", "protocol"])
+        assert settings["server"].kind is inspect.Parameter.KEYWORD_ONLY

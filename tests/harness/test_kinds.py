@@ -121,17 +121,23 @@ def test_transports_and_servers_are_seen_until_closed(new_loop: Loops) -> None:
 
 
 @REAL
-def test_transport_that_cannot_be_seen_is_named(new_loop: Loops) -> None:
-    """A protocol whose objects take no attribute hides its connection; `unseen` says so."""
+def test_protocol_whose_objects_take_no_attribute(new_loop: Loops) -> None:
+    """Its accepted connection is seen on asyncio's loops; on others `unseen` names it."""
 
     class Slotted(asyncio.BaseProtocol):
         __slots__ = ()
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            kept.append(transport)
 
         def data_received(self, data: bytes) -> None:
             raise AssertionError(data)
 
         def eof_received(self) -> None:
             pass
+
+    kept: list[asyncio.BaseTransport] = []
+    seen: list[list[str]] = []
 
     async def body(ledger: Ledger, _scope: Scope) -> None:
         loop = asyncio.get_running_loop()
@@ -140,11 +146,19 @@ def test_transport_that_cannot_be_seen_is_named(new_loop: Loops) -> None:
         for _ in range(2):
             client, _ = await loop.create_connection(asyncio.Protocol, "127.0.0.1", port)
             await asyncio.sleep(0.01)
+            names = [each.name for each in ledger.everything() if "accepted" in each.name]
+            seen.append(names)
             client.close()
+            await asyncio.sleep(0.01)
         server.close()
         await asyncio.sleep(0.02)
-        (unseen,) = ledger.unseen
-        assert unseen.endswith("Slotted, whose objects take no attribute")
+        if isinstance(loop, asyncio.BaseEventLoop):
+            name = f"accepted connection of {Slotted.__qualname__}"
+            assert (ledger.unseen, seen) == ((), [[name], [name]])
+        else:
+            (unseen,) = ledger.unseen
+            assert unseen.endswith("Slotted, whose objects take no attribute")
+            assert seen == [[], []]
 
     run(new_loop, body)
 

@@ -691,3 +691,26 @@ def test_a_leak_stops_a_run_with_exitfirst(project: Project) -> None:
     result = project.run("--leaks=strict", "-x", "-s")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*server is torn down*"])
+
+
+def test_threads_that_a_repeated_function_left_are_counted_once(project: Project) -> None:
+    """By the `no_leaks` that reports them; nobody can end a thread, so the plugin meets them."""
+    project.write("""
+        import asyncio, threading
+        import pytest
+        from muxleak import no_leaks
+
+        @pytest.mark.asyncio
+        async def test_threads():
+            stop = threading.Event()
+            async def operation():
+                threading.Thread(target=stop.wait, args=(5,), daemon=True).start()
+            try:
+                await no_leaks(repeat=4, budget=0.05)(operation)()
+            finally:
+                stop.set()
+        """)
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["  4 x thread made at test_it.py:*"])
+    result.stdout.no_fnmatch_line("*8 x thread*")

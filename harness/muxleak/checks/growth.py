@@ -48,8 +48,8 @@ from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
 from muxleak.checks.retention import (
     GrowthRecord,
-    callbacks,
     follow_finished,
+    on_heap,
     retained,
     unfollow_finished,
 )
@@ -135,7 +135,8 @@ class GrowthMeasurement:
         root: the ledger's root, for what is made outside every scope.
         start: numbers of the last task and resource that existed before.
         series: counts after each repetition.
-        callback_counts: counts of callbacks at half-time and at the end.
+        heap_counts: counts of callbacks at half-time and at the end, and of transports that no hook
+            sees.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class GrowthMeasurement:
         self.root.prune()
         self.start = self.root.counters.created, self.root.counters.resources_made
         self.series: list[Counter[Key]] = []
-        self.callback_counts: list[Counter[GrowthRecord]] = []
+        self.heap_counts: list[Counter[GrowthRecord]] = []
 
     async def run(self, operation: Callable[[], Awaitable[object]], budget: float) -> None:
         """Repeat an operation, and count after each repetition.
@@ -177,11 +178,11 @@ class GrowthMeasurement:
             level = self._total()
             self.series.append(self._sample())
             if number == self.half:
-                self.callback_counts.append(self._callbacks())
+                self.heap_counts.append(self._on_heap())
         await self._settle(budget, self._no_growth)
         await self._collect()
         self.series[-1] = self._sample()
-        self.callback_counts.append(self._callbacks())
+        self.heap_counts.append(self._on_heap())
 
     def alive(self) -> list[Any]:
         """Return records of all objects of the operation, and of newer ones outside every scope."""
@@ -209,7 +210,7 @@ class GrowthMeasurement:
 
     def report(self) -> LeakReport:
         """Make the report on everything that grew, with its diagnosis."""
-        growing, added = self.growing(), self.growing_callbacks()
+        growing, added = self.growing(), self.growing_on_heap()
         members: list[Record] = [each for each in self.alive() if key_of(each) in growing]
         members += [record for record, counts in added.items() for _ in range(counts[-1])]
         kept = retained(self.scope)
@@ -265,12 +266,13 @@ class GrowthMeasurement:
                     sample[key_of(record)] += count
         return sample
 
-    def _callbacks(self) -> Counter[GrowthRecord]:
-        return callbacks(self.loop) if "callback" in self.kinds else Counter()
+    def _on_heap(self) -> Counter[GrowthRecord]:
+        known = (each.thing() for each in self.ledger.everything() if each.kind == "transport")
+        return on_heap(self.loop, self.kinds, known)
 
-    def growing_callbacks(self) -> dict[GrowthRecord, tuple[int, ...]]:
+    def growing_on_heap(self) -> dict[GrowthRecord, tuple[int, ...]]:
         """Return the two counts of callbacks of which one future got one or more per repetition."""
-        before, after = self.callback_counts
+        before, after = self.heap_counts
         least = self.repetitions - self.half
         found = {each: (before[each], n) for each, n in after.items() if n - before[each] >= least}
         return {each: found[each] for each in remaining(found, self.kinds, self.ignores)}
@@ -349,7 +351,7 @@ def valid_repetitions(repetitions: object) -> None:
 
 
 def _report(measurement: GrowthMeasurement) -> GrowthReport:
-    added = measurement.growing_callbacks()
+    added = measurement.growing_on_heap()
     counts = measurement.growing() | {key_of(each): series for each, series in added.items()}
     growing = tuple(
         Growth(kind, name, str(site), series, measurement.slope(series))

@@ -12,6 +12,9 @@ One of them is no leak; more of them after each repetition are.
 # have been swept and garbage has been collected, are tasks that the program holds. Several
 # measurements can be under way on one ledger, so they are counted (`_users`).
 #
+# Transports. A loop that is not asyncio's makes the transports of a server from before the ledger
+# where no hook sees them, so they are counted on the same walk as the callbacks.
+#
 # Callbacks. asyncio has no list of futures, so every object that the garbage collector knows is
 # looked at, which is why `growth` takes only two samples. Left out are wake-ups of tasks, since the
 # waiting task is counted itself, and the callbacks of ledgers: two ledgers put two on each task. A
@@ -21,13 +24,14 @@ One of them is no leak; more of them after each repetition are.
 import asyncio
 import gc
 from collections import Counter
+from collections.abc import Iterable
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import attribute, is_a
-from muxleak.introspect.sites import Site
+from muxleak.introspect.names import attribute, is_a, type_name
+from muxleak.introspect.sites import Site, intern
 from muxleak.introspect.waiting import Waiting, callable_name, name_of
 from muxleak.ledger.counters import Scope
 
@@ -102,13 +106,48 @@ def retained(scope: Scope) -> Counter[GrowthRecord]:
     )
 
 
-def callbacks(loop: asyncio.AbstractEventLoop) -> Counter[GrowthRecord]:
-    """Count the callbacks on each pending future of a loop.
+def on_heap(
+    loop: asyncio.AbstractEventLoop, kinds: frozenset[str], known: Iterable[Any]
+) -> Counter[GrowthRecord]:
+    """Count the callbacks on each pending future of a loop, and transports that no hook has seen.
 
-    Wake-ups of tasks and callbacks of ledgers are left out. It walks through the whole heap.
+    It walks through the whole heap, once.
+
+    Args:
+        loop: the running loop.
+        kinds: of `kinds.KINDS`; nothing else than callbacks and transports is counted.
+        known: transports that are counted otherwise.
     """
+    # On asyncio's loops the hooks see every transport.
+    transports = "transport" in kinds and not isinstance(loop, asyncio.BaseEventLoop)
+    if not transports and "callback" not in kinds:
+        return Counter()
+    objects = gc.get_objects()
+    found = _callbacks(loop, objects) if "callback" in kinds else Counter()
+    if transports:
+        found += _transports(_package(type(loop)), objects, {id(each) for each in known})
+    return found
+
+
+def _package(kind: type) -> str:
+    return str(attribute(kind, "__module__")).partition(".")[0]
+
+
+def _transports(package: str, objects: list[Any], known: set[int]) -> Counter[GrowthRecord]:
+    """Count the open transports of a package, such as uvloop, by class."""
+    kinds = {each for each in set(map(type, objects)) if _package(each) == package}
+    kinds = {each for each in kinds if hasattr(each, "get_protocol")}
+    return Counter(
+        GrowthRecord("transport", type_name(each), intern([]), "is open, no call here made it")
+        for each in objects
+        if type(each) in kinds and id(each) not in known and ask(each, "get_protocol") is not None
+    )
+
+
+def _callbacks(loop: asyncio.AbstractEventLoop, objects: list[Any]) -> Counter[GrowthRecord]:
+    """Count the callbacks on pending futures, without wake-ups of tasks and those of ledgers."""
     found: Counter[GrowthRecord] = Counter()
-    for future in gc.get_objects():
+    for future in objects:
         # Every object of the process passes here, so none may be asked for more than its type.
         if is_a(future, asyncio.Future) and ask(future, "get_loop") is loop and not future.done():
             for pair in getattr(future, "_callbacks", None) or ():

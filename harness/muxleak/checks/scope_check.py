@@ -22,6 +22,11 @@
 #    than a few that were made at one place, as each search walks the heap and many objects are not
 #    held in one slot each.
 #
+# 6. Idle workers of thread pools that somebody will end (`workers`).
+#
+# Left out at the start are resources that an inner check has reported and could not end, such as a
+# thread: one leak is counted once.
+#
 # The remaining records are leaks. The diagnosis asks who can still wake a task; it is made for the
 # groups that a report shows.
 
@@ -38,6 +43,8 @@ from muxleak.checks.garbage import ITERATIONS, collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
 from muxleak.checks.settle import settle
+from muxleak.checks.teardown import given_up
+from muxleak.checks.workers import ended_by_tasks, keeper
 from muxleak.introspect.referrers import held_by_slots, wakers
 from muxleak.introspect.waiting import links
 from muxleak.ledger.counters import Scope, TaskRecord
@@ -109,7 +116,7 @@ async def left_behind(
         if examination.suspicious():
             await examination.wait_and_collect(budget)
         found = [*examination.alive(), *remaining(callbacks.records(), kinds, ignores)]
-    return _without_services(without_owned(found)) if found else []
+    return _without_services(_without_idle_workers(without_owned(found))) if found else []
 
 
 class _Examination:
@@ -124,7 +131,7 @@ class _Examination:
         if self.scope.clean:
             return []
         found = remaining(self.scope.everything(), self.kinds, self.ignores)
-        return [each for each in found if each.thing() is not self.own]
+        return [each for each in found if each.thing() is not self.own and not given_up(each)]
 
     def ended(self) -> bool:
         """Return True if nothing is alive that has an end to wait for."""
@@ -192,14 +199,22 @@ def without_owned(found: list[Any]) -> list[Any]:
 
 def _without_services(found: list[Any]) -> list[Any]:
     """Return the records without those of services that a module holds in a slot."""
-    alike = Counter((each.kind, each.site) for each in found)
-    few = [
-        each
-        for each in found
-        if each.kind in _SERVICE_KINDS
-        and alike[each.kind, each.site] <= _FEW
-        and each.thing() is not None  # None: a transport that was dropped
-    ]
-    paths = held_by_slots([each.thing() for each in few])
+    # The workers of a pool are kept with it. A transport that was dropped is kept by nobody.
+    things = {id(each): each.thing() for each in found if each.kind in _SERVICE_KINDS}
+    kept = {name: keeper(thing) for name, thing in things.items() if thing is not None}
+    places = {(each.kind, each.site, id(kept[id(each)])) for each in found if id(each) in kept}
+    alike = Counter((kind, site) for kind, site, _ in places)
+    few = [each for each in found if id(each) in kept and alike[each.kind, each.site] <= _FEW]
+    paths = held_by_slots([kept[id(each)] for each in few])
     services = {id(each) for each, path in zip(few, paths, strict=True) if path is not None}
     return [each for each in found if id(each) not in services]
+
+
+def _without_idle_workers(found: list[Any]) -> list[Any]:
+    """Return the records without those of idle workers that a task outside will stop."""
+    threads = [each.thing() for each in found if each.kind == "thread"]
+    if not threads:
+        return found
+    leaks = [each.task for each in found if isinstance(each, TaskRecord)]
+    ended = ended_by_tasks(threads, leaks)
+    return [each for each in found if each.kind != "thread" or id(each.thing()) not in ended]

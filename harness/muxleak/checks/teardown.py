@@ -43,6 +43,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from muxleak.checks.settle import settle
 from muxleak.introspect.names import safe_text
@@ -57,6 +58,18 @@ _CLOSINGS = 10  # calls of `close` for a coroutine that awaits in its clean-up
 _EXITS = (SystemExit, KeyboardInterrupt)
 _RAISE = dis.opmap["RAISE_VARARGS"]
 _ITERATIONS = 3  # of the loop, for an exception to get from a future to the outermost frame
+
+
+# Kinds that may outlive their end, in a thread or by a peer that takes no data.
+_LEFT = frozenset({"thread", "job", "transport", "server"})
+# Resources that were reported and could not be ended, by id.
+_given_up: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+def given_up(record: "Record") -> bool:
+    """Return True if `release` had to leave a resource alive, so that it was reported before."""
+    thing = record.thing() if _given_up else None
+    return thing is not None and record.kind in _LEFT and _given_up.get(id(thing)) is thing
 
 
 async def release(records: Sequence["Record"], budget: float) -> list[str]:
@@ -89,6 +102,10 @@ async def release(records: Sequence["Record"], budget: float) -> list[str]:
                 _give_up(record)
         lines.extend(await _close_generators(records, budget))
         await asyncio.sleep(0)
+    for record in records:
+        if record.kind in _LEFT and record.thing() is not None:
+            with suppress(TypeError):
+                _given_up[id(record.thing())] = record.thing()
     notes = Counter(lines)
     return [f"{count} x {line}" if count > 1 else line for line, count in notes.items()]
 

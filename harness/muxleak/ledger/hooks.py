@@ -25,10 +25,16 @@ that they work on any loop whose objects take attributes, uvloop's included.
 #
 # An accepted connection has no call that returns its transport. So the protocol factory of a server
 # is wrapped, and the protocol it makes gets a `connection_made` of its own, an attribute that
-# deletes itself when it is called and then records the transport. Classes whose objects take no
-# attributes are named in `unseen`. The scope is read after the inner factory has run: a factory of
-# `Ledger.scoped_factory` enters the scope of the connection, which is then charged with its
-# transport, too. asyncio and uvloop run all callbacks of the connection in that same context.
+# deletes itself when it is called and then records the transport. The scope is read after the inner
+# factory has run: a factory of `Ledger.scoped_factory` enters the scope of the connection, which is
+# then charged with its transport, too. asyncio and uvloop run all callbacks of the connection in
+# that same context.
+#
+# A server that was made before the hooks has no wrapped factory, and some classes refuse the
+# attribute (aiohttp's `RequestHandler`). On asyncio's loops their transports are recorded where the
+# loop makes them (`_MAKERS`); a factory and the maker that follows it run in one step, so one slot
+# (`_made`) tells which connections are recorded otherwise. Other loops have no such place: what
+# cannot be seen there is named in `unseen`, and growth looks for transports on the heap.
 #
 # Objects of other people. A hook runs inside a call of the program, so nothing that it does besides
 # passing the call on may raise. Every record is made by `Hooks._record`, which names the objects
@@ -70,6 +76,8 @@ _CLIENTS = {
 }
 _SERVERS = {"create_server": "server", "create_unix_server": "unix server"}
 _READERS = ("add_reader", "add_writer")
+# asyncio's loops make the transport of every connection by these; a test pins them.
+_MAKERS = ("_make_socket_transport", "_make_ssl_transport")
 # Replaced by `Hooks.install_rest`, which may be called later than `Hooks.install`.
 RARE = (*_CLIENTS, *_SERVERS, *_READERS, "remove_reader", "remove_writer", "run_in_executor")
 _TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
@@ -94,6 +102,9 @@ class Hooks:
         self._replaced: list[tuple[str, Any, Any]] = []
         self._firstiter: tuple[Any, Any] = (None, None)
         self._readers: dict[tuple[str, int], ReaderRecord] = {}
+        # The id of the protocol that `_accepting` has just made, and whether it took our attribute.
+        self._made = (0, False)
+        self._makes = False
 
     def install(self) -> None:
         """Replace the methods that the kinds of the ledger need, but for `RARE`."""
@@ -111,6 +122,10 @@ class Hooks:
         if kinds & {"server", "transport"}:
             for name in _SERVERS:
                 self._replace(name, self._server)
+        if "transport" in kinds and isinstance(self.loop, asyncio.BaseEventLoop):
+            for name in _MAKERS:
+                self._replace(name, self._maker)
+            self._makes = any(name in _MAKERS for name, *_ in self._replaced)
         if "reader" in kinds:
             for name in _READERS:
                 self._replace(name, self._watch)
@@ -251,13 +266,33 @@ class Hooks:
             try:
                 protocol.connection_made = connection_made
             except Exception:  # noqa: BLE001 - a class may refuse attributes by any exception
-                name = type_name(protocol)
-                self.unseen[f"accepted connections of {name}, whose objects take no attribute"] = (
-                    None
-                )
+                self._made = id(protocol), False
+                if not self._makes:
+                    reason = f"{type_name(protocol)}, whose objects take no attribute"
+                    self.unseen[f"accepted connections of {reason}"] = None
+            else:
+                self._made = id(protocol), True
             return protocol
 
         return accept
+
+    def _maker(self, _name: str, original: Any) -> Any:
+        """Record the accepted connections that `_accepting` cannot see."""
+
+        def make(sock: Any, protocol: Any, *args: Any, **settings: Any) -> Any:
+            transport = original(sock, protocol, *args, **settings)
+            (known, takes), self._made = self._made, (0, False)
+            ours = known == id(protocol)
+            if settings.get("server") is None or (ours and takes) or not self.counters.active:
+                return transport
+            scope, observer = self.scope(), self.counters.observer
+            name = f"accepted connection of {type_name(protocol)}"
+            resource = self._record(TransportRecord, transport, name, trace(2), scope=scope)
+            if ours and observer is not None and resource is not None:
+                observer.connected(scope, resource)
+            return transport
+
+        return make
 
     def _watch(self, name: str, original: Any) -> Any:
         def add(fd: Any, callback: Any, *args: Any) -> Any:

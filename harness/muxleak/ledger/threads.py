@@ -129,7 +129,7 @@ def _submit(original: Any) -> Any:
 def _start(original: Any) -> Any:
     def start(self: threading.Thread) -> None:
         # Before it runs: a thread that has ended has dropped its function and arguments.
-        pool, name = _pool_of(self), _thread_name(self)
+        pool, name = pool_of(self), _thread_name(self)
         original(self)
         if pool is None and type(self).__module__ not in _PROCESS_POOL:
             points, scopes = trace(2), list(_scopes("thread"))
@@ -152,7 +152,7 @@ def _note(record: type[Resource], thing: Any, name: str, points: Points, scope: 
             counters.hide(record.kind, f"{type_name(thing)}, which raise {type_name(error)}")
 
 
-def _pool_of(thread: threading.Thread) -> Any:
+def pool_of(thread: threading.Thread) -> Any:
     """Return the pool whose worker `thread` is; None if there is none."""
     args = attribute(thread, "_args")
     first: Any = args[0] if type(args) is tuple and args else None
