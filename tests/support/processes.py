@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, Self
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from muxleak_scenarios.real.programs import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -76,6 +78,19 @@ class Process:
         """Ask it to end, and wait until it is gone."""
         self.process.terminate()
         self.process.wait(READY_SECONDS)
+
+
+@contextmanager
+def burning(number: int) -> Iterator[None]:
+    """Keep so many processes busy, which do nothing but use CPU time."""
+    command = [sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(command) for _ in range(number)]  # noqa: S603 - our own words
+    try:
+        yield
+    finally:
+        for each in burners:
+            each.kill()
+            each.wait()
 
 
 def unavailable(group: str, reason: str) -> NoReturn:
