@@ -5,8 +5,9 @@
 # loop halfway through a task, which is then left in no defined state. So no signal raises an
 # exception. There are three ways to end instead:
 #
-# - `install`, for every command: the first Ctrl-C prints one line and leaves the process with
-#   `os._exit`. There is nothing to save, and the kernel closes the sockets.
+# - `install`, for every command: the first signal prints one line and leaves the process with
+#   `os._exit`. There is nothing to save, and the kernel closes the sockets. Child processes of a
+#   command that uses this end with it (see `bench.row_process`).
 # - `caught`, for a search that has results: the first signal is only noted. The search asks between
 #   two runs, ends, and shows what it has. A second signal ends the program at once, and so does the
 #   first if the search has not asked within `GRACE`: a run that blocks can only be ended from a
@@ -51,8 +52,9 @@ _CLEAR = "\r\x1b[K\x1b[?25h"
 
 
 def install() -> None:
-    """End the program at once on Ctrl-C, from now on."""
-    _signal(signal.SIGINT, _end)
+    """End the program at once on every signal of `ENDING` that is not ignored, from now on."""
+    for each in _heeded():
+        _signal(each, _end)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ COMPARED = [
     Comparison("its size", (2500.0,), unit="B", goal=2200),
     Comparison("a schedule", (0.0005,), (Beside("other", (0.001,)),), unit="/s"),
 ]
+every_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 
 def invoke(*words: str) -> Result:
@@ -293,13 +294,14 @@ def test_bench_quick_measures_everything() -> None:
 
 
 @pytest.mark.slow
-def test_bench_is_interrupted_at_once() -> None:
-    """Ctrl-C is one line and exit code 130."""
+@every_signal
+def test_bench_is_interrupted_at_once(number: signal.Signals) -> None:
+    """A signal is one line and exit code 130."""
     with program("sequence", "--rounds", "1000") as process:
         assert process.stdout is not None
         # Its first line comes before anything is measured.
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=10)
 
     assert process.returncode == 130
@@ -308,7 +310,8 @@ def test_bench_is_interrupted_at_once() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="looks at processes as Linux shows them")
-def test_bench_leaves_no_process_when_interrupted() -> None:
+@every_signal
+def test_bench_leaves_no_process_when_interrupted(number: signal.Signals) -> None:
     """A row in a process of its own: that ends too, soon and without a word."""
     with program("leaked", "--leaks", "350000") as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -316,7 +319,7 @@ def test_bench_leaves_no_process_when_interrupted() -> None:
         while not (found := children.read_text().split()):
             assert time.monotonic() < deadline, "no process was started"
         child = os.pidfd_open(int(found[0]))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         ended, _, _ = select.select([child], [], [], 20)
         os.close(child)
         # Its stderr is that of the program: all that both have said.

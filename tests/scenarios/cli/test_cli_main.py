@@ -319,13 +319,14 @@ def test_program_tells_bad_usage_without_a_traceback(capsys: pytest.CaptureFixtu
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lines", range(1, 5))
-def test_interrupt_ends_the_program_at_once(lines: int) -> None:
-    """Ctrl-C, wherever it finds a proof, is one line on stderr and exit code 130."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_ends_the_program_at_once(number: signal.Signals, lines: int) -> None:
+    """A signal, wherever it finds a proof, is one line on stderr and exit code 130."""
     with program("verify", "--sequences", "1") as process:
         assert process.stdout is not None
         for _ in range(lines):
             process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=10)
 
     assert process.returncode == 130

@@ -72,7 +72,10 @@ async def test_signal_is_ignored_once_the_program_is_cancelled(number: signal.Si
     assert signal.getsignal(number) == signal.SIG_IGN
 
 
-def test_interrupt_ends_the_program_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+@every_signal
+def test_interrupt_ends_the_program_where_stderr_is_closed(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With its own exit code, though it can say nothing."""
 
     def write(_file: int, _data: bytes) -> None:
@@ -85,9 +88,18 @@ def test_interrupt_ends_the_program_where_stderr_is_closed(monkeypatch: pytest.M
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(os, "_exit", end)
     with pytest.raises(SystemExit) as raised:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     assert raised.value.code == interrupt.CODE
+
+
+@every_signal
+def test_interrupt_that_is_ignored_stays_so(number: signal.Signals) -> None:
+    """As `nohup` wants it."""
+    signal.signal(number, signal.SIG_IGN)
+    interrupt.install()
+
+    assert signal.getsignal(number) == signal.SIG_IGN
 
 
 @every_signal
