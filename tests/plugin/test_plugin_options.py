@@ -350,3 +350,75 @@ def test_only_the_plugin_imports_pytest() -> None:
     }
 
     assert found == {"plugin"}
+
+
+WATCHER = """
+    import asyncio
+    import threading
+
+    class Watcher:
+        def start(self):
+            threading.Thread(target=self.watch, args=(threading.Event(),), daemon=True).start()
+
+        def watch(self, event):
+            event.wait(1)
+
+    async def refresh():
+        await asyncio.Event().wait()
+
+    def connect():
+        connect.kept.append(asyncio.get_running_loop().create_task(refresh()))
+
+    def spawn(function):
+        connect.kept.append(asyncio.get_running_loop().create_task(function()))
+
+    connect.kept = []
+    """
+OFFER = "if it is meant to stay, add to leaks_ignore: "
+
+
+def test_a_report_offers_the_line_that_keeps_a_watcher_of_a_library(project: Project) -> None:
+    """As it stands, it can be put into the ini file; the leaks of the user's own code stay."""
+    library = project.path / "site-packages"
+    library.mkdir()
+    project.write(WATCHER, "site-packages/watcher.py")
+    project.pytester.syspathinsert(library)
+    project.write("""
+        import asyncio
+        import pytest
+        import watcher
+
+        pytestmark = pytest.mark.asyncio
+
+        async def own():
+            await asyncio.Event().wait()
+
+        async def test_thread():
+            watcher.Watcher().start()
+
+        async def test_task():
+            watcher.connect()
+
+        async def test_two():
+            watcher.connect()
+            watcher.connect()
+
+        async def test_own():
+            watcher.spawn(own)
+        """)
+    project.ini("leaks = strict", "leaks_budget = 0.02")
+
+    made = project.line("task(refresh", "site-packages/watcher.py").rpartition("/")[2]
+    offered = [line for line in project.run().outlines if OFFER in line]
+    lines = [line.partition(OFFER)[2] for line in offered]
+    ignores = "\n    ".join(["leaks_ignore =", *lines])
+    project.ini("leaks = strict", "leaks_budget = 0.02", ignores)
+    result = project.run("-rA")
+
+    assert lines == [
+        "created_by Watcher.start  # the library keeps one for the process",
+        f"created_by {made}  # the library keeps one for the process",
+    ]
+    result.stdout.fnmatch_lines(["PASSED *::test_thread", "PASSED *::test_task"])
+    result.stdout.fnmatch_lines(["FAILED *::test_own - *"])
+    result.assert_outcomes(passed=3, failed=1)

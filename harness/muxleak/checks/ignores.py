@@ -3,6 +3,11 @@
 Patterns are those of the shell (`*`, `?`, `[...]`) and match the whole text.
 """
 
+# A library may keep one watcher for a thread or for the process, by design. The report on a leak
+# that a library made, and made once, ends with the value that exempts it (`kept_by_libraries`): as
+# a line of the plugin's settings or as a call. It is offered for no function of the user's own,
+# whoever started it, and for nothing that was made several times: each request may make another.
+#
 # An exemption without a reason becomes permanent, so the reason is required, and so is a pattern:
 # an empty one would exempt everything.
 #
@@ -11,17 +16,21 @@ Patterns are those of the shell (`*`, `?`, `[...]`) and match the whole text.
 # nothing in another ledger, so a value keeps them for the ledger of every scope around the call. A
 # record of a root scope names no scope, so its ledger is not known; any of the numbers decides.
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muxleak.introspect.sites import SiteFrame, short_path
+from muxleak.introspect.waiting import is_stdlib
 from muxleak.ledger.counters import CURRENT, Counters, TaskRecord
 
 if TYPE_CHECKING:
     from muxleak.checks.report import Record
 
+_INSTALLED = {"site-packages", "dist-packages"}
 FACTORIES = "ignore_created_by, ignore_name, ignore_waiting_in, ignore_current"
 
 
@@ -51,6 +60,16 @@ class Ignore:
         if self.by == "current":
             return self._existed(record)
         return any(fnmatchcase(text, self.pattern) for text in _texts(self.by, record))
+
+    @property
+    def line(self) -> str:
+        """The line for the ini value `leaks_ignore`."""
+        return f"{self.by} {self.pattern}  # {self.reason}"
+
+    @property
+    def call(self) -> str:
+        """The call that makes the value."""
+        return f'ignore_{self.by}("{self.pattern}", reason="{self.reason}")'
 
     def _existed(self, record: Any) -> bool:
         number = getattr(record, "number", None)
@@ -139,6 +158,52 @@ def ignore_current(*, reason: str) -> Ignore:
         counters.sweep()
     seen = tuple((counters, counters.created, counters.resources_made) for counters in ledgers)
     return Ignore("current", "", _reasoned(reason), seen)
+
+
+def kept_by_libraries(found: Iterable[Any]) -> list[Ignore]:
+    """Return values that exempt leaks which a library made, each of them once.
+
+    Args:
+        found: records of leaks.
+    """
+    made = Counter(record.site.frames[:1] for record in found)
+    values = [
+        _of_library(frame)
+        for record in found
+        for frame in record.site.frames[:1]
+        if made[frame,] == 1 and _runs_no_user_code(record)
+    ]
+    return [*dict.fromkeys(value for value in values if value is not None)]
+
+
+def _runs_no_user_code(record: Any) -> bool:
+    """Return True if the function of a task, timer or thread is a library's."""
+    thing = record.thing()
+    if record.kind == "task":
+        code = getattr(thing.get_coro(), "cr_code", None)
+    elif record.kind in {"timer", "thread"}:
+        name = "_callback" if record.kind == "timer" else "_target"
+        function = getattr(thing, name, None) or getattr(thing, "run", None)
+        function = getattr(function, "func", function)
+        code = getattr(getattr(function, "__func__", function), "__code__", None)
+    else:
+        return False
+    file = getattr(code, "co_filename", "")
+    return is_stdlib(file) or not _INSTALLED.isdisjoint(Path(file).parts)
+
+
+def _of_library(frame: SiteFrame) -> Ignore | None:
+    """Return the value for the place in a library where something was made."""
+    if _INSTALLED.isdisjoint(Path(frame.filename).parts):
+        return None
+    # A function without a class has a name that others may have, too, and a file may hold one that
+    # starts the user's code. A line is the next best: it changes with the release.
+    line = f"{short_path(frame.filename)}:{frame.line}"
+    pattern = frame.function if "." in frame.function else line
+    # A line of settings ends the pattern at "#", and `fnmatch` reads these as wildcards.
+    if any(sign in pattern for sign in '#*?["\\'):
+        return None
+    return ignore_created_by(pattern, reason="the library keeps one for the process")
 
 
 def valid_ignores(ignores: object) -> tuple[Ignore, ...]:

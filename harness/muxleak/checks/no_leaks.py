@@ -40,7 +40,7 @@ from typing import Any, Never, ParamSpec, Self, TypeVar, cast, overload
 
 from muxleak.checks.failure import failed
 from muxleak.checks.growth import measure_growth, valid_repetitions
-from muxleak.checks.ignores import Ignore, remaining, valid_ignores
+from muxleak.checks.ignores import Ignore, kept_by_libraries, remaining, valid_ignores
 from muxleak.checks.loop_watch import LoopWatch
 from muxleak.checks.report import LeakError, LeakReport
 from muxleak.checks.scope_check import BUDGET, diagnosed, left_behind
@@ -130,6 +130,8 @@ class LeakCheck:
             found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
             if found:
                 report = diagnosed(found, scope).noting(*ledger.unseen)
+                kept = kept_by_libraries(found)
+                report = report.noting(*(f"if it is meant to stay: {each.call}" for each in kept))
                 report = report.noting(*await release(found, self.budget))
         except Exception as error:  # noqa: BLE001 - the outcome of the block must stay
             report = report.noting(failed(self.name, error))

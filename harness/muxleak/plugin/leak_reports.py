@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.failure import failed
-from muxleak.checks.ignores import Ignore, remaining
+from muxleak.checks.ignores import Ignore, kept_by_libraries, remaining
 from muxleak.checks.report import LeakGroup, LeakReport
 from muxleak.checks.scope_check import diagnosed, left_behind, without_owned
 from muxleak.checks.teardown import release
@@ -81,7 +81,7 @@ async def measure(
                 notes = await release(found, plan.budget)
             except Exception as error:  # noqa: BLE001 - the report must not be lost
                 notes = [failed(f"the end of the leaks of {check.owner}", error)]
-            check.reports[-1] = report.noting(*notes)
+            check.reports[-1] = check.reports[-1].noting(*notes)
     _ignore_reported(check)
 
 
@@ -154,9 +154,11 @@ async def end_tasks(scope: "Scope", ignores: Iterable[Ignore]) -> None:
     await release(tasks, END)
 
 
-def _add(check: "Check", report: LeakReport, found: Iterable[Any], root: Path) -> None:
+def _add(check: "Check", report: LeakReport, found: Sequence[Any], root: Path) -> None:
     check.places |= {str(record.site): place(record.site, root) for record in found}
-    check.reports.append(report)
+    kept = kept_by_libraries(found)
+    lines = (f"if it is meant to stay, add to leaks_ignore: {each.line}" for each in kept)
+    check.reports.append(report.noting(*lines))
 
 
 def _too_late(later: Sequence[str]) -> list[str]:
