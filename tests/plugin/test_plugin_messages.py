@@ -103,3 +103,26 @@ def test_session_of_aiohttp_is_named(project: Project) -> None:
     result = project.run("--leaks=strict")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*1 message to the exception handler left behind*"])
+
+
+@pytest.mark.parametrize("mode", ["strict", "warn", "off"])
+def test_descriptors_of_a_repeated_test_are_found(project: Project, mode: str) -> None:
+    """With the marker's repeat, in every mode."""
+    project.write("""
+        import os
+        import pytest
+
+        KEPT = []
+
+        @pytest.mark.asyncio
+        @pytest.mark.no_leaks(repeat=6)
+        async def test_opens():
+            KEPT.extend(os.pipe())
+
+        def test_closes():
+            for each in KEPT:
+                os.close(each)
+        """)
+    result = project.run(f"--leaks={mode}")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*still growing after 6 repetitions: +2 open descriptors*"])

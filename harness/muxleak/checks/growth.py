@@ -43,6 +43,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from muxleak.checks import descriptors
+from muxleak.checks.descriptors import OpenedDescriptors
 from muxleak.checks.garbage import collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
@@ -58,7 +60,7 @@ from muxleak.checks.settle import settle
 from muxleak.checks.teardown import release
 from muxleak.introspect.sites import Site
 from muxleak.ledger.counters import sweep_all
-from muxleak.ledger.kinds import KINDS, LASTING, NOUNS, valid_kinds
+from muxleak.ledger.kinds import GROWTH_KINDS, KINDS, LASTING, NOUNS, valid_kinds
 from muxleak.ledger.ledger import shared_ledger
 
 if TYPE_CHECKING:
@@ -137,6 +139,7 @@ class GrowthMeasurement:
         series: counts after each repetition.
         heap_counts: counts of callbacks at half-time and at the end, and of transports that no hook
             sees.
+        descriptors: those opened since the beginning; None if they are not counted.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class GrowthMeasurement:
         self.start = self.root.counters.created, self.root.counters.resources_made
         self.series: list[Counter[Key]] = []
         self.heap_counts: list[Counter[GrowthRecord]] = []
+        self.descriptors = OpenedDescriptors(ledger) if descriptors.KIND in kinds else None
 
     async def run(self, operation: Callable[[], Awaitable[object]], budget: float) -> None:
         """Repeat an operation, and count after each repetition.
@@ -175,6 +179,8 @@ class GrowthMeasurement:
                 hidden = self._total() > before
             elif number > self.half and (hidden or not (at_level() and self._no_failure())):
                 await collect_garbage(self._total)
+            elif number > self.half and self._opened() > self._last(descriptors.KIND):
+                await collect_garbage(self._opened)
             level = self._total()
             self.series.append(self._sample())
             if number == self.half:
@@ -183,6 +189,14 @@ class GrowthMeasurement:
         await self._collect()
         self.series[-1] = self._sample()
         self.heap_counts.append(self._on_heap())
+        if any(each.kind == "transport" for each in self.growing_on_heap()):
+            self._leave_out_sockets()
+
+    def _leave_out_sockets(self) -> None:
+        """Leave out the sockets of transports that no hook sees: those are reported themselves."""
+        for sample in self.series:
+            for key in [key for key in sample if key[0] == descriptors.KIND and key[2] == "socket"]:
+                del sample[key]
 
     def alive(self) -> list[Any]:
         """Return records of all objects of the operation, and of newer ones outside every scope."""
@@ -215,6 +229,8 @@ class GrowthMeasurement:
         members += [record for record, counts in added.items() for _ in range(counts[-1])]
         kept = retained(self.scope)
         members += [p for p, n in kept.items() if key_of(p) in growing for _ in range(n)]
+        opened = self.descriptors.records(self.ignores) if self.descriptors is not None else []
+        members += [each for each in opened if key_of(each) in growing]
         counts = growing | {key_of(record): counts for record, counts in added.items()}
 
         def series(record: Record) -> str:
@@ -244,6 +260,14 @@ class GrowthMeasurement:
     def _total(self) -> int:
         return self._count().total()
 
+    def _opened(self) -> int:
+        found = self.descriptors.records(self.ignores) if self.descriptors is not None else ()
+        return len(found)
+
+    def _last(self, kind: str) -> int:
+        """Return the number of objects of a kind in the last sample."""
+        return sum(count for key, count in self.series[-1].items() if key[0] == kind)
+
     def _no_failure(self) -> bool:
         """Return True if no failed task may be garbage."""
         return "error" not in self.kinds or not self.root.counters.unretrieved(self.root)
@@ -264,6 +288,8 @@ class GrowthMeasurement:
             for record, count in retained(self.scope).items():
                 if remaining([record], self.kinds, self.ignores):
                     sample[key_of(record)] += count
+        if self.descriptors is not None:
+            sample.update(map(key_of, self.descriptors.records(self.ignores)))
         return sample
 
     def _on_heap(self) -> Counter[GrowthRecord]:
@@ -283,7 +309,7 @@ class GrowthMeasurement:
         return not any(
             self._grows((*(sample[key] for sample in self.series[:-1]), now[key]))
             for key in last
-            if key[0] != "retained" and key[0] not in LASTING
+            if key[0] not in LASTING | GROWTH_KINDS
         )
 
     def _grows(self, counts: tuple[int, ...]) -> bool:

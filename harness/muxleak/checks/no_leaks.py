@@ -33,11 +33,14 @@
 
 import asyncio
 import functools
+import gc
 import inspect
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any, Never, ParamSpec, Self, TypeVar, cast, overload
 
+from muxleak.checks import descriptors
+from muxleak.checks.descriptors import OpenedDescriptors
 from muxleak.checks.failure import failed
 from muxleak.checks.growth import measure_growth, valid_repetitions
 from muxleak.checks.ignores import Ignore, kept_by_libraries, remaining, valid_ignores
@@ -71,6 +74,9 @@ class LeakCheck:
     ) -> None:
         self.kinds, self.budget, self.ignores, self.repeat = kinds, budget, ignores, repeat
         self.name = "no_leaks"
+        # Only if it is named: see `checks.descriptors`.
+        self._wants_descriptors = descriptors.KIND in kinds and kinds is not KINDS
+        self._opened: OpenedDescriptors | None = None
         self._stack: ExitStack | None = None
         self._scope: Scope | None = None
         self._ledger: Ledger | None = None
@@ -101,6 +107,8 @@ class LeakCheck:
             raise RuntimeError("this no_leaks is in use; make one for each block")
         self._stack = ExitStack()
         self._ledger = self._stack.enter_context(shared_ledger(asyncio.get_running_loop()))
+        if self._wants_descriptors:
+            self._opened = OpenedDescriptors(self._ledger)
         self._scope = self._stack.enter_context(self._ledger.scope(self.name))
         return self
 
@@ -128,6 +136,8 @@ class LeakCheck:
         report = LeakReport((), 0)
         try:
             found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
+            if self._opened is not None:
+                found += await self._opened.left(self.ignores, self.budget)
             if found:
                 report = diagnosed(found, scope).noting(*ledger.unseen)
                 kept = kept_by_libraries(found)
@@ -136,6 +146,12 @@ class LeakCheck:
         except Exception as error:  # noqa: BLE001 - the outcome of the block must stay
             report = report.noting(failed(self.name, error))
         return report
+
+    def opened_by_function(self, opened: OpenedDescriptors) -> LeakReport:
+        """Report the descriptors that a function which is not async has left open."""
+        if opened.records(self.ignores):
+            gc.collect()
+        return LeakReport.of(opened.records(self.ignores))
 
     def select(self, records: list[Any]) -> list[Any]:
         """Return those records that count as leaks by the options."""
@@ -172,9 +188,12 @@ class LeakCheck:
         def checked(*args: _P.args, **settings: _P.kwargs) -> _R:
             check = self._again(function)
             watch = LoopWatch(check.name, check.examine, check.select)
+            opened = OpenedDescriptors(None) if self._wants_descriptors else None
             try:
                 with watch:
                     result = function(*args, **settings)
+                if opened is not None and not watch.report:
+                    watch.report = check.opened_by_function(opened)
             except BaseException as error:
                 raise_or_note(watch.report, error)
                 raise

@@ -59,10 +59,12 @@ NOUNS = {
     "destroyed": ("task destroyed while pending", "tasks destroyed while pending"),
     "message": ("message to the exception handler", "messages to the exception handler"),
     "warning": ("resource warning", "resource warnings"),
+    "descriptor": ("open descriptor", "open descriptors"),
     "retained": ("finished task kept", "finished tasks kept"),
     "callback": ("callback on a future", "callbacks on a future"),
 }
-GROWTH_KINDS = frozenset({"retained", "callback"})  # judged by growth only
+# Judged by growth only; "descriptor" also by a block that names it (see `checks.descriptors`).
+GROWTH_KINDS = frozenset({"retained", "callback", "descriptor"})
 # These have no end that a check could wait for.
 LASTING = frozenset({"error", "destroyed", "message", "warning"})
 KINDS = frozenset(NOUNS)

@@ -9,9 +9,9 @@
 # `catch_warnings`, `pytest.warns`) deals with those warnings itself, and they are not counted.
 #
 # Counted are the texts of things that a server loses: transports, streams, connections, processes.
-# Files and plain sockets are not, since many programs leave them to the end of a reference, which
-# closes them. No more are texts that begin with "Unclosed": aiohttp also sends those to the loop's
-# exception handler.
+# Files and event loops are not, nor sockets, since many programs leave them to the end of the last
+# reference, which closes them; but a socket that only a collection frees was lost until then. No
+# more are texts that begin with "Unclosed": aiohttp also sends those to the exception handler.
 #
 # The finalizer of a transport names its object, by its frame or by its address in the text. If the
 # ledger has a record of it, the record becomes a leak: "transport", as if it were still open. So
@@ -34,11 +34,11 @@ from muxleak.ledger.counters import CURRENT, Scope, charged
 from muxleak.ledger.kinds import TransportRecord, WarningRecord
 from muxleak.ledger.loop_errors import owner_of_current
 
-_COUNTED = re.compile(
-    r"(?!unclosed (file|event loop|<(socket|ssl)\.))unclosed |.*\bis still (running|open)\b"
-)
+_COUNTED = re.compile(r"(?!unclosed (file|event loop)\b)unclosed |.*\bis still (running|open)\b")
+_SOCKET = re.compile(r"unclosed <(socket|ssl)\.")
 _ADDRESS = re.compile(r"0x([0-9a-f]+)>$")
-_NUMBERS = re.compile(r"fd=\d+|\b\d+\b")
+_DETAILS = re.compile(r"<([^\s>]+).*>")
+_NUMBERS = re.compile(r"\b\d+\b")
 _MAX_TEXT = 160  # characters
 _FEW = 8  # lists of filters, one for each `catch_warnings` around another
 
@@ -125,6 +125,8 @@ def _see(text: str, frame: FrameType | None) -> None:
     # Garbage may be of any loop, so it must name its own; what is dropped belongs to who drops it.
     running = asyncio._get_running_loop()  # noqa: SLF001 - documented
     loop = getattr(source, "_loop", None) if collecting() else running
+    if _SOCKET.match(text) and not collecting():
+        return
     known = set()
     for ledger in [*_watched]:
         root = ledger.root
@@ -133,16 +135,25 @@ def _see(text: str, frame: FrameType | None) -> None:
         record = next((each for each in _transports(root) if each.ident in found), None)
         if record is not None:
             record.dropped = True
-        elif (loop is not None and ledger.loop is loop) or (
-            not collecting() and charged(CURRENT.get(), root.counters)
-        ):
-            name = scrub(_NUMBERS.sub("...", text), _MAX_TEXT)
-            owner = owner_of_current(root, ledger.home)
-            site = intern(trace(3))
-            root.counters.fresh.append(WarningRecord(scrub(text, _MAX_TEXT), name, site, owner))
         else:
-            continue
+            owner = _owner(ledger, loop)
+            if owner is None:
+                continue
+            name = _NUMBERS.sub("...", _DETAILS.sub(r"<\1>", text))
+            names = scrub(text, _MAX_TEXT), scrub(name, _MAX_TEXT)
+            root.counters.fresh.append(WarningRecord(*names, intern(trace(3)), owner))
         known.add(root.counters)
+
+
+def _owner(ledger: Watched, loop: Any) -> Scope | None:
+    """Return the scope that an object belongs to; None if it is another ledger's."""
+    root = ledger.root
+    if loop is not None and ledger.loop is loop:
+        return owner_of_current(root, ledger.home)
+    if collecting():
+        # Only repetitions can judge an object of no loop, and they count those of the root.
+        return root if loop is None else None
+    return charged(CURRENT.get(), root.counters)
 
 
 def _transports(root: Scope) -> Iterator[TransportRecord]:
