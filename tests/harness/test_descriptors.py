@@ -102,8 +102,8 @@ def test_descriptors_that_end_or_are_opened_once_do_not_grow(tmp_path: Path) -> 
         cycle[0].close()
         for each in cycle[1]:
             each.close()
-        read, write = os.pipe()
-        thread = threading.Thread(target=lambda: (os.close(read), os.close(write)))
+        ends = map(os.close, os.pipe())
+        thread = threading.Thread(target=list, args=(ends,))
         thread.start()
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
 

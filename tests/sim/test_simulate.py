@@ -1,6 +1,7 @@
 """One run: what it returns, what it refuses, what it finds left, and that it leaves nothing."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import os
@@ -157,7 +158,7 @@ def test_simulate_keeps_what_reached_the_exception_handler() -> None:
     assert "ValueError" in simulate(program).errors[0]
 
 
-@pytest.mark.parametrize(
+LEAVING = pytest.mark.parametrize(
     ("call", "name"),
     [
         (lambda: threading.Thread(target=print).start(), "Thread.start"),
@@ -175,6 +176,9 @@ def test_simulate_keeps_what_reached_the_exception_handler() -> None:
         (lambda: asyncio.get_running_loop().add_reader(0, print), "add_reader"),
     ],
 )
+
+
+@LEAVING
 def test_simulate_refuses_what_would_leave_it(call: Callable[[], object], name: str) -> None:
     """Threads, sockets, processes, signals and sleeping are refused, naming the call."""
 
@@ -183,6 +187,53 @@ def test_simulate_refuses_what_would_leave_it(call: Callable[[], object], name: 
 
     with pytest.raises(SimulationError, match=f"({name}).* leaves the simulation"):
         simulate(program)
+
+
+@LEAVING
+def test_refusal_that_the_program_swallows_is_the_verdict(
+    call: Callable[[], object], name: str
+) -> None:
+    """With the line of the call, although the program goes on, fails otherwise, or leaks."""
+
+    def swallow() -> None:
+        with contextlib.suppress(Exception):
+            call()
+
+    async def goes_on() -> None:
+        swallow()
+
+    async def fails() -> None:
+        try:
+            call()
+        except Exception as error:
+            raise LookupError("no port") from error
+
+    async def leaks() -> None:
+        asyncio.get_running_loop().call_soon(swallow)
+        asyncio.get_running_loop().call_later(60, print)
+        await asyncio.sleep(0)
+
+    for program in (goes_on, fails, leaks):
+        with pytest.raises(SimulationError, match=f"({name}).* leaves the simulation") as caught:
+            simulate(program, grace=0)
+        assert "refused in tests/sim/test_simulate.py:" in str(caught.value)
+        assert str(caught.value).endswith("and the program went on without it")
+        assert (caught.value.__cause__ is None) == (program is goes_on)
+
+
+def test_refusal_of_another_thread_and_of_an_argument_is_the_verdict() -> None:
+    """Also those that are not refused by name alone; an allowed call is none."""
+
+    async def argument() -> None:
+        with contextlib.suppress(RuntimeError), socket.socket() as sock:
+            await asyncio.start_server(lambda *_: None, sock=sock)
+
+    async def allowed() -> None:
+        await asyncio.to_thread(print)
+
+    with pytest.raises(SimulationError, match=r"create_server\(sock=...\) leaves"):
+        simulate(argument)
+    simulate(allowed, allow=("executor",))
 
 
 def test_simulate_refuses_subprocesses() -> None:

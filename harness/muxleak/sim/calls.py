@@ -11,7 +11,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
-from muxleak.sim.errors import SimulationError
+from muxleak.sim.errors import refusal
 from muxleak.sim.sockets import LOOPBACK, error
 from muxleak.sim.tcp import SimServer
 from muxleak.sim.udp import SimDatagrams
@@ -214,12 +214,12 @@ def _run_job(future: asyncio.Future[Any], func: Any, args: tuple[Any, ...]) -> N
 
 def _allow(allowed: tuple[str, ...], what: str, call: str, effect: str) -> None:
     if what not in allowed:
-        raise SimulationError(f"{call} leaves the simulation; allow=({what!r},) {effect}")
+        raise refusal(f"{call} leaves the simulation; allow=({what!r},) {effect}")
 
 
 def _check(call: str, settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if name in _REFUSED and value:
-            raise SimulationError(f"{call}({name}=...) leaves the simulation: {_REFUSED[name]}")
+            raise refusal(f"{call}({name}=...) leaves the simulation: {_REFUSED[name]}")
         if name not in _IGNORED and name not in _REFUSED:
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")

@@ -1,9 +1,15 @@
 """The errors of a simulation: a call that leaves it, a livelock, a deadlock."""
 
+# A program may catch the refusal of a call, like any other exception, and go on without it. Such a
+# run is not a run of the program: what it would have done is not known. So the loop remembers the
+# first refusal, and `run` makes it the verdict.
+
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
+from muxleak.introspect.sites import capture
 from muxleak.introspect.waiting import AnyTask, called_by, name_of, waiting_of
 
 _SHOWN = 10
@@ -11,6 +17,19 @@ _SHOWN = 10
 
 class SimulationError(RuntimeError):
     """A call would leave the simulation: a thread, a socket, a signal, a process."""
+
+
+def refusal(message: str, loop: Any = None) -> SimulationError:
+    """Return the error of a call that is refused, and note the first one on the loop.
+
+    Args:
+        message: the line that says which call, and why.
+        loop: the simulated loop; None for the running one.
+    """
+    loop = loop or asyncio._get_running_loop()  # noqa: SLF001 - the public one raises when there is none
+    if loop is not None and not getattr(loop, "refused", ""):
+        loop.refused = f"{message}; refused in {capture(3)}"
+    return SimulationError(message)
 
 
 class LivelockError(RuntimeError):

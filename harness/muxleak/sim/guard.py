@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from muxleak.sim.errors import SimulationError
+from muxleak.sim.errors import refusal
 from muxleak.sim.virtual_loop import FencedLoop
 
 _GUARDED: tuple[tuple[Any, str], ...] = (
@@ -77,7 +77,7 @@ def _wrapped(owner: Any, name: str, original: Callable[..., Any]) -> Callable[..
     @wraps(original)
     def ask(*args: Any, **settings: Any) -> Any:
         if isinstance(asyncio._get_running_loop(), FencedLoop):  # noqa: SLF001 - the public one raises when there is none
-            raise SimulationError(f"{shown} leaves the simulation: nothing here is real")
+            raise refusal(f"{shown} leaves the simulation: nothing here is real")
         return original(*args, **settings)
 
     return ask

@@ -7,7 +7,9 @@
 #   2. the loop runs on for `Settings.grace` virtual seconds: work that ends by itself is no leak
 #   3. the leak scan looks for everything that is still alive; a leak is the run's error
 #   4. `Settings.check` is called a last time
-#   5. the loop is disposed of: tasks are cancelled, coroutines closed, references cut
+#   5. a call that was refused because it leaves the simulation is the error, also if the program
+#      has caught it
+#   6. the loop is disposed of: tasks are cancelled, coroutines closed, references cut
 #
 # Nothing is raised. `Run.error` holds whatever went wrong first, so that the search can compare
 # errors, and the caller decides.
@@ -245,6 +247,10 @@ def run(
     result: Run[_T] = Run(choices, steps=simulation.steps, errors=ledger.errors)
     try:
         result.value, result.error = _perform(program, loop, simulation, settings)
+        if loop.refused and not isinstance(result.error, SimulationError):
+            # Another error may only follow from it.
+            swallowed = SimulationError(f"{loop.refused}, and the program went on without it")
+            swallowed.__cause__, result.error = result.error, swallowed
     finally:
         result.now = loop.time()
         if trace is not None:

@@ -43,7 +43,7 @@ from typing import Any, NamedTuple, Self, TypeVarTuple
 from muxleak.introspect import sites
 from muxleak.introspect.sites import trace
 from muxleak.introspect.waiting import AnyTask, called_by
-from muxleak.sim.errors import DeadlockError, LivelockError, SimulationError
+from muxleak.sim.errors import DeadlockError, LivelockError, refusal
 
 sites.end_at(__file__)  # below this loop's frames stands whoever drives it
 
@@ -56,7 +56,12 @@ class FencedLoop(asyncio.BaseEventLoop):
     """Refuses, by name, every call that would reach a thread, socket, signal or process.
 
     It declares the private members of `BaseEventLoop` that the subclasses rely on.
+
+    Attributes:
+        refused: the first call that was refused, with the line of the program; empty if none was.
     """
+
+    refused = ""
 
     _asyncgens: Collection[object]
     _closed: bool
@@ -75,7 +80,7 @@ class FencedLoop(asyncio.BaseEventLoop):
 
 def _refuse(name: str) -> Callable[..., Any]:
     def refuse(*_args: object, **_settings: object) -> Any:
-        raise SimulationError(f"{name} leaves the simulation: there are no sockets or threads here")
+        raise refusal(f"{name} leaves the simulation: there are no sockets or threads here")
 
     refuse.__name__ = refuse.__qualname__ = name
     return refuse
@@ -252,7 +257,8 @@ class SchedulingLoop(FencedLoop):
             SimulationError: another thread calls.
         """
         if threading.get_ident() != (self._thread_id or self._home):
-            raise SimulationError("call_soon_threadsafe from another thread leaves the simulation")
+            text = "call_soon_threadsafe from another thread leaves the simulation"
+            raise refusal(text, self)
         return self.call_soon(callback, *args, context=context)
 
 

@@ -62,6 +62,12 @@ async def order():
 async def thread():
     await asyncio.to_thread(print)
 
+async def swallows():
+    try:
+        await asyncio.to_thread(print)
+    except Exception:
+        pass
+
 async def leaves():
     sys.exit(3)
 
@@ -365,6 +371,7 @@ def test_fuzz_program_overwrites_nothing(folder: Path) -> None:
         (("victim:main", "--examples", "0"), "must be a whole number of at least 1, got 0"),
         (("V1", "--wakeups"), "--wakeups means nothing for a pair or version"),
         (("victim:thread",), "victim:thread cannot be simulated: run_in_executor leaves the sim"),
+        (("victim:swallows",), "in swallows, and the program went on without it; keep that out"),
         (("victim:leaves",), "victim:leaves calls sys.exit(3)"),
         (("victim:chance",), "victim:chance: the failing run cannot be repeated"),
     ],
@@ -404,6 +411,7 @@ def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
             "--variant means nothing for a program",
         ),
         (("sim1:AAAAAA", "victim:thread"), "victim:thread cannot be simulated"),
+        (("sim1:AAAAAA", "victim:swallows"), "victim:swallows cannot be simulated"),
         (("empty.sim.json",), "empty.sim.json: not a replay file"),
         (("other.json",), "other.json: not a replay file"),
         (("gone.sim.json", "gone:main"), "no module 'gone'"),
