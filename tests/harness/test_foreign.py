@@ -1,6 +1,7 @@
 """Objects of other people raise, lie and refuse weak references; the program never notices us."""
 
 import asyncio
+import contextlib
 import gc
 import importlib.util
 import ssl
@@ -226,7 +227,8 @@ def test_tls_transport_without_protocol_has_ended(new_loop: Loops, end: str) -> 
     server_side, client_side = contexts()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
+        with contextlib.suppress(ConnectionError):  # which asyncio would report from 3.12 on
+            await reader.read()
         writer.close()
 
     async def main() -> None:

@@ -164,10 +164,10 @@ def test_protocol_whose_objects_take_no_attribute(new_loop: Loops) -> None:
 
 
 def test_unseen_names_a_task_factory_put_over_ours() -> None:
-    """Another factory hides the tasks made from then on; the former name of `unseen` works."""
+    """A factory put there past the loop hides tasks; the former name of `unseen` works."""
 
     async def body(ledger: Ledger, _scope: Scope) -> None:
-        asyncio.get_running_loop().set_task_factory(None)
+        asyncio.SelectorEventLoop.set_task_factory(asyncio.get_running_loop(), None)  # type: ignore[arg-type]
         assert ledger.unseen == ("tasks made since another task factory was installed",)
         assert ledger.blind == ledger.unseen
 

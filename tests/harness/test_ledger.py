@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loops import LOOPS, REAL
+from muxleak import LeakError, no_leaks
 from muxleak.ledger.counters import TaskRecord
 from muxleak.ledger.ledger import Ledger
+from muxleak.ledger.task_class import TASK
 from muxleak.sim.virtual_loop import VirtualLoop
 from tasks import forever, spawn
 
@@ -115,6 +117,107 @@ def test_factory_counts_eager_tasks_that_had_to_wait(new_loop: Loops) -> None:
     with contextlib.closing(loop), ledger.watching(loop):
         loop.run_until_complete(runner)
     assert names == ["forever"]
+
+
+@LOOPS
+def test_factory_set_later_is_followed(new_loop: Loops) -> None:
+    """A factory that the program sets makes the tasks, and each ledger of the loop counts them."""
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **settings: Any) -> Any:
+        made.append(coro.__qualname__)
+        given = {name: value for name, value in settings.items() if value is not None}
+        return TASK(coro, loop=loop, **given)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.get_task_factory()
+        for number in range(3):
+            with inner.watching(loop) if number else contextlib.nullcontext():
+                loop.set_task_factory(factory)
+                tasks = [asyncio.create_task(forever()), loop.create_task(forever())]
+                counts.append((outer.count, inner.count))
+                assert (outer.unseen, inner.unseen) == ((), ())
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            assert loop.get_task_factory() is not None
+            loop.set_task_factory(before)
+        counts.append((outer.created, inner.created))
+
+    loop, outer, inner = new_loop(), Ledger(), Ledger()
+    counts: list[tuple[int, int]] = []
+    with contextlib.closing(loop):
+        with outer.watching(loop):
+            loop.run_until_complete(main())
+        assert loop.get_task_factory() is None
+        assert "set_task_factory" not in vars(loop)
+
+    # The first is that of `main`.
+    assert counts == [(3, 0), (3, 2), (3, 2), (7, 4)]
+    assert made == ["forever"] * 6
+
+
+def test_factory_set_and_set_back_adds_no_depth(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A program that does so for each request makes no chain of factories."""
+    before = loop.get_task_factory()
+    for _ in range(2_000):
+        loop.set_task_factory(lambda loop, coro, **given: TASK(coro, loop=loop, **given))
+        loop.set_task_factory(before)
+    spawn(loop, forever())
+
+    assert ledger.count == 1
+    assert loop.get_task_factory() is before
+
+
+def test_factory_set_by_the_program_stays_after_the_ledger(loop: VirtualLoop) -> None:
+    """What the program has set is there afterwards, without the ledger's over it."""
+
+    def factory(loop: asyncio.AbstractEventLoop, coro: Any, **given: Any) -> Any:
+        return TASK(coro, loop=loop, **given)
+
+    with Ledger().watching(loop):
+        loop.set_task_factory(factory)
+
+    assert loop.get_task_factory() is factory
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="eager_start came with 3.14")
+@REAL
+def test_no_leaks_finds_tasks_started_eagerly(new_loop: Loops) -> None:
+    """An eager factory set in the block, and `eager_start`, hide no task from it."""
+
+    async def main(*, factory: bool) -> None:
+        loop: Any = asyncio.get_running_loop()
+        async with no_leaks():
+            if factory:
+                loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - absent on 3.11
+                kept.append(loop.create_task(forever()))
+            else:
+                kept.append(loop.create_task(forever(), eager_start=True))
+
+    kept: list[Any] = []
+    for factory in (True, False):
+        with asyncio.Runner(loop_factory=new_loop) as runner:  # noqa: SIM117 - its end is not expected to raise
+            with pytest.raises(LeakError, match=r"1 x forever\n    made at tests.*py:\d+ in "):
+                runner.run(main(factory=factory))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_exception_of_an_eager_task_has_the_name_of_its_coroutine() -> None:
+    """Such a task has ended at once, and keeps no coroutine that could be asked."""
+
+    async def fails_at_once() -> None:
+        raise ValueError("at once")
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - absent on 3.11
+        async with no_leaks():
+            loop.call_soon(loop.create_task, fails_at_once())
+
+    with pytest.raises(LeakError, match=r"never retrieved: \S*fails_at_once\n"):
+        asyncio.run(main())
 
 
 def test_factory_accepts_what_later_pythons_pass(loop: VirtualLoop, ledger: Ledger) -> None:

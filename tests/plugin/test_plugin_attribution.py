@@ -581,6 +581,29 @@ def test_a_task_factory_that_was_set_before_is_kept(project: Project) -> None:
     project.run("--leaks=strict").assert_outcomes(failed=1)
 
 
+def test_a_task_factory_that_the_test_sets_hides_no_task(project: Project) -> None:
+    """Neither a factory of its own nor `asyncio.eager_task_factory`, where there is one."""
+    project.write(
+        suite("""
+        from asyncio import Task
+
+        EAGER = getattr(asyncio, "eager_task_factory", None)
+
+        @pytest.mark.parametrize(
+            "factory", [EAGER, lambda loop, coro, **settings: Task(coro, loop=loop, **settings)]
+        )
+        def test_it(factory):
+            async def main():
+                asyncio.get_running_loop().set_task_factory(factory)
+                start()
+
+            asyncio.run(main())
+        """)
+    )
+
+    project.run("--leaks=strict").assert_outcomes(failed=2)
+
+
 def test_leaks_of_an_inner_check_are_not_reported_again(project: Project) -> None:
     """A `no_leaks` inside the test has reported and ended them."""
     project.write(

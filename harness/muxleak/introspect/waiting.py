@@ -24,10 +24,16 @@ import gc
 import os
 import re
 from pathlib import Path
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from types import (
+    AsyncGeneratorType,
+    CodeType,
+    CoroutineType,
+    FrameType,
+    GeneratorType,
+    TracebackType,
+)
 from typing import Any, NamedTuple
 
-from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import (
     PLAIN_REPR,
     attribute,
@@ -79,7 +85,19 @@ def name_of(task: AnyFuture) -> str:
     """Return the qualified name of a task's coroutine; the type's name of any other future."""
     if not is_a(task, asyncio.Task):
         return type_name(task)
-    return qualified_name(ask(task, "get_coro"))
+    coro = coroutine_of(task)
+    if coro is None:
+        # An eager task that failed at once has no coroutine any more; its traceback begins there.
+        trace = attribute(attribute(task, "_exception"), "__traceback__")
+        return trace.tb_frame.f_code.co_qualname if is_a(trace, TracebackType) else "eager task"
+    return qualified_name(coro)
+
+
+def coroutine_of(task: AnyFuture) -> Any:
+    """Return a task's coroutine; None for an eager task that has ended at once."""
+    # Not by `get_coro`, which ends the process there in CPython 3.12.1. asyncio's own repr of a
+    # task reads this attribute, too.
+    return attribute(task, "_coro")
 
 
 def called_by(handle: asyncio.Handle) -> str:
@@ -143,7 +161,7 @@ def links(task: AnyFuture) -> list[tuple[FrameType | None, Any]]:
         iterator. The awaited future at the end of the chain is left out.
     """
     found: list[tuple[FrameType | None, Any]] = []
-    link: Any = task.get_coro() if isinstance(task, asyncio.Task) else None
+    link: Any = coroutine_of(task) if isinstance(task, asyncio.Task) else None
     while link is not None and not isinstance(link, asyncio.Future):
         frame, following = _step(link)
         found.append((frame, link))

@@ -72,6 +72,34 @@ def counting(counters: Counters, root: Scope, previous: Any) -> Callable[..., An
     return factory
 
 
+def is_counting(factory: Any) -> bool:
+    """Return True if `counting` has made a task factory, for whatever ledger."""
+    return getattr(factory, "__code__", None) is _COUNTING
+
+
+def without(factory: Any, counters: Counters) -> Any:
+    """Return the factory that makes the tasks of one that counts for these counters.
+
+    Args:
+        factory: a task factory, or None.
+        counters: those of the ledger.
+
+    Returns:
+        The factory itself if it does not count for them.
+    """
+    while is_counting(factory):
+        cells = dict(zip(_COUNTING.co_freevars, factory.__closure__, strict=True))
+        if cells["counters"].cell_contents is not counters:
+            break
+        factory = cells["previous"].cell_contents
+    return factory
+
+
+_COUNTING = next(
+    each for each in counting.__code__.co_consts if getattr(each, "co_name", "") == "factory"
+)
+
+
 def noting(counters: Counters, root: Scope) -> Note:
     """Make a function that counts a task made without a factory, as `counting` does.
 

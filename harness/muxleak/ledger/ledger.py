@@ -19,7 +19,9 @@ The count is kept as tasks come and go, so reading it never walks through all ta
 # The first two are installed always, the rest as the kinds require; a ledger of tasks alone leaves
 # the methods of the loop untouched.
 #
-# Chaining. A task factory or exception handler that was there goes on working: ours calls it.
+# Chaining. A task factory or exception handler that was there goes on working: ours calls it. So
+# does a factory that the program sets later, such as `asyncio.eager_task_factory`: the loop's
+# `set_task_factory` puts ours over it.
 # `uninstall` puts it back only if ours is still in place. If somebody has installed another over
 # ours in the meantime, theirs stays, and ours below it passes everything on without counting, as
 # `Counters.active` is False then. So ledgers can be uninstalled in any order. `unseen` reports a
@@ -44,7 +46,7 @@ from muxleak.introspect.names import type_name
 from muxleak.introspect.waiting import AnyTask
 from muxleak.ledger import collector, resource_warnings, task_class, threads
 from muxleak.ledger.counters import CURRENT, Counters, Resource, Scope, TaskRecord, charged
-from muxleak.ledger.factory import counting, noting
+from muxleak.ledger.factory import counting, is_counting, noting, without
 from muxleak.ledger.hooks import Hooks, own_attribute
 from muxleak.ledger.kinds import KINDS, LASTING, valid_kinds
 from muxleak.ledger.loop_errors import charge, describe
@@ -97,9 +99,9 @@ class Ledger:
         self._unseen: dict[str, None] = {}
         self._threads = False
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
-        self._factories: tuple[Any, Any] = (None, None)
         self._note = noting(self._counters, self._root)
         self.home: Scope | None = None
+        self._setter: tuple[Any, Any] = (None, None)
         self._hook: Any = None
         self._under: Any = None
         self._installs = 0
@@ -133,7 +135,8 @@ class Ledger:
     def unseen(self) -> tuple[str, ...]:
         """Tasks and resources that the ledger cannot see on this loop, a clause for each reason."""
         loop = self._loop() if self._loop is not None else None
-        if loop is not None and ask(loop, "get_task_factory") is not self._factories[0]:
+        # One of another ledger calls this one's.
+        if loop is not None and not is_counting(ask(loop, "get_task_factory")):
             self._unseen["tasks made since another task factory was installed"] = None
         return tuple(self._unseen | self._counters.unseen)
 
@@ -254,13 +257,12 @@ class Ledger:
         """
         if self._loop is not None:
             raise RuntimeError("the ledger is installed already; call uninstall() first")
-        previous = ask(loop, "get_task_factory")
-        factory = counting(self._counters, self._root, previous)
-        self._factories = (factory, previous)
+        factory = counting(self._counters, self._root, ask(loop, "get_task_factory"))
         self._unseen = {}
         self._set(loop, "set_task_factory", factory, "tasks")
         task_class.install(loop, self._note)
         self._loop = ref(loop)
+        self._follow_factories(loop)
         self.home = home
         self._see_messages(loop)
         virtual: Any = loop
@@ -287,9 +289,8 @@ class Ledger:
             task_class.remove(loop, self._note)
         self._loop = None
         self._counters.sweep()
-        factory, old_factory = self._factories
         hooks, self._hooks = self._hooks, None
-        self._factories = (None, None)
+        self._ignore_factories(loop)
         self._ignore_messages(loop)
         if hooks is not None:
             hooks.remove()
@@ -298,8 +299,10 @@ class Ledger:
         if self._threads:
             self._threads = False
             threads.remove(loop, self._root)
-        if ask(loop, "get_task_factory") is factory:
-            loop.set_task_factory(old_factory)
+        factory = ask(loop, "get_task_factory")
+        below = without(factory, self._counters)
+        if below is not factory:
+            loop.set_task_factory(below)
         virtual: Any = loop
         if getattr(loop, "task_source", None) == self.tasks:
             virtual.task_source = None
@@ -327,6 +330,40 @@ class Ledger:
         except Exception as error:  # noqa: BLE001 - the program must not see it
             name = type_name(loop)
             self._unseen[f"{what}, as {setter} of {name} raises {type_name(error)}"] = None
+
+    def _follow_factories(self, loop: Any) -> None:
+        """Put the counting factory over each one that the program sets from now on."""
+        # A hook for each installation, as in `_see_messages`.
+        name, weak, number = "set_task_factory", self._loop, self._installs
+        under = own_attribute(loop, name, loop.set_task_factory)
+
+        def set_task_factory(factory: Any) -> None:
+            loop: Any = weak() if weak is not None else None
+            if loop is None:
+                return
+            if under is not None:
+                under(factory)
+            else:
+                type(loop).set_task_factory(loop, factory)
+            if number == self._installs and not is_counting(factory):
+                # `under` may be that of another ledger, which has put its factory over this one.
+                ours = counting(self._counters, self._root, loop.get_task_factory())
+                type(loop).set_task_factory(loop, ours)
+
+        try:
+            loop.set_task_factory = set_task_factory
+        except Exception:  # noqa: BLE001 - `unseen` says so once a factory is set
+            return
+        self._setter = set_task_factory, under
+
+    def _ignore_factories(self, loop: Any) -> None:
+        (setter, under), self._setter = self._setter, (None, None)
+        # If another method was put over ours, ours stays below it and passes calls on.
+        if loop is not None and setter is not None and loop.set_task_factory is setter:
+            if under is None:
+                del loop.set_task_factory
+            else:
+                loop.set_task_factory = under
 
     def _see_messages(self, loop: Any) -> None:
         """See the messages of a loop, and ResourceWarnings, if they are wanted."""

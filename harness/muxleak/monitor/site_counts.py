@@ -39,7 +39,7 @@ from types import CodeType
 from typing import Any
 
 from muxleak.introspect.sites import Points, Site, SiteFrame
-from muxleak.introspect.waiting import AnyTask
+from muxleak.introspect.waiting import AnyTask, coroutine_of
 from muxleak.ledger.counters import CURRENT, FEW, Observer, Resource, Scope, charged
 
 OTHER = "other sites"
@@ -254,7 +254,7 @@ class SiteCounts(Observer):
 
 
 def _code(task: AnyTask) -> CodeType | None:
-    return getattr(task.get_coro(), "cr_code", None)
+    return getattr(coroutine_of(task), "cr_code", None)
 
 
 def _text(code: CodeType | None, instruction: int) -> str:

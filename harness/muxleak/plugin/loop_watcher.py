@@ -35,7 +35,7 @@ from weakref import WeakSet
 from muxleak.checks import loop_ends
 from muxleak.ledger import resource_warnings, threads
 from muxleak.ledger.counters import Scope
-from muxleak.ledger.factory import counting
+from muxleak.ledger.factory import is_counting
 from muxleak.ledger.hooks import RARE, Hooks
 from muxleak.ledger.kinds import KINDS
 from muxleak.ledger.ledger import Ledger
@@ -45,10 +45,6 @@ _Loop = asyncio.AbstractEventLoop
 # Attributes of a loop:
 _STATE = "_muxleak_watched"
 _HOOKS = "_muxleak_hooks"
-
-_COUNTING = next(
-    each for each in counting.__code__.co_consts if getattr(each, "co_name", "") == "factory"
-)
 
 
 class _LoopState:
@@ -276,7 +272,5 @@ def can_run(loop: _Loop) -> bool:
 
 def _counts(factory: Any) -> bool:
     """Return True if a task factory counts, or passes calls on to one that does."""
-    if getattr(factory, "__code__", None) is _COUNTING:
-        return True
     cells = (cell.cell_contents for cell in getattr(factory, "__closure__", None) or ())
-    return any(getattr(each, "__code__", None) is _COUNTING for each in cells)
+    return is_counting(factory) or any(map(is_counting, cells))
