@@ -46,6 +46,7 @@ DEPTH = 32
 """Lists and objects inside each other, at most."""
 _DIGITS = 20  # of an integer: 64 bits have 19 or 20
 _SHOWN = 60  # characters of a value in a message
+_PIECE = 1 << 16  # bytes
 _LOCKED = 10.0  # seconds to wait for another writer, who needs some milliseconds
 _PAUSE = 0.01  # seconds between two attempts
 _NOUNS = {
@@ -79,8 +80,7 @@ def read_text(path: Path | str, limit: int) -> str:
         OSError: the file cannot be read.
         ValueError: the path holds a NUL.
     """
-    with Path(path).open("rb") as file:
-        data = file.read(limit + 1)
+    data = first_bytes(path, limit + 1)
     if len(data) > limit:
         raise FileError(f"expected at most {limit:,} bytes, got more")
     try:
@@ -96,8 +96,15 @@ def first_bytes(path: Path | str, count: int) -> bytes:
     Raises:
         OSError: the file cannot be read.
     """
-    with Path(path).open("rb") as file:
-        return file.read(count)
+    # A read allocates all bytes that it is asked for, so it is asked for no more than the file has.
+    pieces: list[bytes] = []
+    with Path(path).open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        size = size + 1 if size else _PIECE  # a pipe or device says 0
+        while count > 0 and (piece := file.read(min(count, size))):
+            pieces.append(piece)
+            count -= len(piece)
+    return b"".join(pieces)
 
 
 def replace_text(path: Path, text: str) -> None:

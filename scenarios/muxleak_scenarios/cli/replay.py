@@ -98,8 +98,7 @@ def replay_command(
         params.refuse(ctx, "a program", "variant", "target")
         ctx.exit(replay_program(line, trust=trust, as_json=as_json))
     params.refuse(ctx, "lines of steps", "trust")
-    # All lines before any run: a mistake in the last line must not cost the time of the others.
-    runs = [(each, _parse(each, variant)) for each in _lines(line)]
+    runs = parsed(line, variant)
     console = render.stdout()
     results: list[dict[str, Any]] = []
     clean = True
@@ -117,6 +116,18 @@ def replay_command(
     if as_json:
         render.emit_json({"clean": clean, "runs": results})
     ctx.exit(0 if clean else 1)
+
+
+def parsed(
+    words: tuple[str, ...], variant: str | None
+) -> list[tuple[NumberedLine, SequenceReplay]]:
+    """Return the lines that words or a file hold, parsed; `variant` overrides those they name.
+
+    Raises:
+        click.UsageError: the file is missing or cannot be read, or a line is wrong.
+    """
+    # All lines before any run: a mistake in the last line must not cost the time of the others.
+    return [(each, _parse(each, variant)) for each in _lines(words)]
 
 
 def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:

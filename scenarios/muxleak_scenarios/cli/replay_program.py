@@ -98,7 +98,7 @@ def _parse(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]
     line = " ".join(words)
     first = line.split()[0] if words[0].startswith(MARK) else words[0]
     words = [first, *line.removeprefix(first).split()]
-    found = _load(first)
+    found = load(first)
     if len(words) > _WORDS:
         raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
     if len(words) == _WORDS:
@@ -128,7 +128,12 @@ def _show(name: str, failed: programs.ProgramFailure | None, *, same: bool) -> N
         console.print("another run than the file's: the program or its settings have changed since")
 
 
-def _load(word: str) -> Replay:
+def load(word: str) -> Replay:
+    """Return the run that a line or a file holds.
+
+    Raises:
+        click.UsageError: it holds none, or the file cannot be read.
+    """
     try:
         return Replay.parse(word) if word.startswith(MARK) else Replay.load(word)
     except ReplayError as error:

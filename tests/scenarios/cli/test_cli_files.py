@@ -144,7 +144,7 @@ def test_file_that_cannot_be_read_is_bad_usage(
     file = tmp_path / name
     file.write_text("V1 a:open\n")
 
-    def denied(*_: object) -> None:
+    def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", denied)
