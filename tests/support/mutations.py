@@ -102,7 +102,7 @@ class MutationError(AssertionError):
     """A case that a reader does not stand; the message holds the input."""
 
 
-def run(name: str, count: int, seed: int = 0, tick: Callable[[int], None] = id) -> Figures:
+def run(name: str, count: int, seed: int = 0, tick: Callable[[int], object] = id) -> Figures:
     """Read mutated inputs of one subject.
 
     Args:
@@ -219,7 +219,7 @@ def _bytes(random: Random, data: bytes) -> bytes:
 _DEEP: Any = []
 for _ in range(40):
     _DEEP = [_DEEP]
-_JUNK = (
+_JUNK: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1.5, 1e300, float("inf"), float("nan"), 10**18, 10**30),
     *("", "x", "x" * 5_000, "\ud800", "\0\x1b[2J", "a:open", [], {}, [[]], {"": None}, _DEEP),
 )
