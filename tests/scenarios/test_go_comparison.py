@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from muxleak_scenarios.pairs.go_comparison import ENDINGS, VersionRow, compare
+from muxleak_scenarios import TcpTarget, run_sequence
+from muxleak_scenarios.pairs.go_comparison import ENDINGS, Ending, VersionRow, compare
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_vless.versions import VERSIONS
 
@@ -56,6 +57,18 @@ def test_go_comparison_has_the_known_cells(
     (row,) = (row for row in rows if (row.version, row.ending) == (version, ending))
 
     assert row.python == expected
+
+
+@pytest.mark.parametrize("version", ["V0", "V1", "V2"])
+@pytest.mark.parametrize("ending", [each for each in ENDINGS if "destination " in each.name[:12]])
+def test_version_served_to_a_client_leaves_what_sing_box_leaves(
+    version: str, ending: Ending
+) -> None:
+    """Over TCP, too: the layer above the session closes a stream that it cannot serve."""
+    outcome = run_sequence(Sequence.parse(ending.sequence), VERSIONS[version](), TcpTarget)
+
+    # The watcher of V1, which waits for the end of the server.
+    assert outcome.left == (1 if version == "V1" else ending.go["V2"]) == (version == "V1")
 
 
 def test_go_comparison_rows_can_fail() -> None:

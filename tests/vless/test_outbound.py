@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,8 +19,9 @@ from muxleak_vless.errors import IdleTimeout, LinkLost, StreamClosed, StreamRese
 from muxleak_vless.frames import Frame
 from muxleak_vless.header import Command
 from muxleak_vless.limits import Limits
-from muxleak_vless.outbound import NAMES, Outbound, _DatagramPort, _packets_down
+from muxleak_vless.outbound import NAMES, Outbound, _DatagramPort, _packets_down, dial_tcp
 from muxleak_vless.stream import Stream
+from muxleak_vless.versions import VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -261,6 +263,38 @@ async def test_outbound_refused_target(proxy: Server, uuid: UUID) -> None:
             assert isinstance(caught.value.__cause__, StreamReset)
             assert client.frames == [Frame.end(1, error=True)]
             assert client.cause is None
+
+
+@pytest.mark.parametrize("version", ["V2", "REF"])
+@pytest.mark.parametrize("answers", ["nothing", "refusal", "end", "reset"])
+async def test_outbound_closes_its_stream_whatever_the_session_does(
+    version: str, answers: str, serve: Serve, uuid: UUID, target: Target
+) -> None:
+    """The sessions of sing-vmess leave that to the layer above them: here, to the outbound."""
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        if answers == "reset":
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    async def dial(address: Address, limits: Limits) -> Link:
+        if answers == "nothing":
+            await asyncio.get_running_loop().create_future()
+        return await dial_tcp(address, limits)
+
+    limits = Limits(dial_seconds=0.05, close_seconds=0.05)
+    outbound = Outbound(limits=limits, dial=dial)
+    _, address = await serve(outbound, lifecycle=VERSIONS[version](), limits=limits)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        at = Address.of(*bound.getsockname()) if answers == "refusal" else await target(reply)
+        async with await Client.connect(address, uuid, record=True) as client:
+            stream = await client.open(at, b"data")
+            with suppress(StreamClosed):
+                await asyncio.wait_for(stream.read(), 5)
+
+            assert client.frames == [Frame.end(1, error=answers != "end")]
 
 
 async def test_outbound_refused_target_of_whole_connection(proxy: Server, uuid: UUID) -> None:

@@ -18,6 +18,10 @@ target's end ends both directions, and so does the peer's end of a UDP stream.
 # the target's idle limit, and no longer. In sing-vmess such a relay has left the table, and stays
 # as long as the target does (the pair `end_forgets_stream`).
 #
+# The outbound closes its stream itself, on every way out. The session would do it as well, but not
+# every session does: those of sing-vmess leave it to the layer above, which is sing-box's router
+# (the pair `handler_must_close`).
+#
 # The errors of a task group hold tracebacks, whose stack frames hold the errors. `_first_error`
 # cuts that cycle: otherwise each relay that fails would keep its stream until a garbage collection.
 
@@ -113,7 +117,7 @@ class Outbound:
         self._resolve = resolve or resolve_udp
 
     async def __call__(self, stream: Stream, context: Context) -> None:
-        """Serve ``stream`` until target or peer ends it.
+        """Serve ``stream`` until target or peer ends it, and close it, as failed if it failed.
 
         Raises:
             OSError: If the target cannot be reached; `TimeoutError` past the dial limit.
@@ -121,10 +125,16 @@ class Outbound:
             IdleTimeout: If no byte has passed in either direction for the idle limit.
         """
         del context  # Not needed: the session cancels its handlers when it ends.
-        if stream.network is NetworkType.UDP:
-            await self._relay_packets(stream)
-        else:
-            await self._relay_bytes(stream)
+        relay = self._relay_packets if stream.network is NetworkType.UDP else self._relay_bytes
+        try:
+            await relay(stream)
+        except StreamClosed:
+            stream.close()
+            raise
+        except Exception:
+            stream.close(error=True)
+            raise
+        stream.close()
 
     async def _relay_bytes(self, stream: Stream) -> None:
         async with asyncio.timeout(self._limits.dial_seconds):

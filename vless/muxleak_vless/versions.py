@@ -7,6 +7,11 @@ P-B and P-C are the two fixes proposed in sing-box issue #2421.
 # Each class lists the questions that its version answers wrongly, and nothing else. An answer that
 # a pair of `muxleak_vless.bugs` is about is its buggy variant; the others are defined here.
 #
+# A version is a session. The layer above it is sing-box's own, and closes each stream that it has
+# served, also if the dial fails; here that is `Outbound`. So a version that is served to a real
+# client leaves what sing-box leaves. (By its source, sing-box 1.10, which had V1, did not close the
+# stream of a failed dial.)
+#
 # The first base that overrides a question wins (method resolution order), so the answers of one
 # version stand before `SingVmess`, which holds the answers that all versions share.
 

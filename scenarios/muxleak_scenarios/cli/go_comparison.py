@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _LEGEND = """\
 Tasks left per connection in Python. 1= is the figure of Go, too; 1≠2: Go left 2; a bare number was
 not measured in Go. Go's figures are goroutines left by sing-vmess, compiled at the commit of each
-version, or by sing-box 1.14.4, which has V2, driven over loopback TCP; P-A and P-B are V1 with the
-change applied, P-C was only ever described, REF is ours. Counted when all connections are closed,
-or, where a row says so, when the server has ended, too; where peers stay, with their connections
-still open."""
+version, or by sing-box 1.12.10 to 1.14.4, which have V2, driven over loopback TCP; P-A and P-B are
+V1 with the change applied, P-C was only ever described, REF is ours. Counted when all connections
+are closed, or, where a row says so, when the server has ended, too; where peers stay, with their
+connections still open."""
 _END = "server end"
 _WIDEST_CELL = 4
 _NARROWEST_LABEL = 24

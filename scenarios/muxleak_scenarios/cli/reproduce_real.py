@@ -24,7 +24,7 @@ from muxleak_scenarios.cli.hunt_report import chain
 from muxleak_scenarios.hunt.counters import CounterError
 from muxleak_scenarios.hunt.remote_server import StartError
 from muxleak_scenarios.hunt.stacks import parted
-from muxleak_scenarios.real.cases import CASES, number
+from muxleak_scenarios.real.cases import CASES, CUTS, cuts, for_release, number
 from muxleak_scenarios.real.compare import SERVERS, SUBJECTS, DiedError, Servers, compare
 from muxleak_scenarios.real.programs import MissingError, find
 
@@ -72,7 +72,8 @@ def reproduce_real(
         raise click.UsageError(f"expected a pair with cases for --real: {pairs}; got {pair.slug}")
     try:
         program = find(name, path)
-        rows = asyncio.run(_stoppable(_compare(program, cases, copies)))
+        claimed = for_release(cases, program.version)
+        rows = asyncio.run(_stoppable(_compare(program, claimed, copies)))
     except asyncio.CancelledError:
         click.echo("interrupted", err=True)
         return interrupt.CODE
@@ -183,6 +184,8 @@ def show(console: Console, rows: Sequence[CaseRow], program: Program, copies: in
         render.body(console, _table(rows, program))
     _show_blocked(console, rows, program)
     console.print()
+    if cuts(program.version):
+        console.print(f"{program.name} {CUTS}.")
     wrong = [str(at) for at, row in enumerate(rows, 1) if not row.agrees]
     if wrong:
         text = f"Not as claimed: {', '.join(wrong)} of {render.plural(len(rows), 'case')}."

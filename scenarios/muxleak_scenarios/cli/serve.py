@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 USER = "00112233-4455-6677-8899-aabbccddeeff"
 INTERVAL = 1.0
 """Seconds between two samples of the counts."""
-LIMITS = Limits(close_seconds=1.0)
-"""Limits of the server. Ctrl-C waits a second at most for versions that close no connection."""
+LIMITS = Limits(close_seconds=1.0, dial_seconds=5.0)
+"""Limits of the server. Ctrl-C waits a second at most for versions that close no connection; a dial
+ends as soon as in sing-box, beside which the versions are measured."""
 _YEAR = 365 * 24 * 3600.0
 NO_LIMITS = LIMITS._replace(idle_seconds=_YEAR, write_seconds=_YEAR, stall_seconds=_YEAR)
 """Limits that end nothing: only those for dialling, headers and closing are as in `LIMITS`."""

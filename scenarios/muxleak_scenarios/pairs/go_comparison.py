@@ -7,9 +7,10 @@
 # The figures in `Ending.go` are goroutines left per connection, over loopback TCP. They were
 # measured on sing-vmess, compiled at the commit of each version: V0 is 9b63475, V1 d70afe4 to
 # v0.1.12, V2 8cd5f17 (v0.1.13). P-A is V1 with the watcher deleted and P-B is V1 with a deferred
-# cancel; both were compiled likewise. V2 with destinations was measured on sing-box 1.14.4, which
-# has that session. P-C exists only as a description, so it has no figure. REF is ours, and must
-# leave nothing.
+# cancel; both were compiled likewise. V2 with destinations was measured on sing-box 1.12.10,
+# 1.13.21 and 1.14.4, which have that session. They leave the same, but for "End to a silent
+# destination": 1.13.0 to 1.14.1 cut a stream when one direction ends, so 1.13.21 leaves none. P-C
+# exists only as a description, so it has no figure. REF is ours, and must leave nothing.
 #
 # The moment of counting (`Ending.after`) matters as much as the ending: V1's watcher is left when
 # the connection has closed and gone when the server's context has ended, and V2's orphaned stream
@@ -223,6 +224,27 @@ ENDINGS = (
         sequence="a:open a:new:5:@silent+5 a:end:5 a:close",
         after="server end",
         go={"V1": 1, "V2": 1},
+    ),
+    # The layer above the session closes the stream that it has served, or could not serve.
+    Ending(
+        name="destination refuses",
+        sequence="a:open a:new:5:@refuse+5 a:data:5+5 a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="destination closes first",
+        sequence="a:open a:new:5:@close+5 a:data:5+5 a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="destination resets",
+        sequence="a:open a:new:5:@reset+5 a:data:5+5 a:close",
+        go={"V2": 0},
+    ),
+    Ending(
+        name="destination that never answers a dial",
+        sequence="a:open a:new:5:@hang+5 a:close",
+        go={"V2": 0},
     ),
     Ending(
         name="silent destination without End, server end",

@@ -151,6 +151,22 @@ def test_real_shows_what_agrees_and_exits_with_0(world: World) -> None:
     assert [fake.stopped for fake in world.made] == [[True]] * 3 * 4
 
 
+def test_real_says_why_a_release_leaves_less(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sing-box 1.13 cuts a stream when one direction ends, and so has no leak of End."""
+    monkeypatch.setattr(command, "find", lambda *_: PROGRAM._replace(version="1.13.21"))
+    world.wrong = {("real", case.name): left(0, 0, 0, 0) for case in ENDED}
+
+    result = invoke("--real", "sing-box")
+
+    assert result.exit_code == 0
+    said = " ".join(result.stdout.split())
+    assert "sing-box 1.13.0 to 1.14.1 cut a stream when one direction ends" in said
+    monkeypatch.setattr(command, "find", lambda *_: PROGRAM)
+    result = invoke("--real", "sing-box")
+    assert result.exit_code == 1
+    assert "cut a stream" not in result.stdout
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
 def test_real_fits_the_terminal(world: World, columns: int) -> None:
     """No line is wider, and no figure is cut off."""

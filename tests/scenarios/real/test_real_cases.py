@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from muxleak_scenarios.cli import cli
 from muxleak_scenarios.cli.hunt import read_sequence as hunted
 from muxleak_scenarios.pairs.replay import SequenceReplay
-from muxleak_scenarios.real.cases import CASES, Case, Left, left
+from muxleak_scenarios.real.cases import CASES, Case, Left, cuts, for_release, left
 from muxleak_scenarios.sequence.decoder import SIZES
 from muxleak_scenarios.sequence.steps import Sequence
 
@@ -88,3 +88,21 @@ def test_blocked_destination_needs_no_more_than_is_sent() -> None:
         last.pair, "buggy", Sequence.parse(last.line.replace("@deaf", "deaf"))
     ).run()
     assert "tasks" in outcome.violated
+
+
+@pytest.mark.parametrize(
+    ("version", "cut"),
+    [
+        *(("1.12.10", False), ("1.13.0", True), ("1.13.21", True), ("1.14.0-beta.1", True)),
+        *(("1.14.1", True), ("1.14.2", False), ("1.14.4", False), ("1.15.0", False)),
+        ("unknown", False),
+    ],
+)
+def test_release_that_cuts_streams_leaves_nothing_for_end(version: str, *, cut: bool) -> None:
+    """The other claims are the same for every release."""
+    claimed = for_release(CASES, version)
+
+    assert cuts(version) is cut
+    differ = [one.pair for one, other in zip(CASES, claimed, strict=True) if one != other]
+    assert differ == ["end_forgets_stream"] * (2 * cut)
+    assert all(case.control for case in claimed if case.pair in differ)
