@@ -23,14 +23,20 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 
-from loops import new_uvloop
+from loops import REAL
 from muxleak.checks.settle import settle
 from muxleak.introspect.referrers import who_can_wake
+
+if TYPE_CHECKING:
+    import anyio
+else:
+    anyio = pytest.importorskip(
+        "anyio", reason="needs anyio: pip install anyio (the extra `dev` has it)"
+    )
 
 Situation = Callable[[], Awaitable[Any]]
 
@@ -678,9 +684,7 @@ def asked(function: Situation, new_loop: Callable[[], asyncio.AbstractEventLoop]
         return loop.run_until_complete(main())
 
 
-@pytest.mark.parametrize(
-    "new_loop", [asyncio.SelectorEventLoop, new_uvloop], ids=["asyncio", "uvloop"]
-)
+@REAL
 @pytest.mark.parametrize(("function", "expected"), SITUATIONS)
 def test_wake_situation(
     function: Situation, expected: str, new_loop: Callable[[], asyncio.AbstractEventLoop]

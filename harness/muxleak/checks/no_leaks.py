@@ -25,8 +25,9 @@
 #   ``repeat=``                 the running one; growth decides, not a single run (`growth`)
 #
 # The verdict never hides an error. If the block raises, its exception passes, with the report as a
-# note. `KeyboardInterrupt`, `SystemExit` and `GeneratorExit` pass at once, without an examination,
-# which could take the whole budget or would have to await in a generator that is being closed.
+# note; in place of a cancellation the report is raised (`cancellation`). `KeyboardInterrupt`,
+# `SystemExit` and `GeneratorExit` pass at once, without an examination, which could take the whole
+# budget or would have to await in a generator that is being closed.
 #
 # Price of a block without leaks: the hooks of the ledger, once for all blocks open on the loop, and
 # a few iterations. Only a leak costs a wait.
@@ -40,6 +41,7 @@ from contextlib import ExitStack
 from typing import Any, Never, ParamSpec, Self, TypeVar, cast, overload
 
 from muxleak.checks import descriptors
+from muxleak.checks.cancellation import may_be_swallowed, though_cancelled
 from muxleak.checks.descriptors import OpenedDescriptors
 from muxleak.checks.failure import failed
 from muxleak.checks.growth import measure_growth, valid_repetitions
@@ -80,6 +82,7 @@ class LeakCheck:
         self._stack: ExitStack | None = None
         self._scope: Scope | None = None
         self._ledger: Ledger | None = None
+        self._report = LeakReport((), 0)  # the last one, without the notes of the teardown
 
     @property
     def scope(self) -> Scope:
@@ -120,8 +123,24 @@ class LeakCheck:
         with stack:
             if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
                 return
-            report = await self.examine(scope, ledger)
+            report, error = await self._examine_in_any_case(scope, ledger, error)
         raise_or_note(report, error)
+
+    async def _examine_in_any_case(
+        self, scope: Scope, ledger: Ledger, error: BaseException | None
+    ) -> tuple[LeakReport, BaseException | None]:
+        """Examine although the running task is, or gets, cancelled; see `cancellation`."""
+        if not isinstance(error, asyncio.CancelledError):
+            try:
+                return await self.examine(scope, ledger), error
+            except asyncio.CancelledError as cancelled:
+                error = cancelled
+        before = self._report
+        report = await though_cancelled(lambda: self.examine(scope, ledger))
+        report = report or before
+        if not report:
+            raise error
+        return report, error
 
     async def examine(self, scope: Scope, ledger: Ledger) -> LeakReport:
         """Report the leaks of a scope, then end them.
@@ -133,7 +152,7 @@ class LeakCheck:
         Returns:
             The report; falsy if nothing leaked.
         """
-        report = LeakReport((), 0)
+        self._report = report = LeakReport((), 0)
         try:
             found = await left_behind(scope, self.kinds - GROWTH_KINDS, self.ignores, self.budget)
             if self._opened is not None:
@@ -142,6 +161,7 @@ class LeakCheck:
                 report = diagnosed(found, scope).noting(*ledger.unseen)
                 kept = kept_by_libraries(found)
                 report = report.noting(*(f"if it is meant to stay: {each.call}" for each in kept))
+                self._report = report
                 report = report.noting(*await release(found, self.budget))
         except Exception as error:  # noqa: BLE001 - the outcome of the block must stay
             report = report.noting(failed(self.name, error))
@@ -325,10 +345,11 @@ def raise_or_note(report: LeakReport, error: BaseException | None) -> None:
         error: the exception of the block; None if there is none.
 
     Raises:
-        LeakError: something leaked, and there is no other exception.
+        LeakError: something leaked, and there is no other exception than a cancellation, which a
+            timeout or a scope around the block may take for its own.
     """
     if not report:
         return
-    if error is None:
-        raise LeakError(report)
+    if error is None or may_be_swallowed(error):
+        raise LeakError(report) from error
     error.add_note(str(report))

@@ -32,6 +32,12 @@ close.
 # notes such an exception and stops it there. A real Ctrl-C that arrives during such a step passes:
 # it was not raised by a `raise` of the task.
 #
+# A leaked task may be a child of a task group whose host is the test, or a fixture. anyio's groups
+# cancel their host when a child ends cancelled, and asyncio's when one ends with an exception, so
+# that ending the leak would end the test, silently: the group takes the cancellation for its own.
+# So the group is given a `_QuietTask` in place of the child: the same task to every set and
+# dictionary, but one that ended without an exception.
+#
 # The bound does not hold for a task that blocks the thread instead of awaiting: nothing in the same
 # thread can stop it.
 
@@ -39,14 +45,15 @@ import asyncio
 import dis
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from muxleak.checks.settle import settle
-from muxleak.introspect.names import safe_text
+from muxleak.introspect.names import attribute, is_a, safe_text
 from muxleak.introspect.waiting import AnyTask, code_place, name_of, waiting_of
 from muxleak.ledger.counters import TaskRecord
 
@@ -95,11 +102,14 @@ async def release(records: Sequence["Record"], budget: float) -> list[str]:
             with suppress(Exception):
                 end()
     with _exits_stopped([record.task for record in tasks]) as lines:
+        groups = _quieten([record.task for record in tasks], lines)
         swallowed = await _cancel([record.task for record in tasks], budget)
         lines.extend(_line(task, where) for task, where in swallowed.items())
         for record in tasks:
             if not record.task.done():
                 _give_up(record)
+                for forget in groups.get(record.task, ()):
+                    forget(record.task)
         lines.extend(await _close_generators(records, budget))
         await asyncio.sleep(0)
     for record in records:
@@ -215,6 +225,81 @@ def _exit_line(name: str, error: BaseException) -> str:
     place = _innermost(error)
     where = f" in {code_place(place.tb_frame.f_code, place.tb_lineno)}" if place else ""
     return f"{name} raised {safe_text(error)}{where} when it was ended; it was stopped there"
+
+
+class _QuietTask:
+    """A child task as its group is to see it: ended, without a result and without an exception."""
+
+    def __init__(self, task: AnyTask) -> None:
+        self._task = task
+
+    def __hash__(self) -> int:
+        return hash(self._task)
+
+    def __eq__(self, other: object) -> bool:
+        return other is self._task or other is self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def done(self) -> bool:
+        """Return True."""
+        return True
+
+    def cancelled(self) -> bool:
+        """Return False."""
+        return False
+
+    def exception(self) -> None:
+        """Return None."""
+
+    def result(self) -> None:
+        """Return None."""
+
+
+def _quieten(
+    tasks: Iterable[AnyTask], lines: list[str]
+) -> dict[AnyTask, list[Callable[[AnyTask], None]]]:
+    """Keep task groups from seeing that their children were ended.
+
+    Args:
+        tasks: those that are about to be ended.
+        lines: is given a line for each that ends with an exception, which its group does not see.
+
+    Returns:
+        The functions by which the groups of each task forget it.
+    """
+    found: dict[AnyTask, list[Callable[[AnyTask], None]]] = {}
+    for task in tasks:
+        for callback, context in list(getattr(task, "_callbacks", None) or ()):
+            if _is_of_group(callback, task):
+                forget = partial(_forget_quietly, callback, lines)
+                task.remove_done_callback(callback)
+                task.add_done_callback(forget, context=context)
+                found.setdefault(task, []).append(forget)
+    return found
+
+
+def _is_of_group(callback: Any, task: AnyTask) -> bool:
+    """Return True for the callback by which a group, an object with `_tasks`, sees a child end."""
+    cells = attribute(callback, "__closure__") or ()
+    owners = [
+        attribute(callback, "__self__"),
+        *(attribute(cell, "cell_contents") for cell in cells),
+    ]
+    return any(task in _children(owner) for owner in owners)
+
+
+def _children(owner: Any) -> Collection[Any]:
+    tasks = attribute(owner, "_tasks")
+    return tasks if is_a(tasks, (set, WeakSet)) else ()
+
+
+def _forget_quietly(callback: Callable[[Any], object], lines: list[str], task: AnyTask) -> None:
+    error = None if not task.done() or task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, _EXITS):
+        lines.append(f"{name_of(task)} raised {safe_text(error)} when it was ended")
+    callback(_QuietTask(task))
 
 
 def _line(task: AnyTask, where: str) -> str:

@@ -53,7 +53,8 @@ def due(handle: Any) -> float | None:
     wait: float = handle.when() - loop.time()
     scheduled = attribute(handle, "_scheduled")
     armed = wait > 0 if scheduled is None else scheduled or _is_ready(loop, handle)
-    return max(wait, 0.0) if armed else None
+    # A sleep for ever is a timer that is due at the end of time.
+    return max(wait, 0.0) if armed and wait < math.inf else None
 
 
 def called(handle: Any) -> tuple[Any, tuple[Any, ...]]:
