@@ -51,7 +51,7 @@ from types import FrameType
 from typing import Any
 
 from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import attribute, type_name
+from muxleak.introspect.names import attribute, module_of, type_name
 from muxleak.introspect.sites import Points, is_internal, trace
 from muxleak.introspect.waiting import callable_name
 from muxleak.ledger.counters import CURRENT, YOUNG, Resource, Scope, charged, compact
@@ -284,6 +284,9 @@ class Hooks:
             (known, takes), self._made = self._made, (0, False)
             ours = known == id(protocol)
             if settings.get("server") is None or (ours and takes) or not self.counters.active:
+                return transport
+            # The connections of the package's own servers are nobody's business.
+            if module_of(protocol).startswith("muxleak."):
                 return transport
             scope, observer = self.scope(), self.counters.observer
             name = f"accepted connection of {type_name(protocol)}"
