@@ -3,20 +3,25 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import gc
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loops import LOOPS, REAL
-from muxleak.ledger.counters import Scope
+from muxleak.ledger.counters import CURRENT, Scope
 from muxleak.ledger.kinds import KINDS, valid_kinds
 from muxleak.ledger.ledger import Ledger
 from muxleak.sim.virtual_loop import VirtualLoop
+from tasks import forever
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 Body = Callable[[Ledger, Scope], Awaitable[None]]
@@ -281,6 +286,72 @@ def test_pool_made_before_is_no_leak() -> None:
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         run(asyncio.SelectorEventLoop, body)
+
+
+@REAL
+def test_job_hands_tasks_back_to_the_scope_of_its_caller(new_loop: Loops) -> None:
+    """A task that a job starts on the loop is charged to the caller, whatever worker runs it."""
+
+    async def body(ledger: Ledger, scope: Scope) -> None:
+        await tasks_handed_back(ledger)
+        assert scope.clean
+
+    run(new_loop, body)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="the option came with 3.14")
+@pytest.mark.parametrize("kinds", ["KINDS", '["task", "timer", "transport"]'])
+def test_job_hands_tasks_back_to_its_caller_though_workers_inherit(kinds: str) -> None:
+    """With ``-X thread_inherit_context=1`` a worker keeps the scope of the job that started it.
+
+    Also for a ledger that records no jobs, such as that of a Monitor.
+    """
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from {Path(__file__).stem} import *\n"
+        f"with asyncio.Runner() as runner, Ledger({kinds}).watching(runner.get_loop()) as ledger:\n"
+        "    runner.run(tasks_handed_back(ledger))"
+    )
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-X", "thread_inherit_context=1", "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def tasks_handed_back(ledger: Ledger) -> None:
+    """Let one worker run a job in each of three scopes, and one in none, that starts a task."""
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def start() -> None:
+        tasks.append(asyncio.create_task(forever()))
+
+    def job() -> int:
+        asyncio.run_coroutine_threadsafe(start(), loop).result()
+        return len(tasks)
+
+    scopes = [ledger.scope(str(number)) for number in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for number, scope in enumerate(scopes, 1):
+            with scope:
+                assert await loop.run_in_executor(pool, job) == number
+        await copy_context_without_scope().run(loop.run_in_executor, pool, job)
+    assert [scope.live for scope in scopes] == [1, 1, 1]
+    assert len(ledger.live()) - len(tasks) in {0, 1}  # and the task that runs this
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def copy_context_without_scope() -> contextvars.Context:
+    """Return a copy of the current context in which no scope is current."""
+    context = contextvars.copy_context()
+    context.run(CURRENT.set, None)
+    return context
 
 
 def test_hooks_of_the_process_are_taken_down() -> None:

@@ -276,7 +276,7 @@ class Ledger:
                 rest(self._hooks)
             else:
                 self._hooks.install_rest()
-                self._threads = bool(self.kinds & {"job", "thread"})
+                self._threads = bool(self.kinds & {"job", "thread"}) or threads.INHERITS
                 if self._threads:
                     threads.install(loop, self._root)
         self._counters.install(loop)

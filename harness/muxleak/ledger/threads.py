@@ -22,6 +22,11 @@ the scope that made the pool; a loop's own pool, which the loop shuts down, is n
 # argument, which is how a worker is recognised. The threads by which a process pool manages its
 # processes are left out, too.
 #
+# A job runs in the scope of its caller: what it hands to the loop by `run_coroutine_threadsafe` is
+# charged to that scope. No context passes to a job by itself; with ``-X thread_inherit_context=1``
+# (Python 3.14, the default of free-threaded builds) a worker keeps the context of the first caller,
+# so the scope is set for jobs of callers without one, too. Nothing passes to another process.
+#
 # The records go onto `Counters.fresh`, which takes entries from any thread.
 
 import asyncio
@@ -29,6 +34,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -39,6 +45,8 @@ from muxleak.ledger.counters import CURRENT, Resource, Scope
 from muxleak.ledger.hooks import DEFAULT_POOL
 from muxleak.ledger.kinds import JobRecord, ThreadRecord
 
+INHERITS = bool(getattr(sys.flags, "thread_inherit_context", 0))
+"""True if a new thread keeps the context of the one that starts it."""
 _PROCESS_POOL = "concurrent.futures.process", "multiprocessing.queues"
 
 _roots: WeakKeyDictionary[object, list[Scope]] = WeakKeyDictionary()  # by loop
@@ -63,7 +71,7 @@ def install(loop: object, root: Scope) -> None:
         _users += 1
         if _users == 1:
             _replace(ThreadPoolExecutor, "__init__", _new_pool)
-            _replace(ThreadPoolExecutor, "submit", _submit)
+            _replace(ThreadPoolExecutor, "submit", partial(_submit, run=_in_scope))
             # A program that has a process pool has imported it.
             processes = sys.modules.get("concurrent.futures.process")
             if processes is not None:
@@ -116,14 +124,30 @@ def _new_pool(original: Any) -> Any:
     return __init__
 
 
-def _submit(original: Any) -> Any:
+def _submit(original: Any, run: Callable[[Any], Any] = lambda fn: fn) -> Any:
     def submit(self: Any, fn: Any, /, *args: Any, **settings: Any) -> Any:
-        future = original(self, fn, *args, **settings)
+        future = original(self, run(fn), *args, **settings)
         for scope in _scopes("job"):
             _note(JobRecord, future, _job_name(fn), trace(2), scope)
         return future
 
     return submit
+
+
+def _in_scope(fn: Any) -> Any:
+    """Return a job that runs in the current scope."""
+    scope = CURRENT.get()
+    if scope is None and not INHERITS:
+        return fn
+
+    def job(*args: Any, **settings: Any) -> Any:
+        token = CURRENT.set(scope)
+        try:
+            return fn(*args, **settings)
+        finally:
+            CURRENT.reset(token)
+
+    return job
 
 
 def _start(original: Any) -> Any:
