@@ -126,3 +126,26 @@ def test_descriptors_of_a_repeated_test_are_found(project: Project, mode: str) -
     result = project.run(f"--leaks={mode}")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*still growing after 6 repetitions: +2 open descriptors*"])
+
+
+def test_entries_of_a_repeated_test_are_found(project: Project) -> None:
+    """If the marker names the kind."""
+    project.write("""
+        import pytest
+
+        SESSIONS = {}
+
+        class Session:
+            pass
+
+        async def connect():
+            SESSIONS[len(SESSIONS)] = Session()
+
+        @pytest.mark.asyncio
+        @pytest.mark.no_leaks(repeat=6, kinds=["object"])
+        async def test_named():
+            await connect()
+        """)
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*6 x entry: Session in test_it.SESSIONS"])

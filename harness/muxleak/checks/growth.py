@@ -43,10 +43,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from muxleak.checks import descriptors
+from muxleak.checks import descriptors, objects
 from muxleak.checks.descriptors import OpenedDescriptors
 from muxleak.checks.garbage import collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
+from muxleak.checks.objects import GrowingContainers
 from muxleak.checks.report import LeakReport, Record
 from muxleak.checks.retention import (
     GrowthRecord,
@@ -60,7 +61,7 @@ from muxleak.checks.settle import settle
 from muxleak.checks.teardown import release
 from muxleak.introspect.sites import Site
 from muxleak.ledger.counters import sweep_all
-from muxleak.ledger.kinds import GROWTH_KINDS, KINDS, LASTING, NOUNS, valid_kinds
+from muxleak.ledger.kinds import DEFAULT_KINDS, GROWTH_KINDS, LASTING, NOUNS, valid_kinds
 from muxleak.ledger.ledger import shared_ledger
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class GrowthMeasurement:
         heap_counts: counts of callbacks at half-time and at the end, and of transports that no hook
             sees.
         descriptors: those opened since the beginning; None if they are not counted.
+        containers: those that gain entries; None if they are not counted.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class GrowthMeasurement:
         self.series: list[Counter[Key]] = []
         self.heap_counts: list[Counter[GrowthRecord]] = []
         self.descriptors = OpenedDescriptors(ledger) if descriptors.KIND in kinds else None
+        self.containers = GrowingContainers() if objects.KIND in kinds else None
 
     async def run(self, operation: Callable[[], Awaitable[object]], budget: float) -> None:
         """Repeat an operation, and count after each repetition.
@@ -185,12 +188,27 @@ class GrowthMeasurement:
             self.series.append(self._sample())
             if number == self.half:
                 self.heap_counts.append(self._on_heap())
+            self._sample_containers(number)
         await self._settle(budget, self._no_growth)
         await self._collect()
         self.series[-1] = self._sample()
         self.heap_counts.append(self._on_heap())
         if any(each.kind == "transport" for each in self.growing_on_heap()):
             self._leave_out_sockets()
+        self._count_entries()
+
+    def _sample_containers(self, number: int) -> None:
+        if self.containers is not None and self.half <= number < self.repetitions:
+            self.containers.sample()
+
+    def _count_entries(self) -> None:
+        """Add the entries that containers have gained to the two counts of the heap."""
+        if self.containers is None:
+            return
+        self.containers.sample()
+        for record, counts in self.containers.grown().items():
+            for sample, count in zip(self.heap_counts, counts, strict=True):
+                sample[record] = count
 
     def _leave_out_sockets(self) -> None:
         """Leave out the sockets of transports that no hook sees: those are reported themselves."""
@@ -300,7 +318,11 @@ class GrowthMeasurement:
         """Return the two counts of callbacks of which one future got one or more per repetition."""
         before, after = self.heap_counts
         least = self.repetitions - self.half
-        found = {each: (before[each], n) for each, n in after.items() if n - before[each] >= least}
+        found = {
+            each: (before[each], n)
+            for each, n in after.items()
+            if each.kind == objects.KIND or n - before[each] >= least
+        }
         return {each: found[each] for each in remaining(found, self.kinds, self.ignores)}
 
     def _no_growth(self) -> bool:
@@ -323,7 +345,7 @@ async def measure_growth(
     operation: Callable[[], Awaitable[object]],
     *,
     repetitions: int = REPETITIONS,
-    kinds: Iterable[str] = KINDS,
+    kinds: Iterable[str] = DEFAULT_KINDS,
     budget: float = BUDGET,
     ignore: Ignore | Iterable[Ignore] = (),
 ) -> GrowthReport:

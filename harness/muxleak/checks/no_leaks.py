@@ -51,7 +51,7 @@ from muxleak.checks.report import LeakError, LeakReport
 from muxleak.checks.scope_check import BUDGET, diagnosed, left_behind
 from muxleak.checks.teardown import release
 from muxleak.ledger.counters import Scope
-from muxleak.ledger.kinds import GROWTH_KINDS, KINDS, valid_kinds
+from muxleak.ledger.kinds import DEFAULT_KINDS, GROWTH_KINDS, valid_kinds
 from muxleak.ledger.ledger import Ledger, shared_ledger
 
 _P = ParamSpec("_P")
@@ -77,7 +77,7 @@ class LeakCheck:
         self.kinds, self.budget, self.ignores, self.repeat = kinds, budget, ignores, repeat
         self.name = "no_leaks"
         # Only if it is named: see `checks.descriptors`.
-        self._wants_descriptors = descriptors.KIND in kinds and kinds is not KINDS
+        self._wants_descriptors = descriptors.KIND in kinds and kinds is not DEFAULT_KINDS
         self._opened: OpenedDescriptors | None = None
         self._stack: ExitStack | None = None
         self._scope: Scope | None = None
@@ -276,7 +276,7 @@ def no_leaks(
     function: Callable[..., Any] | None = None,
     /,
     *,
-    kinds: Iterable[str] = KINDS,
+    kinds: Iterable[str] = DEFAULT_KINDS,
     budget: float = BUDGET,
     ignore: Ignore | Iterable[Ignore] = (),
     repeat: int | None = None,

@@ -169,7 +169,7 @@ def held_by_slots(things: Sequence[Any]) -> list[str | None]:
     """
     if not things:
         return []  # a clean check asks so
-    heap, modules = Heap(), _modules()
+    heap, modules = Heap(), modules_by_dict()
     found: list[str | None] = [None] * len(things)
     levels = [[(heap.keep(thing), "")] for thing in things]
     seen = [{id(thing)} for thing in things]
@@ -223,8 +223,8 @@ class _Alive:
     """
 
     def __init__(self) -> None:
-        self.modules = _modules()
-        self.locals = _running_locals()
+        self.modules = modules_by_dict()
+        self.locals = running_locals()
         self.timers = ArmedTimers()
         # Called outside a loop, too, where `current_task` would raise.
         loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for loop implementations
@@ -373,7 +373,7 @@ def _transport(thing: Any) -> _Root | None:
         return None
 
 
-def _modules() -> dict[int, str]:
+def modules_by_dict() -> dict[int, str]:
     """Return the name of each module but ours, by the id of its dictionary."""
     return {
         id(namespace(module)): name
@@ -382,7 +382,7 @@ def _modules() -> dict[int, str]:
     }
 
 
-def _running_locals() -> dict[int, str]:
+def running_locals() -> dict[int, str]:
     """Return the places of the local variables of running functions, by the id of their value."""
     found = {id(signal.getsignal(each)): f"the handler of {each.name}" for each in signal.Signals}
     for start in sys._current_frames().values():  # noqa: SLF001 - documented

@@ -60,14 +60,16 @@ NOUNS = {
     "message": ("message to the exception handler", "messages to the exception handler"),
     "warning": ("resource warning", "resource warnings"),
     "descriptor": ("open descriptor", "open descriptors"),
+    "object": ("entry", "entries"),
     "retained": ("finished task kept", "finished tasks kept"),
     "callback": ("callback on a future", "callbacks on a future"),
 }
 # Judged by growth only; "descriptor" also by a block that names it (see `checks.descriptors`).
-GROWTH_KINDS = frozenset({"retained", "callback", "descriptor"})
+GROWTH_KINDS = frozenset({"retained", "callback", "descriptor", "object"})
 # These have no end that a check could wait for.
 LASTING = frozenset({"error", "destroyed", "message", "warning"})
 KINDS = frozenset(NOUNS)
+DEFAULT_KINDS = KINDS - {"object"}  # that one is costly
 
 
 def valid_kinds(kinds: Iterable[str]) -> frozenset[str]:

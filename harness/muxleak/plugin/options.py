@@ -149,10 +149,10 @@ def settings_of(config: pytest.Config) -> PluginSettings:
     Raises:
         pytest.UsageError: a value is not valid; the message lists the valid ones.
     """
-    from muxleak.ledger.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
+    from muxleak.ledger.kinds import DEFAULT_KINDS  # noqa: PLC0415 - only runs that check pay for it
 
-    kinds = frozenset(config.getini("leaks_kinds") or KINDS)
-    if kinds != KINDS:
+    kinds = frozenset(config.getini("leaks_kinds") or DEFAULT_KINDS)
+    if kinds != DEFAULT_KINDS:
         valid("ini value leaks_kinds", kinds=kinds)
     budget, ignores = _budget(config), tuple(_ignores(config.getini("leaks_ignore")))
     update = bool(config.getoption("leaks_update"))

@@ -130,9 +130,9 @@ class Summary:
         settings = self.settings
         if settings is None:
             return lines
-        from muxleak.ledger.kinds import KINDS  # noqa: PLC0415 - only runs that check pay for it
+        from muxleak.ledger.kinds import DEFAULT_KINDS  # noqa: PLC0415 - only runs that check pay for it
 
-        kinds = "all" if settings.kinds == KINDS else ",".join(sorted(settings.kinds))
+        kinds = "all" if settings.kinds == DEFAULT_KINDS else ",".join(sorted(settings.kinds))
         parts = [f"leaks={settings.mode}", f"kinds={kinds}", f"budget={settings.budget:g}s"]
         if settings.ignores:
             parts.append(f"ignored={len(settings.ignores)}")
