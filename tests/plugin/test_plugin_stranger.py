@@ -469,6 +469,45 @@ def test_stranger_uses_uvloop(project: Project) -> None:
     result.stdout.fnmatch_lines(["1 server left behind"])
 
 
+@needs_uvloop
+@pytest.mark.parametrize("program", ["test", "decorated"])
+def test_stranger_imports_uvloop_in_a_function(project: Project, program: str) -> None:
+    """Its first loop is watched, too: the hooks are in place when the import ends."""
+    project.write("""
+        import asyncio
+        import pytest
+        from muxleak import LeakError, no_leaks
+
+        KEPT = []
+
+        async def main(leaks):
+            if leaks:
+                KEPT.append(asyncio.create_task(asyncio.Event().wait()))
+
+        def run(leaks):
+            import uvloop
+            uvloop.run(main(leaks))
+
+        def test_leaks():
+            run(True)
+
+        def test_clean():
+            run(False)
+
+        def test_decorated():
+            with pytest.raises(LeakError, match="1 task leaked"):
+                no_leaks(run)(True)
+            no_leaks(run)(False)
+        """)
+
+    if program == "decorated":
+        project.run_apart("-k", "decorated").assert_outcomes(passed=1, deselected=2)
+    else:
+        result = project.run_apart("--leaks=strict", "-k", "not decorated", "-rA")
+        result.assert_outcomes(passed=1, failed=1, deselected=1)
+        result.stdout.fnmatch_lines(["FAILED test_it.py::test_leaks - *"])
+
+
 @pytest.mark.parametrize("mode", ["off", "strict"])
 def test_stranger_without_asyncio_pays_little(project: Project, mode: str) -> None:
     """Plain tests pass in every mode, without a word about leaks."""

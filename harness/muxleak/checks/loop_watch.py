@@ -3,7 +3,7 @@
 # When such a function returns, its loop is closed and its leaks are cancelled. So a check has to
 # see the loop from within the call:
 #
-# - The start: `run_forever` of `asyncio.BaseEventLoop` is replaced (and that of `uvloop.Loop`, if
+# - The start: `run_forever` of `asyncio.BaseEventLoop` is replaced (and that of `uvloop.Loop`, once
 #   uvloop is imported, since it is no subclass), because every way to run a loop calls it. A loop
 #   that runs in this thread gets the ledger.
 # - The end: a runner calls `asyncio.runners._cancel_all_tasks` as the first step of its own
@@ -21,13 +21,13 @@
 
 import asyncio
 import gc
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from muxleak.checks import loop_ends
 from muxleak.checks.failure import failed
+from muxleak.checks.late_import import LateImport
 from muxleak.checks.report import LeakReport
 from muxleak.checks.scope_check import diagnosed
 from muxleak.ledger.counters import Scope
@@ -59,12 +59,13 @@ class LoopWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
         self._replaced: list[tuple[Any, str, Any]] = []
+        self._uvloop = LateImport(
+            "uvloop", lambda uvloop: self._replace(uvloop.Loop, "run_forever", self._begin)
+        )
 
     def __enter__(self) -> Self:
         self._replace(asyncio.BaseEventLoop, "run_forever", self._begin)
-        uvloop = sys.modules.get("uvloop")
-        if uvloop is not None:
-            self._replace(uvloop.Loop, "run_forever", self._begin)
+        self._uvloop.start()
         self._replace(asyncio.runners, "_cancel_all_tasks", self._examine_on)
         base = asyncio.BaseEventLoop
         self._put(base, "__init__", self._around_init(base.__init__))
@@ -75,6 +76,7 @@ class LoopWatch:
 
     def __exit__(self, *_error: object) -> None:
         self._scope.__exit__()
+        self._uvloop.stop()
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
         self._end()

@@ -26,13 +26,13 @@
 # plugin; `DeferredHooks` replaces them once per class, and installs them on a loop at first use.
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
 from muxleak.checks import loop_ends
+from muxleak.checks.late_import import LateImport
 from muxleak.ledger import resource_warnings, threads
 from muxleak.ledger.counters import Scope
 from muxleak.ledger.factory import is_counting
@@ -116,10 +116,13 @@ class LoopWatcher:
         self._loops: WeakSet[_Loop] = WeakSet()
         self._deferred = DeferredHooks()
         self._replaced: list[tuple[Any, str, Any]] = []
-        self._uvloop = False
+        self._uvloop = LateImport(
+            "uvloop",
+            lambda uvloop: self._replace(uvloop.Loop, "run_forever", self._around_run),
+        )
 
     def start(self) -> None:
-        """Watch loops from now on; further calls only add uvloop, once it is imported."""
+        """Watch loops from now on; those of uvloop from the end of its import on."""
         if not self._replaced:
             base = asyncio.BaseEventLoop
             self._replace(base, "__init__", self._around_init)
@@ -130,9 +133,7 @@ class LoopWatcher:
                 self._replace(owner, name, make)
             threads.install(self, self.ledger.root)
             resource_warnings.install(self.ledger)
-        if not self._uvloop and "uvloop" in sys.modules:
-            self._uvloop = True
-            self._replace(sys.modules["uvloop"].Loop, "run_forever", self._around_run)
+            self._uvloop.start()
 
     def stop(self) -> None:
         """Restore everything that `start` replaced."""
@@ -141,7 +142,7 @@ class LoopWatcher:
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
         self._replaced.clear()
-        self._uvloop = False
+        self._uvloop.stop()
         threads.remove(self, self.ledger.root)
         resource_warnings.remove(self.ledger)
         for loop in list(self._loops):
