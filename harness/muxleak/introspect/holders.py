@@ -24,7 +24,7 @@ from types import (
 from typing import Any, NamedTuple
 
 from muxleak.introspect.heap import Heap
-from muxleak.introspect.names import attribute, class_name, is_a, namespace
+from muxleak.introspect.names import attribute, class_name, is_a, module_of, namespace
 from muxleak.introspect.referrers import modules_by_dict, running_locals
 from muxleak.introspect.waiting import code_place
 
@@ -58,10 +58,11 @@ def holders_of(things: Sequence[Any]) -> list[Holder | None]:
             above: list[tuple[int, str]] = []
             for name, rest in level:
                 for holder in heap.holders(name):
-                    if found[index] is None and holder not in seen[index]:
+                    thing = heap.thing(holder)
+                    # This package observes, as with the lists of an earlier search.
+                    if found[index] is None and holder not in seen[index] and not _ours(thing):
                         seen[index].add(holder)
-                        held, thing = heap.thing(name), heap.thing(holder)
-                        found[index] = search.name_in(thing, held, rest, seen[index])
+                        found[index] = search.name_in(thing, heap.thing(name), rest, seen[index])
                         above.append((holder, f"[...]{rest}" if _holds_many(thing) else rest))
                 found[index] = found[index] or search.local(name, rest)
             stop = found[index] is not None or len(seen[index]) > _MOST
@@ -148,6 +149,10 @@ def _suspended(thing: Any, held: Any, rest: str) -> Holder | None:
         return None
     where = code_place(frame.f_code, frame.f_lineno)
     return Holder(f"{key} in {where}{rest}", str(frame.f_globals.get("__name__", "")))
+
+
+def _ours(thing: Any) -> bool:
+    return module_of(thing).startswith("muxleak.")
 
 
 def _holds_many(thing: Any) -> bool:
