@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from muxleak.checks.report import LeakError, LeakReport
     from muxleak.checks.scope_check import check_scope
     from muxleak.checks.settle import settle
+    from muxleak.introspect.sites import add_wrappers
     from muxleak.ledger.counters import Scope
     from muxleak.ledger.kinds import KINDS
     from muxleak.ledger.ledger import Ledger
@@ -54,6 +55,7 @@ __all__ = [
     "Monitor",
     "Scope",
     "VirtualLoop",
+    "add_wrappers",
     "check_scope",
     "find_leaks",
     "ignore_created_by",
@@ -76,6 +78,7 @@ __getattr__, __dir__ = lazily(
         "checks.report": "LeakError LeakReport",
         "checks.scope_check": "check_scope",
         "checks.settle": "settle",
+        "introspect.sites": "add_wrappers",
         "ledger.kinds": "KINDS",
         "ledger.ledger": "Ledger",
         "ledger.counters": "Scope",

@@ -1,11 +1,19 @@
 """Creation sites: the frames that are captured, interning, and the text."""
 
 import asyncio
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from muxleak.introspect.sites import MAX_FRAMES, Site, capture, short_path
+import pytest
+
+from muxleak.introspect import sites
+from muxleak.introspect.sites import MAX_FRAMES, Site, add_wrappers, capture, short_path
+from muxleak.ledger.kinds import KINDS
+from muxleak.ledger.ledger import Ledger
 
 
 def here() -> Site:
@@ -77,3 +85,128 @@ def test_short_path_is_relative_to_directory_or_package() -> None:
     assert short_path(asyncio.__file__) == "asyncio/__init__.py"
     assert short_path(ExitStack.__enter__.__code__.co_filename) == "contextlib.py"
     assert short_path("<string>") == "<string>"
+
+
+FRAMEWORK = """
+import asyncio
+
+class Group:
+    def spawn(self, coro):
+        return self._spawn(coro)
+
+    def _spawn(self, coro):
+        return asyncio.get_running_loop().create_task(coro)
+
+def handler():
+    return Group().spawn(asyncio.sleep(0))
+"""
+
+
+@pytest.fixture
+def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A package with wrapper functions, which nobody has named yet."""
+    folder = tmp_path / "a_framework"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(FRAMEWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("a_framework")
+    sites.WRAPPERS.pop("a_framework", None)
+    monkeypatch.delitem(sys.modules, "a_framework")
+
+
+async def task_sites(*makers: Callable[[], Any]) -> list[Site]:
+    """Return the sites of the tasks that some functions make."""
+    found = []
+    for make in makers:
+        with Ledger().watching(asyncio.get_running_loop()) as ledger:
+            made = make()
+            found += [record.site for record in ledger.live()]
+            made.cancel()
+            await asyncio.sleep(0)
+    return found
+
+
+def test_wrappers_are_passed_over(framework: Any) -> None:
+    """With its wrappers named, a framework shows the lines of its callers, in it and outside."""
+
+    def caller() -> Any:
+        return framework.Group().spawn(asyncio.sleep(0))
+
+    makers = caller, framework.handler
+    before = asyncio.run(task_sites(*makers))
+    add_wrappers("a_framework", "spawn", "_spawn")
+    named = asyncio.run(task_sites(*makers))
+    add_wrappers("a_framework", "*")
+    all_of_it = asyncio.run(task_sites(*makers))
+
+    assert [site.frames[0].function for site in before] == ["Group._spawn"] * 2
+    assert [site.frames[0].function for site in named] == [caller.__qualname__, "handler"]
+    assert [site.frames[0].function for site in all_of_it] == [
+        caller.__qualname__,
+        task_sites.__qualname__,
+    ]
+
+
+def test_wrappers_are_shown_if_nothing_follows(framework: Any) -> None:
+    """A framework that acts on its own account is named by its own lines."""
+    add_wrappers("a_framework", "*")
+
+    async def main() -> Site:
+        with Ledger().watching(asyncio.get_running_loop()) as ledger:
+            asyncio.get_running_loop().call_soon(framework.handler)
+            await asyncio.sleep(0)
+            (record,) = ledger.live()
+        return record.site
+
+    functions = [frame.function for frame in asyncio.run(main()).frames]
+    assert functions == ["Group._spawn", "Group.spawn", "handler"]
+
+
+def test_wrappers_need_a_function() -> None:
+    """A package alone says nothing."""
+    with pytest.raises(TypeError, match="expected names of functions"):
+        add_wrappers("a_framework")
+
+
+def test_wrappers_of_anyio() -> None:
+    """Tasks of a group have the lines that start them."""
+    anyio = pytest.importorskip("anyio", reason="needs anyio: pip install anyio")
+
+    async def main() -> list[str]:
+        async def service(*, task_status: Any) -> None:
+            task_status.started()
+            await anyio.sleep(60)
+
+        with Ledger().watching(asyncio.get_running_loop()) as ledger:
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, 60)
+                await group.start(service)
+                found = [str(record.site) for record in ledger.live()]
+                group.cancel_scope.cancel()
+        return found
+
+    first = main.__code__.co_firstlineno + 7
+    assert asyncio.run(main()) == [
+        f"tests/harness/test_sites.py:{line} in {main.__qualname__}" for line in (first, first + 1)
+    ]
+
+
+def test_wrappers_of_tornado() -> None:
+    """Timers of its loop have the lines that set them."""
+    ioloop = pytest.importorskip("tornado.ioloop", reason="needs tornado: pip install tornado")
+
+    async def main() -> list[str]:
+        with Ledger(KINDS).watching(asyncio.get_running_loop()) as ledger:
+            loop = ioloop.IOLoop.current()
+            with ledger.scope("one") as scope:
+                loop.call_later(60, print)
+                loop.add_timeout(loop.time() + 60, print)
+            found = scope.everything()
+            for record in found:
+                record.thing().cancel()
+        return [str(record.site) for record in found]
+
+    first = main.__code__.co_firstlineno + 4
+    assert asyncio.run(main()) == [
+        f"tests/harness/test_sites.py:{line} in {main.__qualname__}" for line in (first, first + 1)
+    ]

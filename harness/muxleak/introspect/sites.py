@@ -15,6 +15,7 @@ text only when shown. The text names no absolute path, so it is the same on ever
 #   file of the frame                       effect on the walk
 #   ------------------------------------    -----------------------------------------------
 #   user code                               kept; the walk ends after `MAX_FRAMES` of them
+#   wrapper functions of frameworks         passed over, but kept if no user code follows
 #   asyncio, this package, hidden folders   passed over
 #   asyncio's events.py and runners.py      the same, but `Handle._run` and `Runner.run` end it
 #   an event loop written in Python         ends it (`end_at`, called by the simulated loops)
@@ -22,6 +23,11 @@ text only when shown. The text names no absolute path, so it is the same on ever
 # The walk ends at the loop because the frames below it belong to whoever drives the loop, which is
 # not what led to the creation and differs between a test run and a service. uvloop has no frame of
 # its own; the runner that drives it has one.
+#
+# A wrapper function creates something for its caller: anyio's `TaskGroup.start_soon`, tornado's
+# `call_at`. With its line, everything that a framework makes would have one site. `WRAPPERS` names
+# them by package; for other packages `add_wrappers` does. Only frames of files of these packages
+# cost a second look, so that programs without such a framework pay nothing.
 #
 # Interning. Most tasks end before anybody asks for their site. So `trace` gives raw points, and the
 # ledger calls `intern` only for tasks that were alive at a sweep, or that a report names.
@@ -55,9 +61,28 @@ _getcwd = os.getcwd
 _HANDLE_RUN = asyncio.Handle._run.__code__  # noqa: SLF001 - it has no public name
 _RUNNER_RUN = asyncio.Runner.run.__code__
 
-_USER, _INTERNAL, _LAST, _PERHAPS_LAST = range(4)  # the effect of a file's frames on a walk
+WRAPPERS: dict[str, frozenset[str]] = {
+    "anyio": frozenset("*"),
+    "asyncer": frozenset("*"),
+    "tornado": frozenset(
+        {"call_at", "call_later", "add_timeout", "add_callback", "convert_yielded"}
+    ),
+    "asyncssh": frozenset({"create_task"}),
+    "engineio": frozenset({"start_background_task"}),
+    "socketio": frozenset({"start_background_task"}),
+    "hypercorn": frozenset({"spawn", "spawn_app"}),
+    "aiojobs": frozenset({"spawn", "spawn_shielded"}),
+    "aiotools": frozenset({"create_task", "create_timer"}),
+    "quattro": frozenset({"create_task", "create_background_task"}),
+}
+"""The functions of each package that create something for their caller; "*" for all of them."""
+
+# The effect of a file's frames on a walk.
+_USER, _INTERNAL, _LAST, _PERHAPS_LAST, _WRAPPING = range(5)
 _internal = [_ASYNCIO, _PACKAGE]
+_ends: set[str] = set()
 _by_file: dict[str, int] = {}
+_by_code: dict[int, tuple[CodeType, bool]] = {}
 _interned: dict[tuple[int, int], list[tuple[list[Any], "Site"]]] = {}
 _by_line: dict[tuple[tuple[int, int], ...], "Site"] = {}
 
@@ -130,6 +155,7 @@ def trace(depth: int = 1) -> Points:
     """
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - traceback costs 20 times as much
     points: Points = []
+    passed: Points | None = None
     by_file = _by_file
     while frame is not None:
         code = frame.f_code
@@ -142,10 +168,17 @@ def trace(depth: int = 1) -> Points:
             points.append(frame.f_lasti)
             if len(points) == _FULL:
                 break
-        elif part > _INTERNAL and (part == _LAST or code is _HANDLE_RUN or code is _RUNNER_RUN):
-            break
+        elif part > _INTERNAL:
+            if part == _WRAPPING:
+                if passed is None:
+                    passed = []
+                (passed if _wraps(code) else points).extend((code, frame.f_lasti))
+                if len(points) == _FULL:
+                    break
+            elif part == _LAST or code is _HANDLE_RUN or code is _RUNNER_RUN:
+                break
         frame = frame.f_back
-    return points
+    return points or (passed[:_FULL] if passed else points)
 
 
 def intern(points: Points) -> Site:
@@ -174,6 +207,7 @@ def end_at(filename: str) -> None:
     Args:
         filename: the ``__file__`` of an event loop written in Python.
     """
+    _ends.add(filename)
     _by_file[filename] = _LAST
 
 
@@ -186,19 +220,65 @@ def hide(folder: str) -> None:
     _internal.append(folder.rstrip(os.sep) + os.sep)
 
 
+def add_wrappers(package: str, *functions: str) -> None:
+    """Leave wrapper functions out of every site made from now on; show their callers instead.
+
+    A wrapper creates tasks, timers or other resources for its caller, as `TaskGroup.start_soon`
+    does. It is shown after all if no other code follows.
+
+    Args:
+        package: an import name, such as "mycompany.tasks".
+        *functions: names of the functions, without their class; "*" for all of the package.
+
+    Raises:
+        TypeError: no function is given.
+    """
+    if not functions:
+        raise TypeError('expected names of functions, or "*" for all of the package, got none')
+    WRAPPERS[package] = WRAPPERS.get(package, frozenset()) | frozenset(functions)
+    _by_file.clear()
+    _by_code.clear()
+
+
 def is_internal(filename: str) -> bool:
     """Return True if a file belongs to asyncio or to this package, whose frames no site shows."""
     part = _by_file.get(filename)
-    return (_part(filename) if part is None else part) != _USER
+    return (_part(filename) if part is None else part) not in {_USER, _WRAPPING}
 
 
 def _part(filename: str) -> int:
-    if filename in (_HANDLE_RUN.co_filename, _RUNNER_RUN.co_filename):
+    if filename in _ends:
+        part = _LAST
+    elif filename in (_HANDLE_RUN.co_filename, _RUNNER_RUN.co_filename):
         part = _PERHAPS_LAST
+    elif filename.startswith(tuple(_internal)):
+        part = _INTERNAL
     else:
-        part = _INTERNAL if filename.startswith(tuple(_internal)) else _USER
+        part = _WRAPPING if _package_of(filename) is not None else _USER
     _by_file[filename] = part
     return part
+
+
+def _package_of(filename: str) -> str | None:
+    """Return the package with wrapper functions that a file belongs to, if it does to any."""
+    for package in WRAPPERS:
+        file = namespace(sys.modules.get(package)).get("__file__")
+        if isinstance(file, str):
+            # A package has a folder, a single module only its file.
+            folder = file.removesuffix("__init__.py")
+            if filename == file or (folder != file and filename.startswith(folder)):
+                return package
+    return None
+
+
+def _wraps(code: CodeType) -> bool:
+    """Return True for a wrapper function; asked about frames of `_WRAPPING` files only."""
+    known = _by_code.get(id(code))
+    if known is None:
+        names = WRAPPERS.get(_package_of(code.co_filename) or "", frozenset())
+        # The entry holds the code, so that its id is not used again.
+        known = _by_code[id(code)] = code, "*" in names or code.co_name in names
+    return known[1]
 
 
 @lru_cache(maxsize=1024)
