@@ -149,3 +149,40 @@ def test_entries_of_a_repeated_test_are_found(project: Project) -> None:
     result = project.run("--leaks=strict")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*6 x entry: Session in test_it.SESSIONS"])
+
+
+def test_locals_of_a_failed_test_are_not_charged_to_the_test_that_drops_them(
+    project: Project,
+) -> None:
+    """A runner keeps them for a while; their loop was made by the test that failed."""
+    project.ini("    ignore::ResourceWarning")
+    project.write("""
+        import asyncio
+        import pytest
+        import warnings
+
+        KEPT = []
+
+        class Client:
+            def __init__(self, warn):
+                self._loop, self.warn = asyncio.get_running_loop(), warn
+
+            def __del__(self):
+                if self.warn:
+                    warnings.warn(f"unclosed client {self!r}", ResourceWarning, source=self)
+                else:
+                    self._loop.call_exception_handler({"message": "Unclosed client"})
+
+        @pytest.mark.asyncio
+        async def test_fails():
+            future = asyncio.get_running_loop().create_future()
+            future.set_exception(OSError("lost"))
+            KEPT.extend([Client(False), Client(True), future])
+            raise LookupError
+
+        @pytest.mark.asyncio
+        async def test_drops():
+            KEPT.clear()
+        """)
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=1, passed=1)

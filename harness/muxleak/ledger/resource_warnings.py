@@ -122,9 +122,7 @@ def _see(text: str, frame: FrameType | None) -> None:
     source = frame.f_locals.get("self") if frame is not None else None
     address = _ADDRESS.search(text)
     found = {id(source), int(address[1], 16) if address else 0}
-    # Garbage may be of any loop, so it must name its own; what is dropped belongs to who drops it.
-    running = asyncio._get_running_loop()  # noqa: SLF001 - documented
-    loop = getattr(source, "_loop", None) if collecting() else running
+    loop = getattr(source, "_loop", None)
     if _SOCKET.match(text) and not collecting():
         return
     known = set()
@@ -146,13 +144,21 @@ def _see(text: str, frame: FrameType | None) -> None:
 
 
 def _owner(ledger: Watched, loop: Any) -> Scope | None:
-    """Return the scope that an object belongs to; None if it is another ledger's."""
+    """Return the scope that an object belongs to; None if it is another ledger's.
+
+    Args:
+        ledger: the ledger.
+        loop: the loop that the object names; None if it names none.
+    """
     root = ledger.root
-    if loop is not None and ledger.loop is loop:
-        return owner_of_current(root, ledger.home)
+    if loop is not None:
+        return owner_of_current(root, ledger.home) if ledger.loop is loop else None
     if collecting():
-        # Only repetitions can judge an object of no loop, and they count those of the root.
-        return root if loop is None else None
+        # Garbage may be anybody's. Only repetitions can judge it, and they count that of the root.
+        return root
+    running = asyncio._get_running_loop()  # noqa: SLF001 - documented
+    if running is not None and ledger.loop is running:
+        return owner_of_current(root, ledger.home)
     return charged(CURRENT.get(), root.counters)
 
 
