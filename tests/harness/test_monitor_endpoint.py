@@ -330,6 +330,8 @@ def test_endpoint_answers_beside_idle_connections(
         assert not any(reader.at_eof() for reader, _ in idle[-endpoint.MAX_CONNECTIONS + 3 :])
         for _, writer in idle:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     run(program, new_loop)
 
@@ -349,6 +351,7 @@ def test_endpoint_bounds_connections_that_do_not_read(monkeypatch: pytest.Monkey
         assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
         await reader.read()
         writer.close()
+        await writer.wait_closed()
         again = await raw(address, b"GET / HTTP/1.1\r\n\r\n")
         assert again.startswith(b"HTTP/1.1 200 OK\r\n")
         served.close()

@@ -19,6 +19,7 @@ FAMILIES = {
     *("muxleak_climbing", "muxleak_growth_per_minute", "muxleak_growth_per_minute_lower"),
     *("muxleak_tasks", "muxleak_tasks_created", "muxleak_tasks_finished", "muxleak_tasks_left"),
     *("muxleak_connections_accepted", "muxleak_connections_ended"),
+    *("muxleak_connections_stuck", "muxleak_connections_climbing", "muxleak_connections_unseen"),
     *("muxleak_sites", "muxleak_timers", "muxleak_transports"),
 }
 
@@ -121,5 +122,8 @@ def test_alert_rules_are_about_metrics_that_are_exported() -> None:
     words = RULES.read_text().replace("{", " ").split()
     named = {word.strip("`") for word in words if word.startswith(("muxleak_", "`muxleak_"))}
 
-    assert named == {"muxleak_climbing", "muxleak_tasks_left"}
+    assert named == {
+        *("muxleak_climbing", "muxleak_tasks_left"),
+        *("muxleak_connections_climbing", "muxleak_connections_stuck"),
+    }
     assert named <= FAMILIES

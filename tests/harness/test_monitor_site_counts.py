@@ -28,6 +28,10 @@ class Transport:
         """Whether it is open."""
         return self.open
 
+    def thing(self) -> object:
+        """Nothing of it can be asked."""
+        return None
+
 
 class Service:
     """A service with a monitor, whose connections come and go as a test says."""

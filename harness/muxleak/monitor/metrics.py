@@ -54,6 +54,7 @@ class Collector:
         """Yield the metric families."""
         gauge, counter = self._core.GaugeMetricFamily, self._core.CounterMetricFamily
         sites, status = self._monitor.sites(), self._monitor.status()
+        climb = self._monitor.connections_climb
         by_site = (
             (gauge, "tasks", "Live tasks by the line that makes them.", "live"),
             (gauge, "tasks_left", "Live tasks that belong to no open connection.", "left"),
@@ -71,6 +72,18 @@ class Collector:
         totals = (
             (counter, "connections_accepted", "Connections accepted.", status.accepted),
             (counter, "connections_ended", "Accepted connections that have ended.", status.ended),
+            (
+                *(gauge, "connections_stuck"),
+                *("Accepted connections that serve nobody, as of two samples.", status.stuck),
+            ),
+            (
+                *(gauge, "connections_climbing"),
+                *("1 while the alarm of the stuck connections is on.", climb),
+            ),
+            (
+                *(gauge, "connections_unseen"),
+                *("1 while no server has shown a connection.", status.unseen),
+            ),
             (gauge, "transports", "Open transports, accepted and others.", status.transports),
             (gauge, "timers", "Timers that the service has set.", status.timers),
             (gauge, "sites", "Lines that make tasks and have a count of their own.", len(sites)),

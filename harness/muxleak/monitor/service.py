@@ -21,6 +21,14 @@
 # 4. Connections have ended in each third, if any were ever accepted. Without ends there is no
 #    evidence that the tasks outlive their connections.
 #
+# Stuck connections (`connections`) are a row of their own, which climbs by the same tests.
+#
+# Unseen connections. A server that does not listen by the loop's methods (picows, tornado, granian,
+# grpc.aio) shows the monitor no connection, so that every task counts as left. As long as none was
+# accepted, the fourth test is another one: the open descriptors of the process that belong to no
+# transport of the loop have not climbed with the tasks, by the second test. Where they have, the
+# tasks may be those of connections. The price: a leak is not reported while such traffic grows.
+#
 # The tests are ordered by price, the pairs of samples last: they cost window squared / 2 slopes and
 # are taken only for rows that pass the others.
 #
@@ -36,8 +44,10 @@ from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Self
 
+from muxleak.introspect.descriptors import count_open
 from muxleak.ledger.ledger import Ledger
 from muxleak.monitor import metrics
+from muxleak.monitor.connections import StuckConnections
 from muxleak.monitor.endpoint import Endpoint, Page, host_of, is_loopback
 from muxleak.monitor.profile import profile
 from muxleak.monitor.site_counts import SiteCounts, SiteRow
@@ -51,6 +61,11 @@ MAX_SITES = 256
 THRESHOLD = 1.0
 _FEWEST = 9  # samples; three for each third, below which its lowest says little
 _DRIFT = 5.0  # standard errors of the mean step
+
+_UNSEEN = (
+    "no server has shown a connection in {} samples: those of servers that do not listen by the "
+    "loop's create_server are unseen, and tasks count as leaked while open descriptors do not grow"
+)
 
 log = logging.getLogger("muxleak.monitor")
 
@@ -66,9 +81,13 @@ class Monitor:
     - the lower bound of the slope is at least `threshold` (Theil and Sen's slope, 99 % one-sided);
     - the lowest count of each third of the window is above that of the third before;
     - the mean step between samples is above 5 standard errors, more than a count wanders; and
-    - connections have ended in each third, if any were ever accepted.
+    - connections have ended in each third; if none was ever accepted, since the server does not
+      listen by the loop's methods, the descriptors of unseen connections have not grown as well.
 
-    The alarm ends when the lower bound is 0 or less. Beginning and end are logged by the logger
+    The same holds for the accepted connections that are stuck: their peer has ended its direction,
+    or the server does not read, and for an interval no byte has passed.
+
+    An alarm ends when the lower bound is 0 or less. Beginning and end are logged by the logger
     `muxleak.monitor`, as a warning and as information, and passed to `on_alarm`. For a leak slower
     than some 25 tasks in a window, raise `interval`. One false alarm is possible:
     tasks of no connection that live longer than the window, while a service fills up with them.
@@ -118,6 +137,8 @@ class Monitor:
         self._counts = SiteCounts(self._ledger.root, *self._bounds)
         self._times: deque[float] = deque(maxlen=window)
         self._ended: deque[int] = deque(maxlen=window)
+        self._descriptors: deque[int] = deque(maxlen=window)
+        self._said = False
         self._counted: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._installed_ledger = False
@@ -146,6 +167,7 @@ class Monitor:
         self._counts.adopt()
         self._times.clear()
         self._ended.clear()
+        self._descriptors.clear()
         counters.observer = self._counts
         self._loop = loop
         self._tick()
@@ -183,15 +205,23 @@ class Monitor:
         self._counted = counts.count_resources()
         self._times.append((self._clock or loop.time)())
         self._ended.append(counts.ended)
+        if not counts.accepted:
+            self._descriptors.append(count_open() - self._counted["transport"])
+            if len(self._descriptors) == self._bounds[1] and not self._said:
+                self._said = True
+                log.info("%s", _UNSEEN.format(self._bounds[1]))
+        counts.stuck.sample()
         alarms = []
-        for row in counts.all_rows():
+        rows: list[SiteRow | StuckConnections] = [*counts.all_rows(), counts.stuck]
+        for row in rows:
             row.samples.append(row.left)
             trend = self._trend(row) if row.climbing or self._may_climb(row) else FLAT
             climbs = trend.lower > 0 if row.climbing else trend.lower >= self._threshold
             if climbs != row.climbing:
                 row.climbing = climbs
                 minutes = (self._times[-1] - self._times[0]) / 60
-                alarms.append(Alarm(row.site, row.left, *trend, minutes, recovered=not climbs))
+                unseen = not counts.accepted
+                alarms.append(Alarm(row.site, row.left, *trend, minutes, not climbs, unseen))
         for alarm in alarms:
             self._report(alarm)
         return alarms
@@ -217,7 +247,14 @@ class Monitor:
         rows, counted = self._counts.all_rows(), self._counted
         live, made = sum(row.live for row in rows), sum(row.made for row in rows)
         connections = self._counts.accepted, self._counts.ended
-        return Status(live, made, made - live, *connections, counted["transport"], counted["timer"])
+        kinds = counted["transport"], counted["timer"]
+        stuck, unseen = self._counts.stuck.left, not self._counts.accepted
+        return Status(live, made, made - live, *connections, *kinds, stuck, unseen)
+
+    @property
+    def connections_climb(self) -> bool:
+        """True while the alarm of the stuck connections is on."""
+        return self._counts.stuck.climbing
 
     def climbing(self) -> list[SiteStatus]:
         """Return the sites whose alarm is on."""
@@ -298,18 +335,20 @@ class Monitor:
         except Exception:
             log.exception("a sample of the monitor failed; please report this error of muxleak")
 
-    def _trend(self, row: SiteRow) -> Trend:
+    def _trend(self, row: SiteRow | StuckConnections) -> Trend:
         samples = row.samples
         return trend_of(list(self._times)[-len(samples) :], samples) if samples else FLAT
 
-    def _may_climb(self, row: SiteRow) -> bool:
+    def _may_climb(self, row: SiteRow | StuckConnections) -> bool:
         """Return True if a row passes every test for an alarm but the slope; cheapest first."""
         samples = row.samples
         if len(samples) < (samples.maxlen or 0) or samples[-1] <= samples[0]:
             return False
         if not floors_rise(list(samples)) or drift_of(samples) < _DRIFT:
             return False
-        return not self._counts.accepted or self._ends()
+        if self._counts.accepted:
+            return self._ends()
+        return not floors_rise(list(self._descriptors))
 
     def _ends(self) -> bool:
         """Return True if connections have ended in each third of the window."""

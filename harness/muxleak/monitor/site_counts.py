@@ -41,6 +41,7 @@ from typing import Any
 from muxleak.introspect.sites import Points, Site, SiteFrame
 from muxleak.introspect.waiting import AnyTask, coroutine_of
 from muxleak.ledger.counters import CURRENT, FEW, Observer, Resource, Scope, charged
+from muxleak.monitor.connections import StuckConnections
 
 OTHER = "other sites"
 _KEYS_PER_ROW = 16
@@ -86,6 +87,7 @@ class SiteCounts(Observer):
         other: the row of all sites that came after `rows` was full.
         accepted: connections that servers have accepted.
         ended: those of them whose transport was found gone.
+        stuck: those of them that serve nobody.
     """
 
     def __init__(self, root: Scope, max_sites: int, window: int) -> None:
@@ -94,12 +96,14 @@ class SiteCounts(Observer):
         self.own = Scope("monitor", self._counters, root)
         self.rows: dict[str, SiteRow] = {}
         self.other = SiteRow(OTHER, window)
+        self.stuck = StuckConnections(window)
         self.accepted = self.ended = 0
         self._begun = 0
         self._open: dict[Scope, list[Resource]] = {}
         self._ending: set[Scope] = set()
         self._resources: list[Resource] = []
-        self._limit = self._open_limit = FEW
+        self._unscoped: list[Resource] = []
+        self._limit = self._open_limit = self._unscoped_limit = FEW
         # By address: code objects hash by value, slowly. They are held, so that none is reused.
         self._keys: dict[tuple[int, int], tuple[CodeType | None, SiteRow]] = {}
 
@@ -140,7 +144,9 @@ class SiteCounts(Observer):
         row.of_open -= self._is_open(scope)
 
     def kept(self, resource: Resource) -> None:
-        """Count a resource that was alive at a sweep; amortised O(1)."""
+        """Count a resource that was alive at a sweep, but for the monitor's own; amortised O(1)."""
+        if resource.owner is self.own:
+            return
         self._resources.append(resource)
         if len(self._resources) > self._limit:
             self.count_resources()
@@ -170,7 +176,12 @@ class SiteCounts(Observer):
     def connected(self, scope: Scope, transport: Resource) -> None:
         """Count a connection as open, to which the tasks of `scope` belong from now on."""
         self.accepted += 1
+        self.stuck.add(transport)
         if scope is self._root:
+            # No task belongs to it: all tasks of the service are inside the root.
+            self._unscoped.append(transport)
+            if len(self._unscoped) > self._unscoped_limit:
+                self._end_unscoped()
             return
         transports = self._open.get(scope)
         if transports is not None:
@@ -188,11 +199,17 @@ class SiteCounts(Observer):
 
         Called once for each sample, so that the tasks of a connection have an interval to end in.
         """
+        self._end_unscoped()
         ending = self._find_ended()
         for scope in ending & self._ending:
             del self._open[scope]
             self._shift(scope, -1)
         self._ending = ending - self._ending
+
+    def _end_unscoped(self) -> None:
+        alive = [each for each in self._unscoped if each.alive()]
+        self.ended += len(self._unscoped) - len(alive)
+        self._unscoped, self._unscoped_limit = alive, 2 * len(alive) + FEW
 
     def _find_ended(self) -> set[Scope]:
         """Forget ended connections that left no task; return the scopes of those that left some."""

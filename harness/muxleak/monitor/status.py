@@ -2,6 +2,12 @@
 
 from typing import NamedTuple
 
+from muxleak.monitor.connections import SITE as CONNECTIONS
+
+_UNSEEN = (
+    "; no server has shown its connections, but open descriptors have not grown with the tasks"
+)
+
 
 class SiteStatus(NamedTuple):
     """The status of one line of code that makes tasks.
@@ -38,6 +44,9 @@ class Status(NamedTuple):
         ended: those of them that have ended.
         transports: open transports, accepted and others.
         timers: timers that are set, without those that asyncio sets for a sleep or timeout.
+        stuck: accepted connections that serve nobody: their peer has ended, or the server does not
+            read from them, and for one interval no byte has passed.
+        unseen: True as long as no server has accepted a connection that the monitor could see.
     """
 
     tasks: int
@@ -47,18 +56,21 @@ class Status(NamedTuple):
     ended: int
     transports: int
     timers: int
+    stuck: int = 0
+    unseen: bool = False
 
 
 class Alarm(NamedTuple):
-    """The beginning or the end of the growth of the tasks of one line.
+    """The beginning or the end of the growth of the tasks of one line, or of stuck connections.
 
     Attributes:
-        site: "file:line in function".
-        left: its live tasks that belong to no open connection.
+        site: "file:line in function"; `CONNECTIONS` for connections.
+        left: its live tasks that belong to no open connection; or stuck connections.
         slope: change of `left` per minute.
         lower: lower bound of the slope, 99 % one-sided.
         minutes: length of the window.
         recovered: True if this is the end of an alarm.
+        unseen: True if no server has shown a connection.
     """
 
     site: str
@@ -67,11 +79,14 @@ class Alarm(NamedTuple):
     lower: float
     minutes: float
     recovered: bool
+    unseen: bool = False
 
     def __str__(self) -> str:
+        what = "stuck" if self.site == CONNECTIONS else "tasks without open connection"
         if self.recovered:
-            return f"{self.site}: no longer climbs; {self.left:,} tasks without open connection"
+            return f"{self.site}: no longer climbs; {self.left:,} {what}"
         return (
-            f"{self.site}: {self.left:,} tasks without open connection, and climbing by"
+            f"{self.site}: {self.left:,} {what}, and climbing by"
             f" {self.slope:.3g} per minute (at least {self.lower:.3g}) for {self.minutes:.3g} min"
+            + (_UNSEEN if self.unseen else "")
         )
