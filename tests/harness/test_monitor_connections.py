@@ -220,7 +220,6 @@ def test_alarm_for_connections_ends_and_is_exported() -> None:
                 await service.visit()
                 monitor.sample()
                 climbs.append(monitor.connections_climb)
-            assert len(climbs) > 2
             assert monitor.status().stuck == 0
             begin, end = service.alarms
             assert (begin.recovered, end.recovered) == (False, True)
