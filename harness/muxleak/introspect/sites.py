@@ -64,6 +64,7 @@ _RUNNER_RUN = asyncio.Runner.run.__code__
 WRAPPERS: dict[str, frozenset[str]] = {
     "anyio": frozenset("*"),
     "asyncer": frozenset("*"),
+    "aiohttp": frozenset({"TimeoutHandle.start", "call_later", "weakref_handle"}),
     "tornado": frozenset(
         {"call_at", "call_later", "add_timeout", "add_callback", "convert_yielded"}
     ),
@@ -228,7 +229,8 @@ def add_wrappers(package: str, *functions: str) -> None:
 
     Args:
         package: an import name, such as "mycompany.tasks".
-        *functions: names of the functions, without their class; "*" for all of the package.
+        *functions: names of the functions, with or without their class; "*" for all of the
+            package.
 
     Raises:
         TypeError: no function is given.
@@ -277,7 +279,7 @@ def _wraps(code: CodeType) -> bool:
     if known is None:
         names = WRAPPERS.get(_package_of(code.co_filename) or "", frozenset())
         # The entry holds the code, so that its id is not used again.
-        known = _by_code[id(code)] = code, "*" in names or code.co_name in names
+        known = _by_code[id(code)] = code, bool({"*", code.co_name, code.co_qualname} & names)
     return known[1]
 
 

@@ -298,7 +298,8 @@ class Attribution:
         try:
             unseen = self._watcher.unseen(loop)
             if can_run(loop):
-                self._run(loop, leak_reports.measure(check, unseen, self._root, later))
+                shared = _wider_values(self._item) if check.function is None else []
+                self._run(loop, leak_reports.measure(check, unseen, self._root, later, shared))
             else:
                 leak_reports.measure_now(check, loop, unseen, self._root)
         except Exception as error:  # noqa: BLE001 - the outcome of the test must stay
@@ -329,6 +330,14 @@ class Attribution:
             loop.run_until_complete(work)
         finally:
             self._charge(active)
+
+
+def _wider_values(item: pytest.Item) -> list[Any]:
+    """Return the values of the fixtures that a test shares with others."""
+    request: Any = getattr(item, "_request", None)
+    definitions: dict[str, Any] = getattr(request, "_fixture_defs", None) or {}
+    results = [each.cached_result for each in definitions.values() if each.scope != "function"]
+    return [result[0] for result in results if result is not None]
 
 
 def _plain_fixtures(item: pytest.Item) -> list[str]:

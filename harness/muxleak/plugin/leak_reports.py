@@ -14,6 +14,7 @@ from muxleak.checks.ignores import Ignore, kept_by_libraries, remaining
 from muxleak.checks.report import LeakGroup, LeakReport
 from muxleak.checks.scope_check import diagnosed, left_behind, without_owned
 from muxleak.checks.teardown import release
+from muxleak.checks.timer_rule import without_excused_timers
 from muxleak.introspect.names import attribute, is_a
 from muxleak.introspect.sites import Site, short_path
 from muxleak.ledger.counters import TaskRecord
@@ -53,7 +54,11 @@ class IgnoreOtherLoops(Ignore):
 
 
 async def measure(
-    check: "Check", unseen: Iterable[str], root: Path, later: Sequence[str] = ()
+    check: "Check",
+    unseen: Iterable[str],
+    root: Path,
+    later: Sequence[str] = (),
+    shared: Sequence[Any] = (),
 ) -> None:
     """Add the leaks of a check on the running loop to its reports; in strict mode, end them.
 
@@ -63,10 +68,12 @@ async def measure(
         root: folder of the project, to which places are relative.
         later: names of the plain fixtures that are torn down when the loop has ended. Objects that
             they can end without a loop are held, for `judge_held`.
+        shared: values of fixtures that the test shares with others; their timers are theirs.
     """
     plan = check.plan
     kinds, ignores = _options(check, asyncio.get_running_loop())
     found = await left_behind(check.scope, kinds, ignores, plan.budget)
+    found = without_excused_timers(found, shared)
     if not found:
         return
     held = [each for each in found if each.kind in _LOOPLESS] if later else []
