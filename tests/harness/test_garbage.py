@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loops import REAL
-from muxleak import LeakError, measure_growth, no_leaks
+from muxleak import LeakError, ignore_waiting_in, measure_growth, no_leaks
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
@@ -23,6 +23,7 @@ def no_chance() -> Iterator[None]:
     yield
     gc.enable()
     gc.unfreeze()
+    WAITED.clear()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]], new_loop: Loops) -> Any:
@@ -33,11 +34,20 @@ def run(main: Callable[[], Coroutine[Any, Any, Any]], new_loop: Loops) -> Any:
         return loop.run_until_complete(main())
 
 
+WAITED: list[asyncio.Future[None]] = []  # holds futures, as a connection does
+
+
+async def wait() -> None:
+    """Wait for a future that is held."""
+    WAITED.append(asyncio.get_running_loop().create_future())
+    await WAITED[-1]
+
+
 class Call:
     """Stands in a cycle, and cancels its task when it is collected."""
 
     def __init__(self) -> None:
-        self.task = asyncio.ensure_future(asyncio.Event().wait())
+        self.task = asyncio.ensure_future(wait())
         self.cycle = self
 
     def __del__(self) -> None:
@@ -57,7 +67,7 @@ class Chain:
         """Keep a call in a cycle until the cancellation."""
         cycle: list[object] = [call]
         cycle.append(cycle)
-        await asyncio.Event().wait()
+        await wait()
 
     def __del__(self) -> None:
         self.task.cancel()
@@ -217,3 +227,61 @@ def test_clean_block_collects_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gc, "collect", collect)
     run(main, asyncio.SelectorEventLoop)
+
+
+class Lost:
+    """Its coroutine is a method, so that the task holds it; nothing holds the task."""
+
+    def __init__(self, *, cancels: bool) -> None:
+        self.cancels = cancels
+        self.task = asyncio.ensure_future(self.work())
+
+    async def work(self) -> None:
+        """Wait for nothing."""
+        await asyncio.Event().wait()
+
+    def __del__(self) -> None:
+        if self.cancels:
+            self.task.cancel()
+
+
+async def losing(*, cancels: bool, collected: bool, **options: Any) -> LeakError | None:
+    """Return the verdict on a block that loses a task; before or after a collection."""
+    try:
+        async with no_leaks(budget=0.02, **options):
+            Lost(cancels=cancels)
+            await asyncio.sleep(0)
+            if collected:
+                gc.collect()
+    except LeakError as error:
+        return error
+    return None
+
+
+@REAL
+@pytest.mark.parametrize("cancels", [False, True])
+@pytest.mark.parametrize("kinds", [None, ["task"]])
+def test_verdict_on_a_task_that_nothing_holds_is_the_same(
+    new_loop: Loops, kinds: list[str] | None, *, cancels: bool
+) -> None:
+    """Whenever the collector runs; the report says where the task waited."""
+    options = {"kinds": kinds} if kinds else {}
+    verdicts = [
+        run(lambda: losing(cancels=cancels, collected=collected, **options), new_loop)  # noqa: B023
+        for collected in (False, True)
+    ]
+    kinds_found = [error and [each.kind for each in error.report.groups] for error in verdicts]
+    assert kinds_found[0] == kinds_found[1]
+    assert cancels or None not in verdicts
+    line = Lost.__init__.__code__.co_firstlineno + 2
+    for error in filter(None, verdicts):
+        assert f"made at tests/harness/test_garbage.py:{line} in Lost.__init__" in str(error)
+        assert "in Lost.work (tests/harness/test_garbage.py:" in str(error)
+
+
+def test_task_that_nothing_holds_can_be_ignored() -> None:
+    """By the function in which it waits, or waited."""
+    ignore = ignore_waiting_in("Lost.work", reason="known")
+    for collected in (False, True):
+        main = losing(cancels=False, collected=collected, ignore=ignore)
+        assert asyncio.run(main) is None

@@ -461,16 +461,19 @@ def test_error_that_was_retrieved_is_none() -> None:
 
 
 def test_destroyed_task_is_charged() -> None:
-    """A task the ledger did not see, destroyed while pending, is recorded as such."""
+    """A task the ledger did not see, destroyed while pending, with the place where it waited."""
 
     async def body(ledger: Ledger, scope: Scope) -> None:
         task = asyncio.create_task(iterations())
+        await asyncio.sleep(0)
         asyncio.get_running_loop().call_exception_handler(
             {"message": "Task was destroyed but it is pending!", "task": task}
         )
         await task
-        found = [*scope.everything(), *ledger.root.things]
-        assert [record.kind for record in found] == ["destroyed"]
+        (record,) = (each for each in ledger.everything() if each.kind != "task")
+        assert record.scope in {None, scope}
+        assert (record.kind, record.name) == ("destroyed", "iterations")
+        assert record.waiting_on().place.startswith("iterations (tests/harness/test_kinds.py:")
 
     run(asyncio.SelectorEventLoop, body)
 

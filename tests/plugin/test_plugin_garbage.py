@@ -17,9 +17,15 @@ SUITE = """
 
     pytestmark = pytest.mark.asyncio
 
+    WAITED = []
+
+    async def wait():
+        WAITED.append(asyncio.get_running_loop().create_future())
+        await WAITED[-1]
+
     class Call:
         def __init__(self):
-            self.task = asyncio.ensure_future(asyncio.Event().wait())
+            self.task = asyncio.ensure_future(wait())
             self.cycle = self
 
         def __del__(self):

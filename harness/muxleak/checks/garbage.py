@@ -12,23 +12,45 @@ import asyncio
 import gc
 from collections.abc import Callable
 
+from muxleak.introspect.sites import Site
+from muxleak.introspect.waiting import Waiting
+from muxleak.ledger.counters import Scope
+from muxleak.ledger.kinds import DestroyedRecord
+
 ITERATIONS = 3  # of the loop: from a cancellation to the done callbacks of a task
 _ROUNDS = 3  # a finalizer may leave garbage that has finalizers
 
 
-async def collect_garbage(count: Callable[[], int]) -> None:
+async def collect_garbage(count: Callable[[], int], scope: Scope | None = None) -> None:
     """Collect garbage, and give its finalizers their turn on the running loop.
 
     Args:
         count: returns the number of objects that are in question. Garbage is collected again as
             long as collecting lowers it, a few times.
+        scope: a task of it that is destroyed is described by the place where it waited.
     """
     before = count()
     for _ in range(_ROUNDS):
+        places = _places(scope) if scope is not None else {}
         gc.collect()
+        if scope is not None:
+            _describe_destroyed(scope, places)
         for _ in range(ITERATIONS):
             await asyncio.sleep(0)
         after = count()
         if not 0 < after < before:
             return
         before = after
+
+
+def _places(scope: Scope) -> dict[tuple[Site, str], Waiting]:
+    """Return where the tasks of a scope wait; it must not hold the tasks."""
+    found = scope.everything()
+    return {(each.site, each.name): each.waiting_on() for each in found if each.kind == "task"}
+
+
+def _describe_destroyed(scope: Scope, places: dict[tuple[Site, str], Waiting]) -> None:
+    # The coroutine may be closed before the task reports that it is destroyed.
+    for record in scope.everything():
+        if isinstance(record, DestroyedRecord) and record.waiting is None:
+            record.waiting = places.get((record.site, record.name))

@@ -181,9 +181,9 @@ class GrowthMeasurement:
                 await self._collect()
                 hidden = self._total() > before
             elif number > self.half and (hidden or not (at_level() and self._no_failure())):
-                await collect_garbage(self._total)
+                await collect_garbage(self._total, self.scope)
             elif number > self.half and self._opened() > self._last(descriptors.KIND):
-                await collect_garbage(self._opened)
+                await collect_garbage(self._opened, self.scope)
             level = self._total()
             self.series.append(self._sample())
             if number == self.half:
@@ -294,7 +294,7 @@ class GrowthMeasurement:
         """Collect garbage before one of the two samples that decide."""
         sweep_all(self.loop)
         if self._total() or not self._no_failure() or self.kinds & {"retained", "callback"}:
-            await collect_garbage(self._total)
+            await collect_garbage(self._total, self.scope)
 
     def _count(self) -> Counter[Key]:
         return Counter(map(key_of, self.alive()))

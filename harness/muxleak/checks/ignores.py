@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from muxleak.checks.report import Record
 
 _INSTALLED = {"site-packages", "dist-packages"}
+_DESTROYED = frozenset({"destroyed"})
 FACTORIES = "ignore_created_by, ignore_name, ignore_waiting_in, ignore_current"
 
 
@@ -222,7 +223,13 @@ def valid_ignores(ignores: object) -> tuple[Ignore, ...]:
 def remaining(
     records: Iterable[Any], kinds: frozenset[str], ignores: Sequence[Ignore]
 ) -> list[Any]:
-    """Return the records of given kinds that no value exempts."""
+    """Return the records of given kinds that no value exempts.
+
+    A task that a collection has destroyed counts as a task, too: whether it is alive when a check
+    looks depends on the collector.
+    """
+    if "task" in kinds:
+        kinds |= _DESTROYED
     return [
         record
         for record in records

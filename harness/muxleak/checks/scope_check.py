@@ -161,7 +161,7 @@ class _Examination:
         await settle(limit=limit, horizon=limit, until=self.ended, patient=False)
 
     async def _collect(self) -> None:
-        await collect_garbage(lambda: len(self.alive()))
+        await collect_garbage(lambda: len(self.alive()), self.scope)
 
 
 def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:
@@ -175,14 +175,21 @@ def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:
 
 
 def diagnoses(records: Sequence[Record]) -> list[list[str]]:
-    """Say of each task in a line if anything can still wake it; say nothing of other kinds."""
+    """Say of each task in a line if anything can still wake it, or where it was destroyed."""
     tasks = [each.task for each in records if isinstance(each, TaskRecord)]
     try:
         lines = iter(wakers(tasks))
     except Exception as error:  # noqa: BLE001 - the leak must be reported all the same
         failed("who could wake a task", error)
         lines = iter(["who could wake it is not known"] * len(tasks))
-    return [[next(lines)] if isinstance(each, TaskRecord) else [] for each in records]
+    return [[next(lines)] if isinstance(each, TaskRecord) else _destroyed(each) for each in records]
+
+
+def _destroyed(record: Record) -> list[str]:
+    """Say where a destroyed task waited; say nothing of other kinds."""
+    if record.kind != "destroyed" or not (waiting := record.waiting_on()).chain:
+        return []
+    return [f"it waited in {waiting.place} on {waiting.on}, and nothing held it"]
 
 
 def without_owned(found: list[Any]) -> list[Any]:

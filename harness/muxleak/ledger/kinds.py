@@ -36,14 +36,14 @@ import concurrent.futures
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from types import AsyncGeneratorType, FrameType
+from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any
 from weakref import ref
 
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute
-from muxleak.introspect.sites import Points, Site
-from muxleak.introspect.waiting import code_place, is_stdlib
+from muxleak.introspect.sites import Points, Site, SiteFrame
+from muxleak.introspect.waiting import Waiting, code_place, is_stdlib
 from muxleak.ledger.counters import Resource, Scope
 
 NOUNS = {
@@ -334,10 +334,28 @@ class ErrorRecord(Resource):
 
 
 class DestroyedRecord(ErrorRecord):
-    """A task that the garbage collector destroyed before its end."""
+    """A task that the garbage collector destroyed before its end.
 
-    __slots__ = ()
+    Attributes:
+        waiting: the place where it waited; None if that is not known.
+        code: that of its coroutine, which the collector may have closed first; None if it has none.
+    """
+
+    __slots__ = ("code", "waiting")
     kind = "destroyed"
+
+    def __init__(self, text: str, name: str, site: Site, owner: Scope) -> None:
+        super().__init__(text, name, site, owner)
+        self.waiting: Waiting | None = None
+        self.code: CodeType | None = None
+
+    def waiting_on(self) -> Waiting:
+        """Describe the place where it waited, or at least where its coroutine begins."""
+        if self.waiting is None and self.code is not None:
+            line = self.code.co_firstlineno
+            frame = str(SiteFrame(self.code.co_filename, line, self.code.co_qualname))
+            return Waiting((frame,), code_place(self.code, line), "an object that is freed")
+        return self.waiting or super().waiting_on()
 
 
 class MessageRecord(ErrorRecord):

@@ -31,13 +31,13 @@
 
 import re
 from contextvars import Context
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any
 
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute, has_method, is_a, safe_text
 from muxleak.introspect.sites import Points, Site, is_internal
-from muxleak.introspect.waiting import name_of, scrub
+from muxleak.introspect.waiting import coroutine_of, name_of, scrub, waiting_of
 from muxleak.ledger.collector import collecting
 from muxleak.ledger.counters import CURRENT, Scope, charged
 from muxleak.ledger.kinds import DestroyedRecord, ErrorRecord, MessageRecord
@@ -84,8 +84,13 @@ def charge(
     else:
         site, scope = Site(tuple(_raised_at(context))), _scope_of(context, root, home)
         name = name_of(future) if kind != "message" and future is not None else _name_of(context)
+    record = _RECORDS[kind](text, name, site, scope)
+    if isinstance(record, DestroyedRecord):
+        waiting, code = waiting_of(future), attribute(coroutine_of(future), "cr_code")
+        record.waiting = waiting if waiting.chain else None
+        record.code = code if is_a(code, CodeType) else None
     # The next sweep charges the scope: a collection may come while its lists are being pruned.
-    counters.fresh.append(_RECORDS[kind](text, name, site, scope))
+    counters.fresh.append(record)
 
 
 def owner_of_current(root: Scope, home: Scope | None) -> Scope:
