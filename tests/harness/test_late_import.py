@@ -32,12 +32,13 @@ def seen() -> list[ModuleType]:
 def test_late_import_calls_at_the_end_of_the_import(seen: list[ModuleType]) -> None:
     """Once, with the whole module; a second import finds nothing left of it."""
     before = [*sys.meta_path]
-    late = LateImport(NAME, lambda module: seen.append(module) if module.VALUE else None)
+    late = LateImport({NAME: lambda module: seen.append(module) if module.VALUE else None})
     late.start()
     assert seen == []
 
     module = importlib.import_module(NAME)
     assert seen == [module]
+    late.stop()
     assert sys.meta_path == before
     assert module.__spec__ is not None
     assert "exec_module" not in vars(module.__spec__.loader)
@@ -50,14 +51,14 @@ def test_late_import_calls_now_if_the_module_is_there(seen: list[ModuleType]) ->
     """Nothing waits then."""
     before = [*sys.meta_path]
     module = importlib.import_module(NAME)
-    LateImport(NAME, seen.append).start()
+    LateImport({NAME: seen.append}).start()
     assert seen == [module]
     assert sys.meta_path == before
 
 
 def test_late_import_can_be_stopped(seen: list[ModuleType]) -> None:
     """Before the import and after it."""
-    late = LateImport(NAME, seen.append)
+    late = LateImport({NAME: seen.append})
     late.start()
     late.stop()
     importlib.import_module(NAME)
@@ -69,9 +70,10 @@ def test_late_import_leaves_a_failed_import_alone(seen: list[ModuleType], tmp_pa
     """The error is the module's own, or the usual one where there is no module."""
     (tmp_path / f"{NAME}_broken.py").write_text("raise LookupError('its own')\n")
     for name, error in ((f"{NAME}_broken", LookupError), (f"{NAME}_missing", ModuleNotFoundError)):
-        late = LateImport(name, seen.append)
+        late = LateImport({name: seen.append})
         late.start()
         with pytest.raises(error):
             importlib.import_module(name)
+        late.stop()
         assert late not in sys.meta_path
     assert seen == []

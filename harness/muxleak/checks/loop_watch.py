@@ -25,9 +25,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
-from muxleak.checks import loop_ends
 from muxleak.checks.failure import failed
 from muxleak.checks.late_import import LateImport
+from muxleak.checks.loop_ends import LibraryHooks
 from muxleak.checks.report import LeakReport
 from muxleak.checks.scope_check import diagnosed
 from muxleak.ledger.counters import Scope
@@ -59,50 +59,45 @@ class LoopWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
         self._replaced: list[tuple[Any, str, Any]] = []
-        self._uvloop = LateImport(
-            "uvloop", lambda uvloop: self._replace(uvloop.Loop, "run_forever", self._begin)
-        )
+
+        def see_uvloop(uvloop: Any) -> None:
+            self._replace(uvloop.Loop, "run_forever", self._begin)
+
+        others = LibraryHooks(self._put, self._begin, self._examine_on)
+        self._late = LateImport({"uvloop": see_uvloop, **others.by_module()})
 
     def __enter__(self) -> Self:
         self._replace(asyncio.BaseEventLoop, "run_forever", self._begin)
-        self._uvloop.start()
+        self._late.start()
         self._replace(asyncio.runners, "_cancel_all_tasks", self._examine_on)
-        base = asyncio.BaseEventLoop
-        self._put(base, "__init__", self._around_init(base.__init__))
-        for owner, name, make in loop_ends.replacements(self._begin, self._examine_on):
-            self._put(owner, name, make(getattr(owner, name)))
         self._scope.__enter__()
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._scope.__exit__()
-        self._uvloop.stop()
+        self._late.stop()
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
         self._end()
 
     def _replace(self, owner: Any, name: str, before: Callable[[Any], None]) -> None:
-        original = getattr(owner, name)
+        """Call a function before a method of loops, in this thread."""
 
-        def replacement(loop: Any) -> Any:
-            if threading.get_ident() == self._thread:
-                before(loop)
-            return original(loop)
+        def make(original: Any) -> Any:
+            def replacement(loop: Any) -> Any:
+                if threading.get_ident() == self._thread:
+                    before(loop)
+                return original(loop)
 
-        self._put(owner, name, replacement)
+            return replacement
 
-    def _put(self, owner: Any, name: str, value: Any) -> None:
+        self._put(owner, name, make)
+
+    def _put(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         # Put back by `setattr`, also where the class had inherited it, as uvloop's has.
-        self._replaced.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, value)
-
-    def _around_init(self, original: Any) -> Any:
-        def __init__(loop: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
-            original(loop, *args, **settings)
-            if loop_ends.is_run_by_others(loop) and threading.get_ident() == self._thread:
-                self._begin(loop)
-
-        return __init__
+        original = getattr(owner, name)
+        self._replaced.append((owner, name, original))
+        setattr(owner, name, make(original))
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Record the tasks and resources of a loop that is about to run."""

@@ -31,8 +31,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
-from muxleak.checks import loop_ends
 from muxleak.checks.late_import import LateImport
+from muxleak.checks.loop_ends import LibraryHooks
 from muxleak.ledger import resource_warnings, threads
 from muxleak.ledger.counters import Scope
 from muxleak.ledger.factory import is_counting
@@ -116,10 +116,12 @@ class LoopWatcher:
         self._loops: WeakSet[_Loop] = WeakSet()
         self._deferred = DeferredHooks()
         self._replaced: list[tuple[Any, str, Any]] = []
-        self._uvloop = LateImport(
-            "uvloop",
-            lambda uvloop: self._replace(uvloop.Loop, "run_forever", self._around_run),
-        )
+
+        def see_uvloop(uvloop: Any) -> None:
+            self._replace(uvloop.Loop, "run_forever", self._around_run)
+
+        others = LibraryHooks(self._replace, self._run_nested, self._end_at_once)
+        self._late = LateImport({"uvloop": see_uvloop, **others.by_module()})
 
     def start(self) -> None:
         """Watch loops from now on; those of uvloop from the end of its import on."""
@@ -129,11 +131,9 @@ class LoopWatcher:
             self._replace(base, "run_forever", self._around_run)
             # A runner calls it at its end; there is no public name for that moment.
             self._replace(asyncio.runners, "_cancel_all_tasks", self._around_cancel)
-            for owner, name, make in loop_ends.replacements(self._run_nested, self._end_at_once):
-                self._replace(owner, name, make)
             threads.install(self, self.ledger.root)
             resource_warnings.install(self.ledger)
-            self._uvloop.start()
+            self._late.start()
 
     def stop(self) -> None:
         """Restore everything that `start` replaced."""
@@ -142,7 +142,7 @@ class LoopWatcher:
         for owner, name, original in reversed(self._replaced):
             setattr(owner, name, original)
         self._replaced.clear()
-        self._uvloop.stop()
+        self._late.stop()
         threads.remove(self, self.ledger.root)
         resource_warnings.remove(self.ledger)
         for loop in list(self._loops):
