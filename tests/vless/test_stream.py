@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from muxleak_vless.address import Address, NetworkType
 from muxleak_vless.errors import LinkLost, StreamClosed, StreamReset
-from muxleak_vless.stream import Stream
+from muxleak_vless.stream import MANY, Stream, Unread
 
 if TYPE_CHECKING:
     import asyncio
@@ -272,6 +273,34 @@ def test_stream_drained_waits_for_the_last_piece(
     loop.run_until_quiescent()
 
     assert waiting.done()
+
+
+@pytest.mark.parametrize("network", [NetworkType.TCP, NetworkType.UDP])
+def test_stream_small_pieces_take_no_more_memory_than_counted(
+    network: NetworkType, owner: Owner, start: Start
+) -> None:
+    """A peer sends its data byte by byte; the limits are on memory, not on data alone."""
+    unread = Unread(1 << 30)
+    stream = Stream(owner, 1, network, TARGET, inbox=1 << 30, connection=unread)
+    pieces = [bytes([at % 256]) for at in range(5_000)]
+
+    async def read_all() -> list[bytes]:
+        return [await stream.read() for _ in iter(lambda: stream.unread, 0)]
+
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for piece in pieces:
+        stream.feed(piece)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+
+    # With room for the few pieces that are not joined.
+    assert taken < 1.2 * unread.size + 128 * MANY
+    assert stream.unread == unread.size
+    received = start(read_all()).result()
+    assert b"".join(received) == b"".join(pieces)
+    assert received == pieces or network is NetworkType.TCP
+    assert unread.size == 0
 
 
 class Mute(Exception):  # noqa: N818 - a test's own

@@ -25,7 +25,8 @@ class Limits(NamedTuple):
     dial_seconds: float = 10.0
     """For reaching a destination."""
     inbox_bytes: int = 256 * 1024
-    """Bytes that a stream's handler has not taken, before the receive loop waits."""
+    """Bytes that a stream's handler has not taken, before the receive loop waits; a packet counts
+    for 128 bytes more."""
     unread_bytes: int = 4 * 1024 * 1024
     """The same over all streams of a connection; `inbox_bytes` alone would allow a gigabyte."""
     backlog_bytes: int = 1024 * 1024

@@ -33,6 +33,10 @@ session that is one stream (`direct_session`).
 # `feed` never waits, and the receive loop waits in `room` after it. So, until the peer has gone,
 # the inbox holds less than its limit and one piece (a frame, or one read of the link).
 #
+# The limits are those of memory, so a peer must not get around them by small pieces, each of which
+# takes a hundred bytes beside its data. Bytes have no borders, so small pieces are joined where
+# there are many; packets have, so each counts for more than its data (`PACKET`).
+#
 # A limit on each inbox is none on a connection, which may have thousands of streams: `Unread`
 # counts the bytes of all its inboxes, under the same rule.
 
@@ -42,13 +46,22 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from muxleak_vless.address import NetworkType
 from muxleak_vless.errors import StreamClosed, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from muxleak_vless.address import Address, NetworkType
+    from muxleak_vless.address import Address
     from muxleak_vless.context import Context
+
+
+MANY = 16
+"""Pieces in the inbox from which small ones are joined."""
+SMALL = 4096
+"""Bytes of a piece below which the next one is joined to it."""
+PACKET = 128
+"""Bytes that a packet in the inbox costs beside its data."""
 
 
 class StreamOwner(Protocol):
@@ -144,6 +157,7 @@ class Stream:
         "_inbox",
         "_limit",
         "_owner",
+        "_packets",
         "_reader",
         "_size",
         "_watchers",
@@ -177,6 +191,7 @@ class Stream:
         self._size = 0
         self._connection = connection
         self._limit: int | None = inbox
+        self._packets = network is NetworkType.UDP
         self._reader: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[], bool]] = {}
 
@@ -217,7 +232,7 @@ class Stream:
                 if self._reader is reader:
                     self._reader = None
         packet = self._inbox.popleft()
-        self._count(-len(packet[0]))
+        self._count(-self._cost(packet[0]))
         self._notify()
         return packet
 
@@ -248,15 +263,19 @@ class Stream:
 
     @property
     def unread(self) -> int:
-        """Bytes that the handler has not taken."""
+        """Bytes that the handler has not taken, with `PACKET` for each packet."""
         return self._size
 
     def feed(self, data: bytes, address: Address | None = None) -> None:
         """Put ``data`` into the inbox and wake the reader; drop it if the stream has ended."""
-        if self.cause is None and not self.ended and data:
-            self._inbox.append((data, address))
-            self._count(len(data))
-            self._wake_reader()
+        if self.cause is not None or self.ended or not data:
+            return
+        self._count(self._cost(data))
+        many = len(self._inbox) >= MANY and not self._packets
+        if many and len(self._inbox[-1][0]) < SMALL:
+            data = self._inbox.pop()[0] + data
+        self._inbox.append((data, address))
+        self._wake_reader()
 
     def feed_eof(self) -> None:
         """Record that the peer has ended its direction, and wake the reader."""
@@ -303,6 +322,9 @@ class Stream:
         """Lift the limit of `room`, because the peer has gone and little more can come."""
         self._limit = None
         self._notify()
+
+    def _cost(self, data: bytes) -> int:
+        return len(data) + (PACKET if self._packets else 0)
 
     def _count(self, size: int) -> None:
         self._size += size
