@@ -51,12 +51,19 @@ class _Accepted:
 
         Args:
             transport: the transport itself.
-            ended: True if its peer has ended its direction.
+            ended: True if its peer has ended its direction or has gone.
         """
-        before, self.suspect = self.suspect, None
-        if ended or ask(transport, "is_reading") is False:
-            self.suspect = _bytes_of(transport)
-        return self.suspect is not None and self.suspect == before
+        # Not by `ask`, here and in `_ended`: this is done for every connection at every sample.
+        if not ended:
+            try:
+                ended = not transport.is_reading()
+            except Exception:  # noqa: BLE001 - a foreign transport may raise anything, or has none
+                ended = False
+        if not ended:
+            self.suspect = None
+            return False
+        before, self.suspect = self.suspect, _bytes_of(transport)
+        return self.suspect == before
 
 
 class StuckConnections:
@@ -110,10 +117,12 @@ def _ended(transports: list[Any]) -> set[int]:
         return set()
     poll, ids = select.poll(), {}
     for transport in transports:
-        number = ask(ask(transport, "get_extra_info", "socket"), "fileno")
-        if isinstance(number, int) and number >= 0:
-            ids[number] = id(transport)
+        try:
+            number = transport.get_extra_info("socket").fileno()
             poll.register(number, _ENDED)
+        except Exception:  # noqa: BLE001, S112 - as above; a closed socket has the number -1
+            continue
+        ids[number] = id(transport)
     return {ids[number] for number, events in poll.poll(0) if events & (_ENDED | select.POLLERR)}
 
 
