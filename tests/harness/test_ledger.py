@@ -387,6 +387,62 @@ def test_scoped_factory_gives_each_connection_a_scope(new_loop: Loops) -> None:
     assert [(scope.live, scope.created) for scope in scopes] == [(0, 2), (0, 2)]
 
 
+@REAL
+def test_scopes_of_connections_that_are_open_together(new_loop: Loops) -> None:
+    """A callback charges its own connection, also where all of a server share one context."""
+
+    class Patient(Chatty):
+        transport: asyncio.Transport
+
+        def data_received(self, data: bytes) -> None:
+            self.tasks.append(asyncio.get_running_loop().create_task(forever()))
+            self.transport.write(data)
+
+        def eof_received(self) -> None:
+            self.tasks.append(asyncio.get_running_loop().create_task(forever()))
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            del exc
+            self.tasks.append(asyncio.get_running_loop().create_task(forever()))
+            weak.append(weakref.ref(self))
+            tasks.extend(self.tasks)
+            lost.set()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        factory = ledger.scoped_factory(Patient, "c{}".format, made=scopes.append)
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        pairs = await asyncio.gather(*(asyncio.open_connection(*address) for _ in range(3)))
+        for reader, writer in pairs:
+            writer.write(b"x")
+            await reader.readexactly(1)
+        counts.append([scope.live for scope in scopes])
+        for _, writer in pairs:
+            lost.clear()
+            writer.close()
+            await lost.wait()
+            counts.append(sorted(scope.live for scope in scopes))
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        tasks.clear()
+
+    # Compared at the end: a loop of uvloop's that is closed with open connections may hang.
+    counts: list[list[int]] = []
+    scopes: list[Scope] = []
+    tasks: list[asyncio.Task[None]] = []
+    weak: list[weakref.ref[Patient]] = []
+    lost = asyncio.Event()
+    loop = new_loop()
+    with contextlib.closing(loop), Ledger().watching(loop) as ledger:
+        loop.run_until_complete(main())
+    gc.collect()
+    assert counts == [[2, 2, 2], [2, 2, 4], [2, 4, 4], [4, 4, 4]]
+    assert [each() for each in weak] == [None] * 3
+
+
 def test_waiting_on_names_the_users_object(loop: VirtualLoop, ledger: Ledger) -> None:
     """The chain goes from outermost to innermost, and the object's own repr is shown."""
 

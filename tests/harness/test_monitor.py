@@ -220,6 +220,56 @@ async def spin(times: int = 5) -> None:
 
 
 @REAL
+def test_monitor_knows_whose_callback_runs(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A task of an open connection is not taken for one of a later connection that has closed."""
+    tasks: list[asyncio.Task[object]] = []
+    lost = asyncio.Event()
+
+    class Starting(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            tasks.append(asyncio.create_task(asyncio.Event().wait()))
+            self.transport.write(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            del exc
+            lost.set()
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            server = await asyncio.get_running_loop().create_server(Starting, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            pairs = [await asyncio.open_connection(*address) for _ in range(2)]
+            for reader, writer in reversed(pairs):
+                writer.write(b"x")
+                await reader.readexactly(1)
+            pairs[1][1].close()
+            await lost.wait()
+            await spin()
+            for _ in range(2):
+                monitor.sample()
+            counts.extend((each.live, each.left) for each in monitor.sites() if each.live)
+            tasks[0].cancel()  # that of the connection that has closed
+            await spin()
+            monitor.sample()
+            counts.extend((each.live, each.left) for each in monitor.sites() if each.live)
+            pairs[0][1].close()
+            server.close()
+            tasks[1].cancel()
+            await spin()
+
+    # Compared at the end: a loop of uvloop's that is closed with open connections may hang.
+    counts: list[tuple[int, int]] = []
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    assert counts == [(2, 1), (1, 0)]
+
+
+@REAL
 def test_monitor_knows_whose_connection_is_open(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:

@@ -54,6 +54,7 @@ from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute, module_of, type_name
 from muxleak.introspect.sites import Points, is_internal, trace
 from muxleak.introspect.waiting import callable_name
+from muxleak.ledger.connection_scope import pin
 from muxleak.ledger.counters import CURRENT, YOUNG, Resource, Scope, charged, compact
 from muxleak.ledger.kinds import (
     GeneratorRecord,
@@ -250,7 +251,9 @@ class Hooks:
             protocol = protocol_factory()
             if not self.counters.active:
                 return protocol
-            scope, announce = self.scope(), attribute(protocol, "connection_made")
+            scope = self.scope()
+            pin(protocol, scope if observer is not None else None)
+            announce = attribute(protocol, "connection_made")
             if announce is None:
                 # asyncio says what is wrong with it.
                 return protocol

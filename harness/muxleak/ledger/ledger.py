@@ -45,6 +45,7 @@ from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import type_name
 from muxleak.introspect.waiting import AnyTask
 from muxleak.ledger import collector, resource_warnings, task_class, threads
+from muxleak.ledger.connection_scope import pin
 from muxleak.ledger.counters import CURRENT, Counters, Resource, Scope, TaskRecord, charged
 from muxleak.ledger.factory import counting, is_counting, noting, without
 from muxleak.ledger.hooks import Hooks, own_attribute
@@ -206,10 +207,11 @@ class Ledger:
     ) -> Callable[[], _Protocol]:
         """Give every connection that a server accepts a scope of its own.
 
-        asyncio calls the factory in the task that accepts, and uvloop in a context of the
-        connection; both then run `connection_made` and the reading callbacks in that context, so
-        that everything the connection starts is charged to it. Tested on 3.11 to 3.13 and with
-        uvloop 0.23. The accepting task itself is charged to the scope that started the server.
+        asyncio calls the factory in the task that accepts, and runs the callbacks of the connection
+        in the context of that task, so that everything the connection starts is charged to it. On
+        loops with one context for all connections, such as uvloop's, the callbacks enter the scope
+        (see `connection_scope`). The accepting task itself is charged to the scope that started the
+        server.
 
         Args:
             protocol_factory: as for `loop.create_server`.
@@ -230,7 +232,9 @@ class Ledger:
             if made is not None:
                 made(scope)
             scope.enter()
-            return protocol_factory()
+            protocol = protocol_factory()
+            pin(protocol, scope)
+            return protocol
 
         return accept
 
