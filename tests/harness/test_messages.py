@@ -186,6 +186,34 @@ def test_object_that_a_collection_frees_is_charged_to_nobody_who_only_collects()
     run(main, asyncio.SelectorEventLoop)
 
 
+def test_object_of_a_loop_that_the_function_made_is_charged_to_it() -> None:
+    """Also one that a collection frees, since nothing on that loop is older than the function."""
+
+    async def main() -> None:
+        Client(cycle=True)
+        gc.collect()
+
+    @no_leaks
+    def own() -> None:
+        asyncio.run(main())
+
+    @no_leaks
+    def other() -> None:
+        loop.run_until_complete(collect())
+
+    async def collect() -> None:
+        gc.collect()
+
+    async def before() -> None:
+        Client(cycle=True)
+
+    with pytest.raises(LeakError, match="1 message to the exception handler leaked"):
+        own()
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(before())
+        other()
+
+
 def test_message_can_be_ignored() -> None:
     """By its name, and by its kind."""
 

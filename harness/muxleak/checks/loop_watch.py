@@ -24,6 +24,7 @@ import gc
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
+from weakref import WeakSet
 
 from muxleak.checks.failure import failed
 from muxleak.checks.late_import import LateImport
@@ -59,6 +60,8 @@ class LoopWatch:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.get_ident()
         self._replaced: list[tuple[Any, str, Any]] = []
+        # Loops that the function has made, and with them everything that is ever on them.
+        self._made: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 
         def see_uvloop(uvloop: Any) -> None:
             self._replace(uvloop.Loop, "run_forever", self._begin)
@@ -67,6 +70,7 @@ class LoopWatch:
         self._late = LateImport({"uvloop": see_uvloop, **others.by_module()})
 
     def __enter__(self) -> Self:
+        self._replace(asyncio.BaseEventLoop, "__init__", self._made.add)
         self._replace(asyncio.BaseEventLoop, "run_forever", self._begin)
         self._late.start()
         self._replace(asyncio.runners, "_cancel_all_tasks", self._examine_on)
@@ -106,7 +110,7 @@ class LoopWatch:
         if self._loop is not loop and not nested:
             self._end()
             self._loop = loop
-            self._ledger.install(loop)
+            self._ledger.install(loop, home=self._scope if loop in self._made else None)
 
     def _examine_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run the examination on a loop, unless a leak was found before."""
