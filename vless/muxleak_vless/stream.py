@@ -90,7 +90,7 @@ class Unread:
         limit: Bytes from which `room` waits.
 
     Attributes:
-        size: The bytes.
+        size: The bytes; streams add to it.
     """
 
     __slots__ = ("_limit", "_waiter", "size")
@@ -105,9 +105,9 @@ class Unread:
         """True from the limit on, unless it has been lifted."""
         return self._limit is not None and self.size >= self._limit
 
-    def add(self, size: int) -> None:
-        """Count bytes that have come, or uncount them if ``size`` is negative."""
-        self.size += size
+    def free(self, size: int) -> None:
+        """Uncount bytes that a handler has taken, or that were dropped."""
+        self.size -= size
         if self._waiter is not None and not self.full:
             _resolve(self._waiter, value=True)
 
@@ -131,7 +131,7 @@ class Unread:
     def stop_waiting(self) -> None:
         """Lift the limit, because the peer has gone and little more can come."""
         self._limit = None
-        self.add(0)
+        self.free(0)
 
 
 class Stream:
@@ -154,10 +154,10 @@ class Stream:
     __slots__ = (
         "__weakref__",
         "_connection",
+        "_extra",
         "_inbox",
         "_limit",
         "_owner",
-        "_packets",
         "_reader",
         "_size",
         "_watchers",
@@ -191,7 +191,7 @@ class Stream:
         self._size = 0
         self._connection = connection
         self._limit: int | None = inbox
-        self._packets = network is NetworkType.UDP
+        self._extra = PACKET if network is NetworkType.UDP else 0
         self._reader: asyncio.Future[None] | None = None
         self._watchers: dict[asyncio.Future[bool], Callable[[], bool]] = {}
 
@@ -232,7 +232,7 @@ class Stream:
                 if self._reader is reader:
                     self._reader = None
         packet = self._inbox.popleft()
-        self._count(-self._cost(packet[0]))
+        self._free(len(packet[0]) + self._extra)
         self._notify()
         return packet
 
@@ -270,9 +270,11 @@ class Stream:
         """Put ``data`` into the inbox and wake the reader; drop it if the stream has ended."""
         if self.cause is not None or self.ended or not data:
             return
-        self._count(self._cost(data))
-        many = len(self._inbox) >= MANY and not self._packets
-        if many and len(self._inbox[-1][0]) < SMALL:
+        size = len(data) + self._extra
+        self._size += size
+        if self._connection is not None:
+            self._connection.size += size
+        if len(self._inbox) >= MANY and not self._extra and len(self._inbox[-1][0]) < SMALL:
             data = self._inbox.pop()[0] + data
         self._inbox.append((data, address))
         self._wake_reader()
@@ -288,7 +290,7 @@ class Stream:
             self.cause = cause
             self._owner = None
             self._inbox.clear()
-            self._count(-self._size)
+            self._free(self._size)
             self._wake_reader()
             self._notify()
 
@@ -323,13 +325,10 @@ class Stream:
         self._limit = None
         self._notify()
 
-    def _cost(self, data: bytes) -> int:
-        return len(data) + (PACKET if self._packets else 0)
-
-    def _count(self, size: int) -> None:
-        self._size += size
+    def _free(self, size: int) -> None:
+        self._size -= size
         if self._connection is not None:
-            self._connection.add(size)
+            self._connection.free(size)
 
     def _has_ended(self) -> StreamClosed:
         return StreamClosed(f"stream {self.stream_id}: {text_of(self.cause)}")
