@@ -10,12 +10,14 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import pytest
 
 from loops import LOOPS, REAL
 from muxleak import LeakError, no_leaks
 from muxleak.ledger.counters import TaskRecord
+from muxleak.ledger.kinds import KINDS
 from muxleak.ledger.ledger import Ledger
 from muxleak.ledger.task_class import TASK
 from muxleak.sim.virtual_loop import VirtualLoop
@@ -261,13 +263,110 @@ def test_live_is_in_creation_order_across_scopes(loop: VirtualLoop, ledger: Ledg
     assert ledger.scopes == [first, second]
 
 
-def test_ledger_holds_tasks_that_asyncio_forgets(loop: VirtualLoop, ledger: Ledger) -> None:
-    """A task whose future nobody holds stays counted after a collection."""
+def test_simulated_loop_holds_tasks_that_asyncio_forgets(loop: VirtualLoop, ledger: Ledger) -> None:
+    """A simulated run does not depend on the moment of a collection."""
     spawn(loop, forever())
     loop.run_until_quiescent()
     gc.collect()
 
     assert ledger.count == 1
+
+
+@pytest.fixture(params=REAL.args[1])
+def real_loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that is not simulated."""
+    with contextlib.closing(request.param()) as loop:
+        yield loop
+
+
+def settle(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the loop iterate."""
+    for _ in range(3):
+        loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_task_that_nobody_holds_is_destroyed(
+    real_loop: asyncio.AbstractEventLoop, *, read: bool
+) -> None:
+    """A collection destroys it, whether or not the ledger has counted it before."""
+    with Ledger(KINDS).watching(real_loop) as ledger:
+        scope = ledger.scope("one")
+        with scope:
+            spawn(real_loop, forever())
+        settle(real_loop)
+        assert not read or ledger.count == 1
+        gc.collect()
+
+        assert (ledger.count, scope.live, scope.created) == (0, 0, 1)
+        (record,) = scope.everything()
+        assert (record.kind, record.name) == ("destroyed", "forever")
+        assert str(record.site).endswith(" in spawn")
+        assert record.state() == "Task was destroyed but it is pending! in forever"
+    assert not scope.clean
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("cycle", [True, False])
+def test_finished_task_is_freed_as_without_a_ledger(
+    real_loop: asyncio.AbstractEventLoop, *, fails: bool, cycle: bool
+) -> None:
+    """With its result or exception, before anybody reads a count; a lost exception is charged."""
+
+    class ResultError(Exception):
+        pass
+
+    async def work() -> Any:
+        result = ResultError()
+        freed.append(ref(result))
+        if fails:
+            raise result
+        return result
+
+    freed: list[ref[Any]] = []
+    gc.collect()
+    with Ledger(KINDS).watching(real_loop) as ledger, ledger.scope("one") as scope:
+        task: Any = real_loop.create_task(work())
+        own = [task]
+        if cycle:
+            own.append(own)
+        settle(real_loop)
+        gc.disable()
+        del task, own
+        # An exception and the frame that raised it are a cycle.
+        kept = freed[0]() is not None
+        gc.enable()
+        assert kept is (fails or cycle)
+        gc.collect()
+        assert freed[0]() is None
+        lost = [(each.kind, str(each.site).rpartition(".")[2]) for each in scope.everything()]
+        name = "test_finished_task_is_freed_as_without_a_ledger"
+        assert [(kind, site.rpartition(" ")[2]) for kind, site in lost] == (
+            [("error", name)] if fails else []
+        )
+
+
+def test_entries_survive_a_collection_between_two_readings(
+    real_loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Destroyed tasks leave the count at the next reading, however they mix with ended ones."""
+    with Ledger(KINDS).watching(real_loop) as ledger:
+        held = []
+        for number in range(30):
+            task = real_loop.create_task(forever())
+            if number % 3 == 0:
+                held.append(task)
+        settle(real_loop)
+        assert ledger.count == 30
+        del task
+        gc.collect()
+        assert ledger.tasks() == held
+        assert (ledger.count, len(ledger.live())) == (10, 10)
+        for task in held:
+            task.cancel()
+        settle(real_loop)
+        assert ledger.count == 0
+        assert sum(each.kind == "destroyed" for each in ledger.everything()) == 20
 
 
 def test_scope_is_inherited_by_what_it_created(loop: VirtualLoop, ledger: Ledger) -> None:

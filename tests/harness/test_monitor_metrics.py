@@ -17,7 +17,8 @@ NEEDS = "needs: pip install 'muxleak[prometheus]'"
 RULES = Path(muxleak.monitor.__file__).with_name("alerts.yml")
 FAMILIES = {
     *("muxleak_climbing", "muxleak_growth_per_minute", "muxleak_growth_per_minute_lower"),
-    *("muxleak_tasks", "muxleak_tasks_created", "muxleak_tasks_finished", "muxleak_tasks_left"),
+    *("muxleak_tasks", "muxleak_tasks_created", "muxleak_tasks_destroyed"),
+    *("muxleak_tasks_finished", "muxleak_tasks_left"),
     *("muxleak_connections_accepted", "muxleak_connections_ended"),
     *("muxleak_connections_stuck", "muxleak_connections_climbing", "muxleak_connections_unseen"),
     *("muxleak_sites", "muxleak_timers", "muxleak_transports"),

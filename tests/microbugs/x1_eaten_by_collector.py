@@ -9,7 +9,7 @@ async def lost() -> None:
 
 
 async def operation() -> None:
-    task = asyncio.create_task(lost())  # leak: task
+    task = asyncio.create_task(lost())  # leak: destroyed
     del task
     await asyncio.sleep(0)
     gc.collect()

@@ -537,7 +537,7 @@ def test_plain_fixtures_excuse_nothing_that_they_do_not_end(project: Project) ->
             "1 watched descriptor left behind",
             f"    made at {project.line('add_reader(KEPT')} in test_reader",
             "1 timer left behind",
-            "1 task, 1 timer left behind",
+            "1 task destroyed while pending, 1 timer left behind",
             "*note: the loop ended before the teardown of the plain fixtures: stop, unrelated",
         ]
     )
@@ -737,3 +737,61 @@ def test_threads_that_a_repeated_function_left_are_counted_once(project: Project
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["  4 x thread made at test_it.py:*"])
     result.stdout.no_fnmatch_line("*8 x thread*")
+
+
+@pytest.mark.parametrize("mode", ["off", "warn", "strict"])
+def test_finished_tasks_are_freed_as_without_the_plugin(project: Project, mode: str) -> None:
+    """The finalizer of a result runs when the last reference of the program's own is gone."""
+    project.write("""
+        import asyncio
+
+        closed = []
+
+        class File:
+            def __del__(self):
+                closed.append(1)
+
+        async def child():
+            return File()
+
+        async def main():
+            task = asyncio.create_task(child())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            del task
+            return len(closed)
+
+        def test_del_runs():
+            assert asyncio.run(main()) == 1
+        """)
+    project.run(f"--leaks={mode}").assert_outcomes(passed=1)
+
+
+def test_a_task_that_a_collection_destroys_fails_its_test(project: Project) -> None:
+    """It is named with the line that made it, although nothing of it is left."""
+    project.write("""
+        import asyncio, gc
+        import pytest
+
+        async def lost():
+            await asyncio.get_running_loop().create_future()
+
+        @pytest.mark.asyncio
+        async def test_loses():
+            asyncio.ensure_future(lost())
+            await asyncio.sleep(0)
+            gc.collect()
+
+        @pytest.mark.asyncio
+        async def test_innocent():
+            gc.collect()
+        """)
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "1 task destroyed while pending left behind",
+            "  1 x task destroyed while pending: lost",
+            f"    made at {project.line('ensure_future')} in test_loses",
+        ]
+    )

@@ -27,7 +27,7 @@ task for each operation is a leak, wherever it is held.
 #   half-time brought such messages, each later repetition has one. So a leak costs one collection
 #   for each repetition of the second half; an operation that leaves nothing costs two, and none if
 #   the kinds of `retention` are not wanted.
-# - All ledgers of the loop are swept, because a ledger holds finished tasks until its next sweep.
+# - All ledgers of the loop are swept, so that each knows the tasks that have ended by then.
 # - Callbacks are counted at half-time and at the end only, because finding them takes a walk
 #   through the whole heap. They grow if one future has one more for each repetition in between.
 #

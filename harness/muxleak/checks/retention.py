@@ -33,7 +33,7 @@ from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute, is_a, type_name
 from muxleak.introspect.sites import Site, intern
 from muxleak.introspect.waiting import Waiting, callable_name, name_of
-from muxleak.ledger.counters import Scope
+from muxleak.ledger.counters import Entry, Scope
 
 if TYPE_CHECKING:
     from muxleak.ledger.counters import Counters
@@ -152,7 +152,7 @@ def _callbacks(loop: asyncio.AbstractEventLoop, objects: list[Any]) -> Counter[G
         if is_a(future, asyncio.Future) and ask(future, "get_loop") is loop and not future.done():
             for pair in getattr(future, "_callbacks", None) or ():
                 callback: Any = pair[0]
-                if not is_a(attribute(callback, "__self__"), (asyncio.Task, Scope)):
+                if not is_a(attribute(callback, "__self__"), (asyncio.Task, Entry)):
                     found[_callback_record(callback, future)] += 1
     return found
 

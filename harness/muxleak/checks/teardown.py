@@ -317,9 +317,8 @@ def _give_up(record: TaskRecord) -> None:
         if waiter is not None and getattr(callback, "__self__", None) is task:
             waiter.remove_done_callback(callback)
     close_coroutines([task])
-    if record.scope is not None and task in record.scope.entries:
-        task.remove_done_callback(record.scope.forget)
-        record.scope.forget(task)
+    if record.scope is not None:
+        record.scope.give_up(record)
 
 
 async def _close_generators(records: Sequence["Record"], budget: float) -> list[str]:

@@ -37,13 +37,22 @@ scope and get a done callback; most have ended by then and have cost one entry.
 # Most scopes never hold anything at a sweep, so all share one empty dictionary and one empty list
 # until they have to store something; a server may have a hundred thousand of them.
 #
-# References to tasks are strong. asyncio's own are weak: a pending task whose future nobody holds
-# would be destroyed by the garbage collector, and a leak would vanish from the count. Prices: the
-# ledger keeps a finished task, its result and its exception until the next sweep, which takes at
-# most `YOUNG` creations; so exceptions that nobody retrieved are reported that much later; and a
-# ledger can make another ledger believe that a finished task is retained, which is why growth
-# sweeps all ledgers of a loop (`sweep_all`) before it counts. Resources are held weakly, because
-# the end of several kinds is that they are freed.
+# References to tasks are weak, as asyncio's own are. A ledger that held a task would change the
+# program: a pending task that nobody else refers to is destroyed by the next collection, and with
+# it the connection that it serves; a finished task would be freed late, its result and exception
+# with it. So
+#   - a young task is ``(weak reference, raw site, scope, id)``. If the task is freed before the
+#     sweep, it has ended, or it was destroyed;
+#   - a charged task is an `Entry`, a weak reference that knows site and scope. Its method `forget`
+#     is the done callback, so the task holds its entry, and not the other way round;
+#   - a task that is destroyed while pending runs no done callback. The reference then puts itself
+#     on `Counters.dead`, from inside a collection, in any thread, perhaps between two steps of a
+#     sweep; so the next sweep takes it out of the count, and every walk copies the entries first;
+#   - asyncio reports such a task, and an exception never retrieved, from the task's finalizer.
+#     `made_at` finds site and scope of that task: in `failed`, by the entry among its callbacks,
+#     or by its id among the young. Ids are in use again soon, so the newest counts.
+# The simulation is the exception: there a run must not depend on the moment of a collection, so the
+# tasks of a simulated loop are held (`Held`) until the sweep after their end.
 #
 # Threads. Hooks append to `Counters.fresh` from any thread, since threads start threads and submit
 # jobs. Appending to a list and deleting a slice are atomic, and a sweep removes only the entries
@@ -54,17 +63,22 @@ from __future__ import annotations
 # The scopes of a ledger are one tree and see each other's state:
 # ruff: noqa: SLF001
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from types import CodeType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 from muxleak.introspect.foreign import Held
-from muxleak.introspect.names import type_name
+from muxleak.introspect.names import attribute, is_a, type_name
 from muxleak.introspect.sites import Points, Site, intern
 from muxleak.introspect.waiting import AnyTask, Waiting, name_of, scrub, waiting_of
 
 if TYPE_CHECKING:
     import asyncio
 
+    TaskRef: TypeAlias = ref[AnyTask]
+    Young: TypeAlias = tuple[TaskRef | Held, Points, "Scope", int]
+else:
+    TaskRef = ref
 
 YOUNG = 256  # creations after which tasks are swept even if nobody asks
 _MAX_STATE = 160  # characters
@@ -198,6 +212,56 @@ class Resource:
         """Close it, as far as that is possible from outside and without waiting."""
 
 
+class Begun(list[Any]):
+    """The raw site of a task that asyncio made, which is empty; knows where the task begins.
+
+    Attributes:
+        code: that of the task's coroutine; None if it has none.
+    """
+
+    __slots__ = ("code",)
+
+    def __init__(self, coroutine: Any) -> None:
+        super().__init__()
+        code = attribute(coroutine, "cr_code")
+        self.code: CodeType | None = code if is_a(code, CodeType) else None
+
+
+class Entry(TaskRef):
+    """A weak reference to a charged task, which is alive or whose end is not counted yet.
+
+    Attributes:
+        points: the raw creation site.
+        site: the same, interned.
+        scope: the scope that is charged.
+        number: of the task.
+        row: for the use of an observer.
+        held: the task, if it must not be destroyed.
+    """
+
+    __slots__ = ("held", "number", "points", "row", "scope", "site")
+
+    points: Points
+    site: Site
+    scope: Scope
+    number: int
+    row: Any
+    held: AnyTask | None
+
+    def forget(self, task: AnyTask) -> None:
+        """Remove the task, which is done or given up, from the count; it is the done callback."""
+        counters = self.scope.counters
+        wanted = counters.finished is not None or counters.wants_errors
+        if self.scope.drop(self) and wanted and task.done():
+            counters.ended(task, self.points, self.scope)
+
+
+def _died(entry: Entry) -> None:
+    """Note that a task was freed; if its end is not counted yet, it was destroyed."""
+    if entry.number in entry.scope.entries:
+        entry.scope.counters.dead.append(entry)
+
+
 class Failure(NamedTuple):
     """A task that ended with an exception which nobody had retrieved by then.
 
@@ -225,14 +289,17 @@ class Observer(Protocol):
     for None.
     """
 
-    def made(self, task: AnyTask, points: Points, scope: Scope) -> bool:
-        """Note a new task; return False to leave it out of every count."""
+    def made(self, points: Points, scope: Scope) -> bool:
+        """Note a new task, which may have ended; return False to leave it out of every count."""
 
-    def held(self, task: AnyTask, site: Site, scope: Scope) -> None:
+    def held(self, entry: Entry) -> None:
         """Note a task that was alive at a sweep."""
 
-    def gone(self, task: AnyTask, site: Site, scope: Scope) -> None:
+    def gone(self, entry: Entry) -> None:
         """Note the end of a task that was `held`."""
+
+    def destroyed(self, points: Points) -> None:
+        """Note that a task was destroyed while pending; called from inside a collection."""
 
     def kept(self, resource: Resource) -> None:
         """Note a resource that was alive at a sweep."""
@@ -260,7 +327,8 @@ class Counters:
         limit: the number of such resources above which `compact` prunes.
         scopes_made: scopes made so far.
         resources_made: resources that have been through a sweep.
-        young: tasks since the last sweep: task, raw site, scope.
+        young: tasks since the last sweep: weak reference, raw site, scope, id.
+        dead: entries of tasks that were freed since the last sweep; any thread may append.
         fresh: resources since the last sweep; other threads may append.
         failed: finished tasks whose exception nobody had retrieved at their end, by id.
         finished: weak references to finished tasks, while their retention is measured.
@@ -275,6 +343,7 @@ class Counters:
             "wants_warnings",
             "observer",
             "count",
+            "dead",
             "failed",
             "failed_limit",
             "finished",
@@ -290,7 +359,8 @@ class Counters:
         self.kinds = kinds
         self.count = self.swept = self.scopes_made = self.resources_made = 0
         self.held, self.limit = 0, FEW
-        self.young: list[tuple[AnyTask, Points, Scope]] = []
+        self.young: list[Young] = []
+        self.dead: list[Entry] = []
         self.fresh: list[Resource] = []
         # By id: the collector clears a weak reference, and with it the entry of a dictionary with
         # weak keys, before the task of a cycle reports its exception.
@@ -337,6 +407,8 @@ class Counters:
         Args:
             spared: number of the newest tasks to leave for the next sweep.
         """
+        if self.dead:
+            self._bury()
         if self.young:
             self._sweep_tasks(spared)
         if self.fresh:
@@ -358,12 +430,24 @@ class Counters:
                 self.failed_limit = 2 * len(self.failed) + FEW
             self.failed[id(task)] = Failure(ref(task), intern(points), scope)
 
-    def failure_of(self, task: object) -> Failure | None:
-        """Return, and forget, the entry of a task that reports its exception."""
-        found = self.failed.pop(id(task), None)
+    def made_at(self, task: object) -> tuple[Points, Scope] | None:
+        """Return raw site and scope of a task that reports something from its finalizer.
+
+        Returns:
+            The two; None if the ledger has not seen the task.
+        """
+        failure = self.failed.pop(id(task), None)
         # An id can be in use again.
-        known = found.task() if found is not None else None
-        return found if known is None or known is task else None
+        if failure is not None and failure.task() in (None, task):
+            return failure.site.points, failure.scope
+        for pair in attribute(task, "_callbacks") or ():
+            entry = attribute(pair[0], "__self__")
+            if is_a(entry, Entry) and entry.scope.counters is self:
+                return entry.points, entry.scope
+        for reference, points, scope, name in reversed(self.young):
+            if name == id(task) and reference() in (None, task):
+                return points, scope
+        return None
 
     def unretrieved(self, scope: Scope) -> bool:
         """Return True if a task of a scope failed, exists, and nobody has retrieved its exception.
@@ -380,22 +464,32 @@ class Counters:
         del self.young[: len(batch)]
         self.swept += len(batch)
         wants_finished, observer = self.finished is not None or self.wants_errors, self.observer
-        for task, points, scope in batch:
+        for reference, points, scope, _ in batch:
             number += 1
+            if observer is not None and not observer.made(points, scope):
+                continue
+            scope.made += 1
+            task = reference()
+            if task is None:
+                continue
             try:
-                if observer is not None and not observer.made(task, points, scope):
-                    continue
-                scope.made += 1
                 if not task.done():
-                    scope.hold(task, intern(points), number)
+                    scope.hold(task, points, number, held=type(reference) is Held)
                 elif wants_finished and (self.finished is not None or task._log_traceback):
                     self.ended(task, points, scope)
             except Exception as error:  # noqa: BLE001 - a factory may make tasks of any class
                 self.hide("task", f"{type_name(task)}, which raise {type_name(error)}")
 
+    def _bury(self) -> None:
+        """Take the tasks that were destroyed while pending out of the count."""
+        batch = self.dead[:]
+        del self.dead[: len(batch)]
+        for entry in batch:
+            entry.scope.drop(entry)
+
 
 def sweep_all(loop: asyncio.AbstractEventLoop) -> None:
-    """Sweep every ledger of `loop`, so that no ledger keeps a finished task alive."""
+    """Sweep every ledger of `loop`, so that each knows the tasks that have ended by now."""
     for counters in _installed.get(loop, ()):
         counters.sweep()
 
@@ -411,7 +505,7 @@ class Scope:
         name: its name in reports.
         outer: the scope, of any ledger, that was current when this one was made.
         parent: the innermost scope around it of its own ledger; None for the root.
-        entries: its live tasks, each with site and number.
+        entries: its live tasks, by number.
         things: its live resources, and some that have ended since the last pruning.
         within: scopes directly inside it that have something alive, by number.
         number: 1 for the root, which is the ledger's first scope.
@@ -435,7 +529,7 @@ class Scope:
         self.counters = counters
         self.parent, self.outer = parent, outer
         self.made = 0
-        self.entries: dict[AnyTask, tuple[Site, int]] = _EMPTY_DICT
+        self.entries: dict[int, Entry] = _EMPTY_DICT
         self.things: list[Resource] = _EMPTY_LIST
         self.within: dict[int, Scope] = _EMPTY_DICT
         self._tokens: list[Any] = _EMPTY_LIST
@@ -460,8 +554,9 @@ class Scope:
 
         O(1), amortised, if the scope was clean before; else resources that have ended are pruned.
         """
-        if self.counters.young or self.counters.fresh:
-            self.counters.sweep()
+        counters = self.counters
+        if counters.young or counters.fresh or counters.dead:
+            counters.sweep()
         return not (self.entries or ((self.things or self.within) and self.prune()))
 
     @property
@@ -472,8 +567,7 @@ class Scope:
     @property
     def tasks(self) -> list[AnyTask]:
         """Live tasks charged to it, in creation order."""
-        self.counters.sweep()
-        return [task for task in self.entries if not task.done()]
+        return [record.task for record in self.records(None)]
 
     def enter(self) -> None:
         """Charge to this scope everything that the current context creates from now on."""
@@ -487,9 +581,9 @@ class Scope:
         """
         self.counters.sweep()
         return [
-            TaskRecord(task, site, scope, number)
-            for task, (site, number) in self.entries.items()
-            if not task.done()
+            TaskRecord(task, entry.site, scope, entry.number)
+            for entry in [*self.entries.values()]
+            if (task := entry()) is not None and not task.done()
         ]
 
     def everything(self) -> list[TaskRecord | Resource]:
@@ -523,11 +617,12 @@ class Scope:
         self.counters.sweep()
         owner = self if self.parent is not None else None
         found: list[TaskRecord | Resource] = []
-        for task, (site, number) in reversed(self.entries.items()):
-            if number <= tasks:
+        for entry in reversed([*self.entries.values()]):
+            if entry.number <= tasks:
                 break
-            if not task.done():
-                found.append(TaskRecord(task, site, owner, number))
+            task = entry()
+            if task is not None and not task.done():
+                found.append(TaskRecord(task, entry.site, owner, entry.number))
         for thing in reversed(self.things):
             if thing.number <= resources:
                 break
@@ -558,18 +653,21 @@ class Scope:
         self.counters.sweep()
         return self._prune()
 
-    def hold(self, task: AnyTask, site: Site, number: int) -> None:
+    def hold(self, task: AnyTask, points: Points, number: int, *, held: bool) -> None:
         """Charge a live task to this scope, until its end."""
+        entry = Entry(task, _died)
+        entry.held = task if held else None
+        entry.points, entry.site, entry.scope, entry.number = points, intern(points), self, number
+        task.add_done_callback(entry.forget)
         if not self.entries:
             self._link()
             if self.entries is _EMPTY_DICT:
                 self.entries = {}
-        self.entries[task] = site, number
+        self.entries[number] = entry
         counters = self.counters
         counters.count += 1
         if counters.observer is not None:
-            counters.observer.held(task, site, self)
-        task.add_done_callback(self.forget)
+            counters.observer.held(entry)
 
     def keep(self, resource: Resource) -> None:
         """Charge a live resource to this scope, until a pruning finds that it has ended."""
@@ -582,17 +680,24 @@ class Scope:
         if self.counters.observer is not None:
             self.counters.observer.kept(resource)
 
-    def forget(self, task: AnyTask) -> None:
-        """Remove a task that is done, or given up, from the count."""
-        site, _ = self.entries.pop(task)
+    def give_up(self, record: TaskRecord) -> None:
+        """Remove a task that will not end from the count."""
+        entry = self.entries.get(record.number)
+        if entry is not None and entry() is record.task:
+            record.task.remove_done_callback(entry.forget)
+            entry.forget(record.task)
+
+    def drop(self, entry: Entry) -> bool:
+        """Remove an entry from the count; return False if it was removed before."""
+        if self.entries.pop(entry.number, None) is None:
+            return False
         counters = self.counters
         counters.count -= 1
         if counters.observer is not None:
-            counters.observer.gone(task, site, self)
+            counters.observer.gone(entry)
         if not self.entries:
             self._unlink()
-        if (counters.finished is not None or counters.wants_errors) and task.done():
-            counters.ended(task, site.points, self)
+        return True
 
     def _prune(self) -> int:
         if self.things:

@@ -17,24 +17,32 @@
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
+from muxleak.introspect.foreign import Held
+from muxleak.introspect.names import type_name
 from muxleak.introspect.sites import Points, trace
-from muxleak.ledger.counters import CURRENT, YOUNG, Counters, Scope, charged, compact
+from muxleak.introspect.waiting import coroutine_of
+from muxleak.ledger.counters import CURRENT, YOUNG, Begun, Counters, Scope, charged, compact
 from muxleak.ledger.task_class import TASK, Note
 
 
-def counting(counters: Counters, root: Scope, previous: Any) -> Callable[..., Any]:
+def counting(  # noqa: C901 - a function for each step would cost a call for each task
+    counters: Counters, root: Scope, previous: Any, *, holds: bool = False
+) -> Callable[..., Any]:
     """Make a task factory that counts.
 
     Args:
         counters: those of the ledger.
         root: the scope that is charged outside all others.
         previous: the factory that makes the tasks; None for `asyncio.Task`.
+        holds: hold the tasks until their end; see `counters`.
 
     Returns:
         A factory for `loop.set_task_factory`.
     """
     current, young, new_task = CURRENT.get, counters.young, TASK
+    refer: Any = Held if holds else ref
     note = young.append
 
     def factory(
@@ -62,9 +70,12 @@ def counting(counters: Counters, root: Scope, previous: Any) -> Callable[..., An
             if scope is None or scope.counters is not counters:
                 scope = charged(scope, counters) or root
             # The previous factory has made it by `asyncio.Task`, so it is noted already.
-            if previous is not None and young and young[-1][0] is task:
+            if previous is not None and young and young[-1][0]() is task:
                 young.pop()
-            note((task, trace(2), scope))
+            try:
+                note((refer(task), trace(2) or Begun(coro), scope, id(task)))
+            except TypeError:
+                counters.hide("task", f"{type_name(task)}, which allow no weak reference")
             if len(young) >= YOUNG:
                 compact(root)
         return task
@@ -117,6 +128,12 @@ def noting(counters: Counters, root: Scope) -> Note:
             if len(counters.young) >= YOUNG:
                 compact(root)
             scope = CURRENT.get() if context is None else context.get(CURRENT)
-            counters.young.append((task, points, charged(scope, counters) or root))
+            scope = charged(scope, counters) or root
+            try:
+                points = points or Begun(coroutine_of(task))
+                refer: Any = Held if getattr(task.get_loop(), "is_virtual", False) else ref
+                counters.young.append((refer(task), points, scope, id(task)))
+            except Exception as error:  # noqa: BLE001 - a subclass may answer with anything
+                counters.hide("task", f"{type_name(task)}, which raise {type_name(error)}")
 
     return note

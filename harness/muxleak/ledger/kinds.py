@@ -24,7 +24,7 @@ A resource is recorded where it is made, by weak reference, so that recording ke
 #   message     never
 #   warning     never
 #
-# Tasks are no resources; the counters hold them strongly and learn of their end by a callback. Two
+# Tasks are no resources; the counters hold them weakly and learn of their end by a callback. Two
 # more kinds, finished tasks that are retained and callbacks on a future, are legitimate at any one
 # moment, so they are not recorded but counted between repetitions (`checks.retention`).
 #

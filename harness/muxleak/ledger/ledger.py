@@ -64,8 +64,9 @@ class Ledger:
     """Counts the live tasks of one loop, and resources of other kinds if asked for.
 
     A task leaves the count at the first reading after its end, or one iteration of the loop after
-    its end if an earlier reading found it alive. Until then, and for at most `counters.YOUNG`
-    creations more, the ledger keeps a finished task from being freed.
+    its end if an earlier reading found it alive. The ledger keeps no task alive, pending or
+    finished: one that nothing else refers to is destroyed as without a ledger, and counts as the
+    kind "destroyed". The tasks of a simulated loop are the exception.
 
     Args:
         kinds: of `kinds.KINDS`; every kind but tasks costs hooks when the ledger is installed.
@@ -261,7 +262,7 @@ class Ledger:
         """
         if self._loop is not None:
             raise RuntimeError("the ledger is installed already; call uninstall() first")
-        factory = counting(self._counters, self._root, ask(loop, "get_task_factory"))
+        factory = self._factory(loop, ask(loop, "get_task_factory"))
         self._unseen = {}
         self._set(loop, "set_task_factory", factory, "tasks")
         task_class.install(loop, self._note)
@@ -327,6 +328,10 @@ class Ledger:
     def _scope_in(self, outer: Scope | None, name: str) -> Scope:
         return Scope(name, self._counters, charged(outer, self._counters) or self._root, outer)
 
+    def _factory(self, loop: asyncio.AbstractEventLoop, previous: Any) -> Callable[..., Any]:
+        holds = getattr(loop, "is_virtual", False)
+        return counting(self._counters, self._root, previous, holds=holds)
+
     def _set(self, loop: asyncio.AbstractEventLoop, setter: str, value: Any, what: str) -> None:
         """Call a setter of the loop; if it raises, name in `unseen` what is not seen."""
         try:
@@ -351,7 +356,7 @@ class Ledger:
                 type(loop).set_task_factory(loop, factory)
             if number == self._installs and not is_counting(factory):
                 # `under` may be that of another ledger, which has put its factory over this one.
-                ours = counting(self._counters, self._root, loop.get_task_factory())
+                ours = self._factory(loop, loop.get_task_factory())
                 type(loop).set_task_factory(loop, ours)
 
         try:

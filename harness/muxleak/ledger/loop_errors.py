@@ -19,8 +19,8 @@
 # The scope to charge. Several messages come from a finalizer, which may run long after the end of
 # its object and in any context. So the scope is, the first that is known:
 #
-# 1. of a task: the one in `Counters.failed`, where a sweep or a done callback has put it, or that
-#    of its context, which Python 3.12 and later give
+# 1. of a task: the one that was charged for it (`Counters.made_at`), or that of its context, which
+#    Python 3.12 and later give
 # 2. of a callback: that of its handle's context
 # 3. outside a garbage collection, that of the current context: of the code that runs, or that
 #    dropped the object; but if the next one is known, only a scope inside it
@@ -36,7 +36,7 @@ from typing import Any
 
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute, has_method, is_a, safe_text
-from muxleak.introspect.sites import Points, Site, is_internal
+from muxleak.introspect.sites import Points, Site, intern, is_internal
 from muxleak.introspect.waiting import coroutine_of, name_of, scrub, waiting_of
 from muxleak.ledger.collector import collecting
 from muxleak.ledger.counters import CURRENT, Scope, charged
@@ -75,12 +75,17 @@ def charge(
         handled: True if the program has set an exception handler.
     """
     counters, kind = root.counters, _kind_of(context, handled=handled)
-    if kind not in counters.kinds:
+    destroyed = kind == "destroyed"
+    if not (kind in counters.kinds or (destroyed and counters.observer is not None)):
         return
     future: Any = context.get("task") or context.get("future")
-    failure = counters.failure_of(future)
-    if failure is not None:
-        site, scope, name = failure.site, failure.scope, name_of(future)
+    made_at = counters.made_at(future) if kind != "message" else None
+    if destroyed and made_at is not None and counters.observer is not None:
+        counters.observer.destroyed(made_at[0])
+    if kind not in counters.kinds:
+        return
+    if made_at is not None:
+        site, scope, name = intern(made_at[0]), made_at[1], name_of(future)
     else:
         site, scope = Site(tuple(_raised_at(context))), _scope_of(context, root, home)
         name = name_of(future) if kind != "message" and future is not None else _name_of(context)

@@ -60,6 +60,7 @@ class Collector:
             (gauge, "tasks_left", "Live tasks that belong to no open connection.", "left"),
             (counter, "tasks_created", "Tasks made.", "created"),
             (counter, "tasks_finished", "Tasks ended.", "finished"),
+            (counter, "tasks_destroyed", "Tasks destroyed while pending.", "destroyed"),
             (gauge, "growth_per_minute", "Theil-Sen slope of muxleak_tasks_left.", "slope"),
             (gauge, "growth_per_minute_lower", "99 % lower bound of the slope.", "lower"),
             (gauge, "climbing", "1 while the alarm of the line is on.", "climbing"),

@@ -72,9 +72,8 @@ def profile(root: Scope, *, hidden: Scope | None = None, max_stacks: int = MAX_S
 def _tasks(root: Scope, hidden: Scope | None) -> Iterable[tuple[AnyTask, Site]]:
     for scope in [root, *root.inside()]:
         if scope is not hidden:
-            for task, (site, _) in scope.entries.items():
-                if not task.done():
-                    yield task, site
+            for record in scope.records(None):
+                yield record.task, record.site
 
 
 def _frames(task: AnyTask) -> tuple[tuple[CodeType, int, int], ...]:

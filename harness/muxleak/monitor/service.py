@@ -96,8 +96,8 @@ class Monitor:
     and timer (not those that asyncio sets for a sleep or timeout), and `window` squared / 2 slopes
     for each site that climbs. Memory: at most `max_sites` + 1 rows of `window` numbers, and a small
     object for each open connection. A sample is a callback of the loop, not a task. The monitor
-    holds live tasks, so that a task which nothing else holds is counted, and not destroyed by the
-    garbage collector. `ledger.unseen` lists the objects that this loop hides.
+    holds no task: one that nothing else holds is destroyed by the garbage collector, as without the
+    monitor, and `destroyed` counts these. `ledger.unseen` lists the objects that this loop hides.
 
     Args:
         ledger: counts; one that is not installed is installed and uninstalled with the monitor.
@@ -236,7 +236,7 @@ class Monitor:
             SiteStatus(
                 *(row.site, row.live, row.left, row.made, row.made - row.live),
                 *self._trend(row),
-                row.climbing,
+                *(row.climbing, row.destroyed),
             )
             for row in self._counts.all_rows()
         ]
@@ -250,7 +250,11 @@ class Monitor:
         connections = self._counts.accepted, self._counts.ended
         kinds = counted["transport"], counted["timer"]
         stuck, unseen = self._counts.stuck.left, not self._counts.accepted
-        return Status(live, made, made - live, *connections, *kinds, stuck, unseen)
+        destroyed = sum(row.destroyed for row in rows)
+        totals = live, made, made - live
+        return Status(
+            *totals, *connections, *kinds, stuck=stuck, unseen=unseen, destroyed=destroyed
+        )
 
     @property
     def connections_climb(self) -> bool:

@@ -36,11 +36,9 @@
 
 from collections import Counter, deque
 from types import CodeType
-from typing import Any
 
 from muxleak.introspect.sites import Points, Site, SiteFrame
-from muxleak.introspect.waiting import AnyTask, coroutine_of
-from muxleak.ledger.counters import CURRENT, FEW, Observer, Resource, Scope, charged
+from muxleak.ledger.counters import CURRENT, FEW, Entry, Observer, Resource, Scope, charged
 from muxleak.monitor.connections import StuckConnections
 
 OTHER = "other sites"
@@ -54,16 +52,17 @@ class SiteRow:
         site: "file:line in function".
         live: tasks that were alive at a sweep and have not ended.
         made: tasks made.
+        destroyed: tasks that a garbage collection has destroyed while they were pending.
         of_open: those of `live` that belong to an open connection.
         samples: `left` at each of the last samples.
         climbing: True while an alarm is on.
     """
 
-    __slots__ = ("climbing", "live", "made", "of_open", "samples", "site")
+    __slots__ = ("climbing", "destroyed", "live", "made", "of_open", "samples", "site")
 
     def __init__(self, site: str, window: int) -> None:
         self.site = site
-        self.live = self.made = self.of_open = 0
+        self.live = self.made = self.destroyed = self.of_open = 0
         self.samples: deque[int] = deque(maxlen=window)
         self.climbing = False
 
@@ -114,34 +113,40 @@ class SiteCounts(Observer):
     def adopt(self) -> None:
         """Count the tasks and resources that the ledger holds already."""
         for scope in [self._root, *self._root.inside()]:
-            for task, (site, _) in scope.entries.items():
-                self._row(task, site.innermost).made += 1
-                self.held(task, site, scope)
+            for entry in [*scope.entries.values()]:
+                self.held(entry)
+                entry.row.made += 1
             for resource in scope.things:
                 self.kept(resource)
 
-    def made(self, task: AnyTask, points: Points, scope: Scope) -> bool:
+    def made(self, points: Points, scope: Scope) -> bool:
         """Count a new task; return False for the monitor's own, which no count includes."""
         if scope is self.own:
             return False
         # `_row` only for a new site: this is done for every task.
-        code, instruction = (points[0], points[1]) if points else (_code(task), -1)
-        found = self._keys.get((id(code), instruction))
-        row = found[1] if found is not None else self._row(task, (code, instruction))
+        if points:
+            found = self._keys.get((id(points[0]), points[1]))
+        else:
+            found = self._keys.get((id(getattr(points, "code", None)), -1))
+        row = found[1] if found is not None else self._row(points)
         row.made += 1
         return True
 
-    def held(self, task: AnyTask, site: Site, scope: Scope) -> None:
+    def held(self, entry: Entry) -> None:
         """Count a task that was alive at a sweep."""
-        row = self._row(task, site.innermost)
+        row = entry.row = self._row(entry.points)
         row.live += 1
-        row.of_open += self._is_open(scope)
+        row.of_open += self._is_open(entry.scope)
 
-    def gone(self, task: AnyTask, site: Site, scope: Scope) -> None:
+    def gone(self, entry: Entry) -> None:
         """Count the end of a task that was `held`."""
-        row = self._row(task, site.innermost)
+        row: SiteRow = entry.row
         row.live -= 1
-        row.of_open -= self._is_open(scope)
+        row.of_open -= self._is_open(entry.scope)
+
+    def destroyed(self, points: Points) -> None:
+        """Count a task that a garbage collection has destroyed while it was pending."""
+        self._row(points).destroyed += 1
 
     def kept(self, resource: Resource) -> None:
         """Count a resource that was alive at a sweep, but for the monitor's own; amortised O(1)."""
@@ -235,8 +240,8 @@ class SiteCounts(Observer):
         """
         for each in [scope, *scope.inside()]:
             if each.entries and not self._is_open(each):
-                for task, (site, _) in each.entries.items():
-                    self._row(task, site.innermost).of_open += by
+                for entry in [*each.entries.values()]:
+                    entry.row.of_open += by
 
     def _is_open(self, scope: Scope | None) -> bool:
         while scope is not None:
@@ -245,9 +250,12 @@ class SiteCounts(Observer):
             scope = scope.parent
         return False
 
-    def _row(self, task: AnyTask, point: tuple[Any, ...] | None) -> SiteRow:
+    def _row(self, points: Points) -> SiteRow:
         """Return the row of a creation point; without one, of the first line of the coroutine."""
-        code, instruction = point or (_code(task), -1)
+        if points:
+            code, instruction = points[0], points[1]
+        else:
+            code, instruction = getattr(points, "code", None), -1
         key = id(code), instruction
         found = self._keys.get(key)
         if found is not None:
@@ -268,10 +276,6 @@ class SiteCounts(Observer):
                 return self.other
             row = self.rows[site] = SiteRow(site, self._window)
         return row
-
-
-def _code(task: AnyTask) -> CodeType | None:
-    return getattr(coroutine_of(task), "cr_code", None)
 
 
 def _text(code: CodeType | None, instruction: int) -> str:

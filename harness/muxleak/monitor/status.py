@@ -21,6 +21,8 @@ class SiteStatus(NamedTuple):
         slope: change of `left` per minute: Theil and Sen's estimate over the window.
         lower: lower bound of the slope, 99 % one-sided.
         climbing: True while the alarm is on.
+        destroyed: those of `finished` that a garbage collection has destroyed while they were
+            pending, since nothing else than asyncio referred to them.
     """
 
     site: str
@@ -31,6 +33,7 @@ class SiteStatus(NamedTuple):
     slope: float
     lower: float
     climbing: bool
+    destroyed: int = 0
 
 
 class Status(NamedTuple):
@@ -47,6 +50,7 @@ class Status(NamedTuple):
         stuck: accepted connections that serve nobody: their peer has ended, or the server does not
             read from them, and for one interval no byte has passed.
         unseen: True as long as no server has accepted a connection that the monitor could see.
+        destroyed: those of `finished` that were destroyed while pending.
     """
 
     tasks: int
@@ -58,6 +62,7 @@ class Status(NamedTuple):
     timers: int
     stuck: int = 0
     unseen: bool = False
+    destroyed: int = 0
 
 
 class Alarm(NamedTuple):
