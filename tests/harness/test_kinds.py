@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import gc
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from loops import LOOPS, REAL
+from muxleak.checks.settle import settle
 from muxleak.ledger.counters import CURRENT, Scope
 from muxleak.ledger.kinds import KINDS, valid_kinds
 from muxleak.ledger.ledger import Ledger
@@ -524,3 +526,45 @@ def no_garbage() -> Iterator[None]:
     """Garbage of a test is collected in that test, not in the next one."""
     yield
     gc.collect()
+
+
+@REAL
+def test_transport_of_tls_says_when_the_loop_ends_it(new_loop: Loops) -> None:
+    """A TLS connection that was closed waits for its peer, which may stay silent, for 30 s."""
+    trustme = pytest.importorskip("trustme", reason="needs: pip install trustme")
+    server_side, client_side = (
+        ssl.SSLContext(each) for each in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)
+    )
+    authority = trustme.CA()
+    authority.issue_cert("localhost").configure_cert(server_side)
+    authority.configure_trust(client_side)
+
+    class Silent(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.pause_reading()
+            accepted.append(transport)
+
+    accepted: list[Any] = []
+
+    async def body(_ledger: Ledger, scope: Scope) -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Silent, "127.0.0.1", 0, ssl=server_side)
+        client, _ = await loop.create_connection(
+            asyncio.Protocol,
+            *server.sockets[0].getsockname(),
+            ssl=client_side,
+            server_hostname="localhost",
+        )
+        assert await settle(until=lambda: bool(accepted))
+        client.close()
+        states = [each.state() for each in scope.everything() if each.thing() is client]
+        name = "uvloop" if type(loop).__module__.startswith("uvloop") else "asyncio"
+        assert [state.split(", to")[0] for state in states] == [
+            f"is closing, {name} ends it after 30 s"
+        ]
+        server.close()
+        for each in (client, *accepted):
+            each.abort()
+        assert await settle(until=lambda: client.get_protocol() is None)
+
+    run(new_loop, body)

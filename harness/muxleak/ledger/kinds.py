@@ -41,7 +41,7 @@ from typing import Any
 from weakref import ref
 
 from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import attribute
+from muxleak.introspect.names import attribute, module_of
 from muxleak.introspect.sites import Points, Site, SiteFrame
 from muxleak.introspect.waiting import Waiting, code_place, is_stdlib
 from muxleak.ledger.counters import Resource, Scope
@@ -160,7 +160,14 @@ class TransportRecord(Resource):
         """Say if it is closing, and name the peer or its own address."""
         if self.dropped:
             return "was dropped, and freed without being closed"
-        state = "is closing" if ask(thing, "is_closing") else "is open"
+        state = "is open"
+        if ask(thing, "is_closing"):
+            state = "is closing"
+            if ask(thing, "get_extra_info", "sslcontext") is not None:
+                # The peer may stay silent, so the loop limits the wait for its end.
+                limit = attribute(attribute(thing, "_ssl_protocol"), "_ssl_shutdown_timeout", 30.0)
+                loop = "uvloop" if module_of(thing).startswith("uvloop") else "asyncio"
+                state += f", {loop} ends it after {limit:g} s"
         peer = ask(thing, "get_extra_info", "peername") or ask(thing, "get_extra_info", "sockname")
         return f"{state}, to {peer}" if peer else state
 

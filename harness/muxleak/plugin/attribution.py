@@ -92,8 +92,9 @@ class Attribution:
     def __init__(self, config: pytest.Config, settings: PluginSettings, outcomes: Outcomes) -> None:
         self.settings, self.outcomes = settings, outcomes
         self.default = default_plan(settings)
-        self._root = config.rootpath
-        self._watcher = LoopWatcher(self._before_cancel, self._home)
+        self._config, self._root = config, config.rootpath
+        self._latest: Check | None = None
+        self._watcher = LoopWatcher(self._before_cancel, self._home, self._stalled)
         self._active: Check | None = None
         self._contexts = runners.contexts(config)
         self._scheduled = self._anyio = False
@@ -145,7 +146,7 @@ class Attribution:
         # `recwarn` goes before.
         resource_warnings.renew()
         scope = self._watcher.ledger.scope(item.nodeid)
-        check = item.stash[CHECK] = Check(item.nodeid, plan, scope)
+        check = self._latest = item.stash[CHECK] = Check(item.nodeid, plan, scope)
         self._item, self._scheduled = item, False
         self._anyio = ANYIO in getattr(item, "fixturenames", ())
         self._charge(check)
@@ -217,6 +218,21 @@ class Attribution:
             if wide:
                 self._charge(outer)
                 fixturedef.addfinalizer(lambda: self._enter_fixture(check))
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Show what the test that was interrupted, which may hang, has left so far."""
+        check = self._latest
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if check is None or reporter is None:
+            return
+        from muxleak.plugin import leak_reports  # noqa: PLC0415 - only interrupted sessions pay for it
+
+        for loop in self._watcher.open_loops() if check.needed else ():
+            leak_reports.measure_now(check, loop, self._watcher.unseen(loop), self._root)
+        report = leak_reports.report_of(check)
+        if report:
+            reporter.section(f"interrupted: {check.owner}")
+            reporter.write_line(str(leak_reports.only(report, report.groups)))
 
     def pytest_unconfigure(self) -> None:
         """Restore asyncio."""
@@ -321,6 +337,16 @@ class Attribution:
                 self._run(loop, end_tasks(ledger.root, RUNNERS))
             except Exception as error:  # noqa: BLE001 - asyncio ends them by its own means
                 self.outcomes.note_failure("the tasks left on a loop", error)
+
+    def _stalled(self, loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> bool:
+        """Report that a server waits in vain for its connections, and abort those."""
+        check = self._active
+        if check is None or check.plan.allowed:
+            return False
+        from muxleak.plugin import leak_reports  # noqa: PLC0415 - as above
+
+        alive = self._watcher.ledger.root.everything()
+        return leak_reports.report_stall(check, loop, server, alive, self._root)
 
     def _run(self, loop: asyncio.AbstractEventLoop, work: Any) -> None:
         """Run a coroutine of the plugin on a loop, charged to no test."""

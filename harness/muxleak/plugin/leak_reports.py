@@ -19,6 +19,7 @@ from muxleak.introspect.names import attribute, is_a
 from muxleak.introspect.sites import Site, short_path
 from muxleak.ledger.counters import TaskRecord
 from muxleak.ledger.kinds import GROWTH_KINDS, NOUNS, ReaderRecord, TimerRecord
+from muxleak.plugin.stalls import WAITED, stuck_connections
 
 if TYPE_CHECKING:
     import pytest
@@ -108,6 +109,36 @@ def measure_now(
     if found:
         _add(check, diagnosed(found, check.scope).noting(*unseen), found, root)
         _ignore_reported(check)
+
+
+def report_stall(
+    check: "Check",
+    loop: asyncio.AbstractEventLoop,
+    server: asyncio.Server,
+    alive: Sequence[Any],
+    root: Path,
+) -> bool:
+    """Add the connections for which a server waits in vain to the reports, and abort them.
+
+    Args:
+        check: the test or fixture that waits.
+        loop: the running loop.
+        server: is in `wait_closed`.
+        alive: records of everything that is alive.
+        root: as for `measure`.
+
+    Returns:
+        True if there were any that cannot end by themselves.
+    """
+    if "transport" not in check.plan.kinds:
+        return False
+    found = stuck_connections(alive, loop, server)
+    if found:
+        note = f"Server.wait_closed waited {WAITED:g} s in vain for these connections; aborted"
+        _add(check, diagnosed(found, check.scope).noting(note), found, root)
+        for record in found:
+            record.end()
+    return bool(found)
 
 
 def _options(

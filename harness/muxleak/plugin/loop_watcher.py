@@ -39,6 +39,7 @@ from muxleak.ledger.factory import is_counting
 from muxleak.ledger.hooks import RARE, Hooks
 from muxleak.ledger.kinds import KINDS
 from muxleak.ledger.ledger import Ledger
+from muxleak.plugin.stalls import Stalled, watching
 
 _Loop = asyncio.AbstractEventLoop
 
@@ -102,16 +103,20 @@ class LoopWatcher:
         ending: called with a loop before its tasks are cancelled; the loop can still be run, but
             for one that runs inside another library's.
         home: returns the scope of the test that is making a loop; None if no test is.
+        stalled: called when a server waits in vain for its connections, see `stalls`.
 
     Attributes:
         ledger: its scopes are charged for the objects of every loop.
     """
 
     def __init__(
-        self, ending: Callable[[_Loop], None], home: Callable[[], Scope | None] = lambda: None
+        self,
+        ending: Callable[[_Loop], None],
+        home: Callable[[], Scope | None] = lambda: None,
+        stalled: Stalled = lambda _loop, _server: False,
     ) -> None:
         self.ledger = Ledger(KINDS, log=True)
-        self._ending, self._home = ending, home
+        self._ending, self._home, self._stalled = ending, home, stalled
         self._thread = threading.get_ident()
         self._loops: WeakSet[_Loop] = WeakSet()
         self._deferred = DeferredHooks()
@@ -131,6 +136,11 @@ class LoopWatcher:
             self._replace(base, "run_forever", self._around_run)
             # A runner calls it at its end; there is no public name for that moment.
             self._replace(asyncio.runners, "_cancel_all_tasks", self._around_cancel)
+            self._replace(
+                asyncio.base_events.Server,
+                "wait_closed",
+                lambda original: watching(original, self._stalled),
+            )
             threads.install(self, self.ledger.root)
             resource_warnings.install(self.ledger)
             self._late.start()
