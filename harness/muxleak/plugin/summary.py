@@ -77,7 +77,9 @@ class Summary:
                 ) from None
             self.baseline = {}
         except (OSError, ValueError) as error:
-            raise pytest.UsageError(f"baseline {path}: {error}") from error
+            raise pytest.UsageError(
+                f"baseline {path}: {error}; mend it, or remove it and run with --leaks-update"
+            ) from error
 
     def collected(self, items: Iterable[pytest.Item]) -> None:
         """Note the tests in the baseline that no longer exist.
