@@ -13,6 +13,7 @@ import json
 import os
 import tempfile
 import time
+from codecs import getincrementaldecoder
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -29,6 +30,7 @@ from muxleak.plugin import baseline
 from muxleak.sim import Replay, ReplayError
 from muxleak_scenarios.cli import hunt, replay, replay_program
 from muxleak_scenarios.hunt import findings
+from muxleak_scenarios.hunt.stacks import StackParser
 from muxleak_vless.address import Address, NetworkType
 from muxleak_vless.errors import FrameError, HeaderError, TruncatedError
 from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_frame
@@ -259,6 +261,8 @@ def _json(random: Random, data: bytes) -> bytes:
 
 
 _WORDS = (
+    *(b'# labels: {"created_by":"\\ud800"}', b'# labels: {"created_by":' + b"[" * 5_000, b"\n\n"),
+    *(b"goroutine profile: total 2", b"2 @ 0x1", b"9" * 5_000 + b" @", b"created by", b"+0x1"),
     *(b"inf", b"nan", b"-1", b"true", b"[1]", b"{a=1}", b"'x'", b'"""', b"'''", b"1979-05-27"),
     *(b'"x"', b"9" * 30, b"9" * 5_000, b"[" * 50, b"a" + b".a" * 50, b"[[x]]", b"=", b"#", b"\t"),
     *(b"V1", b"REF", b"live_id_reused/buggy", b"x" * 5_000, b"a:open", b"b:data:7+99999", b"wait"),
@@ -374,7 +378,7 @@ def _ends(read: Callable[[Iterable[bytes]], object], data: bytes, random: Random
     for pieces in ([data], _cuts(data, random)):
         try:
             outcomes.append(read(pieces))
-        except (HeaderError, FrameError, TruncatedError) as error:
+        except (HeaderError, FrameError, TruncatedError, ValueError) as error:
             errors.append(error)
             outcomes.append((type(error), error.args))
     _same(outcomes[0], outcomes[1])
@@ -412,6 +416,19 @@ def _read_frames(data: bytes, random: Random) -> None:
             written = b"".join(map(encode_frame, frames))
             _same(written, data[: len(written)])
         return frames
+
+    _ends(read, data, random)
+
+
+def _read_profile(data: bytes, random: Random) -> None:
+    def read(pieces: Iterable[bytes]) -> object:
+        parser, decoder = StackParser(), getincrementaldecoder("utf-8")("replace")
+        for piece in pieces:
+            parser.feed(decoder.decode(piece))
+        parser.feed(decoder.decode(b"", final=True))
+        stacks = parser.close()
+        json.dumps(sorted(stacks), ensure_ascii=False).encode()
+        return stacks
 
     _ends(read, data, random)
 
@@ -474,6 +491,17 @@ _FRAMES = (
     Frame(3, FrameStatus.KEEP_ALIVE, 0x81, data=b"", padding=b"pad"),
     Frame.end(1, error=True),
 )
+_GROUPED = (
+    "goroutine profile: total 3\n2 @ 0x1 0x2\n"
+    '# labels: {"created_by":"a.py:1 in f","task":"x"}\n'
+    "#\t0x1\tmain.(*T).wait+0x26\ta.go:5\n#\t0x2\tmain.main+0x4e\ta.go:9\n\n"
+    "1 @ 0x3\n#\t0x3\tnet/http.(*conn).serve+0x1\tb.go:1\n\n"
+)
+_LISTED = (
+    "goroutine 1 [chan receive, 5 minutes]:\nmain.f(0x1, {0x2})\n\t/a.go:5 +0x26\n"
+    "created by main.main in goroutine 7\n\t/a.go:9 +0x4e\n\n"
+    "goroutine 9 gp=0x1 m=nil [select] {tenant: acme]}:\nmain.g()\n\t/a.go:6 +0x1\n"
+)
 _USER = UUID(int=0x1234)
 _REQUESTS = (
     Request(_USER, Command.MUX),
@@ -530,6 +558,11 @@ def _frames_subject() -> Subject:
     )
 
 
+def _profile_subject() -> Subject:
+    samples = (_GROUPED.encode(), _LISTED.encode())
+    return Subject(samples, _read_profile, (ValueError,), _text)
+
+
 def _packets_subject() -> Subject:
     packets = [encode_packet(each) for each in (b"", b"x", b"y" * 700)]
     return Subject((b"".join(packets), packets[2]), _read_packets, (TruncatedError,), _wire)
@@ -545,4 +578,5 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "VLESS response header": cache(_response_subject),
     "mux.cool frames": cache(_frames_subject),
     "UDP packets": cache(_packets_subject),
+    "goroutine profile": cache(_profile_subject),
 }

@@ -43,12 +43,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from muxleak.files import FileError, field, from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,9 +170,10 @@ def _grouped(lines: list[str]) -> tuple[Stack, int] | None:
 def _creator(lines: list[str]) -> tuple[str, ...]:
     """Return the creation site that the labels name, if any."""
     for line in lines:
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(FileError):
             if line.startswith(_LABELS):
-                return (f"{CREATED}{json.loads(line.removeprefix(_LABELS))['created_by']}",)
+                labels = from_json(line.removeprefix(_LABELS))
+                return (CREATED + field(labels, "created_by", str),)
     return ()
 
 
