@@ -168,6 +168,8 @@ def _show_rest(console: Console, result: HuntResult, again: Again) -> None:
         unsure = render.plural(result.unsure, "suspicion")
         # Growth that looked like a leak, until the full measurement waited for its end.
         console.print(f"{unsure} that ended within the patience")
+    if result.unmeasured and not result.unsettled:
+        console.print("no measurement came to its end; give more --time")
     if result.unsettled:
         console.print(
             f"{result.unsettled} of {render.plural(result.completed, 'measurement')} said nothing: "

@@ -214,6 +214,8 @@ def test_hunt_that_could_not_measure_does_not_look_clean(hunted: Hunted, tmp_pat
     assert invoke(*words).stdout.startswith("could not measure, so nothing is known in 127.0.0.1:1")
     data = json.loads(invoke(*words, "--json").stdout)
     assert (data["measured"], data["looks_without_rest"]) == (False, 3)
+    hunted.result = HuntResult(ended="time")
+    assert "no measurement came to its end; give more --time" in invoke(*words).stdout
     hunted.result = HuntResult(ended="time", completed=3)
     assert invoke(*words).stdout.startswith("nothing found in 127.0.0.1:1")
     assert json.loads(invoke(*words, "--json").stdout)["measured"] is True
