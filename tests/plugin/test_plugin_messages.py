@@ -186,3 +186,41 @@ def test_locals_of_a_failed_test_are_not_charged_to_the_test_that_drops_them(
         """)
     result = project.run("--leaks=strict")
     result.assert_outcomes(failed=1, passed=1)
+
+
+def test_descriptors_of_one_run_count_if_they_are_named(project: Project) -> None:
+    """Those that the call opens and no fixture closes; a shared fixture keeps its own."""
+    project.write("""
+        import os
+        import pytest
+
+        KEPT = []
+
+        @pytest.fixture(scope="module")
+        def shared():
+            ends = os.pipe()
+            yield ends
+            for each in (*ends, *KEPT):
+                os.close(each)
+
+        @pytest.fixture
+        def closing():
+            ends = []
+            yield ends
+            for each in ends:
+                os.close(each)
+
+        @pytest.mark.asyncio
+        async def test_uses(shared, closing):
+            closing.extend(os.pipe())
+
+        @pytest.mark.asyncio
+        async def test_opens(shared):
+            KEPT.extend(os.pipe())
+        """)
+    project.run("--leaks=strict").assert_outcomes(passed=2)
+    project.ini("leaks_kinds = task descriptor")
+    result = project.run("--leaks=strict", "-rA")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*FAILED test_it.py::test_opens - *2 open descriptors*"])
+    project.run("--leaks=warn").assert_outcomes(passed=2, warnings=1)

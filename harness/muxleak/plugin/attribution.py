@@ -168,6 +168,10 @@ class Attribution:
         context = getattr(getattr(item, "instance", None), "_asyncioTestContext", None)
         if context is not None:
             context.run(CURRENT.set, check.scope)
+        if check.plan.counts_descriptors:
+            from muxleak.checks.descriptors import OpenedDescriptors  # noqa: PLC0415 - only such tests pay for it
+
+            check.opened = OpenedDescriptors(self._watcher.ledger)
         try:
             if not self._anyio:
                 return (yield)
@@ -284,6 +288,10 @@ class Attribution:
             from muxleak.plugin.leak_reports import judge_held  # noqa: PLC0415 - only leaking tests pay for it
 
             judge_held(check, self._root)
+        if check.opened is not None:
+            from muxleak.plugin.leak_reports import judge_opened  # noqa: PLC0415 - the same
+
+            judge_opened(check, check.opened, self._root)
 
     def _enter_fixture(self, check: Check) -> None:
         """Charge a fixture from the beginning of its teardown."""

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from muxleak.checks.ignores import Ignore, ignore_name, valid_ignores
-from muxleak.ledger.kinds import valid_kinds
+from muxleak.ledger.kinds import DEFAULT_KINDS, valid_kinds
 from muxleak.plugin.foreign_marks import OPTIONS, is_foreign
 from muxleak.plugin.options import MARKS, PluginSettings, is_marked, valid
 
 if TYPE_CHECKING:
+    from muxleak.checks.descriptors import OpenedDescriptors
     from muxleak.checks.report import LeakReport
     from muxleak.ledger.counters import Scope
 
@@ -46,6 +47,12 @@ class CheckPlan:
     repeat: int | None = None
     allowed: bool = False
 
+    @property
+    def counts_descriptors(self) -> bool:
+        """True if the kinds of one run name descriptors; by default they do not count there."""
+        named = self.kinds is not DEFAULT_KINDS and "descriptor" in self.kinds
+        return named and self.repeat is None
+
 
 class Check:
     """One test or fixture under check.
@@ -56,6 +63,7 @@ class Check:
         scope: charged with every object that the test or fixture makes.
         reports: the leaks, one report for each loop with any.
         places: maps each creation site in a report to its place, which has no line number.
+        opened: the descriptors opened since the call began; None if they are not counted.
         finished: True after the last measurement.
         failed: True if a measurement raised, so that leaks may have been missed.
         reported: ignores the objects that are in a report already.
@@ -70,6 +78,7 @@ class Check:
         "finished",
         "function",
         "held",
+        "opened",
         "outer",
         "owner",
         "places",
@@ -86,6 +95,7 @@ class Check:
         self.finished = self.failed = False
         self.reported: tuple[Ignore, ...] = ()
         self.held: list[tuple[Any, Any]] = []
+        self.opened: OpenedDescriptors | None = None
         self.outer: Check | None = None
         self.function: Any = None
 

@@ -1,6 +1,7 @@
 """Measures the leaks of a check on one loop and reports them; loaded when something is left."""
 
 import asyncio
+import gc
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ from muxleak.plugin.stalls import WAITED, stuck_connections
 if TYPE_CHECKING:
     import pytest
 
+    from muxleak.checks.descriptors import OpenedDescriptors
     from muxleak.ledger.counters import Scope
     from muxleak.plugin.item_checks import Check
 
@@ -155,6 +157,21 @@ def _ignore_reported(check: "Check") -> None:
     counters.sweep()
     numbers = (counters, counters.created, counters.resources_made)
     check.reported = (Ignore("current", "", "reported already", (numbers,)),)
+
+
+def judge_opened(check: "Check", opened: "OpenedDescriptors", root: Path) -> None:
+    """Report the descriptors that the call of a test has opened and its fixtures have not closed.
+
+    Args:
+        check: the test.
+        opened: those opened since the call began.
+        root: as for `measure`.
+    """
+    if opened.records(check.plan.ignores):
+        gc.collect()
+    found = opened.records(check.plan.ignores)
+    if found:
+        _add(check, LeakReport.of(found), found, root)
 
 
 def judge_held(check: "Check", root: Path) -> None:
