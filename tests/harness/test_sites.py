@@ -111,6 +111,8 @@ def framework(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("a_framework")
     sites.WRAPPERS.pop("a_framework", None)
+    # The code of the next such package is equal to that of this one.
+    sites._by_code.clear()
     monkeypatch.delitem(sys.modules, "a_framework")
 
 

@@ -206,13 +206,20 @@ def test_given_up_task_is_not_woken_later() -> None:
     assert errors == []
 
 
-EXITS = pytest.mark.parametrize("exit_", [SystemExit(7), KeyboardInterrupt()], ids=repr)
+# Made in each test: an exception keeps the traceback of the test that raised it before.
+EXITS = pytest.mark.parametrize(
+    "make_exit",
+    [lambda: SystemExit(7), KeyboardInterrupt],
+    ids=["SystemExit(7)", "KeyboardInterrupt()"],
+)
+Exits = Callable[[], BaseException]
 
 
 @LOOPS
 @EXITS
-def test_exit_of_a_leaked_task_is_stopped_and_named(new_loop: Loops, exit_: BaseException) -> None:
+def test_exit_of_a_leaked_task_is_stopped_and_named(new_loop: Loops, make_exit: Exits) -> None:
     """A task that raises `SystemExit` when it is cancelled ends neither the report nor the loop."""
+    exit_ = make_exit()
 
     async def leaves() -> None:
         try:
@@ -238,8 +245,9 @@ def test_exit_of_a_leaked_task_is_stopped_and_named(new_loop: Loops, exit_: Base
 
 
 @EXITS
-def test_exit_of_a_leaked_generator_is_stopped_and_named(exit_: BaseException) -> None:
+def test_exit_of_a_leaked_generator_is_stopped_and_named(make_exit: Exits) -> None:
     """The same of an async generator that is closed."""
+    exit_ = make_exit()
 
     async def numbers() -> AsyncIterator[int]:
         try:
@@ -279,6 +287,8 @@ def test_ctrl_c_during_the_teardown_passes() -> None:
         for task in asyncio.all_tasks(loop):
             task.cancel()
             loop.run_until_complete(asyncio.wait([task]))
+            # Else it is reported at a collection, in the middle of whatever runs then.
+            assert task.cancelled() or task.exception()
         assert isinstance(tasks[0].exception(), KeyboardInterrupt)
 
 

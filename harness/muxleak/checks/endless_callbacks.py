@@ -4,7 +4,7 @@
 # check ends, by a callback that is ready, in the context of the scope, after the loop has run a few
 # iterations. Then, and only then, `call_soon` of the loop is replaced for a while, which gives the
 # line that schedules, and the last handle, by which the chain is ended. Where the ready callbacks
-# cannot be seen (uvloop), it is replaced for one iteration of each check.
+# cannot be seen (uvloop, qasync, trio-asyncio), it is replaced for one iteration of each check.
 #
 # A chain that ends within the budget is no leak, as with a timer. Left out are the steps of tasks,
 # since tasks are counted, and what asyncio itself schedules.
@@ -17,6 +17,7 @@ import time
 from contextvars import Context
 from typing import Any, Self
 
+from muxleak.checks.settle import shows_callbacks
 from muxleak.introspect.names import attribute, is_a
 from muxleak.introspect.sites import Site, intern, is_internal, trace
 from muxleak.introspect.waiting import callable_name
@@ -62,7 +63,8 @@ class CallbackWatch:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self._loop: Any = asyncio.get_running_loop()
-        self._ready = getattr(self._loop, "_ready", None)
+        shown = shows_callbacks(self._loop)
+        self._ready: Any = getattr(self._loop, "_ready", None) if shown else None
         self._original: Any = None
         self._previous: Any = None
         self._seen: dict[tuple[str, Site], tuple[int, asyncio.Handle, Scope]] = {}

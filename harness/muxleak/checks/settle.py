@@ -96,9 +96,9 @@ async def _until_quiescent(
     until: Callable[[], bool] | None,
 ) -> bool:
     """Yield until the loop is quiescent or `until` is true; return False when time is up."""
-    pauses = iter(() if _visible(loop) else _PAUSES)
+    pauses = iter(() if shows_callbacks(loop) else _PAUSES)
     while until is None or not until():
-        wait = next(pauses, None) if not _visible(loop) else _wait_needed(loop, horizon)
+        wait = next(pauses, None) if not shows_callbacks(loop) else _wait_needed(loop, horizon)
         if wait is None:
             break
         if loop.time() >= deadline:
@@ -107,7 +107,8 @@ async def _until_quiescent(
     return True
 
 
-def _visible(loop: asyncio.AbstractEventLoop) -> bool:
+def shows_callbacks(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return True if a loop keeps its callbacks in `_ready`, and its timers in `_scheduled`."""
     kind = type(loop)
     if kind is asyncio.SelectorEventLoop or _virtual(loop):
         return True
@@ -137,7 +138,7 @@ def _may_arrive(loop: Any) -> bool:
     """Return True if anything could still arrive from the kernel or from another thread."""
     if _virtual(loop):
         return False
-    if not _visible(loop) or threading.active_count() > 1:
+    if not shows_callbacks(loop) or threading.active_count() > 1:
         return True
     watched = loop._selector.get_map()  # noqa: SLF001 - pinned by a test
     # One is the loop's own socket, by which other threads wake it.
@@ -146,7 +147,7 @@ def _may_arrive(loop: Any) -> bool:
 
 def _wait_needed(loop: Any, horizon: float) -> float | None:
     """Return the seconds until the loop has work: 0.0 if it has some now, None if quiescent."""
-    if not _visible(loop):
+    if not shows_callbacks(loop):
         return None
     selector = getattr(loop, "_selector", None)
     if loop._ready or (selector is not None and selector.select(0)):  # noqa: SLF001
