@@ -43,8 +43,6 @@ from innocent_programs import plant, programs
 from innocent import factory
 
 PROGRAMS = programs()[0] | {"plant": plant}
-for _, _, loop in CASES:
-    factory(loop)  # the plugin watches uvloop from the first test on that finds it imported
 
 @pytest.mark.parametrize(("number", "name", "loop"), CASES)
 def test_innocent(number, name, loop):

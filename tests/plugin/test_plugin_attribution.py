@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from loops import needs_uvloop
+
 pytest_plugins = ["pytester"]
 
 Project = Any  # conftest's; test folders are no packages, so that it cannot be imported
@@ -602,6 +604,29 @@ def test_a_task_factory_that_the_test_sets_hides_no_task(project: Project) -> No
     )
 
     project.run("--leaks=strict").assert_outcomes(failed=2)
+
+
+@pytest.mark.slow
+@needs_uvloop
+def test_uvloop_is_watched_from_its_import_on(project: Project) -> None:
+    """Also in the test that imports it first, which runs in a process of its own."""
+    project.write(
+        suite("""
+        import sys
+
+        async def main():
+            start()
+
+        def test_it():
+            assert "uvloop" not in sys.modules
+            import uvloop
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(main())
+        """)
+    )
+
+    project.run_apart("--leaks=strict").assert_outcomes(failed=1)
 
 
 def test_leaks_of_an_inner_check_are_not_reported_again(project: Project) -> None:
