@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -29,6 +30,20 @@ def heeded() -> Iterator[None]:
     yield
     for each in ignored:
         signal.signal(each, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="module")
+def small_heap() -> Iterator[None]:
+    """Take the objects of all other tests out of the collector's sight, for the tests of a module.
+
+    A check that reports a leak collects garbage and walks the heap, which thousands of tests and
+    their modules would make ten times as large as a user's. The variables of modules are out of
+    sight, too, so that tests of what a module holds do without.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -20,17 +20,10 @@ from loops import REAL
 from muxleak import GrowthReport, LeakError, ignore_name, measure_growth, no_leaks
 from muxleak.introspect import descriptors
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 Loops = Callable[[], asyncio.AbstractEventLoop]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the system names them")
-
-
-@pytest.fixture(autouse=True)
-def small_heap() -> Iterator[None]:
-    """Spare each collection the heap of all other tests."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -11,18 +11,17 @@ import pytest
 from loops import REAL
 from muxleak import LeakError, ignore_waiting_in, measure_growth, no_leaks
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
 
 @pytest.fixture(autouse=True)
 def no_chance() -> Iterator[None]:
-    """Collect only on demand, and spare each collection the heap of all other tests."""
-    gc.collect()
-    gc.freeze()
+    """Collect only on demand."""
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
     WAITED.clear()
 
 

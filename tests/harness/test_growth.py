@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import gc
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +21,8 @@ from muxleak import (
     no_leaks,
 )
 from muxleak.ledger.kinds import KINDS
+
+pytestmark = pytest.mark.usefixtures("small_heap")
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 Outer = Callable[[], AbstractContextManager[object]]
@@ -49,15 +51,6 @@ def grown(
 def kinds(report: GrowthReport) -> list[str]:
     """Return the kinds that grew."""
     return [growth.kind for growth in report.growing]
-
-
-@pytest.fixture(autouse=True)
-def small_heap() -> Iterator[None]:
-    """Freeze the heap of all other tests: a measurement collects garbage twice."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 async def forever() -> None:

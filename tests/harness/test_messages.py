@@ -17,18 +17,17 @@ from muxleak import LeakError, Ledger, ignore_name, measure_growth, no_leaks
 from muxleak.ledger import resource_warnings
 from muxleak.ledger.kinds import KINDS
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
 
 @pytest.fixture(autouse=True)
 def no_chance() -> Iterator[None]:
-    """Collect only on demand, and spare each collection the heap of all other tests."""
-    gc.collect()
-    gc.freeze()
+    """Collect only on demand."""
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]], new_loop: Loops) -> Any:

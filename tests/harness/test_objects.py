@@ -3,10 +3,9 @@
 import asyncio
 import collections
 import contextlib
-import gc
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from types import ModuleType
 from typing import Any, ClassVar
 from unittest.mock import Mock
@@ -16,17 +15,10 @@ import pytest
 from loops import REAL
 from muxleak import GrowthReport, LeakError, ignore_name, measure_growth, no_leaks
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 Loops = Callable[[], asyncio.AbstractEventLoop]
 KIND = ["task", "object"]
-
-
-@pytest.fixture(autouse=True)
-def small_heap() -> Iterator[None]:
-    """Leave the heap of all other tests out of the counts."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Session:

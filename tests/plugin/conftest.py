@@ -1,9 +1,7 @@
 """Projects of strangers: a test file, a pytest that has the plugin, and what it says."""
 
-import gc
 import os
 import textwrap
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -67,13 +65,10 @@ class Project:
         return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=60)
 
 
-@pytest.fixture
-def small_heap() -> Iterator[None]:
-    """Spare the collector, which every measurement of growth runs twice, the heap of all tests."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+@pytest.fixture(autouse=True)
+def quick_reports(request: pytest.FixtureRequest) -> None:
+    """Leave the objects of all other tests out of the reports that the projects' tests get."""
+    request.getfixturevalue("small_heap")
 
 
 @pytest.fixture

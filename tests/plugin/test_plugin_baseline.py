@@ -292,7 +292,6 @@ def test_a_failed_test_is_no_excess(project: Project) -> None:
     result.stdout.no_fnmatch_line("*no longer occur*")
 
 
-@pytest.mark.usefixtures("small_heap")
 def test_update_leaves_out_what_an_explicit_check_fails(project: Project) -> None:
     """Such a test fails again, whatever the file says."""
     write_suite(project, EXPLICIT)
@@ -308,7 +307,6 @@ def test_update_leaves_out_what_an_explicit_check_fails(project: Project) -> Non
     )
 
 
-@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize(
     ("baseline", "counts"),
     [(BASELINE, "0 new, 1 in the baseline"), ("", "1 new, 0 in the baseline")],

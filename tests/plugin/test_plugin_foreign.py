@@ -104,11 +104,8 @@ def test_tls_and_subprocesses_pass(project: Project, mode: str, factory: str) ->
 
 
 @pytest.mark.parametrize("repeat", ["", "pytestmark = pytest.mark.no_leaks(repeat=4)"])
-def test_leak_is_reported_among_hostile_holders(
-    project: Project, repeat: str, small_heap: None
-) -> None:
+def test_leak_is_reported_among_hostile_holders(project: Project, repeat: str) -> None:
     """A class whose module is no text, and an object whose attributes raise."""
-    del small_heap
     project.write(HOLDERS + "\n    " + repeat)
     result = project.run("--leaks=strict")
     result.assert_outcomes(failed=1)

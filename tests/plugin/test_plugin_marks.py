@@ -251,7 +251,6 @@ def test_repeat_needs_an_async_test(project: Project) -> None:
     result.stderr.fnmatch_lines(["*test_it: mark no_leaks: repeat needs a plain async test, got *"])
 
 
-@pytest.mark.usefixtures("small_heap")
 @pytest.mark.parametrize("mode", ["off", "warn", "strict"])
 def test_repeated_tests_ignore_references_of_the_plugin(project: Project, mode: str) -> None:
     """A task that only the plugin holds is not retained; a task in a list is. In every mode."""

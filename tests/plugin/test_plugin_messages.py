@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 pytest_plugins = ["pytester"]
-pytestmark = pytest.mark.usefixtures("small_heap")
 
 Project = Any  # conftest's; test folders are no packages, so that it cannot be imported
 

@@ -14,7 +14,8 @@
 import asyncio
 import gc
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from muxleak.introspect.names import attribute, has_method, is_a, module_of, type_name
@@ -81,7 +82,13 @@ def fires(wait: float) -> str:
 
 def _is_ready(loop: Any, handle: Any) -> bool:
     """Return True if the loop is about to run a callback."""
-    return any(each is handle for each in attribute(loop, "_ready", ()))
+    return any(each is handle for each in _callbacks(loop))
+
+
+def _callbacks(loop: Any) -> Sequence[Any]:
+    """Return the callbacks that a loop is about to run; none if it keeps them its own way."""
+    found = attribute(loop, "_ready")
+    return found if type(found) is deque else ()
 
 
 def _subjects(loop: asyncio.AbstractEventLoop) -> dict[int, float]:
@@ -98,7 +105,7 @@ def _subjects(loop: asyncio.AbstractEventLoop) -> dict[int, float]:
 def _timers(loop: asyncio.AbstractEventLoop) -> list[Any]:
     listed = attribute(loop, "_scheduled")
     if type(listed) is list:
-        return [*listed, *filter(is_timer, attribute(loop, "_ready", ()))]
+        return [*listed, *filter(is_timer, _callbacks(loop))]
     return [each for each in gc.get_objects() if is_timer(each)]
 
 
