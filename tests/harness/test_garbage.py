@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -232,7 +234,7 @@ class Lost:
     """Its coroutine is a method, so that the task holds it; nothing holds the task."""
 
     def __init__(self, *, cancels: bool) -> None:
-        self.cancels = cancels
+        self.cancels, self.cycle = cancels, self
         self.task = asyncio.ensure_future(self.work())
 
     async def work(self) -> None:
@@ -244,12 +246,15 @@ class Lost:
             self.task.cancel()
 
 
-async def losing(*, cancels: bool, collected: bool, **options: Any) -> LeakError | None:
+async def losing(
+    *, cancels: bool, collected: bool, started: bool = True, **options: Any
+) -> LeakError | None:
     """Return the verdict on a block that loses a task; before or after a collection."""
     try:
         async with no_leaks(budget=0.02, **options):
             Lost(cancels=cancels)
-            await asyncio.sleep(0)
+            for _ in range(started):
+                await asyncio.sleep(0)
             if collected:
                 gc.collect()
     except LeakError as error:
@@ -265,13 +270,11 @@ def test_verdict_on_a_task_that_nothing_holds_is_the_same(
 ) -> None:
     """Whenever the collector runs; the report says where the task waited."""
     options = {"kinds": kinds} if kinds else {}
-    verdicts = [
-        run(lambda: losing(cancels=cancels, collected=collected, **options), new_loop)  # noqa: B023
-        for collected in (False, True)
-    ]
-    kinds_found = [error and [each.kind for each in error.report.groups] for error in verdicts]
-    assert kinds_found[0] == kinds_found[1]
-    assert cancels or None not in verdicts
+    verdicts = []
+    for collected, started in itertools.product((False, True), repeat=2):
+        main = partial(losing, cancels=cancels, collected=collected, started=started, **options)
+        verdicts.append(run(main, new_loop))
+    assert [error is None for error in verdicts] == [cancels] * 4
     line = Lost.__init__.__code__.co_firstlineno + 2
     for error in filter(None, verdicts):
         assert f"made at tests/harness/test_garbage.py:{line} in Lost.__init__" in str(error)

@@ -6,8 +6,11 @@
 # callback is in that list once for each ledger that needs it, since a count would need a lock.
 
 import gc
+from collections.abc import Callable
+from contextlib import suppress
 
 _collecting = False
+_waiting: list[Callable[[], None]] = []
 
 
 def install() -> None:
@@ -28,6 +31,14 @@ def collecting() -> bool:
     return _collecting
 
 
+def at_end(call: Callable[[], None]) -> None:
+    """Call a function once the collection that is under way has run every finalizer."""
+    _waiting.append(call)
+
+
 def _note(phase: str, _info: dict[str, int]) -> None:
     global _collecting  # noqa: PLW0603 - as above
     _collecting = phase == "start"
+    while _waiting and not _collecting:
+        with suppress(Exception):  # nobody could catch it here
+            _waiting.pop(0)()

@@ -9,7 +9,7 @@
 #   message                                   kind
 #   ---------------------------------------   ----------------------------------------------------
 #   "... exception was never retrieved"       "error", of tasks and of futures
-#   "... destroyed but it is pending"         "destroyed"
+#   "... destroyed but it is pending"         "destroyed", unless a finalizer has cancelled it
 #   any other                                 "message": "Unclosed client session", a callback, a
 #                                             protocol or a stream handler that raised
 #
@@ -31,15 +31,17 @@
 
 import re
 from contextvars import Context
+from functools import partial
 from types import CodeType, TracebackType
 from typing import Any
+from weakref import ref
 
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute, has_method, is_a, safe_text
 from muxleak.introspect.sites import Points, Site, intern, is_internal
 from muxleak.introspect.waiting import coroutine_of, name_of, scrub, waiting_of
-from muxleak.ledger.collector import collecting
-from muxleak.ledger.counters import CURRENT, Scope, charged
+from muxleak.ledger.collector import at_end, collecting
+from muxleak.ledger.counters import CURRENT, Counters, Scope, charged
 from muxleak.ledger.kinds import DestroyedRecord, ErrorRecord, MessageRecord
 
 _MAX_ERROR = 200  # characters
@@ -80,10 +82,6 @@ def charge(
         return
     future: Any = context.get("task") or context.get("future")
     made_at = counters.made_at(future) if kind != "message" else None
-    if destroyed and made_at is not None and counters.observer is not None:
-        counters.observer.destroyed(made_at[0])
-    if kind not in counters.kinds:
-        return
     if made_at is not None:
         site, scope, name = intern(made_at[0]), made_at[1], name_of(future)
     else:
@@ -94,8 +92,27 @@ def charge(
         waiting, code = waiting_of(future), attribute(coroutine_of(future), "cr_code")
         record.waiting = waiting if waiting.chain else None
         record.code = code if is_a(code, CodeType) else None
-    # The next sweep charges the scope: a collection may come while its lists are being pruned.
-    counters.fresh.append(record)
+    if destroyed and collecting():
+        at_end(partial(_note_destroyed, ref(future), record, made_at, counters))
+    elif destroyed:
+        _note_destroyed(ref(future), record, made_at, counters)
+    else:
+        # The next sweep charges the scope: a collection may come while its lists are being pruned.
+        counters.fresh.append(record)
+
+
+def _note_destroyed(
+    task: ref[Any], record: ErrorRecord, made_at: tuple[Points, Scope] | None, counters: Counters
+) -> None:
+    """Note a destroyed task, unless a finalizer in the same garbage has cancelled it."""
+    # Such a task is saved: its cancellation wakes it, and it ends in order.
+    saved = task()
+    if attribute(saved, "_must_cancel") or ask(attribute(saved, "_fut_waiter"), "cancelled"):
+        return
+    if made_at is not None and counters.observer is not None:
+        counters.observer.destroyed(made_at[0])
+    if record.kind in counters.kinds:
+        counters.fresh.append(record)
 
 
 def owner_of_current(root: Scope, home: Scope | None) -> Scope:
@@ -116,7 +133,8 @@ def owner_of_current(root: Scope, home: Scope | None) -> Scope:
 def _kind_of(context: dict[str, Any], *, handled: bool) -> str:
     message = safe_text(context.get("message"), str)
     # These messages of asyncio come with the task or the future that they are about.
-    if has_method(context.get("task") or context.get("future"), "_asyncio_future_blocking"):
+    future = context.get("task") or context.get("future")
+    if has_method(future, "_asyncio_future_blocking"):
         if message.endswith("never retrieved"):
             return "error"
         if "destroyed but it is pending" in message:
