@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from uuid import UUID
 import click
 
 from muxleak.files import FileError
+from muxleak.monitor.endpoint import Page, _Connection
 from muxleak.plugin import baseline
 from muxleak.sim import Replay, ReplayError
 from muxleak_scenarios.cli import hunt, replay, replay_program
@@ -264,6 +266,7 @@ def _json(random: Random, data: bytes) -> bytes:
 
 
 _WORDS = (
+    *(b"Host: x\r\n", b"\r\n", b"Host: [::1]", b"Origin: null", b"http://[", b"//", b"\r\n :"),
     *(b'# labels: {"created_by":"\\ud800"}', b'# labels: {"created_by":' + b"[" * 5_000, b"\n\n"),
     *(b"goroutine profile: total 2", b"2 @ 0x1", b"9" * 5_000 + b" @", b"created by", b"+0x1"),
     *(b"inf", b"nan", b"-1", b"true", b"[1]", b"{a=1}", b"'x'", b'"""', b"'''", b"1979-05-27"),
@@ -436,6 +439,15 @@ def _read_profile(data: bytes, random: Random) -> None:
     _ends(read, data, random)
 
 
+def _read_request(data: bytes, _: Random) -> None:
+    # Without a loop and a transport, which an answer needs, and not the page.
+    loop: Any = None
+    connection = _Connection(loop, {"/": lambda: Page(b"")}, {"localhost"}, {})
+    page = connection._page(data)
+    if page.status != HTTPStatus.OK:
+        raise ValueError(page.text.decode())
+
+
 def _read_packets(data: bytes, random: Random) -> None:
     def read(pieces: Iterable[bytes]) -> object:
         decoder, packets = PacketDecoder(), []
@@ -566,6 +578,12 @@ def _profile_subject() -> Subject:
     return Subject(samples, _read_profile, (ValueError,), _text)
 
 
+def _debug_subject() -> Subject:
+    head = b"GET / HTTP/1.1\r\nHost: localhost:6060\r\nOrigin: http://localhost\r\nX: y"
+    target = b"GET http://localhost/?debug=1 HTTP/1.0\r\nHost: LOCALHOST."
+    return Subject((head, target), _read_request, (ValueError,), _text)
+
+
 def _packets_subject() -> Subject:
     packets = [encode_packet(each) for each in (b"", b"x", b"y" * 700)]
     return Subject((b"".join(packets), packets[2]), _read_packets, (TruncatedError,), _wire)
@@ -582,4 +600,5 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "mux.cool frames": cache(_frames_subject),
     "UDP packets": cache(_packets_subject),
     "goroutine profile": cache(_profile_subject),
+    "request of the debug endpoint": cache(_debug_subject),
 }
