@@ -17,13 +17,13 @@ import pytest
 from loops import REAL
 from muxleak import LeakError, Monitor, measure_growth, no_leaks
 from muxleak.checks import no_leaks as checks
-from muxleak.introspect.foreign import ask
+from muxleak.introspect.foreign import ByIdentity, ask
 from muxleak.introspect.names import attribute, is_a, module_of, safe_text, type_name
 from muxleak.introspect.referrers import held_by_slot, who_can_wake
 from muxleak.introspect.waiting import callable_name, name_of
 from muxleak.ledger import kinds as records
 from muxleak.ledger.kinds import KINDS
-from muxleak.ledger.ledger import Ledger
+from muxleak.ledger.ledger import Ledger, shared_ledger
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 Observed = Callable[[], AbstractAsyncContextManager[Any]]
@@ -259,6 +259,63 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     client_side = ssl.create_default_context()
     client_side.check_hostname, client_side.verify_mode = False, ssl.CERT_NONE
     return server_side, client_side
+
+
+class NakedLoop:
+    """A loop that allows no weak reference and no attributes, and is neither hashable nor equal.
+
+    It gives the answers of a loop of asyncio's, whose task factories and handlers it cannot set.
+    """
+
+    __slots__ = ("loop",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError("==")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("set_", "get_exception", "get_task")):
+            raise ZeroDivisionError(name)
+        return getattr(self.loop, name)
+
+
+def test_loop_that_refuses_everything_is_left_alone() -> None:
+    """Weak references, attributes, hashes, comparison, factories and handlers: all are `unseen`."""
+    inner = asyncio.new_event_loop()
+    loop: Any = NakedLoop(inner)
+    outer = Ledger(KINDS)
+    with outer.watching(loop), Ledger(KINDS).watching(loop) as ledger:
+        handle = loop.call_later(60, print)
+        handle.cancel()
+        assert ledger.everything() == []
+        for each in (outer, ledger):
+            assert "tasks, as set_task_factory of NakedLoop raises ZeroDivisionError" in each.unseen
+            assert "NakedLoop.call_later cannot be watched" in each.unseen
+    inner.close()
+    with shared_ledger(loop) as one, shared_ledger(loop) as other:
+        assert one is other
+
+
+def test_a_freed_loop_is_forgotten() -> None:
+    """Values by identity go with their object, unless it allows no weak reference."""
+
+    class Thing:
+        pass
+
+    values: ByIdentity[int] = ByIdentity()
+    thing, naked = Thing(), Unreferable()
+    values.set(thing, 1)
+    values.set(thing, 2)
+    values.set(naked, 3)
+    assert (values.get(thing, 0), values.get(naked, 0)) == (2, 3)
+    del thing
+    assert len(values._values) == 1
+    values.remove(naked)
+    values.remove(naked)
+    assert (values.get(naked, 0), values._values) == (0, {})
 
 
 class ForeignLoop(asyncio.SelectorEventLoop):

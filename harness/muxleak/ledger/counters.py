@@ -65,9 +65,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, TypeAlias
-from weakref import WeakKeyDictionary, ref
+from weakref import ref
 
-from muxleak.introspect.foreign import Held
+from muxleak.introspect.foreign import ByIdentity, Held
 from muxleak.introspect.names import attribute, is_a, type_name
 from muxleak.introspect.sites import Points, Site, intern
 from muxleak.introspect.waiting import AnyTask, Waiting, name_of, scrub, waiting_of
@@ -87,7 +87,7 @@ FEW = 256  # resources below which pruning is not worth it
 _EMPTY_DICT: dict[Any, Any] = {}
 _EMPTY_LIST: list[Any] = []
 
-_installed: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Counters, ...]] = WeakKeyDictionary()
+_installed: ByIdentity[tuple[Counters, ...]] = ByIdentity()
 
 
 class TaskRecord(NamedTuple):
@@ -373,17 +373,19 @@ class Counters:
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that a ledger counts the tasks and resources of `loop`."""
-        _installed[loop] = (*_installed.get(loop, ()), self)
+        _installed.set(loop, (*_installed.get(loop, ()), self))
         self.loops += 1
         self.active = True
 
     def uninstall(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Undo one `install`; of a loop that has been freed, only the number of ledgers."""
         if loop is not None:
-            left = list(_installed.pop(loop))
+            left = list(_installed.get(loop, ()))
             left.remove(self)
             if left:
-                _installed[loop] = tuple(left)
+                _installed.set(loop, tuple(left))
+            else:
+                _installed.remove(loop)
         self.loops -= 1
         self.active = self.loops > 0
 

@@ -38,9 +38,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from types import AsyncGeneratorType, CodeType, FrameType
 from typing import Any
-from weakref import ref
 
-from muxleak.introspect.foreign import ask
+from muxleak.introspect.foreign import ask, refer
 from muxleak.introspect.names import attribute, module_of
 from muxleak.introspect.sites import Points, Site, SiteFrame
 from muxleak.introspect.waiting import Waiting, code_place, is_stdlib
@@ -108,14 +107,14 @@ class TimerRecord(Resource):
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(thing, name, points, owner)
-        self.loop = ref(loop)
+        self.loop = refer(loop)
 
     def open(self, thing: asyncio.TimerHandle) -> bool:
         """Return True if it is due in the future: the loop drops it once it is due."""
         loop = self.loop()
         if loop is None or thing.cancelled() or loop.is_closed():
             return False
-        return thing.when() > loop.time()
+        return bool(thing.when() > loop.time())
 
     def describe(self, thing: asyncio.TimerHandle) -> str:
         """Say when it is due."""

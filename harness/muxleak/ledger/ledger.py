@@ -39,10 +39,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
-from weakref import WeakKeyDictionary, ref
 
-from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import type_name
+from muxleak.introspect.foreign import ByIdentity, ask, refer
+from muxleak.introspect.names import attribute, type_name
 from muxleak.introspect.waiting import AnyTask
 from muxleak.ledger import collector, resource_warnings, task_class, threads
 from muxleak.ledger.connection_scope import pin
@@ -99,8 +98,8 @@ class Ledger:
             self._counters = self._root.counters
         self._hooks: Hooks | None = None
         self._unseen: dict[str, None] = {}
-        self._threads = False
-        self._loop: ref[asyncio.AbstractEventLoop] | None = None
+        self._threads = self._sees_messages = False
+        self._loop: Callable[[], asyncio.AbstractEventLoop | None] | None = None
         self._note = noting(self._counters, self._root)
         self.home: Scope | None = None
         self._setter: tuple[Any, Any] = (None, None)
@@ -266,12 +265,12 @@ class Ledger:
         self._unseen = {}
         self._set(loop, "set_task_factory", factory, "tasks")
         task_class.install(loop, self._note)
-        self._loop = ref(loop)
+        self._loop = refer(loop)
         self._follow_factories(loop)
         self.home = home
         self._see_messages(loop)
         virtual: Any = loop
-        if hasattr(loop, "task_source"):
+        if attribute(loop, "task_source", default=loop) is not loop:
             virtual.task_source = self.tasks
         if not self.kinds.isdisjoint(_HOOKED):
             self._hooks = Hooks(loop, self._root)
@@ -309,7 +308,7 @@ class Ledger:
         if below is not factory:
             loop.set_task_factory(below)
         virtual: Any = loop
-        if getattr(loop, "task_source", None) == self.tasks:
+        if attribute(loop, "task_source") == self.tasks:
             virtual.task_source = None
 
     @contextmanager
@@ -329,7 +328,7 @@ class Ledger:
         return Scope(name, self._counters, charged(outer, self._counters) or self._root, outer)
 
     def _factory(self, loop: asyncio.AbstractEventLoop, previous: Any) -> Callable[..., Any]:
-        holds = getattr(loop, "is_virtual", False)
+        holds = bool(attribute(loop, "is_virtual", default=False))
         return counting(self._counters, self._root, previous, holds=holds)
 
     def _set(self, loop: asyncio.AbstractEventLoop, setter: str, value: Any, what: str) -> None:
@@ -344,7 +343,10 @@ class Ledger:
         """Put the counting factory over each one that the program sets from now on."""
         # A hook for each installation, as in `_see_messages`.
         name, weak, number = "set_task_factory", self._loop, self._installs
-        under = own_attribute(loop, name, loop.set_task_factory)
+        setter = attribute(loop, name)
+        if setter is None:
+            return
+        under = own_attribute(loop, name, setter)
 
         def set_task_factory(factory: Any) -> None:
             loop: Any = weak() if weak is not None else None
@@ -379,7 +381,8 @@ class Ledger:
         # A hook of its own for each installation, as it may stay below that of another ledger. It
         # must not hold the loop, whose attribute it is.
         name, weak, number = "call_exception_handler", self._loop, self._installs
-        self._under = under = own_attribute(loop, name, loop.call_exception_handler)
+        caller = attribute(loop, name)
+        self._under = under = own_attribute(loop, name, caller) if caller is not None else None
 
         def call_exception_handler(context: dict[str, Any]) -> None:
             loop: Any = weak() if weak is not None else None
@@ -398,6 +401,7 @@ class Ledger:
         except Exception as error:  # noqa: BLE001 - the program must not see it
             why = f"{name} of {type_name(loop)} raises {type_name(error)}"
             self._unseen[f"messages, as setting {why}"] = None
+        self._sees_messages = True
         if self._counters.wants_errors:
             collector.install()
         if self._counters.wants_warnings:
@@ -406,14 +410,15 @@ class Ledger:
     def _ignore_messages(self, loop: Any) -> None:
         hook, self._hook = self._hook, None
         self._installs += 1
-        if hook is None:
+        if not self._sees_messages:
             return
+        self._sees_messages = False
         if self._counters.wants_errors:
             collector.remove()
         if self._counters.wants_warnings:
             resource_warnings.remove(self)
         # If another method was put over ours, ours stays below it and passes messages on.
-        if loop is not None and loop.call_exception_handler is hook:
+        if loop is not None and hook is not None and loop.call_exception_handler is hook:
             if self._under is None:
                 del loop.call_exception_handler
             else:
@@ -432,8 +437,7 @@ def _number(numbered: TaskRecord | Scope) -> int:
     return numbered.number
 
 
-_ledgers: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Ledger, list[None]]]
-_ledgers = WeakKeyDictionary()
+_ledgers: ByIdentity[tuple[Ledger, list[None]] | None] = ByIdentity()
 
 
 @contextmanager
@@ -442,7 +446,8 @@ def shared_ledger(loop: asyncio.AbstractEventLoop) -> Iterator[Ledger]:
 
     It records every kind.
     """
-    ledger, users = _ledgers.setdefault(loop, (Ledger(KINDS, log=True), []))
+    ledger, users = _ledgers.get(loop, None) or (Ledger(KINDS, log=True), [])
+    _ledgers.set(loop, (ledger, users))
     if not users:
         ledger.install(loop)
     users.append(None)
@@ -452,4 +457,4 @@ def shared_ledger(loop: asyncio.AbstractEventLoop) -> Iterator[Ledger]:
         users.pop()
         if not users:
             ledger.uninstall()
-            del _ledgers[loop]
+            _ledgers.remove(loop)

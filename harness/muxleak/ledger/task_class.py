@@ -28,8 +28,8 @@ import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
+from muxleak.introspect.foreign import ByIdentity
 from muxleak.introspect.sites import Points, trace
 
 TASK = asyncio.Task
@@ -38,7 +38,7 @@ TASK = asyncio.Task
 Note = Callable[[Any, Any, Points], None]
 """Takes a task, the context it was given or None, and its raw creation site."""
 
-_notes: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Note, ...]] = WeakKeyDictionary()
+_notes: ByIdentity[tuple[Note, ...]] = ByIdentity()
 _users = 0
 _lock = threading.Lock()
 
@@ -80,7 +80,7 @@ def install(loop: asyncio.AbstractEventLoop, note: Note) -> None:
     """
     global _users  # noqa: PLW0603 - one process, one class
     with _lock:
-        _notes[loop] = (*_notes.get(loop, ()), note)
+        _notes.set(loop, (*_notes.get(loop, ()), note))
         _users += 1
         if _users == 1:
             _put(TASK, _Task)
@@ -96,9 +96,10 @@ def remove(loop: asyncio.AbstractEventLoop | None, note: Note) -> None:
     global _users  # noqa: PLW0603 - as above
     with _lock:
         if loop is not None:
-            left = tuple(each for each in _notes.pop(loop, ()) if each is not note)
+            left = tuple(each for each in _notes.get(loop, ()) if each is not note)
+            _notes.remove(loop)
             if left:
-                _notes[loop] = left
+                _notes.set(loop, left)
         _users -= 1
         if not _users:
             _put(_Task, TASK)

@@ -38,6 +38,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from muxleak.introspect.foreign import ByIdentity
 from muxleak.introspect.names import attribute, is_a, type_name
 from muxleak.introspect.sites import Points, trace
 from muxleak.introspect.waiting import callable_name
@@ -49,7 +50,7 @@ INHERITS = bool(getattr(sys.flags, "thread_inherit_context", 0))
 """True if a new thread keeps the context of the one that starts it."""
 _PROCESS_POOL = "concurrent.futures.process", "multiprocessing.queues"
 
-_roots: WeakKeyDictionary[object, list[Scope]] = WeakKeyDictionary()  # by loop
+_roots: ByIdentity[tuple[Scope, ...]] = ByIdentity()  # by loop
 _pools: WeakKeyDictionary[Any, tuple[Points, list[Scope]]] = WeakKeyDictionary()
 _users = 0
 _lock = threading.Lock()
@@ -67,7 +68,7 @@ def install(loop: object, root: Scope) -> None:
     """
     global _users  # noqa: PLW0603 - one process, one set of hooks
     with _lock:
-        _roots.setdefault(loop, []).append(root)
+        _roots.set(loop, (*_roots.get(loop, ()), root))
         _users += 1
         if _users == 1:
             _replace(ThreadPoolExecutor, "__init__", _new_pool)
@@ -83,8 +84,12 @@ def remove(loop: object, root: Scope) -> None:
     """Undo one `install`."""
     global _users  # noqa: PLW0603 - as above
     with _lock:
-        if root in _roots.get(loop, ()):
-            _roots[loop].remove(root)
+        left = [*_roots.get(loop, ())]
+        _roots.remove(loop)
+        if root in left:
+            left.remove(root)
+        if left:
+            _roots.set(loop, tuple(left))
         _users -= 1
         if not _users:
             for owner, name, ours, original in _originals:
