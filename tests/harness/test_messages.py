@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies
 
 from loops import REAL
 from muxleak import LeakError, Ledger, ignore_name, measure_growth, no_leaks
@@ -211,6 +212,32 @@ def test_object_of_a_loop_that_the_function_made_is_charged_to_it() -> None:
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(before())
         other()
+
+
+def test_example_is_not_charged_with_what_hypothesis_keeps_of_an_earlier_one() -> None:
+    """It keeps the locals of every failing example until the test is over."""
+    outcomes: list[str] = []
+
+    async def block(number: int) -> None:
+        async with no_leaks():
+            future = asyncio.get_running_loop().create_future()
+            if number % 2:
+                client, task = Client(), asyncio.ensure_future(drop_future())
+                outcomes.append("failed")
+                future.set_exception(OSError("lost"))
+                raise LookupError(f"{client}, {task}")
+        outcomes.append("clean")
+
+    @settings(max_examples=15, database=None, deadline=None, derandomize=True)
+    @given(strategies.integers(0, 1000))
+    def example(number: int) -> None:
+        gc.collect()
+        asyncio.run(block(number))
+
+    with pytest.raises(LookupError):
+        example()
+    # Another failure than the LookupError would have come out in a group.
+    assert "clean" in outcomes[outcomes.index("failed") :]
 
 
 def test_message_can_be_ignored() -> None:
