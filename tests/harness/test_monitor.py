@@ -1,6 +1,7 @@
 """The monitor: counts by site, and when it raises an alarm and when it does not."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -451,3 +452,32 @@ def test_monitor_keeps_no_more_samples_than_its_window() -> None:
         assert (len(counts._open), len(counts._ending)) == (0, 0)
 
     simulated(main, window=9)
+
+
+@REAL
+@pytest.mark.parametrize("sampled", [True, False])
+def test_monitor_counts_tasks_that_a_collection_destroys(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], *, sampled: bool
+) -> None:
+    """It holds none of them; they count as finished and destroyed, by the line that made them."""
+
+    async def lost() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        with Monitor(interval=None) as monitor:
+            for _ in range(3):
+                task = asyncio.create_task(lost())
+            await asyncio.sleep(0)
+            del task
+            if sampled:
+                monitor.sample()
+                assert monitor.status().tasks == 3
+            gc.collect()
+            monitor.sample()
+            status, (row,) = monitor.status(), monitor.sites()
+            assert (status.tasks, status.finished, status.destroyed) == (0, 3, 3)
+            assert (row.live, row.created, row.destroyed) == (0, 3, 3)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
