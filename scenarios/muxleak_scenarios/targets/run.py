@@ -267,15 +267,30 @@ class SequenceRun:
             connection.take()
             if connection.over or connection.peer.ended or self.target.ending:
                 over.append(connection)
-            elif connection.missing or connection.unanswered or self.has_stalled_write(connection):
+            elif self.is_pending(connection):
                 return False
         return not any(self.leaves_something(connection.peer.scope) for connection in over)
+
+    def is_pending(self, connection: ConnectionModel) -> bool:
+        """Return True if something must still happen on an open connection."""
+        owed = connection.missing or connection.unanswered
+        excess = self.excess_unread(connection.peer.scope)
+        return bool(owed or excess or self.has_stalled_write(connection))
 
     def has_stalled_write(self, connection: ConnectionModel) -> bool:
         """Return True if the server waits for a peer or a destination to read."""
         # Where settling is inferred, a peer that reads may not have read everything yet.
         certain = self.target.exact or connection.stalled
         return certain and bool(self.target.paused_links(connection.peer.scope))
+
+    def excess_unread(self, scope: Scope) -> int:
+        """Return the unread bytes of a connection's streams if they are at the limit, else 0."""
+        session = self.target.sessions.get(scope)
+        # The peer's end lifts the limit: the rest of its data is passed on, and no more can come.
+        if session is None or session.link.ended:
+            return 0
+        size = session.unread.size
+        return size if size >= self.target.inbound.limits.unread_bytes else 0
 
     def leaves_something(self, scope: Scope) -> bool:
         """Return True if the server still has a task, a transport or a session of a connection."""
@@ -312,13 +327,9 @@ class SequenceRun:
         scope = connection.peer.scope
         if self.has_stalled_write(connection):
             self.record("stalls", name, "expected no write to wait when all limits have expired")
-        session = self.target.sessions.get(scope)
-        most = self.target.inbound.limits.unread_bytes
-        # The peer's end lifts the limit: the rest of its data is passed on, and no more can come.
-        if session is not None and session.unread.size >= most and not session.link.ended:
-            got = (
-                f"expected less than {most} unread bytes of all streams, got {session.unread.size}"
-            )
+        if unread := self.excess_unread(scope):
+            most = self.target.inbound.limits.unread_bytes
+            got = f"expected less than {most} unread bytes of all streams, got {unread}"
             self.record("bounds", name, got)
         # One that is over is checked by `check`, for more than this.
         over = connection.over or connection.peer.ended
