@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import gc
 import itertools
 import os
 import re
@@ -636,6 +637,16 @@ async def reference_of_c_to_an_object() -> None:
         await box.thing.wait()
     finally:
         ctypes.pythonapi.Py_DecRef(ctypes.py_object(box))
+
+
+@situation("who could wake it cannot be seen: gc.freeze hides its holders")
+async def frozen_heap() -> None:
+    HELD.append(asyncio.Event())
+    gc.freeze()
+    try:
+        await HELD[0].wait()
+    finally:
+        gc.unfreeze()
 
 
 @situation(DEAD)

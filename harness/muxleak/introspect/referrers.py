@@ -43,6 +43,7 @@ Both questions are put to the garbage collector, for all objects of a report tog
 
 import asyncio
 import concurrent.futures
+import gc
 import selectors
 import signal
 import sys
@@ -74,12 +75,13 @@ from muxleak.introspect.names import (
     type_name,
 )
 from muxleak.introspect.timers import ArmedTimers, called, due, fires, is_timer
-from muxleak.introspect.waiting import callable_name, code_place, name_of, scrub
+from muxleak.introspect.waiting import callable_name, code_place, links, name_of, scrub
 
 MAX_LEVELS = 16
 MAX_OBJECTS = 4_000
 
 _DECIDES = "; budget= decides"
+_UNSEEN = "code in C holds what it waits for"
 
 _FUTURES = (asyncio.Future, concurrent.futures.Future)
 # These may hold any number of objects, or hold them for somebody else.
@@ -276,7 +278,8 @@ class _Search:
         if self._found:
             return f"could still be woken by {min(self._found).text}"
         if self._hidden:
-            return "who could wake it cannot be seen: code in C holds what it waits for"
+            hides = "gc.freeze hides its holders" if gc.get_freeze_count() else _UNSEEN
+            return f"who could wake it cannot be seen: {hides}"
         if self._cut or self.level:
             return "who could wake it is not known"
         return "nothing alive can wake it"
@@ -314,12 +317,16 @@ class _Search:
         """Go on from a blocked task: to its awaited future, and by its referrers to timers."""
         name = self._heap.keep(task)
         self._seen.add((name, True))
+        # The coroutines in which it is suspended lead to the task only, at the price of two levels.
+        self._seen.update((id(link), False) for _, link in links(task))
         self.level.append((name, _Way(cancels=True, through=way.through)))
         self._meet(task._fut_waiter, way)  # noqa: SLF001 - there is no public way to ask
 
     def _ends(self, thing: Any) -> bool:
-        """Return True for a module, a class or a loop, from which everything can be reached."""
-        return id(thing) in self._alive.modules or is_a(thing, (type, asyncio.AbstractEventLoop))
+        """Return True for objects that lead to everything, such as modules and running code."""
+        runs = is_a(thing, CoroutineType) and thing.cr_running
+        everything = (type, asyncio.AbstractEventLoop)
+        return runs or id(thing) in self._alive.modules or is_a(thing, everything)
 
     def _root(self, thing: Any, way: _Way) -> _Root | None:
         """Return `thing` as a root if it is one."""
