@@ -497,6 +497,46 @@ def test_plain_fixtures_end_what_needs_no_loop(project: Project, mode: str) -> N
     result.stdout.no_fnmatch_line("*left something behind*")
 
 
+def test_rest_of_a_plain_test_ends_what_needs_no_loop(project: Project) -> None:
+    """A thread that the test stops after its loop is none left behind; one that it forgets is."""
+    project.ini("leaks_budget = 0.05")
+    project.write(
+        suite("""
+        import threading
+
+        def run():
+            stop = threading.Event()
+
+            thread = threading.Thread(target=stop.wait, daemon=True)
+
+            async def main():
+                thread.start()
+
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(main())
+            loop.close()
+            return thread, stop
+
+        def stop(thread, stop):
+            stop.set()
+            thread.join()
+
+        def test_stops():
+            stop(*run())
+
+        def test_forgets():
+            KEPT.append(run())
+
+        class TestCase(unittest.IsolatedAsyncioTestCase):
+            def test_case(self):
+                stop(*run())
+        """)
+    )
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*_ test_forgets _*", "1 thread left behind"])
+
+
 def test_plain_fixtures_excuse_nothing_that_they_do_not_end(project: Project) -> None:
     """The report comes after their teardown; that on a task, which needs the loop, names them."""
     project.ini("asyncio_mode = auto", "leaks_budget = 0.05")

@@ -33,8 +33,8 @@
 # - If the loop of a test ends earlier (pytest-asyncio's default, or `asyncio.run` in a test), the
 #   test is measured on that loop when it ends, before the runner cancels the tasks that are left.
 #   `LoopWatcher` calls `_before_cancel` at that moment. Plain fixtures of the test may be torn down
-#   later (`_plain_fixtures`). What such a fixture can end without the loop, such as a thread or the
-#   socket of a watched descriptor, is judged after it.
+#   later, and a plain test itself goes on (`_later`). What these can end without the loop, such as
+#   a thread or the socket of a watched descriptor, is judged after them.
 # - A fixture of a wider scope is measured after its own teardown. A parametrized fixture may be
 #   torn down while the next test is being set up; that test is interrupted and not charged.
 # - A scope that is clean is not measured; asking costs O(1). So a suite in which every test ends
@@ -314,7 +314,7 @@ class Attribution:
     def _measure(
         self, check: Check, loop: asyncio.AbstractEventLoop, later: Sequence[str] = ()
     ) -> None:
-        """Measure a check on a loop; `later` names the fixtures that are torn down after it."""
+        """Measure a check on a loop; `later` names the functions that go on after it."""
         if not check.needed:
             return
         from muxleak.plugin import leak_reports  # noqa: PLC0415 - only leaking tests pay for it
@@ -334,7 +334,7 @@ class Attribution:
         """Measure on a loop that is about to end, and end the tasks that are left on it."""
         active = self._active
         if active is not None and not active.finished:
-            later = _plain_fixtures(self._item) if active.needed else ()
+            later = _later(self._item) if active.needed else ()
             self._measure(active, loop, later)
         ledger = self._watcher.ledger
         if ledger.count and can_run(loop):
@@ -374,8 +374,12 @@ def _wider_values(item: pytest.Item) -> list[Any]:
     return [result[0] for result in results if result is not None]
 
 
-def _plain_fixtures(item: pytest.Item) -> list[str]:
-    """Return the names of the plain fixtures of a test whose teardown has not begun."""
+def _later(item: pytest.Item) -> list[str]:
+    """Return the names of functions of a test that go on when the loop that ends has ended.
+
+    These are its plain fixtures whose teardown has not begun; and, as "_body", the test itself, if
+    it is a plain function that runs a loop: its next line may stop a thread that was started there.
+    """
     # A fixture that is being torn down is on the stack: it is the one that ends the loop.
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - its callers are read, nothing else
     running = set()
@@ -384,7 +388,8 @@ def _plain_fixtures(item: pytest.Item) -> list[str]:
         frame = frame.f_back
     request: Any = getattr(item, "_request", None)
     definitions: dict[str, Any] = getattr(request, "_fixture_defs", None) or {}
-    return [
+    body: Any = inspect.unwrap(getattr(item, "function", None) or _later)
+    return ["_body"] * (body.__code__ in running) + [
         name
         for name, each in definitions.items()
         if each.scope == "function"

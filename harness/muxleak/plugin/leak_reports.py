@@ -69,8 +69,9 @@ async def measure(
         check: the test or fixture.
         unseen: a line for each kind that cannot be counted on this loop; they become notes.
         root: folder of the project, to which places are relative.
-        later: names of the plain fixtures that are torn down when the loop has ended. Objects that
-            they can end without a loop are held, for `judge_held`.
+        later: names of the plain fixtures that are torn down when the loop has ended, and "_body"
+            for a plain test that goes on. Objects that they can end without a loop are held, for
+            `judge_held`.
         shared: values of fixtures that the test shares with others; their timers are theirs.
     """
     plan = check.plan
