@@ -358,8 +358,9 @@ def test_warning_about_anything_else_is_not_counted(text: str) -> None:
     run(main, asyncio.SelectorEventLoop)
 
 
+@REAL
 @pytest.mark.parametrize("collected", [False, True])
-def test_transport_that_is_dropped_stays_a_leak(*, collected: bool) -> None:
+def test_transport_that_is_dropped_stays_a_leak(new_loop: Loops, *, collected: bool) -> None:
     """A collection closes its socket; the verdict is the same before and after."""
 
     async def drop(port: int) -> None:
@@ -377,7 +378,7 @@ def test_transport_that_is_dropped_stays_a_leak(*, collected: bool) -> None:
                     gc.collect()
 
     with pytest.raises(LeakError, match="1 transport leaked") as caught:
-        run(main, asyncio.SelectorEventLoop)
+        run(main, new_loop)
     (group,) = caught.value.report.groups
     line = drop.__code__.co_firstlineno + 2
     assert group.site == f"tests/harness/test_messages.py:{line} in {drop.__qualname__}"
