@@ -15,6 +15,7 @@ import ctypes
 import functools
 import gc
 import itertools
+import math
 import os
 import re
 import signal
@@ -249,6 +250,11 @@ async def timer_that_has_fired() -> None:
     handle = asyncio.get_running_loop().call_later(0, bool, event)
     await event.wait()
     del handle
+
+
+@situation(f"({DEAD}|{fires('[0-9]{7,}')})")  # uvloop's infinity is a time of years
+async def sleeps_for_ever() -> None:
+    await asyncio.sleep(math.inf)
 
 
 @situation(DEAD)

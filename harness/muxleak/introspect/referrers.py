@@ -297,7 +297,8 @@ class _Search:
         root = self._root(thing, way)
         if root is not None:
             self._found.append(root)
-        elif not (way.cancels and self._ends(thing)):
+        elif not (is_timer(thing) or (way.cancels and self._ends(thing))):
+            # A timer that is not armed calls nothing, whoever holds it.
             self.level.append((name, way))
 
     def _meet_task(self, task: Any, way: _Way) -> None:
