@@ -101,10 +101,12 @@ def wheel() -> Iterator[str]:
 
 def download(cache: Path, requirement: str) -> Path:
     """Return the source distribution of a pinned release, fetched unless the cache has it."""
-    folder = cache / "sdists" / requirement
+    name, _, release = requirement.partition("==")
+    name = name.partition("[")[0]  # its extras are of the installed package
+    pinned = f"{name}=={release}"
+    folder = cache / "sdists" / pinned
     if not any(folder.glob("*.tar.gz")):
-        name = requirement.partition("==")[0]
-        _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), requirement)
+        _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), pinned)
     (found,) = folder.glob("*.tar.gz")
     return found
 

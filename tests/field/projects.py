@@ -173,4 +173,28 @@ SUITES = (
             ),
         ),
     ),
+    Suite(
+        "uvicorn",
+        "uvicorn[standard]==0.54.0",
+        (
+            "anyio==4.16.0",
+            "httpx2==2.16.2",
+            "wsproto==1.3.2",
+            "a2wsgi==1.10.10",
+            "trustme==1.2.1",
+            "h2==4.4.1",
+            "pytest-mock==3.17.0",
+        ),
+        tests=("tests/protocols", "tests/middleware", "tests/test_lifespan.py"),
+        options=_PLAIN,
+        hidden=("uvicorn",),
+    ),
+    Suite(
+        "aiosmtpd",
+        "aiosmtpd==1.4.6",
+        (_ASYNCIO, "pytest-mock==3.17.0", "setuptools==75.8.0"),
+        tests=("aiosmtpd/tests/test_handlers.py",),
+        options=(*_PLAIN, *_LOOP, "-W", "ignore"),
+        hidden=("aiosmtpd.egg-info",),
+    ),
 )
