@@ -13,6 +13,7 @@ from muxleak.checks.settle import settle
 from muxleak.introspect.referrers import held_by_slot, who_can_wake
 from muxleak.sim.memory_transport import memory_pair
 from muxleak.sim.virtual_loop import VirtualLoop
+from seconds import rounded
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
@@ -96,7 +97,7 @@ def test_wake_is_possible_from_a_running_function() -> None:
 @ALL
 def test_wake_by_a_timer(new_loop: Loops) -> None:
     """A sleep ends by its timer."""
-    found = verdict(lambda: asyncio.sleep(60), new_loop)
+    found = rounded(verdict(lambda: asyncio.sleep(60), new_loop))
     assert found == "its timer fires in 60 s; budget= decides"
 
 
@@ -108,7 +109,7 @@ def test_wake_through_other_tasks(new_loop: Loops) -> None:
         await asyncio.ensure_future(inner())
 
     never = verdict(lambda: joined(lambda: wait(asyncio.Event())), new_loop)
-    sometime = verdict(lambda: joined(lambda: asyncio.sleep(60)), new_loop)
+    sometime = rounded(verdict(lambda: joined(lambda: asyncio.sleep(60)), new_loop))
     assert never == "nothing alive can wake it"
     assert sometime == (
         "could still be woken by task sleep, whose timer fires in 60 s; budget= decides"

