@@ -60,8 +60,8 @@ them, and "created by ..." with the function that started the goroutine comes af
 
 CREATED = "created by "
 _LABELS = "# labels:"
-_TOTAL = re.compile(r"goroutine(?:leak)? profile: total (\d+)\s")
-_COUNTED = re.compile(r"(\d+) @(?: |$)")
+_TOTAL = re.compile(r"goroutine(?:leak)? profile: total (\d{1,18})\s")
+_COUNTED = re.compile(r"(\d{1,18}) @(?: |$)")
 _SINGLE = re.compile(r"goroutine \d+(?: gp=\S+ m=\S+(?: mp=\S+)?)? \[([^\],{]*).*:$")
 _OFFSET = re.compile(r"\+0x[0-9a-f]+$")
 _ADDRESS = re.compile(r"0x[0-9a-f]+$")
