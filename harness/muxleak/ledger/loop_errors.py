@@ -14,7 +14,8 @@
 #                                             protocol or a stream handler that raised
 #
 # A message about an exception that the program's own handler was given is none: the program has
-# dealt with it. That something was not closed, or not retrieved, is a leak all the same.
+# dealt with it. That something was not closed, or not retrieved, is a leak all the same. Nor is a
+# message about a cancellation, which is no error.
 #
 # The scope to charge. Several messages come from a finalizer, which may run long after the end of
 # its object and in any context. So the scope is, the first that is known:
@@ -29,6 +30,7 @@
 #
 # So nobody is charged for an object that a collection frees on a loop of several scopes.
 
+import asyncio
 import re
 from contextvars import Context
 from functools import partial
@@ -139,7 +141,11 @@ def _kind_of(context: dict[str, Any], *, handled: bool) -> str:
             return "error"
         if "destroyed but it is pending" in message:
             return "destroyed"
-    return "" if handled and not message.startswith("Unclosed") else "message"
+    # asyncio of 3.11 says so of every stream handler that is cancelled, since its own callback asks
+    # the task for an exception (StreamReaderProtocol.connection_made; mended in 3.12).
+    cancelled = is_a(context.get("exception"), asyncio.CancelledError)
+    dealt_with = cancelled or (handled and not message.startswith("Unclosed"))
+    return "" if dealt_with else "message"
 
 
 def _scope_of(context: dict[str, Any], root: Scope, home: Scope | None) -> Scope:
