@@ -133,10 +133,10 @@ def test_stream_handler_that_is_cancelled_is_no_message(new_loop: Loops) -> None
     """On 3.11 asyncio passes the cancellation to the loop's exception handler."""
 
     async def main() -> None:
-        handlers: list[asyncio.Task[Any]] = []
+        handlers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
 
         async def handler(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            handlers.append(asyncio.current_task())  # type: ignore[arg-type]
+            handlers.put_nowait(asyncio.current_task())
             try:
                 await asyncio.Event().wait()
             finally:
@@ -145,9 +145,9 @@ def test_stream_handler_that_is_cancelled_is_no_message(new_loop: Loops) -> None
         async with no_leaks():
             server = await asyncio.start_server(handler, "127.0.0.1", 0)
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-            while not handlers:
-                await asyncio.sleep(0)
-            handlers[0].cancel()
+            task = await handlers.get()
+            assert task is not None
+            task.cancel()
             await reader.read()
             writer.close()
             server.close()
