@@ -114,11 +114,10 @@ class StackParser:
         if self._head is not None:
             # The first line tells the form, and belongs to no block if it has the total.
             text = self._head + text
-            total = _TOTAL.match(text)
-            if total is None and "\n" not in text:
+            if "\n" not in text:
                 self._head = text
                 return
-            self._head = None
+            self._head, total = None, _TOTAL.match(text)
             if total is not None:
                 self._total, self._parse = int(total[1]), _grouped
                 text = text.partition("\n")[2]

@@ -112,7 +112,12 @@ def test_stacks_of_tasks_have_their_starter_from_labels(
 
 
 @pytest.mark.parametrize(
-    "text", [GROUPED, SINGLE, GROUPED.replace("goroutine p", "goroutineleak p")]
+    "text",
+    [
+        *(GROUPED, SINGLE, GROUPED.replace("goroutine p", "goroutineleak p")),
+        # The number of a total is followed by other characters than the end of the line.
+        "goroutine profile: total 2 2 @ 0x9\n2 @ 0x1\n#\t0x1\tmain.f+0x1\ts.go:1\n",
+    ],
 )
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 10_000])
 def test_stacks_are_the_same_from_pieces_of_any_size(text: str, size: int) -> None:
