@@ -402,8 +402,10 @@ def test_endpoint_refuses_foreign_hosts_and_origins(headers: str, status: int) -
             for path in ("/debug/tasks", "/debug/pprof/goroutine", "/metrics", "/"):
                 request = f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n"
                 answer = await raw(address, request.encode())
-                expected = 404 if path == "/" and status == 200 else status
-                assert answer.startswith(f"HTTP/1.1 {expected} ".encode())
+                # 501 if prometheus_client is not installed.
+                allowed = {"/": [b"404"], "/metrics": [b"200", b"501"]}.get(path, [b"200"])
+                expected = [b"403"] if status == 403 else allowed
+                assert answer.split()[1] in expected
                 assert (b"Monitor.listen(hosts=[...])" in answer) == (status == 403)
             target = "http://rebind.test/debug/tasks" if status == 403 else "http://localhost/"
             answer = await raw(address, f"GET {target} HTTP/1.1\r\n\r\n".encode())
