@@ -41,7 +41,7 @@ def test_reader_stands_many_mutations(name: str) -> None:
     figures = run(name, SLOW, seed=1)
 
     assert figures.grown < 8_000_000
-    assert figures.tasks == 0
+    assert figures.tasks <= 0  # fewer, if a collection frees those of earlier tests
 
 
 def test_case_depends_on_its_seed_alone() -> None:

@@ -306,6 +306,26 @@ def test_task_that_nobody_holds_is_destroyed(
     assert not scope.clean
 
 
+def test_task_of_a_ledger_that_holds_is_not_destroyed(
+    real_loop: asyncio.AbstractEventLoop,
+) -> None:
+    """It lives until its end, and no longer; whichever way it was made."""
+    with Ledger(KINDS, hold=True).watching(real_loop) as ledger:
+        scope = ledger.scope("one")
+        with scope:
+            spawn(real_loop, forever())
+            assert asyncio.Task(forever(), loop=real_loop)
+        settle(real_loop)
+        gc.collect()
+        assert (ledger.count, scope.live) == (2, 2)
+
+        tasks = [ref(task) for task in scope.tasks if task.cancel()]
+        settle(real_loop)
+        assert scope.clean
+        gc.collect()
+        assert [task() for task in tasks] == [None, None]
+
+
 @pytest.mark.parametrize("fails", [True, False])
 @pytest.mark.parametrize("cycle", [True, False])
 def test_finished_task_is_freed_as_without_a_ledger(

@@ -354,7 +354,13 @@ def test_stranger_whose_test_times_out_sees_where_it_waits(project: Project) -> 
 
     result = project.run_apart("--leaks=strict")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["*Left behind*", "  1 x test_hangs", "*waits in receive*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*Left behind*",
+            "  1 x task destroyed while pending: test_hangs",
+            "*it waited in receive*",
+        ]
+    )
     result.stdout.fnmatch_lines(["FAILED test_it.py::test_hangs - Failed: Timeout*"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -91,6 +92,25 @@ def burning(number: int) -> Iterator[None]:
         for each in burners:
             each.kill()
             each.wait()
+
+
+def has_ended(pid: int) -> bool:
+    """Return True if a process that is nobody's child here ends, or has ended, within 10 s.
+
+    A process that was killed may stay in the list of processes until its parent, or the first
+    process of a container, has fetched its exit status.
+    """
+    try:
+        if sys.platform != "linux":
+            os.kill(pid, 0)
+            return False
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], READY_SECONDS)[0])
+    finally:
+        os.close(descriptor)
 
 
 def unavailable(group: str, reason: str) -> NoReturn:

@@ -111,12 +111,13 @@ _COUNTING = next(
 )
 
 
-def noting(counters: Counters, root: Scope) -> Note:
+def noting(counters: Counters, root: Scope, *, holds: bool = False) -> Note:
     """Make a function that counts a task made without a factory, as `counting` does.
 
     Args:
         counters: those of the ledger.
         root: the scope that is charged outside all others.
+        holds: hold the tasks until their end, on every loop.
 
     Returns:
         A function for `task_class.install`.
@@ -131,7 +132,8 @@ def noting(counters: Counters, root: Scope) -> Note:
             scope = charged(scope, counters) or root
             try:
                 points = points or Begun(coroutine_of(task))
-                refer: Any = Held if getattr(task.get_loop(), "is_virtual", False) else ref
+                held = holds or getattr(task.get_loop(), "is_virtual", False)
+                refer: Any = Held if held else ref
                 counters.young.append((refer(task), points, scope, id(task)))
             except Exception as error:  # noqa: BLE001 - a subclass may answer with anything
                 counters.hide("task", f"{type_name(task)}, which raise {type_name(error)}")

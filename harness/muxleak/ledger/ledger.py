@@ -65,12 +65,15 @@ class Ledger:
     A task leaves the count at the first reading after its end, or one iteration of the loop after
     its end if an earlier reading found it alive. The ledger keeps no task alive, pending or
     finished: one that nothing else refers to is destroyed as without a ledger, and counts as the
-    kind "destroyed". The tasks of a simulated loop are the exception.
+    kind "destroyed". With `hold`, and on a simulated loop, tasks are held.
 
     Args:
         kinds: of `kinds.KINDS`; every kind but tasks costs hooks when the ledger is installed.
         log: pass errors that reach the exception handler on to the loop's default one too, when no
             handler was installed before; else they are in `errors` alone.
+        hold: keep each task alive until its end, so that no collection destroys one. For programs
+            that are compared with Go's, whose runtime holds every goroutine; a simulated loop's
+            tasks are held in any case, so that no run depends on the collector.
         beside: the ledger of another loop, or of none, whose kinds, scopes and counts this one
             shares, so that one scope is charged for the work of several loops.
 
@@ -86,10 +89,11 @@ class Ledger:
         kinds: Iterable[str] = _TASKS,
         *,
         log: bool = False,
+        hold: bool = False,
         beside: "Ledger | None" = None,
     ) -> None:
         self._errors: list[str] = []
-        self._log = log
+        self._log, self._hold = log, hold
         if beside is None:
             self._counters = Counters(_TASKS if kinds is _TASKS else valid_kinds(kinds))
             self._root = Scope("", self._counters)
@@ -100,7 +104,7 @@ class Ledger:
         self._unseen: dict[str, None] = {}
         self._threads = self._sees_messages = False
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] | None = None
-        self._note = noting(self._counters, self._root)
+        self._note = noting(self._counters, self._root, holds=hold)
         self.home: Scope | None = None
         self._setter: tuple[Any, Any] = (None, None)
         self._hook: Any = None
@@ -328,7 +332,7 @@ class Ledger:
         return Scope(name, self._counters, charged(outer, self._counters) or self._root, outer)
 
     def _factory(self, loop: asyncio.AbstractEventLoop, previous: Any) -> Callable[..., Any]:
-        holds = bool(attribute(loop, "is_virtual", default=False))
+        holds = self._hold or bool(attribute(loop, "is_virtual", default=False))
         return counting(self._counters, self._root, previous, holds=holds)
 
     def _set(self, loop: asyncio.AbstractEventLoop, setter: str, value: Any, what: str) -> None:

@@ -176,7 +176,8 @@ class Server:
         Args:
             seconds: time after which it stops; None for no limit.
         """
-        loop, ledger, stop = asyncio.get_running_loop(), Ledger(KINDS), asyncio.Event()
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        ledger = Ledger(KINDS, hold=True)  # as Go holds goroutines
         with ledger.watching(loop), Monitor(ledger, interval=INTERVAL) as monitor:
             debug = await self._listen_debug(monitor)
             users = [User(each) for each in self._users]

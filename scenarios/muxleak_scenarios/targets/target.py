@@ -98,7 +98,8 @@ class Target(ABC):
         self.loop = loop
         # Before the ledger, which counts the tasks that the task factory in place makes.
         self.exceptions = UnretrievedExceptions(loop)
-        self.ledger = Ledger()
+        # As Go holds goroutines: a collection would destroy tasks that buggy variants leave.
+        self.ledger = Ledger(hold=True)
         self.ledger.install(loop)
         self.context = context or Context.background().child("server")
         self.sessions: dict[Scope, MuxSession] = {}

@@ -33,6 +33,7 @@ from muxleak_scenarios.hunt.hunt import Hunt, HuntResult
 from muxleak_scenarios.hunt.measure import RepetitionGrowth
 from muxleak_scenarios.real.programs import free_port
 from muxleak_vless import MuxSession
+from processes import has_ended
 from source_roots import PYTHONPATH
 
 ROOT = Path(__file__).parents[3]
@@ -485,5 +486,4 @@ def test_hunt_ended_twice_leaves_no_server(number: signal.Signals, tmp_path: Pat
         _, stderr = process.communicate()
 
     assert (process.returncode, stderr) == (130, "interrupted\n")
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    assert has_ended(pid)
