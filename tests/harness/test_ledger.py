@@ -314,7 +314,7 @@ def test_task_of_a_ledger_that_holds_is_not_destroyed(
         scope = ledger.scope("one")
         with scope:
             spawn(real_loop, forever())
-            assert asyncio.Task(forever(), loop=real_loop)
+            assert not asyncio.Task(forever(), loop=real_loop).done()
         settle(real_loop)
         gc.collect()
         assert (ledger.count, scope.live) == (2, 2)
