@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import gc
+import importlib.util
 import operator
 import queue
 import sys
@@ -12,16 +13,21 @@ import types
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import thread as pools
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 import pytest
 
 from loops import REAL
 from muxleak import LeakError, no_leaks
 from muxleak.checks.workers import keeper
 
+if TYPE_CHECKING or importlib.util.find_spec("anyio"):
+    import anyio.to_thread
+
 Loops = Callable[[], asyncio.AbstractEventLoop]
+needs_anyio = pytest.mark.skipif(
+    importlib.util.find_spec("anyio") is None, reason="needs: pip install anyio"
+)
 
 
 def run(new_loop: Loops, main: Callable[[], Awaitable[Any]]) -> Any:
@@ -44,12 +50,14 @@ def leaks(new_loop: Loops, body: Callable[[], Awaitable[Any]]) -> str:
     return ""
 
 
+@needs_anyio
 @REAL
 def test_idle_worker_of_anyio_passes(new_loop: Loops) -> None:
     """The root task of the loop stops it."""
     assert leaks(new_loop, lambda: anyio.to_thread.run_sync(sum, (1, 2))) == ""
 
 
+@needs_anyio
 @REAL
 @pytest.mark.parametrize("function", ["python", "c"])
 def test_busy_worker_of_anyio_is_a_leak(new_loop: Loops, function: str) -> None:
