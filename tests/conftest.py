@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from muxleak.introspect.sites import short_path
 from muxleak.ledger.ledger import Ledger
 from muxleak.sim.virtual_loop import VirtualLoop
 
+_END = 5  # seconds in which a thread that was told to end does so
 _DEFAULTS = {
     getattr(signal, name): handler
     for name, handler in (
@@ -50,6 +52,17 @@ def small_heap() -> Iterator[None]:
 def sites_relative_to_here() -> None:
     """Forget the paths that were shortened in the folder of an earlier test."""
     short_path.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fail a test that leaves a thread: checks wait for it, as it might end a leak of theirs."""
+    before = set(threading.enumerate())
+    yield
+    left = [each for each in threading.enumerate() if each not in before]
+    for each in left:
+        each.join(_END)
+    assert not [each for each in left if each.is_alive()]
 
 
 @pytest.fixture

@@ -524,8 +524,9 @@ def test_rest_of_a_plain_test_ends_what_needs_no_loop(project: Project) -> None:
         def test_stops():
             stop(*run())
 
-        def test_forgets():
+        def test_forgets(pytestconfig):
             KEPT.append(run())
+            pytestconfig.add_cleanup(KEPT[-1][1].set)
 
         class TestCase(unittest.IsolatedAsyncioTestCase):
             def test_case(self):
