@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import struct
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -126,6 +127,30 @@ def test_stream_handler_that_raises_is_counted(new_loop: Loops) -> None:
         run(main, new_loop)
     assert [kind for kind, _ in found(caught)] in (["message"], ["error"])  # 3.12; 3.11
     assert "LookupError: no such stream" in str(caught.value)
+
+
+@REAL
+def test_stream_handler_whose_client_resets_is_no_message(new_loop: Loops) -> None:
+    """It need not expect that; asyncio closes the connection."""
+    seen = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.read()
+        except ConnectionError:
+            seen.set()
+            raise
+
+    async def main() -> None:
+        async with no_leaks():
+            server = await asyncio.start_server(handler, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            with socket.create_connection(address) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await seen.wait()
+            server.close()
+
+    run(main, new_loop)
 
 
 @REAL

@@ -15,7 +15,11 @@
 #
 # A message about an exception that the program's own handler was given is none: the program has
 # dealt with it. That something was not closed, or not retrieved, is a leak all the same. Nor is a
-# message about a cancellation, which is no error.
+# message about one of `_NO_FAULTS`:
+#
+# - a cancellation: asyncio of 3.11 passes that of every stream handler on, since its own callback
+#   asks the task for an exception (StreamReaderProtocol.connection_made; mended in 3.12)
+# - a connection that its peer has reset, which a stream handler need not expect: asyncio closes it
 #
 # The scope to charge. Several messages come from a finalizer, which may run long after the end of
 # its object and in any context. So the scope is, the first that is known:
@@ -47,6 +51,7 @@ from muxleak.ledger.counters import CURRENT, Counters, Scope, charged
 from muxleak.ledger.kinds import DestroyedRecord, ErrorRecord, MessageRecord
 
 _MAX_ERROR = 200  # characters
+_NO_FAULTS = (asyncio.CancelledError, ConnectionError)
 _RECORDS = {"error": ErrorRecord, "destroyed": DestroyedRecord, "message": MessageRecord}
 
 
@@ -141,11 +146,9 @@ def _kind_of(context: dict[str, Any], *, handled: bool) -> str:
             return "error"
         if "destroyed but it is pending" in message:
             return "destroyed"
-    # asyncio of 3.11 says so of every stream handler that is cancelled, since its own callback asks
-    # the task for an exception (StreamReaderProtocol.connection_made; mended in 3.12).
-    cancelled = is_a(context.get("exception"), asyncio.CancelledError)
-    dealt_with = cancelled or (handled and not message.startswith("Unclosed"))
-    return "" if dealt_with else "message"
+    if is_a(context.get("exception"), _NO_FAULTS):
+        return ""
+    return "" if handled and not message.startswith("Unclosed") else "message"
 
 
 def _scope_of(context: dict[str, Any], root: Scope, home: Scope | None) -> Scope:
