@@ -162,11 +162,6 @@ SUITES = (
         options=(*_PLAIN, *_LOOP),
         judged=(
             Judgement(
-                "Server.dispatcher",
-                "false alarm",
-                "asyncio 3.11 itself logs an exception for each stream handler that is cancelled.",
-            ),
-            Judgement(
                 "unclosed <StreamWriter>",
                 "own sloppiness",
                 "The test opens a passive connection and does not close it.",
