@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("click==8.5.1", "rich==15.0.0", "pytest==9.2.0")
 """Packages that muxleak and its plugin need, the same releases in every environment."""
-# Settings of the process that runs the command are no settings of a program that it starts.
-_OWN = ("PYTHONPATH", "PYTHONSAFEPATH", "PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+# Settings of the process that runs the command are no settings of a program that it starts. Without
+# bytecode on disk, each start would compile this package, which an installed one never does.
+_OWN = {"PYTHONPATH", "PYTHONSAFEPATH", "PYTEST_ADDOPTS", "PYTEST_DISABLE_PLUGIN_AUTOLOAD"}
+_OWN |= {"PYTHONDONTWRITEBYTECODE"}
 
 
 class InstallError(Exception):
