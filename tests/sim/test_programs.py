@@ -47,6 +47,13 @@ instance = Holder()
 
 
 @pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not import from the repository's root, as `python -m pytest` does: it has a `harness`."""
+    path = [each for each in sys.path if not (Path(each) / "harness").is_dir()]
+    monkeypatch.setattr(sys, "path", path)
+
+
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of modules, which is the current one and on the path."""
     monkeypatch.chdir(tmp_path)
