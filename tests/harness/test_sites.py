@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import selectors
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -77,6 +78,13 @@ def test_capture_skips_asyncio_and_stops_at_the_loop() -> None:
 def test_capture_without_a_caller_of_its_own_reads_as_unknown() -> None:
     """A site without frames still has a text."""
     assert str(Site(())) == "unknown"
+
+
+def test_short_path_of_a_python_below_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are named by their package all the same."""
+    monkeypatch.chdir(Path(asyncio.__file__).parents[2])
+    assert short_path(asyncio.__file__) == "asyncio/__init__.py"
+    assert short_path(selectors.__file__) == "selectors.py"
 
 
 def test_short_path_is_relative_to_directory_or_package() -> None:

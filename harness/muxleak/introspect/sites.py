@@ -289,7 +289,9 @@ def short_path(filename: str) -> str:
     if filename.startswith("<"):
         return filename
     path, here = Path(filename), _folder()
-    if path.is_relative_to(here) and "site-packages" not in path.parts:
+    # Python itself may be installed below the working directory, too.
+    installed = "site-packages" in path.parts or path.is_relative_to(_LIBRARY)
+    if path.is_relative_to(here) and not installed:
         return path.relative_to(here).as_posix()
     # A report may be made while a loop runs, so packages are looked up among the loaded modules.
     files = {namespace(module).get("__file__") for module in list(sys.modules.values())}
@@ -314,5 +316,6 @@ def _line(code: CodeType, lasti: int) -> int:
     return code.co_firstlineno
 
 
+_LIBRARY = Path(asyncio.__file__).parent.parent
 _start = ""
 _start = _folder()
