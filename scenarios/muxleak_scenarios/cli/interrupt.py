@@ -134,8 +134,6 @@ def alarm(seconds: float, ring: Callable[[int, FrameType | None], object]) -> It
 def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator[None]:
     """Call a function in an event loop on every signal, for the length of a block.
 
-    On Windows, whose loops have no signal handlers, Ctrl-C ends the program at once.
-
     Args:
         loop: the loop that runs the block.
         callback: called in it.
@@ -143,10 +141,14 @@ def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator
     # `muxleak --help` takes half as long without asyncio, which is imported wherever a loop runs.
     from asyncio import CancelledError  # noqa: PLC0415
 
+    def call(_number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(callback)
+
     before = _heeded()
+    # Not by the loop's `add_signal_handler`: its counterpart sets the default handlers first, by
+    # which a signal that comes just then would end the program.
     for each in before:
-        with suppress(NotImplementedError):
-            loop.add_signal_handler(each, callback)
+        _signal(each, call)
     try:
         yield
     except CancelledError:
@@ -155,8 +157,6 @@ def calling(loop: AbstractEventLoop, callback: Callable[[], object]) -> Iterator
         raise
     finally:
         for each, handler in before.items():
-            with suppress(NotImplementedError):
-                loop.remove_signal_handler(each)
             _signal(each, handler)
 
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from errno import EBADF
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,30 @@ async def test_signal_is_ignored_once_the_program_is_cancelled(number: signal.Si
         raise ValueError("other")
     assert signal.getsignal(number) is earlier
 
+    with pytest.raises(asyncio.CancelledError), interrupt.calling(loop, bool):
+        raise asyncio.CancelledError
+    assert signal.getsignal(number) == signal.SIG_IGN
+
+
+@every_signal
+@pytest.mark.asyncio
+async def test_signal_between_two_handlers_ends_nothing(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the handlers of a cancelled program are replaced, each has one of ours."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, asyncio.SelectorEventLoop)
+
+    def press_after(function: Any) -> Any:
+        def pressed(*args: Any) -> Any:
+            found = function(*args)
+            signal.raise_signal(number)
+            return found
+
+        return pressed
+
+    monkeypatch.setattr(interrupt, "_signal", press_after(signal.signal))
+    monkeypatch.setattr(loop, "remove_signal_handler", press_after(loop.remove_signal_handler))
     with pytest.raises(asyncio.CancelledError), interrupt.calling(loop, bool):
         raise asyncio.CancelledError
     assert signal.getsignal(number) == signal.SIG_IGN
