@@ -17,9 +17,9 @@ foreign or hostile is refused with one kind of error and a message.
 # - Its compressed part grows beyond a limit, ends early, or is followed by other bytes.
 # - A value has another type than its reader expects (`field`). In JSON true is no number.
 #
-# TOML needs one check more. `tomllib` takes time that grows with the square of the length of a
-# dotted key, and recurses for brackets. So a line has at most `DEPTH` dots and brackets outside of
-# strings, and a string ends in its line: the scan would have to parse TOML otherwise.
+# TOML needs one check more, since `tomllib` bounds neither its time nor its depth. A line has at
+# most `DEPTH` dots and brackets outside of strings, and a string ends in its line: the scan would
+# have to parse TOML otherwise.
 #
 # A file that several processes write is replaced as a whole (`replace_text`): each has a draft of
 # its own, so that none writes into another's, and a reader finds the old file or a new one, never a

@@ -95,8 +95,8 @@ def name_of(task: AnyFuture) -> str:
 
 def coroutine_of(task: AnyFuture) -> Any:
     """Return a task's coroutine; None for an eager task that has ended at once."""
-    # Not by `get_coro`, which ends the process there in CPython 3.12.1. asyncio's own repr of a
-    # task reads this attribute, too.
+    # asyncio's own repr of a task reads this attribute, too. Asked in another way, CPython 3.12.1
+    # can end the process.
     return attribute(task, "_coro")
 
 
