@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from muxleak.ledger.kinds import KINDS
     from muxleak.ledger.ledger import Ledger
     from muxleak.monitor import Monitor
-    from muxleak.search.search import find_leaks
+    from muxleak.search.program import find_leaks
     from muxleak.sim.memory_transport import memory_pair
     from muxleak.sim.simulate import simulate
     from muxleak.sim.virtual_loop import VirtualLoop
@@ -83,7 +83,7 @@ __getattr__, __dir__ = lazily(
         "ledger.ledger": "Ledger",
         "ledger.counters": "Scope",
         "monitor": "Monitor",
-        "search.search": "find_leaks",
+        "search.program": "find_leaks",
         "sim.memory_transport": "memory_pair",
         "sim.simulate": "simulate",
         "sim.virtual_loop": "VirtualLoop",

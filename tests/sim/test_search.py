@@ -10,8 +10,9 @@ from hypothesis import given, settings
 
 from muxleak import LeakError
 from muxleak.search import Progress, find_leaks
-from muxleak.search.shrink import Bytes, shrink
+from muxleak.search.shrink import shrink
 from muxleak.search.strategies import any_choices
+from muxleak.search.subject import Decisions
 from muxleak.sim import Choices, Network, current, simulate
 from racing import Program, deep_mux, pause, watcher
 from tasks import forever
@@ -174,7 +175,7 @@ def test_search_reports_progress_and_faults() -> None:
     assert [each.shrinks for each in seen[-found.shrinks :]] == list(range(found.shrinks))
     last = seen[-1].best
     assert last is not None
-    assert last.order() >= (len(found.replay.program),)
+    assert last.order[1:] >= (len(found.replay.program),)
 
 
 def test_search_ends_when_it_is_told_to() -> None:
@@ -201,23 +202,23 @@ def test_search_ends_when_it_is_told_to() -> None:
 def test_shrink_reaches_what_hypothesis_reaches() -> None:
     """On a failure that needs three bytes out of many, the simplest bytes remain."""
 
-    def fails(data: Bytes) -> Bytes | None:
-        program, target = data
+    def fails(data: Decisions) -> Decisions | None:
+        program, target, _ = data
         bad = len(program) > 1 and program[1] >= 3 and any(each >= 2 for each in target)
         return data if bad else None
 
-    start = Bytes(bytes(range(100, 160)), bytes(range(50, 150)))
+    start = Decisions(bytes(range(100, 160)), bytes(range(50, 150)))
     best, spent = shrink(start, fails)
 
-    assert best == Bytes(b"\0\3", b"\2")
+    assert best == Decisions(b"\0\3", b"\2")
     assert spent < 500
 
 
 def test_shrink_stops_at_its_budget() -> None:
     """No more runs than allowed are spent."""
-    best, spent = shrink(Bytes(bytes([255] * 50), b""), lambda data: data, attempts=1)
+    best, spent = shrink(Decisions(bytes([255] * 50), b""), lambda data: data, attempts=1)
 
-    assert (best, spent) == (Bytes(b"", b""), 1)
+    assert (best, spent) == (Decisions(b"", b""), 1)
 
 
 def test_choices_are_read_from_bytes() -> None:

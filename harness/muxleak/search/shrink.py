@@ -1,126 +1,271 @@
-"""The shrinker: makes the bytes of a failing run shorter and smaller while it fails alike."""
+"""The shrinker: makes the decisions of a failing run fewer and smaller while it fails alike."""
 
-# Smaller bytes are a simpler run (see `muxleak.sim.choices`): fewer steps, earlier options, no
-# fault, first in, first out. So the shrinker needs no knowledge of steps or faults. It is greedy:
-# it tries simpler bytes, boldest first, and starts again from each success.
+# Smaller decisions are a simpler run (see `muxleak.sim.choices`): fewer steps, earlier options, no
+# fault, first in, first out. So the shrinker knows nothing of events, frames or faults.
 #
-# The order of the candidates decides how many runs are spent. First everything at once (no bytes at
-# all, no decision of the environment), then blocks of the program from large to small, then the
-# environment's decisions set to 0, then single values. Deleting a byte of the environment comes
-# late: it shifts the decisions about all later arrivals and seldom succeeds.
+# It is a generator that yields decisions to try and is sent what the run used, or None if the run
+# did not fail alike. So it makes no run itself: `shrink` drives it with runs that end at once, and
+# a hunt drives it with measurements that take seconds of real time.
 #
-# `_renumbered` is for programs that draw an index into a list of their own, such as their open
-# connections: without the step that opened one, the later index must fall by one as well.
+# The passes; after a round in which one of them succeeded, all are made again:
+#
+#   cuts         no decision at all; none of the environment; the large cuts the subject proposes
+#   fewer        without a row of steps: half of them, a quarter, down to one. Where the subject
+#                marks no steps, blocks of a few sizes stand for them
+#   plainer      blocks of the environment's decisions set to 0
+#   smaller      one value lower, the program's first
+#   shifted      without some decisions of the environment: this moves the later ones to other
+#                events, and seldom succeeds
+#   two at once  without one step, and one value elsewhere changed with it: lower by one, lowest, or
+#                the value of the step that goes. So an index into a list of the program's own can
+#                fall with the step that opened its entry, and a step can take over the data of
+#                another
+#   anew         steps that the subject draws anew, fewer than there are: the way to sequences to
+#                which no one or two changes lead
+#
+# The last two cost the most runs, and are made for few steps only. `fewer` goes on from its place
+# after a success: what could not go before seldom can afterwards, and the next round tries again.
+#
+# Each candidate is brought into its normal form first (`Subject.normal`). None is tried twice.
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from __future__ import annotations
 
-_STEPS = (4, 3, 2, 1)  # bytes that one step of a program may take
-_FEW = 8  # values that are all tried
-_BLOCKS = (64, 32, 16, 8, 6, 5, 4, 3, 2, 1)
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
+from muxleak.search.subject import Decisions
 
-class Bytes(NamedTuple):
-    """The decisions of a run: the program's draws and the environment's decisions."""
+if TYPE_CHECKING:
+    from muxleak.search.subject import Subject
 
-    program: bytes
-    environment: bytes
+ATTEMPTS = 4_000
+"""Runs that the shrinker may ask for."""
+_FEW_VALUES = 8  # values that are all tried
+_FEW_STEPS = 12  # steps for which two changes at once are tried
+_FEW_DRAWS = 120  # draws without marked steps for which they are tried
+_ANEW = 300  # runs that are drawn anew for each number of steps
+_BLOCKS = (64, 32, 16, 8, 6, 5, 4, 3, 2, 1)  # of decisions; a step of a program takes up to 6
 
-    def order(self) -> tuple[object, ...]:
-        """Return a sort key: smaller is simpler, and the program counts first."""
-        return (
-            len(self.program),
-            len(self.environment) - self.environment.count(0),
-            len(self.environment),
-            self.program,
-            self.environment,
-        )
-
-
-Attempt = Callable[[Bytes], Bytes | None]
+Shrinking = Generator[Decisions, Decisions | None, Decisions]
+_Trying = Generator[Decisions, Decisions | None, None]
 
 
 def shrink(
-    start: Bytes,
-    attempt: Attempt,
+    start: Decisions,
+    attempt: Callable[[Decisions], Decisions | None],
     *,
-    attempts: int = 2_000,
-    enough: Callable[[Bytes, int], object] = lambda _best, _spent: False,
-) -> tuple[Bytes, int]:
-    """Return the simplest failing bytes that can be reached.
+    subject: Subject[Any] | None = None,
+    attempts: int = ATTEMPTS,
+    seed: int = 0,
+    enough: Callable[[Decisions, int], object] = lambda _best, _spent: False,
+) -> tuple[Decisions, int]:
+    """Return the simplest failing decisions that can be reached.
 
     Args:
-        start: bytes that fail.
-        attempt: makes a run with the bytes; returns the bytes that it used, in normal form, if it
-            failed in the same way, else None.
+        start: decisions that fail.
+        attempt: makes a run; returns the decisions that it used, if it failed in the same way, else
+            None.
+        subject: advises which decisions to try; None for no advice.
         attempts: number of runs, at most.
-        enough: called before each run with the simplest bytes so far and the runs spent; a true
+        seed: of the steps that are drawn anew.
+        enough: called before each run with the simplest decisions so far and the runs spent; a true
             value ends the shrinking.
 
     Returns:
-        The bytes, and the number of runs spent.
+        The decisions, and the number of runs spent.
     """
     best, spent = start, 0
-    seen = {start}
-    candidates = _candidates(best)
-    while spent < attempts:
-        candidate = next(candidates, None)
-        if candidate is None:
-            break
-        if candidate in seen or candidate.order() >= best.order():
-            continue
-        if enough(best, spent):
-            break
-        seen.add(candidate)
+    candidates = shrinking(start, subject=subject, seed=seed)
+    candidate = next(candidates, None)
+    while candidate is not None and spent < attempts and not enough(best, spent):
         spent += 1
         used = attempt(candidate)
-        if used is not None and used.order() < best.order():
+        if used is not None and used.order < best.order:
             best = used
-            seen.add(best)
-            candidates = _candidates(best)
+        try:
+            candidate = candidates.send(used)
+        except StopIteration:
+            break
     return best, spent
 
 
-def _candidates(best: Bytes) -> Iterator[Bytes]:
-    """Yield simpler bytes, boldest first."""
-    program, environment = best
-    yield Bytes(b"", b"")
-    yield Bytes(program, b"")
-    yield from (Bytes(each, environment) for each in _shorter(program))
-    yield from (Bytes(program, each) for each in _plainer(environment))
-    yield from (Bytes(each, environment) for each in _smaller(program))
-    yield from (Bytes(program, each) for each in _smaller(environment))
-    yield from (Bytes(program, each) for each in _shorter(environment))
-    yield from (Bytes(each, environment) for each in _renumbered(program))
+def shrinking(
+    start: Decisions, *, subject: Subject[Any] | None = None, seed: int = 0, thorough: bool = True
+) -> Shrinking:
+    """Yield the decisions to try, one after the other.
+
+    The generator must be sent the decisions that each run used if it failed in the same way, else
+    None.
+
+    Args:
+        start: decisions that fail.
+        subject: advises which decisions to try; None for no advice.
+        seed: of the steps that are drawn anew.
+        thorough: False to leave out the passes that cost many runs.
+
+    Returns:
+        The simplest decisions that failed.
+    """
+    shrinker = _Shrinker(start, subject, seed)
+    before = None
+    while before != shrinker.best:
+        before = shrinker.best
+        yield from shrinker.round(thorough=thorough)
+    return shrinker.best
 
 
-def _shorter(data: bytes) -> Iterator[bytes]:
-    """Yield the bytes without one block, from the end."""
+class _Shrinker:
+    """The simplest decisions so far, and all decisions that were tried."""
+
+    def __init__(self, start: Decisions, subject: Subject[Any] | None, seed: int) -> None:
+        self.best = start
+        self._subject = subject
+        self._seed = seed
+        self._seen = {start}
+
+    def round(self, *, thorough: bool) -> _Trying:
+        """Make each pass once."""
+        yield from self._each(self._cuts)
+        yield from self._fewer_steps() if self.best.starts else self._each(_fewer_draws)
+        yield from self._each(_plainer)
+        yield from self._each(_smaller)
+        yield from self._each(_shifted)
+        if thorough:
+            yield from self._each(_two_at_once if self.best.starts else _renumbered)
+            yield from self._anew()
+
+    def _try(self, candidate: Decisions) -> Generator[Decisions, Decisions | None, bool]:
+        """Ask for one run, unless it is known; return True if it is now the best."""
+        if not self._is_new(candidate):
+            return False
+        if self._subject is not None:
+            normal = self._subject.normal(candidate)
+            if normal is None or (normal != candidate and not self._is_new(normal)):
+                return False
+            candidate = normal
+        used = yield candidate
+        if used is None or used.order >= self.best.order:
+            return False
+        self._seen.add(used)
+        self.best = used
+        return True
+
+    def _is_new(self, candidate: Decisions) -> bool:
+        """Return True for simpler decisions that were not tried, and note that they are."""
+        if candidate in self._seen or candidate.order >= self.best.order:
+            return False
+        self._seen.add(candidate)
+        return True
+
+    def _each(self, candidates: Callable[[Decisions], Iterator[Decisions]]) -> _Trying:
+        """Try candidates made from the best; after a success, those made from the new one."""
+        again = True
+        while again:
+            again = False
+            for candidate in candidates(self.best):
+                if (yield from self._try(candidate)):
+                    again = True
+                    break
+
+    def _cuts(self, best: Decisions) -> Iterator[Decisions]:
+        yield Decisions()
+        yield best._replace(environment=b"", starts=tuple((at, 0) for at, _ in best.starts))
+        if self._subject is not None:
+            yield from self._subject.cuts(best)
+
+    def _fewer_steps(self) -> _Trying:
+        """Try to leave out rows of steps, long rows first, from the end."""
+        size = max(1, len(self.best.starts) // 2)
+        while size:
+            at = len(self.best.starts) - size
+            while at > -size:
+                steps = self.best.steps()
+                rest = [*steps[: max(0, at)], *steps[at + size :]]
+                yield from self._try(Decisions.joined(rest))
+                at = min(at, len(self.best.starts)) - size
+            size //= 2
+
+    def _anew(self) -> _Trying:
+        """Try steps that the subject draws anew."""
+        again = self._subject is not None
+        while again and self._subject is not None:
+            again = False
+            for candidate in islice(self._subject.shorter(self.best, self._seed), _ANEW):
+                if (yield from self._try(candidate)):
+                    again = True
+                    break
+
+
+def _fewer_draws(best: Decisions) -> Iterator[Decisions]:
+    """Yield the decisions without one block of the program's, from the end."""
+    for each in _without_block(best.program):
+        yield best._replace(program=each)
+
+
+def _plainer(best: Decisions) -> Iterator[Decisions]:
+    """Yield the decisions with one block of the environment's set to 0."""
+    data = best.environment
+    for size in _BLOCKS:
+        for at in range(0, len(data), size):
+            if any(block := data[at : at + size]):
+                yield best._replace(
+                    environment=data[:at] + bytes(len(block)) + data[at + len(block) :]
+                )
+
+
+def _smaller(best: Decisions) -> Iterator[Decisions]:
+    """Yield the decisions with one value lower."""
+    for each in _lower(best.program):
+        yield best._replace(program=each)
+    for each in _lower(best.environment):
+        yield best._replace(environment=each)
+
+
+def _shifted(best: Decisions) -> Iterator[Decisions]:
+    """Yield the decisions without one block of the environment's."""
+    for each in _without_block(best.environment):
+        yield best._replace(environment=each)
+
+
+def _two_at_once(best: Decisions) -> Iterator[Decisions]:
+    """Yield the decisions without one step, and with one value of another step changed."""
+    steps = best.steps()
+    if len(steps) > _FEW_STEPS:
+        return
+    for gone in range(len(steps) - 1, -1, -1):
+        lost = steps[gone][0]
+        rest = [*steps[:gone], *steps[gone + 1 :]]
+        for at, (draws, decided) in enumerate(rest):
+            for index, value in enumerate(draws):
+                others = {0, value - 1} if value else set()
+                others.update(lost[index : index + 1])
+                for other in sorted(others - {value}):
+                    changed = draws[:index] + bytes([other]) + draws[index + 1 :]
+                    yield Decisions.joined([*rest[:at], (changed, decided), *rest[at + 1 :]])
+
+
+def _renumbered(best: Decisions) -> Iterator[Decisions]:
+    """Yield the decisions without one block of draws, and one or all later draws less by one."""
+    data = best.program
+    if len(data) > _FEW_DRAWS:
+        return
+    for size in (4, 3, 2, 1):
+        for at in range(len(data) - size):
+            head, rest = data[:at], data[at + size :]
+            for index, value in enumerate(rest):
+                if value:
+                    less = rest[:index] + bytes([value - 1]) + rest[index + 1 :]
+                    yield best._replace(program=head + less)
+
+
+def _without_block(data: bytes) -> Iterator[bytes]:
     for size in _BLOCKS:
         for at in range(len(data) - size, -1, -1):
             yield data[:at] + data[at + size :]
 
 
-def _renumbered(data: bytes) -> Iterator[bytes]:
-    """Yield the bytes without one block, and one later byte less by 1."""
-    for size in _STEPS:
-        for at in range(len(data) - size):
-            rest = data[at + size :]
-            for index, value in enumerate(rest):
-                if value:
-                    yield data[:at] + rest[:index] + bytes([value - 1]) + rest[index + 1 :]
-
-
-def _plainer(data: bytes) -> Iterator[bytes]:
-    """Yield the bytes with one block set to 0."""
-    for size in _BLOCKS:
-        for at in range(0, len(data), size):
-            if any(block := data[at : at + size]):
-                yield data[:at] + bytes(len(block)) + data[at + size :]
-
-
-def _smaller(data: bytes) -> Iterator[bytes]:
-    """Yield the bytes with one byte made smaller."""
+def _lower(data: bytes) -> Iterator[bytes]:
     for at, value in enumerate(data):
         for less in _less(value):
             yield data[:at] + bytes([less]) + data[at + 1 :]
@@ -128,6 +273,6 @@ def _smaller(data: bytes) -> Iterator[bytes]:
 
 def _less(value: int) -> list[int]:
     """Return smaller values to try, smallest first."""
-    if value <= _FEW:
+    if value <= _FEW_VALUES:
         return list(range(value))
     return sorted({0, 1, 2, 3, value // 2, value - 1})

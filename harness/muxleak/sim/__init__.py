@@ -6,7 +6,7 @@ from muxleak.sim.programs import ProgramError, find_program
 from muxleak.sim.replay import Replay, ReplayError
 from muxleak.sim.run import Run, Simulation, check_connections, current
 from muxleak.sim.settings import Network, Settings
-from muxleak.sim.simulate import Options, Outcome, replay, rerun, simulate, simulated
+from muxleak.sim.simulate import Options, SimulationOutcome, replay, rerun, simulate, simulated
 
 __all__ = [
     "Choices",
@@ -14,7 +14,6 @@ __all__ = [
     "LivelockError",
     "Network",
     "Options",
-    "Outcome",
     "ProgramError",
     "Replay",
     "ReplayError",
@@ -22,6 +21,7 @@ __all__ = [
     "Settings",
     "Simulation",
     "SimulationError",
+    "SimulationOutcome",
     "check_connections",
     "current",
     "find_program",

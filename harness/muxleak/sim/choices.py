@@ -39,12 +39,15 @@ class Choices:
     Attributes:
         program: the bytes used so far for the draws of the program.
         environment: the bytes used so far for the decisions of the simulation, one for each.
+        starts: for each step that was marked, the numbers of bytes used before it in `program` and
+            in `environment`.
         woken: number of decisions that ran another task than the one whose turn it was.
     """
 
     def __init__(self, program: bytes = b"", environment: bytes = b"") -> None:
         self.program = bytearray()
         self.environment = bytearray()
+        self.starts: list[tuple[int, int]] = []
         self.woken = 0
         self._given = program
         self._dealt = environment
@@ -62,6 +65,14 @@ class Choices:
     def trimmed(self) -> tuple[bytes, bytes]:
         """Return the used bytes, `program` and `environment`, without trailing zeros."""
         return bytes(self.program).rstrip(b"\0"), bytes(self.environment).rstrip(b"\0")
+
+    def begin_step(self) -> None:
+        """Mark that the next step of the program begins, so that a shrinker can delete it whole.
+
+        A program marks each event that it draws, before its first draw. Give all events the same
+        number of draws, and operands that do not depend on the events before, as far as possible.
+        """
+        self.starts.append((len(self.program), len(self.environment)))
 
     def below(self, limit: int) -> int:
         """Draw a number from 0 to `limit` - 1; the default is 0.

@@ -44,7 +44,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome(Generic[_T]):
+class SimulationOutcome(Generic[_T]):
     """The results of a run that raised no error.
 
     Attributes:
@@ -102,7 +102,7 @@ def simulate(
     choices: Choices | None = None,
     seed: int | None = None,
     **options: Unpack[Options],
-) -> Outcome[_T]:
+) -> SimulationOutcome[_T]:
     """Run an async program to its end in a fresh simulation, then until the loop is quiescent.
 
     Every error that is raised carries a note with the command that repeats the run.
@@ -132,7 +132,7 @@ def simulate(
     if result.error is not None:
         result.error.add_note(f"replay with: {how_to_replay(main, settings, found)}")
         raise result.error
-    return Outcome(
+    return SimulationOutcome(
         result.value,
         result.now,
         result.trace_hash,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from muxleak.search import Finding
+    from muxleak.search import Finding, Outcome
     from muxleak.sim import Options, Replay
     from muxleak_scenarios.cli.programs import Program
     from muxleak_scenarios.cli.render import Steps
@@ -170,15 +170,15 @@ def progress_in_words(name: str, now: Progress, seconds: float) -> str:
     head = f"{runs / seconds:,.0f} schedules/s, {runs:,} run"
     if now.best is None:
         return f"{head}: searches {name}"
-    program, target = now.best
-    off = len(target) - target.count(0)
-    best = f"{render.plural(len(program), 'draw')} and {render.plural(off, 'deviation')}"
+    draws, decided = now.best.program, now.best.environment
+    off = len(decided) - decided.count(0)
+    best = f"{render.plural(len(draws), 'draw')} and {render.plural(off, 'deviation')}"
     return f"{head}, best {best}: shrinks {name}"
 
 
 def _search(
     name: str, program: Program, budget: Budget, seed: int, *, wakeups: bool
-) -> tuple[_Gauge, Finding | None]:
+) -> tuple[_Gauge, Finding[Outcome] | None]:
     options: Options = {"wakeups": True} if wakeups else {}
     with (
         programs.running(name),

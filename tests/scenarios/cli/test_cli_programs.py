@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from muxleak.search import Progress, find_leaks
-from muxleak.search.shrink import Bytes
+from muxleak.search.subject import Decisions
 from muxleak.sim import Replay
 from muxleak_scenarios.cli import cli, fuzz_program, interrupt, programs
 from source_roots import PYTHONPATH
@@ -459,7 +459,7 @@ def test_replay_never_imports_a_program_that_only_a_file_names(folder: Path, nam
 def test_fuzz_program_progress_tells_speed_and_the_best() -> None:
     """Schedules per second, how many were run, and the simplest once there is one."""
     searching = Progress(500)
-    shrinking = Progress(10, 90, Bytes(b"\1\0\2", b"\0\0\3"))
+    shrinking = Progress(10, 90, Decisions(b"\1\0\2", b"\0\0\3"))
 
     words = fuzz_program.progress_in_words
     assert words("a:b", searching, 0.5) == "1,000 schedules/s, 500 run: searches a:b"
