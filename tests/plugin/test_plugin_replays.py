@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 # Loaded here, because pytester forgets what the projects load.
-import muxleak.plugin.replays  # noqa: F401
+from muxleak.plugin import replays
 from muxleak.plugin.options import REPLAY_SUFFIX
 from muxleak.search import find_leaks
 from muxleak.sim import Replay
+from muxleak.sim.fresh_process import Difference
 from muxleak.sim.replay import SUFFIX
 
 pytest_plugins = ["pytester"]
@@ -98,6 +99,39 @@ def test_replay_passes_when_the_program_is_fixed(chat: Project) -> None:
     chat.write(FIXED, "chat.py")
 
     chat.run("--leaks-replays").assert_outcomes(passed=2)
+
+
+def test_replay_that_takes_another_course_is_named_in_the_summary(chat: Project) -> None:
+    """It passes, whatever the filters of warnings say; one that follows its run is not named."""
+    keep(chat, "order", "tests/same.sim.json", wakeups=True)
+    found = Replay.load(chat.path / "tests/same.sim.json")
+    replace(found, environment=b"").save(chat.path / "tests/same.sim.json")
+    chat.write(FIXED, "chat.py")
+    replace(found, environment=b"", trace="").save(chat.path / "tests/no_trace.sim.json")
+    result = chat.run("--leaks-replays", "-W", "error")
+
+    result.assert_outcomes(passed=4, warnings=0)
+    result.stdout.fnmatch_lines(
+        ["*= replays =*", "2 replays passed and took another course than *", f"  {FILE}::chat:main"]
+    )
+    assert "no_trace" not in result.stdout.str().split("= replays =")[1]
+
+
+@pytest.mark.parametrize("how", ["option", "ini"])
+def test_replay_that_takes_another_course_fails_on_request(
+    chat: Project, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The failure names the cause, as `muxleak replay` does."""
+    difference = Difference("hash", "depends on hash order", ())
+    monkeypatch.setattr(replays, "why_it_differs", lambda *_, **__: difference)
+    chat.write(FIXED, "chat.py")
+    chat.ini("leaks_replays_exact = true" if how == "ini" else "")
+    result = chat.run(*(["--leaks-replays-exact"] if how == "option" else []))
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [f"*{FILE}: passes, but takes another course *: the program depends on hash order*"]
+    )
 
 
 def test_replay_fails_when_another_run_does(chat: Project) -> None:
@@ -286,5 +320,7 @@ def test_replay_in_a_process_of_its_own(chat: Project, workers: list[str]) -> No
     result.stdout.fnmatch_lines(["E     1 x forever"])
     chat.write(FIXED, "chat.py")
 
-    chat.run_apart("--leaks-replays", *workers).assert_outcomes(passed=2)
+    result = chat.run_apart("--leaks-replays", *workers)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["1 replay passed and took another course than *"])
     assert Path(chat.path, FILE).stat().st_size <= 4096

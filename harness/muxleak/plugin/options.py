@@ -52,6 +52,11 @@ as long as its program fails. This imports the programs that the files name. Wit
 the command line runs with its program: pytest FILE::MODULE:CALLABLE. \
 Example: pytest --leaks-replays\
 """
+REPLAYS_EXACT = """\
+run replay files as --leaks-replays does, and fail a run that passes on another course than the \
+recorded one. Without it, the summary names such runs. \
+Example: pytest --leaks-replays-exact\
+"""
 REPLAY_SUFFIX = ".sim.json"  # the same as in `muxleak.sim.replay`, which is not imported here
 NO_LEAKS = """\
 no_leaks(kinds=all, budget=0.5, ignore=(), repeat=None): fail the test if it leaves objects of \
@@ -105,12 +110,15 @@ def add(parser: pytest.Parser) -> None:
     group.addoption("--leaks-known", metavar="FILE", default=None, help=old)
     group.addoption("--leaks-update", action="store_true", help=UPDATE)
     group.addoption("--leaks-replays", action="store_true", help=REPLAYS)
+    # An option of its own: an optional value would take the path that follows for its value.
+    group.addoption("--leaks-replays-exact", action="store_true", help=REPLAYS_EXACT)
     parser.addini("leaks", LEAKS, default="off")
     parser.addini("leaks_baseline", BASELINE, default="")
     parser.addini("leaks_known", BASELINE_OLD.format("leaks_baseline"), default="")
     parser.addini("leaks_kinds", KINDS_HELP, type="args", default=[])
     parser.addini("leaks_budget", BUDGET_HELP, default="")
     parser.addini("leaks_replays", REPLAYS, type="bool", default=False)
+    parser.addini("leaks_replays_exact", REPLAYS_EXACT, type="bool", default=False)
     parser.addini("leaks_ignore", IGNORE_HELP, type="linelist", default=[])
 
 
@@ -119,7 +127,7 @@ def replays_of(config: pytest.Config) -> dict[Path, set[str]] | None:
 
     An empty dict stands for all files, with the programs that they name; None for none.
     """
-    if config.getoption("leaks_replays") or config.getini("leaks_replays"):
+    if config.getoption("leaks_replays") or config.getini("leaks_replays") or is_exact(config):
         return {}
     here = config.invocation_params.dir
     named: dict[Path, set[str]] = {}
@@ -127,6 +135,11 @@ def replays_of(config: pytest.Config) -> dict[Path, set[str]] | None:
         if path.endswith(REPLAY_SUFFIX):
             named.setdefault(Path(here, path).resolve(), set()).add(program)
     return named or None
+
+
+def is_exact(config: pytest.Config) -> bool:
+    """Return True if a replay that takes another course than the recorded run fails."""
+    return bool(config.getoption("leaks_replays_exact") or config.getini("leaks_replays_exact"))
 
 
 def mode_of(config: pytest.Config) -> str:

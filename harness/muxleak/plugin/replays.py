@@ -8,7 +8,10 @@ among its tests (`options.replays_of`).
 #
 # - It fails, with the error of the run, while the program still fails.
 # - It passes once the program does not fail in that run. The program has changed by then, and the
-#   run may be another one. If that fails, too, a note says that it is another run.
+#   run may be another one. Then the pass proves less than it seems to: the recorded race may not
+#   have occurred. The summary names such runs, and with `--leaks-replays-exact` they fail. It is no
+#   warning of Python's, which a filter could turn into a failure. If another run fails, a note says
+#   that it is another run.
 # - It is an error, and neither passes nor fails, if the file cannot be read or the program cannot
 #   be imported: then nothing is known about the program.
 #
@@ -29,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from muxleak.files import shown
-from muxleak.plugin.options import mode_of
+from muxleak.plugin.options import is_exact, mode_of
+from muxleak.sim.fresh_process import why_it_differs
 from muxleak.sim.programs import ProgramError, find_program
 from muxleak.sim.replay import SUFFIX, Replay, ReplayError
 from muxleak.sim.simulate import rerun
@@ -37,6 +41,9 @@ from muxleak.sim.simulate import rerun
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_SHOWN = 20  # replays that the summary names
+_PROPERTY = "muxleak_another_run"  # of the report of a replay; JUnit files have it, too
+_FRESH_SECONDS = 20.0  # for a run in a process of its own
 _BEYOND = "needs wakeups=True: stock asyncio does not wake tasks in this order"
 
 
@@ -50,6 +57,32 @@ class Replays:
 
     def __init__(self, named: Mapping[Path, Collection[str]]) -> None:
         self._named = named
+        self._others: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a replay that took another course; with pytest-xdist, the controller does."""
+        if report.when == "call":
+            self._others += [
+                str(value) for name, value in report.user_properties if name == _PROPERTY
+            ]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Name the replays that passed on another course than the recorded one."""
+        count = len(self._others)
+        if not count or hasattr(terminalreporter.config, "workerinput"):
+            return
+        terminalreporter.section("replays")
+        noun = "replay" if count == 1 else "replays"
+        head = (
+            f"{count} {noun} passed and took another course than the recorded run: the program "
+            "or its settings have changed, or it depends on hash order (muxleak replay FILE "
+            "PROGRAM says which)"
+        )
+        lines = [head, *(f"  {each}" for each in self._others[:_SHOWN])]
+        if count > _SHOWN:
+            lines.append(f"  and {count - _SHOWN} more")
+        for line in lines:
+            terminalreporter.write_line(line)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> Any:
         """Return a collector for a file with the suffix of replay files, without opening it."""
@@ -131,22 +164,44 @@ class ReplayItem(pytest.Item):
 
         Raises:
             BaseException: the error of the run, with notes that say how to replay it.
+            pytest.fail.Exception: the run passed on another course, and that is to fail.
         """
         with _importing(self.config.rootpath):
             result = rerun(self.found, self._program)
+        differs = bool(self.found.trace) and result.trace_hash != self.found.trace
         error = result.error
         if error is None:
+            if differs:
+                self._took_another_course()
             return
         if result.steps:
             error.add_note(f"steps: {' | '.join(result.steps)}")
         if result.choices.woken:
             error.add_note(_BEYOND)
-        if self.found.trace and result.trace_hash != self.found.trace:
+        if differs:
             error.add_note(
                 "the program no longer follows the recorded run: it has changed, and fails"
             )
         error.add_note(f"replay with: muxleak replay {_shown(self.path)}")
         raise error
+
+    def _took_another_course(self) -> None:
+        """Note a run that passed on another course than the recorded one.
+
+        Raises:
+            pytest.fail.Exception: `--leaks-replays-exact` is on.
+        """
+        if not is_exact(self.config):
+            self.user_properties.append((_PROPERTY, f"{_shown(self.path)}::{self.name}"))
+            return
+        with _importing(self.config.rootpath):
+            why = why_it_differs(self.found.name, self.found, timeout=_FRESH_SECONDS)
+        reason = (
+            f"{_shown(self.path)}: passes, but takes another course than the recorded run: {why}. "
+            f"Record it again with muxleak fuzz {self.found.name}, or run without "
+            "--leaks-replays-exact"
+        )
+        pytest.fail(reason, pytrace=False)
 
     def teardown(self) -> None:
         """Release the program."""

@@ -2,8 +2,9 @@
 
 # A replay repeats the choices of a recorded run. The program may have changed since, and then the
 # same choices lead somewhere else: the file has a hash of the recorded trace, and a run with
-# another trace says so, since "clean" would otherwise be taken for "repaired". A line has no hash,
-# and so no such check.
+# another trace says so, since "clean" would otherwise be taken for "repaired". Fresh processes then
+# tell a program that has changed from one that depends on hash order. A line has no hash, and so no
+# such check.
 #
 # A file names its program, but the user need not have written the file. So a program is imported
 # only if the command line names it, or trusts the file.
@@ -21,14 +22,20 @@ from rich.text import Text
 
 from muxleak import files
 from muxleak.sim import Replay, ReplayError, rerun
+from muxleak.sim.fresh_process import why_it_differs
 from muxleak.sim.replay import MARK, SUFFIX
 from muxleak_scenarios.cli import programs, render, replay_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from muxleak.sim.fresh_process import Difference
+
 _WORDS = 2  # the line or file, and a program
 _SPACE = 4096  # bytes in which a file of JSON begins
+_CHANGED = "the program or its settings have changed since"
+_NAMED = ("hash", "identity", "state")  # causes of a difference that lie in the program
+_FRESH_SECONDS = 20.0  # for a run in a process of its own
 
 
 def is_of_program(words: Sequence[str]) -> bool:
@@ -65,7 +72,9 @@ def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
     program = programs.read(name)
     with programs.running(name), redirect_stdout(sys.stderr):
         result = rerun(found, program)
-    same = not found.trace or found.trace == result.trace_hash
+    differs = None
+    if found.trace and found.trace != result.trace_hash:
+        differs = why_it_differs(name, found, timeout=_FRESH_SECONDS)
     command = render.command("replay", *words)
     failed = None
     if result.error is not None:
@@ -76,13 +85,14 @@ def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
             "line": found.line,
             "program": name,
             "trace": result.trace_hash,
-            "same_run": same if found.trace else None,
+            "same_run": differs is None if found.trace else None,
+            "differs_by": None if differs is None else differs.cause,
             "failed": failed is not None,
             **({} if failed is None else failed.to_json()),
         }
         render.emit_json({"clean": failed is None, "runs": [run]})
     else:
-        _show(name, failed, same=same)
+        _show(name, failed, differs)
     return int(failed is not None)
 
 
@@ -117,15 +127,16 @@ def _parse(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]
     )
 
 
-def _show(name: str, failed: programs.ProgramFailure | None, *, same: bool) -> None:
+def _show(name: str, failed: programs.ProgramFailure | None, differs: Difference | None) -> None:
     console = render.stdout()
     if failed is None:
         console.print(Text.assemble(("clean", render.GOOD), f": {name} does not fail"))
     else:
         console.print(Text.assemble(("failed", render.BAD), f": {name}"))
         programs.show(console, failed)
-    if not same:
-        console.print("another run than the file's: the program or its settings have changed since")
+    if differs is not None:
+        why = f"{differs}" if differs.cause in _NAMED else _CHANGED
+        console.print(f"another run than the file's: {why}", soft_wrap=True)
 
 
 def load(word: str) -> Replay:

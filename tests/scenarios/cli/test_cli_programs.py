@@ -19,7 +19,9 @@ from click.testing import CliRunner, Result
 from muxleak.search import Progress, find_leaks
 from muxleak.search.subject import Decisions
 from muxleak.sim import Replay
+from muxleak.sim.fresh_process import Difference
 from muxleak_scenarios.cli import cli, fuzz_program, interrupt, programs
+from muxleak_scenarios.cli import replay_program as cli_replay
 from source_roots import PYTHONPATH
 
 ROOT = Path(__file__).parents[3]
@@ -90,6 +92,20 @@ async def many_steps():
     for number in range(current().choices.below(200)):
         current().step(f"step {number}")
     assert len(current().steps) < 40
+
+async def hashes():
+    for name in {"a", "b", "c", "d"}:
+        await asyncio.sleep(ord(name))
+        await asyncio.create_task(fine())
+
+class Session:
+    pass
+
+async def identities():
+    sessions = [Session() for _ in range(4)]
+    for session in set(sessions):
+        await asyncio.sleep(1 + sessions.index(session))
+        await asyncio.create_task(fine())
 
 async def waits():
     await forever()
@@ -386,8 +402,13 @@ def test_fuzz_program_tells_bad_usage(words: tuple[str, ...], message: str) -> N
     assert message in " ".join(result.stderr.split())
 
 
-def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
+def test_replay_of_a_program_that_is_fixed_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 0; a run that is another one is told, and is no failure."""
+
+    def changed(*_: object, **__: object) -> Difference:
+        return Difference("changed", "or its settings have changed", ())
+
+    monkeypatch.setattr(cli_replay, "why_it_differs", changed)
     invoke("fuzz", "victim:main")
     sys.modules["victim"].FIXED = True  # type: ignore[attr-defined]
     fixed = invoke("replay", FILE, "victim:main")
@@ -395,9 +416,29 @@ def test_replay_of_a_program_that_is_fixed_is_clean() -> None:
 
     assert fixed.exit_code == 0
     assert fixed.stdout.startswith(
-        "clean: victim:main does not fail\nanother run than the file's: "
+        "clean: victim:main does not fail\nanother run than the file's: the program or its "
     )
     assert (other["clean"], other["runs"][0]["same_run"]) == (True, False)
+    assert other["runs"][0]["differs_by"] == "changed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("victim:fine", "the program or its settings have changed since"),
+        ("victim:hashes", "the program depends on hash order, such as a set of strings that is "),
+        ("victim:identities", "the program depends on object identity, such as a set of objects "),
+    ],
+)
+def test_replay_that_is_another_run_names_the_cause(folder: Path, name: str, why: str) -> None:
+    """A program that depends on hash order has not changed."""
+    Replay(name=name, trace="0" * 24).save(folder / "found.sim.json")
+
+    result = invoke("replay", "found.sim.json", name)
+
+    assert result.exit_code == 0
+    assert f"another run than the file's: {why}" in result.stdout
 
 
 @pytest.mark.parametrize(
