@@ -1,16 +1,25 @@
 """One run: what it returns, what it refuses, what it finds left, and that it leaves nothing."""
 
+import _thread
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import gc
+import multiprocessing
 import os
+import queue
+import random
+import select
 import signal
 import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Coroutine
+from pathlib import Path
+from time import sleep as imported_by_name
 from typing import Any
 
 import pytest
@@ -27,6 +36,7 @@ from muxleak.sim import (
     simulate,
     simulated,
 )
+from muxleak.sim.guard import _GUARDED
 from tasks import forever
 
 WHERE = ("127.0.0.1", 7000)
@@ -36,6 +46,23 @@ def connect() -> None:
     """Use a real socket."""
     with socket.socket() as sock:
         sock.connect(("127.0.0.1", 9))
+
+
+def send() -> None:
+    """Send a datagram that nobody expects."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", ("127.0.0.1", 9))
+
+
+def submit() -> None:
+    """Give a job to a pool of threads."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pool.submit(print)
+
+
+def spawn() -> None:
+    """Start a process without `subprocess`."""
+    multiprocessing.get_context("spawn").Process(target=print).start()
 
 
 async def noop() -> None:
@@ -163,7 +190,21 @@ LEAVING = pytest.mark.parametrize(
     [
         (lambda: threading.Thread(target=print).start(), "Thread.start"),
         (connect, "socket.connect"),
+        (lambda: _thread.start_new_thread(print, ()), "_thread.start_new_thread"),
+        (submit, "ThreadPoolExecutor.submit"),
+        (lambda: threading.Event().wait(0.001), "Condition.wait"),
+        (lambda: queue.Queue[int]().get(timeout=0.001), "Condition.wait"),
+        (send, "socket.sendto"),
+        (lambda: socket.create_connection(("127.0.0.1", 9)), "socket.getaddrinfo"),
+        (lambda: urllib.request.urlopen("http://127.0.0.1:9"), "socket.getaddrinfo"),
+        (lambda: socket.gethostbyname("localhost"), "socket.gethostbyname"),
         (lambda: socket.getaddrinfo("localhost", 1), "socket.getaddrinfo"),
+        (lambda: select.select([], [], [], 0), "select.select"),
+        (spawn, "fork_exec"),
+        (lambda: os.posix_spawn("/no/such", ["such"], {}), "os.posix_spawn"),
+        (lambda: os.execv("/no/such", ["such"]), "os.execv"),  # noqa: S606
+        (lambda: signal.setitimer(signal.ITIMER_VIRTUAL, 0), "signal.setitimer"),
+        (lambda: imported_by_name(0.001), "time.sleep"),
         (lambda: subprocess.Popen(["/bin/true"]), "Popen"),
         (lambda: os.system("true"), "posix.system|os.system"),  # noqa: S605, S607
         (lambda: signal.signal(signal.SIGUSR1, signal.SIG_DFL), "signal.signal"),
@@ -174,6 +215,7 @@ LEAVING = pytest.mark.parametrize(
             "add_signal_handler",
         ),
         (lambda: asyncio.get_running_loop().add_reader(0, print), "add_reader"),
+        (lambda: asyncio.get_running_loop().add_writer(0, print), "add_writer"),
     ],
 )
 
@@ -219,6 +261,92 @@ def test_refusal_that_the_program_swallows_is_the_verdict(
         assert "refused in tests/sim/test_simulate.py:" in str(caught.value)
         assert str(caught.value).endswith("and the program went on without it")
         assert (caught.value.__cause__ is None) == (program is goes_on)
+
+
+@pytest.mark.parametrize(("owner", "name"), _GUARDED)
+def test_every_guarded_function_is_refused(owner: Any, name: str) -> None:
+    """Before it looks at its arguments, and only in a simulation."""
+
+    async def program() -> None:
+        getattr(owner, name)()
+
+    original = getattr(owner, name)
+    with pytest.raises(SimulationError, match=f"{name.strip('_')}|Popen"):
+        simulate(program)
+    assert getattr(owner, name) == original
+
+
+ASYNCIO = pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda _: asyncio.to_thread(print), "run_in_executor"),
+        (lambda _: asyncio.create_subprocess_exec("true"), "subprocess_exec"),
+        (lambda _: asyncio.create_subprocess_shell("true"), "subprocess_shell"),
+        (lambda _: asyncio.open_unix_connection("/no/such"), "create_unix_connection"),
+        (lambda _: asyncio.start_unix_server(print, "/no/such"), "create_unix_server"),
+        (lambda loop: loop.connect_read_pipe(asyncio.Protocol, 0), "connect_read_pipe"),
+        (lambda loop: loop.connect_accepted_socket(asyncio.Protocol, 0), "connect_accepted_socket"),
+        (lambda loop: loop.sock_connect(0, WHERE), "sock_connect"),
+        (lambda loop: loop.sendfile(None, None), "sendfile"),
+    ],
+)
+
+
+@ASYNCIO
+def test_simulate_refuses_what_asyncio_would_do_outside(
+    call: Callable[[Any], Any], name: str
+) -> None:
+    """Also where the program swallows the refusal of an awaited call."""
+
+    async def program() -> None:
+        with contextlib.suppress(RuntimeError):
+            await call(asyncio.get_running_loop())
+
+    with pytest.raises(SimulationError, match=f"{name} leaves .*the program went on without it"):
+        simulate(program)
+
+
+def test_refusal_in_a_thread_from_before_is_the_verdict() -> None:
+    """A thread that was started before the simulation cannot reach into it."""
+    loops: queue.Queue[Any] = queue.Queue()
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def reach() -> None:
+        loop = loops.get()
+        try:
+            loop.call_soon_threadsafe(print)
+        except RuntimeError as error:
+            answers.put(error)
+
+    async def program() -> None:
+        loops.put(asyncio.get_running_loop())
+        answers.get()  # unseen: a wait in C
+
+    thread = threading.Thread(target=reach)
+    thread.start()
+    with pytest.raises(SimulationError, match="call_soon_threadsafe from another thread"):
+        simulate(program)
+    thread.join()
+
+
+def test_unseen_calls_pass_and_are_documented() -> None:
+    """The clock, chance and files are not refused, since every library uses them."""
+    bound = getattr(time, "sleep")  # noqa: B009 - a reference that is kept elsewhere
+
+    async def program(sleep: Any = bound) -> None:
+        time.time()
+        random.random()
+        os.urandom(1)
+        os.kill(os.getpid(), 0)
+        Path(__file__).read_bytes()  # noqa: ASYNC240 - it is meant to block
+        threading.Lock().acquire()
+        sleep(0)
+
+    simulate(program)
+    text = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text("utf-8")
+    for name in ("time.time", "random", "os.urandom", "os.kill", "open", "Lock.acquire"):
+        assert f"`{name}`" in text, name
+    assert "default argument" in text
 
 
 def test_refusal_of_another_thread_and_of_an_argument_is_the_verdict() -> None:

@@ -202,6 +202,25 @@ def capture(depth: int = 1) -> Site:
     return intern(trace(depth + 1))
 
 
+def caller(depth: int = 1) -> Site:
+    """Return the innermost line outside the standard library, `depth` calls up or further.
+
+    Args:
+        depth: 1 for the caller of this function.
+
+    Returns:
+        A site of one frame; `capture` if the standard library alone is on the stack.
+    """
+    frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - as in `trace`
+    while frame is not None and frame.f_code.co_filename not in _ends:
+        name = frame.f_code.co_filename
+        library = name.startswith(f"{_LIBRARY}{os.sep}") and "site-packages" not in name
+        if not library and not is_internal(name):
+            return intern([frame.f_code, frame.f_lasti])
+        frame = frame.f_back
+    return capture(depth + 1)
+
+
 def end_at(filename: str) -> None:
     """End the walk of every site at the frames of a file.
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from muxleak.introspect.sites import capture
+from muxleak.introspect.sites import caller
 from muxleak.introspect.waiting import AnyTask, called_by, name_of, waiting_of
 
 _SHOWN = 10
@@ -28,7 +28,7 @@ def refusal(message: str, loop: Any = None) -> SimulationError:
     """
     loop = loop or asyncio._get_running_loop()  # noqa: SLF001 - the public one raises when there is none
     if loop is not None and not getattr(loop, "refused", ""):
-        loop.refused = f"{message}; refused in {capture(3)}"
+        loop.refused = f"{message}; refused in {caller(3)}"
     return SimulationError(message)
 
 

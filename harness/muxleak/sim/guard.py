@@ -6,36 +6,68 @@
 # and nobody would know why. For the length of a simulation these functions are therefore replaced
 # by ones that look at the running loop of the calling thread first. Other threads, and code outside
 # the simulation, pass. The replacement costs one look-up per call and only while a simulation runs.
+#
+# A module may have imported a function by name (`from time import sleep`), and then refers to the
+# function itself. So the variables of all modules are searched for the functions, each module once,
+# and replaced as well. muxleak's own modules are left alone: they act for the user, outside the
+# program.
+#
+# Two entries concern threads that were started before: a job given to their pool, and a wait for
+# them, which also takes real time.
+#
+# Unseen are, and docs/simulation.md says so: references that are kept elsewhere (an attribute of a
+# class, a default argument), the methods of locks, files and the clock, and code in C.
 
+import _thread
 import asyncio
+import concurrent.futures
 import os
+import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
+from types import ModuleType
 from typing import Any
+from weakref import ref
 
+from muxleak.introspect.names import namespace
 from muxleak.sim.errors import refusal
 from muxleak.sim.virtual_loop import FencedLoop
 
-_GUARDED: tuple[tuple[Any, str], ...] = (
+_NAMES: tuple[tuple[Any, str], ...] = (
     (threading.Thread, "start"),
-    (socket.socket, "connect"),
-    (socket.socket, "connect_ex"),
-    (socket.socket, "bind"),
-    (socket.socket, "listen"),
-    (socket, "getaddrinfo"),
+    (threading.Condition, "wait"),
+    (_thread, "start_new_thread start_joinable_thread"),
+    (concurrent.futures.ThreadPoolExecutor, "submit"),
+    (socket.socket, "connect connect_ex bind listen sendto sendmsg"),
+    (socket, "getaddrinfo gethostbyname gethostbyname_ex gethostbyaddr getnameinfo"),
+    (select, "select"),
     (subprocess.Popen, "__init__"),
-    (os, "system"),
-    (os, "fork"),
-    (signal, "signal"),
+    (os, "system fork forkpty posix_spawn posix_spawnp execv execve"),
+    (sys.modules.get("_posixsubprocess"), "fork_exec"),  # by which multiprocessing spawns
+    (signal, "signal alarm setitimer pause sigwait"),
     (time, "sleep"),
 )
-_saved: list[tuple[Any, str, Any, bool]] = []
+_OURS = ("muxleak", "muxleak_scenarios", "muxleak_vless")
+_GUARDED = [
+    (owner, name) for owner, names in _NAMES for name in names.split() if hasattr(owner, name)
+]
+_ORIGINALS = {
+    id(getattr(owner, name)): (owner, name)
+    for owner, name in _GUARDED
+    if isinstance(owner, ModuleType)
+}
+_Saved = tuple[Any, str, Any, bool]
+_saved: list[_Saved] = []
+_imported: list[tuple[ref[ModuleType], str, Any]] = []  # variables that hold a guarded function
+_searched: set[int] = set()  # ids of modules
+_last: list[object] = [None]  # the state of `sys.modules` at the last search
 _depth = 0
 
 
@@ -55,11 +87,19 @@ def guarded() -> Iterator[None]:
 
 
 def _install() -> None:
+    _search()
     for owner, name in _GUARDED:
-        original = getattr(owner, name, None)
-        if original is not None:
-            _saved.append((owner, name, original, name in vars(owner)))
-            setattr(owner, name, _wrapped(owner, name, original))
+        _replace(owner, name, getattr(owner, name))
+    for module, name, original in _imported:
+        found = module()
+        if found is not None and namespace(found).get(name) is original:
+            _replace(found, name, original)
+
+
+def _replace(owner: Any, name: str, original: Any) -> None:
+    _saved.append((owner, name, original, name in vars(owner)))
+    known = _ORIGINALS.get(id(original))
+    setattr(owner, name, _wrapped(*(known or (owner, name)), original))
 
 
 def _remove() -> None:
@@ -71,6 +111,26 @@ def _remove() -> None:
             delattr(owner, name)
 
 
+def _search() -> None:
+    """Note the variables of modules that hold a guarded function; looks at each module once."""
+    newest = next(reversed(sys.modules), "")
+    state = (len(sys.modules), newest, id(sys.modules.get(newest)))
+    if state == _last[0]:
+        return
+    _last[0] = state
+    owners = {id(owner) for owner, _ in _GUARDED}
+    for title, module in list(sys.modules.items()):
+        if id(module) in _searched or type(module) is not ModuleType:
+            continue
+        _searched.add(id(module))
+        if id(module) in owners or title.partition(".")[0] in _OURS:
+            continue
+        for name, value in list(namespace(module).items()):
+            if id(value) in _ORIGINALS:
+                _imported.append((ref(module), name, value))
+
+
+@cache
 def _wrapped(owner: Any, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     shown = f"{owner.__name__}.{name}".replace(".__init__", "")
 

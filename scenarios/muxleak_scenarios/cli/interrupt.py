@@ -18,8 +18,8 @@
 # A signal that is ignored when the program starts stays ignored, as `nohup` and shells without job
 # control want it.
 #
-# `signal.signal` is looked up once, here: a simulation guards that name in its module while a
-# program under test runs, and Ctrl-C may fall into such a run.
+# `signal.signal` and `signal.setitimer` are looked up once, here: a simulation guards both names in
+# their module while a program under test runs, and Ctrl-C may fall into such a run.
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -44,6 +44,7 @@ ENDING = tuple(
 GRACE = 10.0
 """Seconds in which a command must react to a signal, or to the end of its time."""
 _signal = signal.signal
+_setitimer: Any = getattr(signal, "setitimer", None)
 _STDERR = 2
 _LONGEST = 1e9
 """Longest time of a timer, in seconds, that every system accepts."""
@@ -120,14 +121,14 @@ def alarm(seconds: float, ring: Callable[[int, FrameType | None], object]) -> It
         yield
         return
     before = _signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    _setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        unspent, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        unspent, _ = _setitimer(signal.ITIMER_REAL, 0)
         _signal(signal.SIGALRM, before)
         if left:
-            signal.setitimer(signal.ITIMER_REAL, left - seconds + unspent, interval)
+            _setitimer(signal.ITIMER_REAL, left - seconds + unspent, interval)
 
 
 @contextmanager

@@ -402,6 +402,44 @@ def test_fuzz_program_tells_bad_usage(words: tuple[str, ...], message: str) -> N
     assert message in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ("threading.Thread(target=print).start()", "Thread.start"),
+        ("socket.create_connection(('127.0.0.1', 9))", "socket.getaddrinfo"),
+        ("sock.connect(('127.0.0.1', 9))", "socket.connect"),
+        ("signal.signal(signal.SIGUSR1, print)", "signal.signal"),
+        ("subprocess.run(['true'])", "Popen"),
+        ("time.sleep(0)", "time.sleep"),
+        ("by_name(0)", "time.sleep"),
+        ("await asyncio.to_thread(print)", "run_in_executor"),
+        ("await asyncio.create_subprocess_exec('true')", "subprocess_exec"),
+    ],
+)
+def test_fuzz_program_that_leaves_the_simulation_is_bad_usage(
+    folder: Path, call: str, name: str
+) -> None:
+    """Exit code 2 with the call and its line, although the program has swallowed the refusal."""
+    (folder / "leaver.py").write_text(
+        "import asyncio, signal, socket, subprocess, threading, time\n"
+        "from time import sleep as by_name\n"
+        "async def main():\n"
+        "    with socket.socket() as sock:\n"
+        "        try:\n"
+        f"            {call}\n"
+        "        except Exception:\n"
+        "            pass\n",
+        "utf-8",
+    )
+
+    result = invoke("fuzz", "leaver:main", "--examples", "3")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = " ".join(result.stderr.split())
+    assert f"{name} leaves the simulation" in said
+    assert "refused in leaver.py:6 in main" in said
+
+
 def test_replay_of_a_program_that_is_fixed_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 0; a run that is another one is told, and is no failure."""
 
