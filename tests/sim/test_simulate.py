@@ -37,6 +37,7 @@ from muxleak.sim import (
     simulated,
 )
 from muxleak.sim.guard import _GUARDED
+from muxleak.sim.run import run
 from tasks import forever
 
 WHERE = ("127.0.0.1", 7000)
@@ -132,8 +133,72 @@ def test_simulate_explains_a_deadlock() -> None:
     with pytest.raises(DeadlockError, match="blocked tasks: 3") as caught:
         simulate(program)
 
-    assert "Lock.acquire waits in" in str(caught.value)
-    assert "forever waits in forever" in str(caught.value)
+    assert len(caught.value.tasks) == 3
+    first, *groups = str(caught.value).split("\n  1 x ")
+    assert first == "nothing is ready and no timer is set, blocked tasks: 3"
+    program_, gathered, lock = (each.splitlines() for each in groups)
+    assert program_[0].endswith(".program")
+    assert gathered[0] == "forever"
+    assert gathered[1].startswith("    made at tests/sim/test_simulate.py:")
+    assert gathered[2].startswith("    waits in forever (tests/support/tasks.py:")
+    assert gathered[3] == "    nothing alive can wake it"
+    assert lock[0] == "Lock.acquire"
+    assert "<asyncio.locks.Lock [locked, waiters:1]>" in lock[2]
+
+
+def test_deadlock_of_many_tasks_is_a_screen_of_groups() -> None:
+    """Tasks made and waiting at one place are one group, charged to their connections."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async def program() -> None:
+        await asyncio.start_server(serve, *WHERE)
+        streams = [await asyncio.open_connection(*WHERE) for _ in range(30)]
+        # Each of these has a name and a place of its own.
+        scope: dict[str, Any] = {"forever": forever}
+        exec("".join(f"async def t{n}(): await forever()\n" for n in range(30)), scope)  # noqa: S102
+        others = (scope[f"t{number}"]() for number in range(30))
+        await asyncio.gather(*(reader.read() for reader, _ in streams), *others)
+
+    with pytest.raises(DeadlockError, match="blocked tasks: 91") as caught:
+        simulate(program)
+
+    report = caught.value.report
+    assert (report.groups[0].count, report.groups[1].count) == (30, 30)
+    assert {group.name for group in report.groups[:2]} == {serve.__qualname__, "StreamReader.read"}
+    served = next(each for each in report.groups if each.name == serve.__qualname__)
+    assert served.scopes[0] == "connection 1 to 127.0.0.1:7000"
+    assert served.notes[0].startswith("could still be woken by an open SimTransport to ")
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 25
+    assert lines[-1].startswith("  groups not shown: ")
+
+
+def test_deadlock_in_a_search_walks_the_heap_only_for_the_finding() -> None:
+    """A run without a trace, of which a search makes thousands, is not diagnosed."""
+    plain = run(forever, Choices(), Settings(), traced=False).error
+    traced = run(forever, Choices(), Settings()).error
+
+    assert isinstance(plain, DeadlockError)
+    assert isinstance(traced, DeadlockError)
+    assert not plain.report.groups[0].notes
+    assert traced.report.groups[0].notes
+    assert str(plain).splitlines()[0] == str(traced).splitlines()[0]
+
+
+def test_deadlock_names_tasks_of_another_factory() -> None:
+    """A program that installs a task factory of its own hides nothing."""
+    made = asyncio.Task
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coro, **_: made(coro, loop=loop))
+        await asyncio.create_task(forever())
+
+    with pytest.raises(DeadlockError, match=r"1 x forever"):
+        simulate(program)
 
 
 def test_simulate_stops_a_livelock() -> None:

@@ -3,14 +3,24 @@
 # A program may catch the refusal of a call, like any other exception, and go on without it. Such a
 # run is not a run of the program: what it would have done is not known. So the loop remembers the
 # first refusal, and `run` makes it the verdict.
+#
+# A deadlock is reported as a leak is: groups of tasks with the line that made them, the line where
+# they wait, and the answer to the question who could still wake them. No code of the program runs
+# any more, so an answer such as "could still be woken by app.EVENTS" names the object by which some
+# code would have had to do it. The answer walks the heap, so a search asks for it only once, in the
+# run that it reports.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from muxleak.introspect.sites import caller
-from muxleak.introspect.waiting import AnyTask, called_by, name_of, waiting_of
+from muxleak.checks.report import LeakReport
+from muxleak.checks.scope_check import diagnoses
+from muxleak.introspect.sites import caller, intern
+from muxleak.introspect.waiting import AnyTask, called_by
+from muxleak.ledger.counters import TaskRecord
 
 _SHOWN = 10
 
@@ -47,14 +57,30 @@ class LivelockError(RuntimeError):
 class DeadlockError(RuntimeError):
     """The program cannot end: nothing is ready and no timer is set.
 
+    The message is a report on the blocked tasks, in groups as those of a `LeakError`.
+
+    Args:
+        tasks: the blocked tasks.
+        records: the records of the blocked tasks, with their creation sites; made of `tasks` if
+            none are given.
+        diagnose: True to say of each group if anything outside the blocked tasks could wake it,
+            which walks the heap.
+
     Attributes:
         tasks: the blocked tasks.
+        report: the report.
     """
 
-    def __init__(self, tasks: list[AnyTask]) -> None:
+    def __init__(
+        self,
+        tasks: list[AnyTask],
+        records: Sequence[TaskRecord] = (),
+        *,
+        diagnose: bool = True,
+    ) -> None:
         self.tasks = tasks
-        lines = [f"{name_of(task)} {waiting_of(task)}" for task in tasks[:_SHOWN]]
-        if len(tasks) > _SHOWN:
-            lines.append(f"and {len(tasks) - _SHOWN} more")
-        head = f"nothing is ready and no timer is set, blocked tasks: {len(tasks)}"
-        super().__init__("\n  ".join([head, *lines]))
+        found = records or [TaskRecord(task, intern([]), None, at) for at, task in enumerate(tasks)]
+        report = LeakReport.of(found, diagnose=diagnoses if diagnose else None)
+        headline = f"nothing is ready and no timer is set, blocked tasks: {len(tasks)}"
+        self.report = replace(report, headline=headline)
+        super().__init__(str(self.report))

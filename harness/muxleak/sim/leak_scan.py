@@ -37,7 +37,7 @@ from muxleak.ledger.kinds import (
 from muxleak.sim.interfaces import Carrier, SimulatedLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextvars import Context
     from types import AsyncGeneratorType
 
@@ -143,6 +143,15 @@ def left_behind(
     return found
 
 
+def task_records(loop: ScannedLoop) -> list[TaskRecord]:
+    """Return the records of all live tasks, those of the program's own task factories too."""
+    simulation = loop.simulation
+    if simulation is None:
+        return []
+    found = simulation.ledger.live()
+    return [*found, *_uncounted(loop, found)] if simulation.ledger.unseen else found
+
+
 def is_owned(callback: Any) -> bool:
     """Return True if a timer's callback belongs to asyncio or the network: a sleep, a timeout.
 
@@ -192,7 +201,7 @@ def _things(
         yield from _callbacks(loop, owner)
 
 
-def _uncounted(loop: ScannedLoop, found: list[Any]) -> Iterator[TaskRecord]:
+def _uncounted(loop: ScannedLoop, found: Sequence[Any]) -> Iterator[TaskRecord]:
     """Yield the tasks made by a factory that the program has installed over the ledger's."""
     known = {record.task for record in found if isinstance(record, TaskRecord)}
     others = [task for task in asyncio.all_tasks(_asyncio(loop)) if task not in known]

@@ -39,7 +39,7 @@ from muxleak.sim.calls import NetworkCalls
 from muxleak.sim.choices import Choices
 from muxleak.sim.errors import DeadlockError, LivelockError
 from muxleak.sim.interfaces import RunningSimulation
-from muxleak.sim.leak_scan import Seen
+from muxleak.sim.leak_scan import Seen, task_records
 from muxleak.sim.network import Fabric
 from muxleak.sim.settings import Settings
 from muxleak.sim.trace import Trace
@@ -159,7 +159,8 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
             return
         if iterations == self.step_limit:
             raise LivelockError(iterations, self._now, self._ready)
-        raise DeadlockError(self.live_tasks())
+        tasks, records = self.live_tasks(), task_records(self)
+        raise DeadlockError(tasks, records, diagnose=self._state.trace is not None)
 
     def _end(self, _main: AnyTask) -> None:
         self._state.ended = self.must_check = True

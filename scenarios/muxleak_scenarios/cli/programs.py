@@ -20,7 +20,7 @@ from rich.text import Text
 from muxleak.checks.report import LeakError
 from muxleak.introspect.sites import is_internal, short_path
 from muxleak.search import find_leaks
-from muxleak.sim import ProgramError, SimulationError, find_program
+from muxleak.sim import DeadlockError, ProgramError, SimulationError, find_program
 from muxleak_scenarios.cli import render
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ class ProgramFailure(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        report = self.error.report.to_json() if isinstance(self.error, LeakError) else None
+        error = self.error
+        report = error.report.to_json() if isinstance(error, LeakError | DeadlockError) else None
         return {
             "error": type(self.error).__name__,
             "message": str(self.error),

@@ -317,6 +317,9 @@ def test_fuzz_program_tells_of_a_deadlock() -> None:
 
     assert result.exit_code == 1
     assert "DeadlockError: nothing is ready" in result.stdout
+    assert f"waits in forever ({line_of('create_future')})" in result.stdout
+    (group,) = json.loads(invoke("fuzz", "victim:waits", "--json").stdout)["report"]["groups"]
+    assert (group["name"], group["notes"]) == ("waits", ["nothing alive can wake it"])
 
 
 def test_fuzz_program_stops_on_interrupt_with_what_it_has() -> None:
