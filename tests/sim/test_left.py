@@ -491,7 +491,8 @@ def test_fault_that_was_drawn_is_among_the_steps() -> None:
 
     found = find_leaks(program, network=Network(faults=("reset",)))
     assert found is not None
-    assert found.steps == ("connect", "fault: reset on connection 1")
+    assert found.steps[0] == "connect"
+    assert found.steps[1].startswith("the network resets connection 1 to 127.0.0.1:7000, ")
 
     again = replay(found.replay.line, program, network=Network(faults=("reset",)))
     assert tuple(again.steps) == found.steps
@@ -509,16 +510,67 @@ def test_every_fault_that_can_be_drawn_has_its_words(fault: str) -> None:
                 writer.close()
         await current().settle()
         listening.close()
-        drawn = [each for each in current().steps if each.startswith("fault: ")]
+        drawn = [each for each in current().steps if each.startswith("the network ")]
         assert not drawn, drawn
 
     found = find_leaks(program, network=Network(faults=(fault,)), leaks=False)
     assert found is not None
-    where = {
-        "refuse": "a connection to 127.0.0.1:7000",
-        "black hole": "a connection to 127.0.0.1:7000",
-    }.get(fault, r"connection 1 at the (client|server)")
-    assert re.fullmatch(f"fault: {fault} on {where}", found.steps[0])
+    words = {
+        "refuse": "refuses a connection to 127.0.0.1:7000",
+        "black hole": "swallows a connection to 127.0.0.1:7000: no answer comes",
+        "stall": r"stalls connection 1 to 127.0.0.1:7000 at the \w+ for 1 s, before any byte",
+        "half-close": r"half-closes connection 1 to 127.0.0.1:7000 at the \w+, before any byte",
+    }
+    assert re.fullmatch(f"the network {words[fault]}", found.steps[0])
+
+
+@pytest.mark.parametrize("how", ["task", "operation"])
+@pytest.mark.parametrize("fault", ["reset", "stall", "half-close"])
+def test_fault_in_words_says_whose_connection_which_end_and_how_many_bytes(
+    fault: str, how: str
+) -> None:
+    """At its place among the steps: after the step that sends, with the bytes that had passed."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while line := await reader.readline():
+                writer.write(line)
+        writer.close()
+
+    async def client() -> None:
+        _, writer = await asyncio.open_connection(*WHERE)
+        for number in range(3):
+            current().step(f"send {number}")
+            writer.write(b"x\n")
+            await current().settle()
+        writer.close()
+
+    async def program() -> None:
+        listening = await asyncio.start_server(serve, *WHERE)
+        if how == "task":
+            await asyncio.create_task(client(), name="bob")
+        else:
+            async with current().operation("fetch 7"):
+                await client()
+        listening.close()
+        drawn = [each for each in current().steps if each.startswith("the network ")]
+        assert not (drawn and "after 2 bytes from the client" in drawn[0]), drawn
+
+    settings: Any = {"network": Network(faults=(fault,), cut=False), "leaks": False}
+    found = find_leaks(program, **settings)
+    assert found is not None
+    of = "client bob" if how == "task" else "fetch 7"
+    where, end = f"connection 1 of {of} to 127.0.0.1:7000", "after 2 bytes from the client"
+    words = {
+        "reset": f"resets {where}, {end}",
+        "stall": f"stalls {where} at the server for 1 s, {end}",
+        "half-close": f"half-closes {where} at the server, {end}",
+    }
+    sent = found.steps.index(f"the network {words[fault]}")
+    assert found.steps[sent - 1] == ("send 0" if fault != "stall" else "send 1")
+    again = replay(found.replay.line, program, **settings)
+    assert tuple(again.steps) == found.steps
+    assert again.trace_hash == found.replay.trace
 
 
 def test_cancellation_that_was_drawn_is_among_the_steps() -> None:
@@ -540,8 +592,11 @@ def test_cancellation_that_was_drawn_is_among_the_steps() -> None:
 
     assert found is not None
     assert found.steps[0] == "fetch"
-    assert found.steps[1].startswith("cancelled: ")
-    assert found.steps[1].endswith("fetch")
+    assert re.fullmatch(
+        r"task test_\w+\.<locals>\.fetch is cancelled while it waits in test_\w+\.<locals>\.fetch "
+        r"\(tests/sim/test_left.py:\d+\)(, in the iteration in which it is woken)?",
+        found.steps[1],
+    )
 
 
 def test_gap_after_a_fault_belongs_to_the_step() -> None:
@@ -549,12 +604,12 @@ def test_gap_after_a_fault_belongs_to_the_step() -> None:
 
     async def program() -> None:
         current().step("say")
-        current().drawn("fault: reset on connection 1")
+        current().drawn("the network resets connection 1")
         await current().gap()
 
     outcome = simulate(program, choices=Choices(bytes([3]), b""))
 
-    assert outcome.steps == ("say !1", "fault: reset on connection 1")
+    assert outcome.steps == ("say !1", "the network resets connection 1")
 
 
 def test_kinds_must_be_possible() -> None:

@@ -233,7 +233,8 @@ def test_server_that_closes_as_it_accepts_strands_the_connection() -> None:
         "['made'] []",
         "['made'] [('made', None), ('data', 14)]",
     }
-    assert steps == ["stranded: connection 1, its server closed as it accepted it"]
+    words = "connection 1 to 127.0.0.1:7000 is stranded: its server closed as it accepted it"
+    assert steps == [words]
 
 
 def test_server_forever_ends_when_cancelled() -> None:

@@ -123,6 +123,9 @@ class Carrier(Protocol):
     def note(self, kind: str, text: str) -> None:
         """Add an event to the trace."""
 
+    def drawn(self, text: str) -> None:
+        """Report a fault or another drawn course among the steps of the program."""
+
     def arrive(
         self, callback: Callable[[], object], context: Context | None, transport: Any = None
     ) -> None:

@@ -33,7 +33,7 @@ from types import BuiltinMethodType
 from typing import Any
 
 from muxleak.introspect import sites
-from muxleak.introspect.waiting import AnyTask, name_of
+from muxleak.introspect.waiting import AnyTask, name_of, waiting_of
 from muxleak.ledger.task_class import TASK
 from muxleak.sim.calls import NetworkCalls
 from muxleak.sim.choices import Choices
@@ -323,7 +323,7 @@ class ChoosingLoop(SimLoop):
             return
         if self._spared[task]:
             del self._spared[task]
-            _cancel(self, task)
+            _cancel(self, task, ", in the iteration in which it is woken")
             handle._run()  # noqa: SLF001 - the same
         else:
             handle._run()  # noqa: SLF001 - the same
@@ -358,7 +358,8 @@ def _cancel_later(loop: SimLoop, task: AnyTask, iterations: int) -> None:
         _cancel(loop, task)
 
 
-def _cancel(loop: SimLoop, task: AnyTask) -> None:
+def _cancel(loop: SimLoop, task: AnyTask, when: str = "") -> None:
     if loop.simulation is not None and not task.done():
-        loop.simulation.drawn(f"cancelled: {name_of(task)}")
+        where = f" while it waits in {waiting_of(task).place}{when}"
+        loop.simulation.drawn(f"task {name_of(task)} is cancelled{where}")
     task.cancel()

@@ -25,8 +25,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, cast
 
+from muxleak.ledger.counters import CURRENT, charged
 from muxleak.sim.sockets import LOOPBACK, Address, Names, error, is_any
 from muxleak.sim.tcp import SimServer, SimTransport, connect_pair
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _MAKING = ("refuse", "black hole")  # faults of a connection that is being made
 _EPHEMERAL = 49152
+_NUMBERED = re.compile(r"Task-\d+")  # names that asyncio gives
 _LATENCIES = 16  # how finely a range of latencies is drawn
 
 Arrival = tuple["Callable[[], object]", "Context | None"]
@@ -102,6 +105,11 @@ class Fabric:
         if not self._ended:
             self.loop.note(kind, text)
 
+    def drawn(self, text: str) -> None:
+        """Report a fault or another drawn course among the steps of the program."""
+        if not self._ended and self.loop.simulation is not None:
+            self.loop.simulation.drawn(text)
+
     def close(self) -> None:
         """Cut the references from transports and tables back to the loop."""
         for transport in self.open:
@@ -133,8 +141,7 @@ class Fabric:
             fate = self.loop.choices.decide("fault", 1 + len(self._made))
             if fate:
                 name = self._made[fate - 1]
-                self.loop.call_soon(transport.fault, name, self.settings.stall)
-                self._drawn(f"{name} on {transport.title(name)}")
+                self.loop.call_soon(transport.drawn_fault, name, self.settings.stall)
         delay = self._latency()
         if delay:
             self.in_flight = max(self.in_flight, self.loop.time() + delay)
@@ -266,6 +273,8 @@ class Fabric:
         source = local or (LOOPBACK, self.port())
         context = server.context()
         client, far = connect_pair(self, self._connections, source, target, context)
+        if self.settings.faults:
+            client.maker = far.maker = self._maker()
         self.note("connect", f"{client.label} {target[0]} {target[1]}")
         if made is not None:
             self.arrive(made, None)
@@ -327,12 +336,33 @@ class Fabric:
         if not fate:
             return None
         name = self._making[fate - 1]
-        self._drawn(f"{name} on a connection to {target[0]}:{target[1]}")
+        maker = self._maker()
+        of = f" of {maker}" if maker else ""
+        to = f"a connection{of} to {target[0]}:{target[1]}"
+        self.drawn(
+            f"the network refuses {to}"
+            if name == "refuse"
+            else f"the network swallows {to}: no answer comes"
+        )
         return name
 
-    def _drawn(self, text: str) -> None:
-        if self.loop.simulation is not None:
-            self.loop.simulation.drawn(f"fault: {text}")
+    def _maker(self) -> str:
+        """Return the name of the running task or of its operation; "" if it has none of its own.
+
+        A connection has no other name that means something to the program.
+        """
+        task = asyncio.current_task(cast("asyncio.AbstractEventLoop", self.loop))
+        name = "" if task is None else task.get_name()
+        if name and not _NUMBERED.fullmatch(name):
+            return f"client {name}"
+        simulation = self.loop.simulation
+        if simulation is None:
+            return ""
+        # A check around the simulation has a ledger, and so scopes, of its own.
+        scope = charged(CURRENT.get(), simulation.ledger.root.counters)
+        own = scope is not None and scope.parent is not None
+        # The scope of an accepted connection would name that connection in place of this one.
+        return scope.name if own and not scope.name.startswith("connection ") else ""
 
     def _find(self, table: dict[Address, Any], target: Address) -> Any:
         wild = "::" if ":" in target[0] else "0.0.0.0"  # noqa: S104 - looked up, not bound

@@ -20,6 +20,10 @@
 #   black hole   `_severed` and `_stalled` at both ends: nothing passes any more, and neither end
 #                hears of the other's close. That is a peer that has vanished.
 #
+# A fault that was drawn is put into words when it takes effect, so that it has its place among
+# the steps of the program, with the bytes that had passed by then. The words are no part of the
+# trace, which notes the fault itself.
+#
 # An end that only a stall or a black hole keeps from closing is `cut_off`: it is no leak of the
 # program, and the leak scan leaves it out.
 #
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
 _ONE_CONTEXT = sys.version_info >= (3, 15)
 _CLOSES_CLIENTS = sys.version_info >= (3, 14)
 _WAITS_CLOSED = sys.version_info >= (3, 12)
+_VERBS = {"reset": "resets", "stall": "stalls", "half-close": "half-closes"}
 _MOST = 255  # ways to cut what arrives, of which the first is not at all
 
 
@@ -66,12 +71,15 @@ class SimTransport(MemoryTransport):
 
     Attributes:
         label: "2>" for the client's end of the second connection, "2<" for the server's.
+        maker: the name of the operation or task that made the connection; "" if it has none.
         server: at the server's end, the server that accepted the connection.
         points: the raw creation site of the connection, or of that server.
     """
 
     _protocol: Any = asyncio.Protocol()  # ignores everything; stands in until `begin`
     _side = "unaccepted"
+    maker = ""
+    _passed = 0  # bytes that its protocol was given
     _stalled = False
     _severed = False  # nothing passes any more, and neither end learns of it
 
@@ -102,12 +110,36 @@ class SimTransport(MemoryTransport):
         """The context in which it was made; later ones may differ, see the top of this module."""
         return self._context
 
-    def title(self, fault: str) -> str:
-        """Return the part of the connection that a fault affects: "connection 2 at the server"."""
-        number, end = self.label[:-1], self.label[-1]
-        if fault in {"reset", "black hole"}:
-            return f"connection {number}"  # both ends
-        return f"connection {number} at the {'client' if end == '>' else 'server'}"
+    @property
+    def title(self) -> str:
+        """The connection in words: "connection 2 of client bob to 127.0.0.1:80"."""
+        host, port = self.get_extra_info("peername" if self._is_client else "sockname")
+        maker = f" of {self.maker}" if self.maker else ""
+        return f"connection {self.label[:-1]}{maker} to {host}:{port}"
+
+    @property
+    def _is_client(self) -> bool:
+        return self.label.endswith(">")
+
+    def in_words(self, fault: str, seconds: float | None = None) -> str:
+        """Describe a fault that is about to take effect, with the bytes that have passed."""
+        here, there = ("client", "server") if self._is_client else ("server", "client")
+        text = f"the network {_VERBS[fault]} {self.title}"
+        passed = {there: self._passed}
+        if fault == "reset":
+            passed[here] = getattr(self._peer, "_passed", 0)
+        else:
+            text += f" at the {here}"
+        if fault == "half-close":
+            passed[there] += self._size  # these are delivered before the end
+        if fault == "stall":
+            text += " for good" if seconds is None else f" for {seconds:g} s"
+        parts = [
+            f"{count} byte{'s' * (count != 1)} from the {side}"
+            for side, count in sorted(passed.items())
+            if count
+        ]
+        return f"{text}, after {' and '.join(parts)}" if parts else f"{text}, before any byte"
 
     @property
     def cut_off(self) -> bool:
@@ -134,6 +166,12 @@ class SimTransport(MemoryTransport):
         self._scheduled = False
         if self._inbox or self._eof_seen or self._reset:
             self._expect()
+
+    def drawn_fault(self, name: str, seconds: float) -> None:
+        """Apply a fault that was drawn, and report it among the steps."""
+        if not (self._lost and getattr(self._peer, "_lost", True)):
+            self._fabric.drawn(self.in_words(name, seconds))
+        self.fault(name, seconds)
 
     def fault(self, name: str, seconds: float | None = None) -> None:
         """Apply a fault to this connection.
@@ -165,10 +203,7 @@ class SimTransport(MemoryTransport):
         its socket when the collector runs, if ever. Here it stays silent.
         """
         self._fabric.note("stranded", self.label)
-        simulation = self._fabric.loop.simulation
-        if simulation is not None:
-            number = self.label[:-1]
-            simulation.drawn(f"stranded: connection {number}, its server closed as it accepted it")
+        self._fabric.drawn(f"{self.title} is stranded: its server closed as it accepted it")
         self._stalled = True
 
     def _flow(self) -> None:
@@ -216,6 +251,7 @@ class SimTransport(MemoryTransport):
         if size > 1 and self._fabric.settings.cut:
             size = _cut(size, self._fabric.loop.choices.decide("cut", min(size, _MOST)))
         self._fabric.note("data", f"{self.label} {size}")
+        self._passed += size
         return super()._pull(size)
 
     def _write_to_nobody(self) -> None:
