@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _MAKING = ("refuse", "black hole")  # faults of a connection that is being made
 _EPHEMERAL = 49152
-_NUMBERED = re.compile(r"Task-\d+")  # names that asyncio gives
+_NUMBERED = re.compile(r"Task-\d+|None")  # names that asyncio gives; "None" with a factory, in 3.13
 _LATENCIES = 16  # how finely a range of latencies is drawn
 
 Arrival = tuple["Callable[[], object]", "Context | None"]
