@@ -360,9 +360,10 @@ class Fabric:
             return ""
         # A check around the simulation has a ledger, and so scopes, of its own.
         scope = charged(CURRENT.get(), simulation.ledger.root.counters)
-        own = scope is not None and scope.parent is not None
+        if scope is None or scope.parent is None:
+            return ""
         # The scope of an accepted connection would name that connection in place of this one.
-        return scope.name if own and not scope.name.startswith("connection ") else ""
+        return "" if scope.name.startswith("connection ") else scope.name
 
     def _find(self, table: dict[Address, Any], target: Address) -> Any:
         wild = "::" if ":" in target[0] else "0.0.0.0"  # noqa: S104 - looked up, not bound
