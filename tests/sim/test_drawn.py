@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import seed as seeded
 
+from drivers import DRIVERS, announced
 from muxleak import LeakError
 from muxleak.search.strategies import any_choices
-from muxleak.sim import Choices, current, find_program, replay, simulate
+from muxleak.sim import Choices, Replay, current, find_program, replay, rerun, simulate
 from source_roots import PYTHONPATH
 from tasks import forever
 
@@ -119,3 +121,111 @@ def test_drawn_failure_is_replayed_from_what_pytest_prints(tmp_path: Path, mode:
         data = json.loads(run("-c", code, "replay", line, name, "--json", seed=seed))
         assert data["runs"][0]["trace"] == trace
         assert data["runs"][0]["steps"] == ["open 1", "open 2", "open 3"]
+
+
+def shrunk(name: str, number: int) -> int:
+    """The steps of the example that Hypothesis shrinks to with a seed."""
+    program = DRIVERS[name].program
+
+    @seeded(number)
+    @settings(
+        max_examples=2_000,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+    )
+    @given(any_choices())
+    def property_that_fails(choices: Choices) -> None:
+        simulate(program, choices=choices)
+
+    with pytest.raises(LeakError) as caught:
+        property_that_fails()
+    line = caught.value.__notes__[0].split()[-2]
+    again = rerun(Replay.parse(line), program)
+    assert isinstance(again.error, LeakError)
+    return announced(again.steps)
+
+
+@pytest.mark.parametrize("name", ["third", "leases", "transfers"])
+def test_drawn_failure_shrinks_to_the_fewest_steps(name: str) -> None:
+    """Events that do not matter are deleted, whatever stands between those that do."""
+    assert shrunk(name, 0) == DRIVERS[name].shortest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRIVERS)
+def test_drawn_failures_shrink_to_the_fewest_steps(name: str) -> None:
+    """On nine seeds of ten at most one step is left that does not matter."""
+    above = [shrunk(name, number) - DRIVERS[name].shortest for number in range(10)]
+
+    assert sum(each <= 1 for each in above) >= 9, above
+
+
+async def draws_whatever_happens() -> None:
+    """Catch everything, so that the end of an example reaches nobody."""
+    opened = 0
+    while True:
+        try:
+            drawn = current().choices.below(4)
+        except BaseException:  # noqa: BLE001 - the test is about it
+            await forever()
+        if not drawn:
+            break
+        opened += drawn == 3
+        current().step("open" if drawn == 3 else "other")
+        await asyncio.sleep(0)
+    assert opened < 2
+
+
+def test_drawn_end_of_an_example_that_the_program_catches_ends_the_run() -> None:
+    """Shrinking asks for less than the program draws; that is neither a deadlock nor flaky."""
+
+    @settings(database=None, derandomize=True, max_examples=300)
+    @given(any_choices())
+    def property_that_fails(choices: Choices) -> None:
+        simulate(draws_whatever_happens, choices=choices)
+
+    with pytest.raises(AssertionError) as caught:
+        property_that_fails()
+    line = caught.value.__notes__[0].split()[-2]
+    assert replay(line, draws_whatever_happens).steps == ["open", "open"]
+
+
+def test_drawn_choices_are_plain_beyond_their_size() -> None:
+    """Only so many decisions are drawn, so that an endless program draws no endless example."""
+    used = []
+
+    async def draws_many() -> None:
+        used.append([current().choices.below(7) for _ in range(40)])
+
+    @settings(database=None, derandomize=True, max_examples=20)
+    @given(any_choices(16))
+    def property_that_holds(choices: Choices) -> None:
+        simulate(draws_many, choices=choices)
+
+    property_that_holds()
+    assert any(any(each) for each in used)
+    assert not any(any(each[8:]) for each in used)
+
+
+def test_drawn_choices_show_themselves_once_they_are_used() -> None:
+    """Hypothesis prints its examples before they run, when nothing is drawn yet."""
+    shown = []
+
+    @settings(database=None, derandomize=True, max_examples=20)
+    @given(any_choices())
+    def property_that_holds(choices: Choices) -> None:
+        before = repr(choices)
+        outcome = simulate(draws_seven, choices=choices)
+        shown.append((before, repr(choices), outcome.value))
+
+    property_that_holds()
+    assert {before for before, _, _ in shown} == {"<choices that are drawn as the program runs>"}
+    assert all(after == f"Choices({bytes([value])!r}, b'')" for _, after, value in shown if value)
+
+
+async def draws_seven() -> int:
+    """Draw a number."""
+    return current().choices.below(7)

@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import sleep as imported_by_name
@@ -38,6 +39,7 @@ from muxleak.sim import (
 )
 from muxleak.sim.guard import _GUARDED
 from muxleak.sim.run import run
+from racing import pause
 from tasks import forever
 
 WHERE = ("127.0.0.1", 7000)
@@ -659,3 +661,24 @@ def test_simulate_leaves_no_garbage(program: Callable[[], Coroutine[Any, Any, ob
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_simulate_gives_no_resource_warnings_for_a_run_that_fails() -> None:
+    """A task that is cancelled at its end drops its open connection, which is no news."""
+
+    async def program() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        await asyncio.start_server(serve, "127.0.0.1", 80)
+        _reader, _writer = await asyncio.open_connection("127.0.0.1", 80)
+        while True:
+            await pause(1)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(LivelockError):
+            simulate(program, step_limit=100)
+
+    assert [str(each.message) for each in caught] == []

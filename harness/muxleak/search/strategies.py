@@ -1,15 +1,27 @@
-"""A Hypothesis strategy for the choices of a simulation.
+"""A Hypothesis strategy for the choices of a simulation, which are drawn while the program runs."""
 
-The only module of this package that needs Hypothesis.
-"""
-
-# One byte string of fixed size, not one draw for each decision: drawing is much cheaper so, and the
-# shrinker of Hypothesis works on all decisions at once. The size is fixed because Hypothesis draws
-# sizes near the low end of a range, which would give mostly plain runs.
+# Hypothesis shrinks a test case by deleting and lowering single draws. So each draw of the program
+# is a draw of its own, made when the program asks: a shrinker that deletes the two or three draws
+# of an event deletes the event. One string of bytes, drawn beforehand, cannot be shortened by an
+# event in the middle, and its shrunk examples keep events that do not matter.
+#
+# The decisions of the environment are far more numerous, and most of them do not matter. They come
+# in blocks: the first decision after a draw of the program draws a block for itself and those that
+# follow. So an event keeps its few decisions beside it, is deleted together with them, and no draw
+# moves if all of them are set to the plain course, which takes one attempt for each block. Blocks
+# are bytes where draws are integers; if a deletion lines them up with each other, Hypothesis puts
+# the simplest value in place, which is plain.
+#
+# Draws go to Hypothesis's own data object, which takes half the time of a strategy. `st.data()`
+# offers the object; its two methods are no documented interface, and a test runs them.
+#
+# Hypothesis ends an example that draws more than it wants by an exception. The program may catch it
+# as any other, and its clean-up may draw again, so draws take the plain course from then on.
+# Hypothesis has noted the end of the example by then, and counts no error of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from muxleak.extras import need_hypothesis
 from muxleak.sim.choices import Choices
@@ -17,14 +29,74 @@ from muxleak.sim.choices import Choices
 if TYPE_CHECKING:
     from hypothesis import strategies as st
 
-SIZE = 512  # bytes; half of them are for the program
+SIZE = 512
+"""The most decisions that are drawn; half of them are for the program."""
+_BLOCK = 8  # bytes: one says if the block is plain, the others are decisions
+_PLAIN = 64  # first bytes below this make a block plain: a quarter of them
+
+
+class Source(Protocol):
+    """The part of Hypothesis's data object that is used."""
+
+    @property
+    def frozen(self) -> bool:
+        """True once the example has ended, after which a draw raises."""
+
+    def draw_integer(self, min_value: int, max_value: int) -> int:
+        """Draw a number between two others, these included; it shrinks to the least."""
+
+    def draw_bytes(self, min_size: int, max_size: int) -> bytes:
+        """Draw bytes; they shrink to zeros."""
+
+
+class DrawnChoices(Choices):
+    """Draws decisions from Hypothesis at the moment in which they are needed.
+
+    Args:
+        source: the data of the example that runs.
+        most: number of decisions that are drawn for the program, and for the environment; the
+            others take the plain course.
+    """
+
+    def __init__(self, source: Source, most: int) -> None:
+        super().__init__()
+        self._source, self._most = source, most
+        self._block = b""
+        self._next = _BLOCK
+
+    def __repr__(self) -> str:
+        program, environment = self.trimmed()
+        if not (program or environment):
+            return "<choices that are drawn as the program runs>"
+        return f"Choices({program!r}, {environment!r})"
+
+    def _draw(self, limit: int) -> int:
+        if len(self.program) >= self._most or self._source.frozen:
+            return 0
+        self._next = _BLOCK
+        return self._source.draw_integer(0, limit - 1)
+
+    def _decide(self, kind: str, limit: int) -> int:
+        del kind
+        if len(self.environment) >= self._most or self._source.frozen:
+            return 0
+        if self._next >= _BLOCK:
+            self._block = self._source.draw_bytes(_BLOCK, _BLOCK)
+            self._next = 1
+        value = self._block[self._next]
+        self._next += 1
+        return value % limit if self._block[0] >= _PLAIN else 0
 
 
 def any_choices(size: int = SIZE) -> st.SearchStrategy[Choices]:
     """Return a strategy for the `choices` of `simulate`, to be used in a `@given` test.
 
+    The decisions are drawn while the program runs, so that Hypothesis can shrink the example event
+    by event. Use each value for one run.
+
     Args:
-        size: number of bytes; decisions beyond them take the plain course.
+        size: the most decisions that are drawn, half of them for the program; those beyond take
+            the plain course.
 
     Raises:
         ImportError: Hypothesis is not installed.
@@ -32,4 +104,9 @@ def any_choices(size: int = SIZE) -> st.SearchStrategy[Choices]:
     need_hypothesis("any_choices()")
     from hypothesis import strategies as st
 
-    return st.binary(min_size=size, max_size=size).map(Choices.of)
+    @st.composite
+    def any_choices(draw: st.DrawFn) -> Choices:
+        data: Any = draw(st.data())
+        return DrawnChoices(data.conjecture_data, size // 2)
+
+    return any_choices()

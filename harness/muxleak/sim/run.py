@@ -16,8 +16,9 @@
 
 from __future__ import annotations
 
+import warnings
 from asyncio import CancelledError, get_running_loop
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -256,11 +257,20 @@ def run(
         if trace is not None:
             result.trace_hash, result.events = trace.hash, trace.tail
             loop.stop_tracing()
-        close_coroutines(loop.dispose())
+        with _no_resource_warnings() if result.error is not None else nullcontext():
+            close_coroutines(loop.dispose())
         task_class.remove(loop, adopt)
         ledger.uninstall()
         simulation.__dict__.clear()
     return result
+
+
+def _no_resource_warnings() -> warnings.catch_warnings[None]:
+    """Ignore the connections that tasks drop when they are cancelled at the end of a failed run.
+
+    Such a warning names no line of the program, and the run has its error already.
+    """
+    return warnings.catch_warnings(action="ignore", category=ResourceWarning)
 
 
 def _adopt(loop: SimLoop, task: AnyTask, _context: object, _points: object) -> None:
