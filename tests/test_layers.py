@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "muxleak_scenarios": {"muxleak_scenarios", "muxleak_vless", "muxleak"},
 }
 ROOMS = {
-    "muxleak": ("introspect", "ledger", "checks", "sim", "search", ("plugin", "monitor")),
+    "muxleak": ("introspect", "ledger", "checks", "sim", "search", "server", ("plugin", "monitor")),
     "muxleak_scenarios": ("sequence", "targets", "pairs", "hunt", "real", "bench", "cli"),
 }
 """The rooms of a package, lowest first; those in one tuple stand beside each other."""

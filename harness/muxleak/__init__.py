@@ -9,8 +9,8 @@ an operation that is repeated, `simulate` and `find_leaks` for a program on virt
 # its pytest plugin too, and pytest imports this package with it; a test run that does not use the
 # plugin must not wait for the simulator. For the same reason a name loads only the rooms below its
 # own: `no_leaks` imports `introspect`, `ledger` and `checks`, but neither `sim`, `search`,
-# `monitor` nor `plugin`. Imports between the rooms run in this order only, also those for type
-# checkers: introspect < ledger < checks < sim < search < (plugin, monitor).
+# `server`, `monitor` nor `plugin`. Imports between the rooms run in this order only, also those for
+# type checkers: introspect < ledger < checks < sim < search < server < (plugin, monitor).
 #
 # Type checkers and editors do not follow `__getattr__`, so they get the same names by imports that
 # never run. A new name goes into three places: the block for type checkers, `__all__`, and the
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from muxleak.ledger.ledger import Ledger
     from muxleak.monitor import Monitor
     from muxleak.search.program import find_leaks
+    from muxleak.server.check import check_server
     from muxleak.sim.memory_transport import memory_pair
     from muxleak.sim.simulate import simulate
     from muxleak.sim.virtual_loop import VirtualLoop
@@ -57,6 +58,7 @@ __all__ = [
     "VirtualLoop",
     "add_wrappers",
     "check_scope",
+    "check_server",
     "find_leaks",
     "ignore_created_by",
     "ignore_current",
@@ -84,6 +86,7 @@ __getattr__, __dir__ = lazily(
         "ledger.counters": "Scope",
         "monitor": "Monitor",
         "search.program": "find_leaks",
+        "server.check": "check_server",
         "sim.memory_transport": "memory_pair",
         "sim.simulate": "simulate",
         "sim.virtual_loop": "VirtualLoop",

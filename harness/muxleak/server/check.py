@@ -1,0 +1,243 @@
+"""`check_server`: searches for a sequence of connections at which a server leaks, and raises it."""
+
+# A plain function, since it must run under any test runner. A search runs loops of its own, and a
+# thread runs one loop at a time: called from a coroutine it works in another thread, and its caller
+# waits for it as for any function that computes.
+#
+# The error that is raised is the one of the shortest sequence that was found. It carries the
+# sequence in words and the way to repeat it as a note, which test runners print below the message.
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from muxleak.checks.ignores import valid_ignores
+from muxleak.introspect.sites import is_internal
+from muxleak.search.search import search
+from muxleak.server.events import CLIENTS, Plan, events_of
+from muxleak.server.given import recognise
+from muxleak.server.messages import client_input
+from muxleak.server.simulated import GRACE, ServerSettings, ServerSubject
+from muxleak.sim.choices import Choices
+from muxleak.sim.errors import SimulationError
+from muxleak.sim.guard import guarded
+from muxleak.sim.replay import Replay
+from muxleak.sim.settings import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from muxleak.checks.ignores import Ignore
+    from muxleak.search.finding import Finding
+    from muxleak.search.search import Progress
+    from muxleak.search.subject import Outcome
+
+SEQUENCES = 1_000
+"""Sequences of a check on the simulation, unless it is told otherwise."""
+SIMULATED = "simulated"
+_TARGETS = (SIMULATED,)
+
+
+class ServerOptions(TypedDict, total=False):
+    """Keyword arguments of `check_server` that say how a sequence runs."""
+
+    messages: Any
+    target: str
+    clients: int
+    events: Iterable[str] | None
+    network: Network | None
+    grace: float
+    allowed: type[BaseException] | tuple[type[BaseException], ...]
+    ignore: Ignore | Iterable[Ignore]
+
+
+def check_server(
+    server: Any,
+    *,
+    sequences: int = SEQUENCES,
+    seed: int = 0,
+    replay: str = "",
+    **options: Unpack[ServerOptions],
+) -> None:
+    r"""Run a server under generated sequences of connections; raise if something leaks.
+
+    Up to four clients connect, send the messages whole, cut, joined and in part, close, half-close,
+    reset, stop reading, wait, and see the server shut down, at moments that the search chooses.
+    After every close of a connection, while the other clients stay, nothing may be left of it; at
+    the end nothing may be left of the server. The shortest failing sequence is raised.
+
+    ::
+
+        def test_chat_leaks_nothing():
+            check_server(chat.start, messages=[b"JOIN room\n", b"hello\n", b"/quit\n"])
+
+    Args:
+        server: an async function ``(reader, writer)``; a class of protocols or a function that
+            returns one; an async function that starts and returns an `asyncio.Server`, with or
+            without ``host`` and ``port``; or a function that returns an async context manager which
+            yields an address. It is started anew for each sequence.
+        sequences: number of sequences, at most.
+        seed: of all chance; the same seed makes the same sequences.
+        replay: the line of a sequence, to run this one alone.
+        **options: how a sequence runs:
+
+            - ``messages``: bytes that clients send, a Hypothesis strategy of such, or an async
+              function that is a client: its argument has the attributes ``reader`` and ``writer``;
+            - ``target``: "simulated" for virtual time and a network in memory;
+            - ``clients``: number of clients, 1 to 4;
+            - ``events``: names of the events that may occur, of `muxleak.server.EVENTS`;
+            - ``network``: the freedoms and faults of the simulated network; by default it cuts and
+              delays bytes, and injects no fault, since clients reset and half-close themselves;
+            - ``grace``: seconds in which the objects of a closed connection may still end;
+            - ``allowed``: exceptions that handlers and callbacks may raise, beside
+              `ConnectionError`;
+            - ``ignore``: values of `ignore_created_by` and its like.
+
+    Raises:
+        LeakError: something outlives its connection, or the server.
+        BaseException: an exception that a handler or callback raised, as asyncio reports it.
+        SimulationError: the server does what cannot be simulated.
+        TypeError: the server, or another argument, is none of the above.
+        ValueError: an argument is out of its range, or the replay is no line.
+    """
+    __tracebackhide__ = True
+    subject = server_subject(server, seed=seed, **options)
+    if sequences < 1:
+        raise ValueError(f"expected at least 1 sequence, got {sequences!r}")
+
+    def check() -> BaseException | None:
+        if replay:
+            return _replayed(subject, replay)
+        found = search_server(subject, sequences=sequences, seed=seed)
+        return None if found is None else _explained(found)
+
+    error = _beside_a_running_loop(check)
+    if error is not None:
+        raise error
+
+
+def server_subject(
+    server: Any, *, seed: int = 0, **options: Unpack[ServerOptions]
+) -> ServerSubject:
+    """Return a server as a subject of the search.
+
+    Args:
+        server: as for `check_server`.
+        seed: of the messages that are drawn from a strategy.
+        **options: as for `check_server`.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; see `check_server`.
+    """
+    if unknown := sorted(set(options) - set(ServerOptions.__annotations__)):
+        known = ", ".join(["sequences", "seed", "replay", *ServerOptions.__annotations__])
+        raise TypeError(f"unknown arguments {', '.join(unknown)}; expected some of {known}")
+    given = recognise(server)
+    target = options.get("target", SIMULATED)
+    if target not in _TARGETS:
+        raise ValueError(f"unknown target {target!r}, expected one of {', '.join(_TARGETS)}")
+    clients = options.get("clients", len(CLIENTS))
+    if not 1 <= clients <= len(CLIENTS):
+        raise ValueError(f"expected 1 to {len(CLIENTS)} clients, got {clients!r}")
+    grace = options.get("grace", GRACE)
+    if grace < 0:
+        raise ValueError(f"expected a grace of 0 s or more, got {grace!r}")
+    sent = client_input(options.get("messages", ()), seed)
+    events = events_of(options.get("events"), sent.messages, client=sent.client is not None)
+    allowed = options.get("allowed", ())
+    settings = ServerSettings(
+        Plan(sent.messages, clients, events),
+        sent.client,
+        grace,
+        allowed if isinstance(allowed, tuple) else (allowed,),
+        valid_ignores(options.get("ignore", ())),
+        options.get("network") or Network(),
+    )
+    return ServerSubject(given, settings)
+
+
+def search_server(
+    subject: ServerSubject,
+    *,
+    sequences: int = SEQUENCES,
+    seed: int = 0,
+    progress: Callable[[Progress], object] = lambda _: False,
+) -> Finding[Outcome] | None:
+    """Search a server for a failing sequence, and shrink it.
+
+    Args:
+        subject: of `server_subject`.
+        sequences: number of sequences, at most.
+        seed: of all chance.
+        progress: called after each sequence; a true value ends the search.
+
+    Returns:
+        The finding; None if no sequence failed.
+
+    Raises:
+        SimulationError: the server does what cannot be simulated.
+        TypeError: the thing given as a server has returned something else.
+        RuntimeError: the failing sequence cannot be repeated.
+    """
+    with guarded():
+        try:
+            return search(subject, examples=sequences, seed=seed, progress=progress)
+        except SimulationError as error:
+            raise SimulationError(
+                f'{error}; a server that does this can be checked on a real loop: target="tcp"'
+            ) from None
+        except RuntimeError as error:
+            error.add_note(
+                "a server may keep state from one sequence to the next: give a function that makes "
+                "everything anew, such as one that starts the server and returns it"
+            )
+            raise
+
+
+def _replayed(subject: ServerSubject, line: str) -> BaseException | None:
+    found = Replay.parse(line)
+    with guarded():
+        outcome = subject.run(Choices(found.program, found.environment))
+    if outcome.error is not None:
+        _describe(outcome.error, f"this sequence of {subject.name} fails:", outcome, line)
+    return outcome.error
+
+
+def _explained(found: Finding[Outcome]) -> BaseException:
+    at = f"in sequence {found.examples:,} of {found.subject}"
+    head = f"found {at}, shortened to:" if found.steps else f"found {at}, before any event"
+    _describe(found.error, head, found.outcome, found.replay.line)
+    return found.error
+
+
+def _describe(error: BaseException, head: str, outcome: Outcome, line: str) -> None:
+    """Add the sequence in words to an error, and the way to repeat it."""
+    lines = [head, *(f"  {step}" for step in outcome.steps)]
+    if any(" !" in step for step in outcome.steps):
+        lines.append("  (!1: the next event follows after 1 iteration of the loop)")
+    error.add_note("\n".join([*lines, f'again: check_server(..., replay="{line}")']))
+    # The frames of the search say nothing about the server.
+    trace = error.__traceback__
+    while trace is not None and is_internal(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    error.__traceback__ = trace
+
+
+def _beside_a_running_loop(check: Callable[[], BaseException | None]) -> BaseException | None:
+    """Call a function, in another thread if a loop runs in this one."""
+    if asyncio._get_running_loop() is None:  # noqa: SLF001 - documented, despite its name
+        return check()
+    results: list[BaseException | None] = []
+
+    def call() -> None:
+        try:
+            results.append(check())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the caller
+            results.append(error)
+
+    thread = threading.Thread(target=call, name="check_server")
+    thread.start()
+    thread.join()
+    return results[0]

@@ -1,0 +1,380 @@
+"""Performs the events of a sequence, and checks the server after every close of a connection."""
+
+# The same code drives a simulated server and one on a real loop; `ServerTarget` lists everything in
+# which they differ.
+#
+# A connection is over when its client has closed or reset it, or when the server has closed its
+# side. After a half-close it is not over: some servers take it for the end, some answer first. As
+# soon as all has settled, nothing that belongs to a connection that is over may be alive, while the
+# other clients stay. What is left gets `grace` seconds to end by itself.
+#
+# Not everything that a connection has made and that outlives it is a leak. The first connection may
+# start a service for all: a broadcaster, a reaper, a connection to a database. Such an object is
+# told from a leak by these rules, the first that applies:
+#
+#   1. an exception that nobody retrieves, or a task that was destroyed, is an error in any case
+#   2. the server's own end of the connection is a leak
+#   3. a task is a leak if a frame of it refers to the connection's streams, transport or protocol
+#   4. objects made at one place that two connections have left are a leak: they grow with them
+#   5. a single one is a suspect. When all events are over, the same events are performed once more
+#      with the same decisions. If there are more of them then, it is a leak, else a service
+#
+# Everything that a starter or a context manager has started, services included, must have ended
+# once that has stopped its server. A bare handler has no end of its own, so its services may stay.
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from muxleak.checks.report import LeakError, LeakReport
+from muxleak.introspect.waiting import links
+from muxleak.ledger.counters import TaskRecord
+from muxleak.server.events import CLIENTS, in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from muxleak.server.connection import GeneratedConnection, UserClient
+    from muxleak.server.events import ClientEvent, Plan
+    from muxleak.server.given import Running
+
+_ERRORS = frozenset({"error", "destroyed"})
+_ENDS = (
+    asyncio.BaseTransport,
+    asyncio.BaseProtocol,
+    asyncio.StreamReader,
+    asyncio.StreamWriter,
+)
+_LAST_ANSWERS = 1.0  # seconds
+_Key = tuple[str, str, Any]
+
+
+class ServerTarget(Protocol):
+    """The loop and network on which a sequence runs."""
+
+    async def connect(self, address: tuple[str, int], title: str) -> GeneratedConnection | None:
+        """Connect a client; None if the server refuses."""
+
+    def is_over(self, connection: GeneratedConnection) -> bool:
+        """Return True if the client or the server has closed the connection."""
+
+    def reset(self, connection: GeneratedConnection) -> None:
+        """Let the client reset the connection."""
+
+    def stall(self, connection: GeneratedConnection) -> None:
+        """Let the client stop reading."""
+
+    def resume(self, connection: GeneratedConnection) -> None:
+        """Let the client read again."""
+
+    def handler(self, connection: GeneratedConnection) -> asyncio.Task[Any] | None:
+        """Return the task in which the server's handler runs, if there is one."""
+
+    def left(self, connection: GeneratedConnection) -> list[Any]:
+        """Return records of the live objects that the server's side of a connection has made."""
+
+    def everything(self) -> list[Any]:
+        """Return records of all live objects but for the running task."""
+
+    def step(self, text: str) -> None:
+        """Announce an event, as reports print it."""
+
+    def repeat(self) -> None:
+        """Make the decisions of the environment from now on as they were from the beginning."""
+
+    async def settle(self, horizon: float = 0.0) -> None:
+        """Wait until everything has settled, and timers due within so many seconds have fired."""
+
+    async def turn(self, iterations: int) -> None:
+        """Let the loop run for so many iterations."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+
+
+class ReportedErrors:
+    """Collects the exceptions that handlers and callbacks raise, as the loop reports them."""
+
+    def __init__(self, allowed: tuple[type[BaseException], ...]) -> None:
+        # Most servers raise the first when a client resets; a cancelled handler raises the other.
+        self._allowed: tuple[type[BaseException], ...] = (
+            ConnectionError,
+            asyncio.CancelledError,
+            *allowed,
+        )
+        self._found: list[BaseException] = []
+
+    def __call__(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Note a report; the exception handler of the loop."""
+        error = context.get("exception")
+        if isinstance(error, BaseException) and not isinstance(error, self._allowed):
+            self._found.append(error)
+
+    def check(self) -> None:
+        """Raise the first exception that was reported."""
+        if self._found:
+            raise self._found[0]
+
+
+class EventSequence:
+    """One sequence of events at one server.
+
+    Args:
+        target: the loop and network.
+        running: the server.
+        plan: the freedoms of the sequence.
+        client: the client of the user, if there is one.
+        grace: seconds in which objects of a connection that is over may still end.
+        errors: the reports of the loop.
+    """
+
+    def __init__(
+        self,
+        target: ServerTarget,
+        running: Running,
+        plan: Plan,
+        client: UserClient | None,
+        grace: float,
+        errors: ReportedErrors,
+    ) -> None:
+        self.target, self.running, self.plan = target, running, plan
+        self.client, self.grace, self.errors = client, grace, errors
+        self._slots: list[GeneratedConnection | None] = [None] * plan.clients
+        self._made = [0] * plan.clients
+        self._checked: list[GeneratedConnection] = []
+        self._suspects: dict[int, Any] = {}
+        self.connections = 0
+        self._acts: dict[str, Callable[[GeneratedConnection, ClientEvent], bool]] = {
+            "close": self._close,
+            "reset": self._reset,
+            "half-close": self._half_close,
+            "stall": self._stall,
+            "resume": self._resume,
+            "cancel": self._cancel,
+            "client": self._run_client,
+            "cut": self._run_client,
+        }
+
+    async def run(self, events: Iterable[ClientEvent]) -> None:
+        """Start the server, perform the events, stop it, and check all the time.
+
+        Raises:
+            LeakError: something outlives its connection, or the server.
+            BaseException: an exception that a handler or callback has raised.
+        """
+        await self.running.start()
+        performed = await self._round(events)
+        if self._suspects:
+            await self._again(performed)
+        await self._stop()
+
+    async def _again(self, events: list[ClientEvent]) -> None:
+        """Perform the events once more: what they leave again grows, and is a leak (rule 4)."""
+        self.target.step("the same events once more")
+        self.target.repeat()
+        if self.running.stopped:
+            await self._ended()
+            await self.running.start()
+        await self._round(events, silent=True)
+
+    async def _round(
+        self, events: Iterable[ClientEvent], *, silent: bool = False
+    ) -> list[ClientEvent]:
+        performed: list[ClientEvent] = []
+        for event in events:
+            performed.append(event)
+            await self._perform(event, silent=silent)
+            if event.settles:
+                await self.target.settle()
+                await self._check()
+            else:
+                await self.target.turn(event.iterations)
+                self.errors.check()
+        # A server that is about to answer may take its time before the clients close.
+        await self.target.settle(_LAST_ANSWERS)
+        await self._check()
+        for slot, connection in enumerate(self._slots):
+            if connection is not None and not connection.ended:
+                if not silent:
+                    self.target.step(f"{CLIENTS[slot]} closes, at the end")
+                connection.transport.close()
+                await self.target.settle()
+                await self._check()
+            self._slots[slot] = None
+        return performed
+
+    async def _perform(self, event: ClientEvent, *, silent: bool) -> None:
+        if event.what == "idle":
+            self._announce(event, silent=silent)
+            await self.target.sleep(event.seconds)
+            return
+        if event.what == "shutdown":
+            if not self.running.stopped:
+                self._announce(event, silent=silent)
+                self.running.stop()
+            return
+        connection = self._slots[event.slot]
+        connects = connection is None or connection.ended
+        if connects:
+            self._made[event.slot] += 1
+            title = f"client {CLIENTS[event.slot]}"
+            if self._made[event.slot] > 1:
+                title += f", connection {self._made[event.slot]}"
+            if silent:
+                title += ", again"
+            connection = await self.target.connect(self.running.address, title)
+            self._slots[event.slot] = connection
+            if connection is None:
+                return
+            self.connections += 1
+            self._checked.append(connection)
+        if connection is not None and (self._act(connection, event) or connects):
+            self._announce(event, connects=connects, silent=silent)
+
+    def _act(self, connection: GeneratedConnection, event: ClientEvent) -> bool:
+        """Perform an event on an open connection; return False if it means nothing now."""
+        act = self._acts.get(event.what)
+        if act is not None:
+            return act(connection, event)
+        if event.what == "connect" or connection.half_closed:
+            return False
+        for piece in self.plan.pieces(event):
+            connection.send(piece)
+        return True
+
+    def _close(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
+        connection.transport.close()
+        return True
+
+    def _reset(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
+        self.target.reset(connection)
+        return True
+
+    def _half_close(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
+        return connection.half_close()
+
+    def _stall(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
+        reads = bool(connection.transport.is_reading())
+        if reads:
+            self.target.stall(connection)
+        return reads
+
+    def _resume(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
+        reads = bool(connection.transport.is_reading())
+        if not reads:
+            self.target.resume(connection)
+        return not reads
+
+    def _cancel(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
+        task = self.target.handler(connection)
+        if task is None or not task.cancel():
+            return False
+        # From 3.13 on asyncio does so itself; here a run is the same on every Python.
+        task.add_done_callback(lambda task: task.cancelled() and connection.far.close())
+        return True
+
+    def _run_client(self, connection: GeneratedConnection, event: ClientEvent) -> bool:
+        if self.client is None or any(not each.done() for each in connection.tasks):
+            return False
+        connection.run(self.client, event.cut if event.what == "cut" else 0)
+        return True
+
+    def _announce(
+        self, event: ClientEvent, *, connects: bool = False, silent: bool = False
+    ) -> None:
+        if not silent:
+            text = in_words(event, self.plan, connects=connects)
+            self.target.step(text if event.settles else f"{text} !{event.iterations}")
+
+    async def _stop(self) -> None:
+        """Stop the server, and check that nothing of it is left."""
+        if not self.running.stopped:
+            self.running.stop()
+        await self._ended()
+        self.errors.check()
+        services = {each for each in self._suspects if not self.running.ends_all}
+        left = [each for each in self.target.everything() if id(each.thing()) not in services]
+        if left:
+            await self.target.settle(self.grace)
+            left = [each for each in self.target.everything() if id(each.thing()) not in services]
+        if left:
+            report = LeakReport.of(left)
+            raise LeakError(report.noting("alive after the server has stopped"))
+
+    async def _ended(self) -> None:
+        await self.target.settle()
+        if self.running.ending:
+            await self.target.settle(self.grace)
+        if self.running.ending:
+            raise LeakError(
+                LeakReport.of(self.target.everything()).noting(
+                    f"the server has not stopped within {self.grace:g} s"
+                )
+            )
+        self.running.result()
+
+    async def _check(self) -> None:
+        """Check every connection that is over, once everything has settled."""
+        self.errors.check()
+        if any(id(record.thing()) not in self._suspects for _, record in self._left()):
+            await self.target.settle(self.grace)
+            self.errors.check()
+            self._judge(self._left())
+
+    def _left(self) -> list[tuple[GeneratedConnection, Any]]:
+        found: list[tuple[GeneratedConnection, Any]] = []
+        for connection in list(self._checked):
+            if self.target.is_over(connection):
+                for task in connection.tasks:
+                    if task.done() and not task.cancelled():
+                        task.result()
+                records = self.target.left(connection)
+                found += [(connection, record) for record in records]
+                if not records:
+                    # Nothing that it made is alive, so nothing can be made any more.
+                    self._checked.remove(connection)
+        return found
+
+    def _judge(self, left: list[tuple[GeneratedConnection, Any]]) -> None:
+        """Raise if something is a leak; else note the suspects. See the top of this module."""
+        owners: dict[_Key, set[int]] = {}
+        for connection, record in left:
+            if connection.scope is not None:
+                connection.scope.name = connection.title
+            owners.setdefault(_key(record), set()).add(id(connection))
+        certain = any(
+            record.kind in _ERRORS or len(owners[_key(record)]) > 1 or _is_of(record, connection)
+            for connection, record in left
+        )
+        if certain:
+            raise LeakError(LeakReport.of([record for _, record in left]))
+        for _, record in left:
+            # The object is kept, so that no other one gets its id.
+            self._suspects[id(record.thing())] = record.thing()
+
+
+def _key(record: Any) -> _Key:
+    return record.kind, record.name, record.site
+
+
+def _is_of(record: Any, connection: GeneratedConnection) -> bool:
+    """Return True if a record is of the connection's own end, or of a task that works for it."""
+    if connection.far is None:
+        return False
+    if record.thing() is connection.far:
+        return True
+    if not isinstance(record, TaskRecord):
+        return False
+    frames = [frame for frame, _ in links(record.task) if frame is not None]
+    return any(_leads_to(frame.f_locals.values(), connection.far) for frame in frames)
+
+
+def _leads_to(values: Iterable[Any], transport: Any) -> bool:
+    """Return True if a value is this transport, or a stream or protocol on it."""
+    for value in values:
+        if isinstance(value, _ENDS):
+            kept = vars(value) if hasattr(value, "__dict__") else {}
+            if value is transport or any(each is transport for each in kept.values()):
+                return True
+    return False

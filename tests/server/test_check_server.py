@@ -1,0 +1,509 @@
+"""`check_server`: leaks are found and shrunk, and servers without leaks are not accused."""
+
+import asyncio
+import unittest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeAlias
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leaky_servers import MESSAGES, NEEDS, SERVERS, tick
+from muxleak import LeakError, check_server, ignore_name
+from muxleak.server import EVENTS, ClientStreams
+from muxleak.server.check import search_server, server_subject
+from muxleak.sim import Network, ReplayError, SimulationError
+
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's message and notes, as a test runner prints them."""
+    return "\n".join([str(error), *getattr(error, "__notes__", ())])
+
+
+def failure(server: Any, **options: Any) -> str:
+    """Check a server that leaks, and return the text of the error."""
+    with pytest.raises(LeakError) as caught:
+        check_server(server, **options)
+    return text_of(caught.value)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_leak_is_found(name: str) -> None:
+    """A leak of each kind is found with no hint, and the text names the task and the steps."""
+    text = failure(SERVERS[name][0], messages=MESSAGES)
+
+    assert "tick" in text or "tell" in text
+    assert "  a connects" in text
+    assert 'again: check_server(..., replay="sim1:' in text
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_fixed_twins_are_clean(name: str) -> None:
+    """The fixed servers pass."""
+    check_server(SERVERS[name][1], messages=MESSAGES, sequences=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVERS)
+def test_fixed_twins_are_clean_over_ten_thousand_sequences(name: str) -> None:
+    """The fixed servers pass a long check."""
+    check_server(SERVERS[name][1], messages=MESSAGES, sequences=10_000, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_leak_is_found_with_ten_seeds(name: str) -> None:
+    """Ten searches of ten find it, half of them within 1,000 sequences."""
+    numbers = []
+    for seed in range(10):
+        found = search_server(
+            server_subject(SERVERS[name][0], messages=MESSAGES), sequences=10_000, seed=seed
+        )
+        assert found is not None
+        numbers.append(found.examples)
+
+    assert sorted(numbers)[5] <= 1_000
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_the_leak_needs_its_event(name: str) -> None:
+    """Without the events that a leak needs, the same server passes."""
+    events = set(EVENTS) - NEEDS[name]
+
+    check_server(SERVERS[name][0], messages=MESSAGES, events=events, sequences=100)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_replay_fails_again_and_passes_with_the_fix(name: str) -> None:
+    """The line of the report repeats the sequence, with the same text."""
+    buggy, fixed = SERVERS[name]
+    line = failure(buggy, messages=MESSAGES).rpartition('replay="')[2].removesuffix('")')
+
+    again = failure(buggy, messages=MESSAGES, replay=line)
+    check_server(fixed, messages=MESSAGES, replay=line)
+
+    assert again.startswith(failure(buggy, messages=MESSAGES).partition("\nfound")[0])
+
+
+class Services:
+    """A server with a service for all of its connections, in four variants."""
+
+    def __init__(self, variant: str) -> None:
+        self.variant = variant
+        self.service: asyncio.Task[None] | None = None
+        self.closing = False
+
+    def serve_all(self) -> None:
+        """Start the service, if it is not there; one variant starts it each time."""
+        if self.closing:
+            return
+        if self.service is None or self.variant == "for each":
+            self.service = asyncio.create_task(tick())
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Serve a connection."""
+        self.serve_all()
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Run the server; one variant forgets to end the service."""
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        if self.variant == "at the start":
+            self.serve_all()
+        yield "{}:{}".format(*server.sockets[0].getsockname())
+        server.close()
+        self.closing = True
+        if self.service is not None and self.variant != "forgotten":
+            self.service.cancel()
+
+
+@pytest.mark.parametrize("variant", ["at the start", "by the first"])
+def test_services_for_all_are_no_leak(variant: str) -> None:
+    """A task that the server, or its first connection, starts for all may live until shutdown."""
+    check_server(lambda: Services(variant).running(), messages=MESSAGES, sequences=60)
+
+
+def test_a_service_for_all_may_stay_with_a_bare_handler() -> None:
+    """A handler has no end of its own at which a service could end."""
+    check_server(Services("by the first").serve, messages=MESSAGES, sequences=60)
+
+
+def test_a_service_for_each_connection_is_a_leak() -> None:
+    """A task that grows with the connections is accused, though none of them is in its frames."""
+    text = failure(lambda: Services("for each").running(), messages=MESSAGES)
+
+    assert "2 x tick" in text
+
+
+def test_a_service_that_outlives_its_server_is_a_leak() -> None:
+    """Everything that a context manager has started ends with it."""
+    text = failure(lambda: Services("forgotten").running(), messages=MESSAGES)
+
+    assert "1 x tick" in text
+    assert "alive after the server has stopped" in text
+
+
+def test_a_starter_must_end_what_it_starts() -> None:
+    """A task that the starter itself has made is alive when the server is closed."""
+
+    async def start() -> asyncio.Server:
+        start.tick = asyncio.create_task(tick())  # type: ignore[attr-defined]
+        return await asyncio.start_server(Services("none").serve, "127.0.0.1", 0)
+
+    assert "1 x tick" in failure(start)
+
+
+async def echo(reader: Reader, writer: Writer) -> None:
+    """Send each line back."""
+    try:
+        while line := await reader.readline():
+            writer.write(line)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+class EchoProtocol(asyncio.Protocol):
+    """Sends everything back."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Note the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Send it back."""
+        self.transport.write(data)
+
+
+async def start_echo(host: str, port: int) -> asyncio.Server:
+    """Start the echo server where it is told."""
+    return await asyncio.start_server(echo, host, port)
+
+
+async def start_echo_by_itself() -> asyncio.Server:
+    """Start the echo server at an address of its own."""
+    return await asyncio.get_running_loop().create_server(EchoProtocol, "0.0.0.0", 8000)  # noqa: S104 - simulated
+
+
+@asynccontextmanager
+async def echo_running() -> AsyncIterator[Any]:
+    """Run the echo server."""
+    async with await start_echo("127.0.0.1", 0) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        echo,
+        EchoProtocol,
+        lambda: EchoProtocol(),  # noqa: PLW0108 - a function, not a class
+        start_echo,
+        start_echo_by_itself,
+        lambda: start_echo("127.0.0.1", 0),
+        echo_running,
+    ],
+)
+def test_every_kind_of_server_is_recognised(server: Any) -> None:
+    """Handlers, protocols, starters and context managers are checked, and pass."""
+    check_server(server, messages=MESSAGES, sequences=30)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [Services("for each").serve, lambda: Services("for each").running()],
+)
+def test_every_kind_of_server_is_really_run(server: Any) -> None:
+    """The same leak is found in each form."""
+    assert "tick" in failure(server, messages=MESSAGES)
+
+
+async def one_argument(reader: Reader) -> None:
+    """Take one argument too few."""
+
+
+async def generator() -> AsyncIterator[int]:
+    """Yield, without being a context manager."""
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("thing", "advice"),
+    [
+        (8000, "give a function"),
+        ("127.0.0.1:8000", "give its function"),
+        (EchoProtocol(), "give its class"),
+        (int, "asyncio.Protocol"),
+        (one_argument, "it takes reader"),
+        (generator, "contextlib.asynccontextmanager"),
+        (lambda room: room, "bind room with functools.partial"),
+        (lambda: 5, "return the server"),
+    ],
+)
+def test_other_things_are_refused(thing: Any, advice: str) -> None:
+    """The message says what was expected, what was given, and what to do."""
+    with pytest.raises(TypeError, match=r"expected an async.*got ") as caught:
+        check_server(thing)
+
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"messages": b"hello"}, "a single message is"),
+        ({"messages": ["hello"]}, "write b'hello'"),
+        ({"messages": [b"x"] * 300}, "at most 256"),
+        ({"clients": 5}, "1 to 4 clients"),
+        ({"events": ["crash"]}, "unknown events"),
+        ({"target": "moon"}, "unknown target"),
+        ({"sequences": 0}, "at least 1 sequence"),
+        ({"grace": -1}, "grace of 0"),
+        ({"message": []}, "unknown arguments message"),
+        ({"replay": "sim1:?"}, "cut or changed"),
+    ],
+)
+def test_wrong_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    """Each is named, with the values that are possible."""
+    with pytest.raises((TypeError, ValueError, ReplayError), match=message):
+        check_server(echo, **options)
+
+
+def lingering(seconds: float) -> Any:
+    """Make a handler that works on for some time after its client has gone."""
+
+    async def handler(reader: Reader, writer: Writer) -> None:
+        try:
+            with suppress(ConnectionError):
+                await reader.read()
+        finally:
+            writer.close()
+            await asyncio.sleep(seconds)
+
+    return handler
+
+
+def test_work_that_ends_within_the_grace_is_no_leak() -> None:
+    """A handler that takes five seconds to clean up passes; one that takes a minute does not."""
+    check_server(lingering(5), sequences=60)
+
+    assert "handler" in failure(lingering(60))
+    check_server(lingering(60), sequences=60, grace=90)
+
+
+async def answers_after_the_end(reader: Reader, writer: Writer) -> None:
+    """Take a half-close for the end of the question, and answer for as long as somebody listens."""
+    try:
+        await reader.read()
+        while not writer.is_closing():
+            writer.write(b"news\n")
+            await writer.drain()
+            await asyncio.sleep(1)
+    finally:
+        writer.close()
+
+
+def test_a_half_close_is_no_end() -> None:
+    """A server may go on after a half-close for as long as its client stays."""
+    check_server(answers_after_the_end, messages=MESSAGES, sequences=60)
+
+
+async def divides(reader: Reader, writer: Writer) -> None:
+    """Fail with some inputs."""
+    try:
+        writer.write(b"%d\n" % (10 // len(await reader.readline())))
+    finally:
+        writer.close()
+
+
+def test_an_exception_of_a_handler_is_a_finding() -> None:
+    """An exception that asyncio reports is raised, with the line that raised it."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        check_server(divides, messages=MESSAGES)
+
+    assert "a connects" in text_of(caught.value)
+    assert caught.traceback[-1].name == "divides"
+    check_server(divides, messages=MESSAGES, sequences=60, allowed=ZeroDivisionError)
+
+
+async def loses_an_exception(reader: Reader, writer: Writer) -> None:
+    """Start a task that fails, and whose exception nobody retrieves."""
+
+    async def fails() -> None:
+        raise LookupError
+
+    task = asyncio.create_task(fails())
+    await reader.read()
+    writer.close()
+    del task
+
+
+def test_an_exception_that_nobody_retrieves_is_a_finding() -> None:
+    """It is raised, as from a handler."""
+    with pytest.raises((LookupError, LeakError)):
+        check_server(loses_an_exception)
+
+
+def test_ignored_objects_do_not_count() -> None:
+    """The same values as those of `no_leaks` are accepted."""
+    check_server(
+        Services("for each").serve, sequences=60, ignore=ignore_name("tick", reason="a test")
+    )
+
+
+async def login(connection: ClientStreams) -> None:
+    """Log in, ask, and leave: a client that a user has written."""
+    connection.writer.write(b"name\n")
+    assert await connection.reader.readline() == b"name\n"
+    connection.writer.write(b"question\n")
+    await connection.reader.readline()
+
+
+async def leaks_between(reader: Reader, writer: Writer) -> None:
+    """Leak if the client leaves between its two lines."""
+    if name := await reader.readline():
+        ticker = asyncio.create_task(tick())
+        writer.write(name)
+        if await reader.readline():
+            ticker.cancel()
+    writer.close()
+
+
+def test_a_client_of_the_user_is_run_and_cut_short() -> None:
+    """The search finds the await at which cutting the client off shows the leak."""
+    events = ["client", "cut"]
+    text = failure(leaks_between, messages=login, events=events, clients=1)
+
+    assert "a connects and runs the client, which is cut short at its await" in text
+    check_server(leaks_between, messages=login, events=["client"], sequences=60)
+
+
+async def wrong_client(connection: ClientStreams) -> None:
+    """Expect what the server does not answer."""
+    connection.writer.write(b"name\n")
+    assert await connection.reader.readline() == b"other\n"
+
+
+def test_a_failing_assertion_of_the_client_is_a_finding() -> None:
+    """A client may check the answers."""
+    with pytest.raises(AssertionError, match="name"):
+        check_server(echo, messages=wrong_client)
+
+
+def test_messages_come_from_a_strategy() -> None:
+    """Examples of a Hypothesis strategy are sent, the same ones each time."""
+    strategy = st.sampled_from([b"ann\n", b"bob\n"])
+    first = failure(leaks_between, messages=strategy, events=["send"])
+
+    assert "a connects and sends b'ann\\n'" in first
+    assert first == failure(leaks_between, messages=strategy, events=["send"])
+
+
+def test_what_cannot_be_simulated_names_the_other_target() -> None:
+    """The error says which call left the simulation, and how to check such a server."""
+
+    async def threads(_reader: Reader, writer: Writer) -> None:
+        await asyncio.to_thread(len, "")
+        writer.close()
+
+    with pytest.raises(SimulationError, match='target="tcp"'):
+        check_server(threads)
+
+
+def test_a_server_that_does_not_stop_is_a_finding() -> None:
+    """A context manager that never ends is named, with the line where it waits."""
+
+    @asynccontextmanager
+    async def endless() -> AsyncIterator[int]:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+        await asyncio.Event().wait()
+
+    assert "has not stopped within 10 s" in failure(endless)
+
+
+class Counting:
+    """A server with state that one sequence would leave to the next."""
+
+    def __init__(self) -> None:
+        self.served = 0
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Leak at the third connection of its life."""
+        self.served += 1
+        if self.served == 3:
+            self.ticker = asyncio.create_task(tick())
+            self.writer = writer
+            return
+        await reader.read()
+        writer.close()
+
+
+def test_each_sequence_has_a_server_of_its_own() -> None:
+    """The object of a bound method is copied, so that a finding can be repeated."""
+    counting = Counting()
+
+    text = failure(counting.serve)
+
+    assert counting.served == 0
+    assert text.count(" connects") == 3
+
+
+def test_it_runs_while_a_loop_runs() -> None:
+    """Called from a coroutine it checks as well, in another thread."""
+
+    async def test() -> None:
+        check_server(echo, messages=MESSAGES, sequences=20)
+        failure(leaks_between, messages=MESSAGES)
+
+    asyncio.run(test())
+
+
+class UnderUnittest(unittest.TestCase):
+    """The same in a test case of the standard library."""
+
+    def test_it_runs(self) -> None:
+        """A leak is a failure, not an error: it is an `AssertionError`."""
+        with pytest.raises(self.failureException):
+            check_server(leaks_between, messages=MESSAGES)
+
+
+@settings(max_examples=5, database=None, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=4), min_size=1, max_size=3))
+def test_it_runs_under_hypothesis(messages: list[bytes]) -> None:
+    """A test with `given` may call it with its own messages."""
+    check_server(echo, messages=messages, sequences=5)
+
+
+def test_faults_stand_among_the_steps() -> None:
+    """With faults allowed, the steps show where one was injected."""
+    network = Network(faults=("reset",))
+    events = ["send"]
+    server = SERVERS["reset in a write"][0]
+
+    text = failure(server, messages=MESSAGES, network=network, events=events, clients=1)
+
+    assert "fault: reset" in text or "sends b'hel" in text or "closes, at the end" in text
+
+
+def test_chosen_seeds_make_other_sequences() -> None:
+    """The same seed finds the leak in the same sequence."""
+    name = "one iteration"
+
+    def numbers(seed: int) -> int:
+        found = search_server(server_subject(SERVERS[name][0], messages=MESSAGES), seed=seed)
+        assert found is not None
+        return found.examples
+
+    assert numbers(1) == numbers(1)
+    assert len({numbers(seed) for seed in range(4)}) > 1
