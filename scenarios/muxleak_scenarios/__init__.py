@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 from muxleak.lazy import lazily
 
 if TYPE_CHECKING:
-    from muxleak_scenarios.pairs.check import ViolationError, check_sequence
+    from muxleak_scenarios.pairs.check import check_sequence
     from muxleak_scenarios.pairs.registry import Pair, find_pair, load_pairs
-    from muxleak_scenarios.pairs.search import Found, find_violation
-    from muxleak_scenarios.sequence.properties import PROPERTIES, SequenceOutcome, Violation
+    from muxleak_scenarios.pairs.search import find_violation
+    from muxleak_scenarios.sequence.properties import (
+        PROPERTIES,
+        SequenceOutcome,
+        Violation,
+        ViolationError,
+    )
     from muxleak_scenarios.sequence.steps import Sequence, Step
     from muxleak_scenarios.sequence.strategies import sequences
     from muxleak_scenarios.targets.run import run_sequence
@@ -25,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROPERTIES",
-    "Found",
     "Pair",
     "Sequence",
     "SequenceOutcome",
@@ -46,10 +50,10 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "pairs.check": "ViolationError check_sequence",
+        "pairs.check": "check_sequence",
         "pairs.registry": "Pair find_pair load_pairs",
-        "pairs.search": "Found find_violation",
-        "sequence.properties": "PROPERTIES SequenceOutcome Violation",
+        "pairs.search": "find_violation",
+        "sequence.properties": "PROPERTIES SequenceOutcome Violation ViolationError",
         "sequence.steps": "Sequence Step",
         "sequence.strategies": "sequences",
         "targets.run": "run_sequence",

@@ -43,7 +43,7 @@ events = hashlib.sha256("\\n".join(order).encode()).hexdigest()
 found = find_violation(next(iter(load_pairs().values())).buggy, seed=4, examples=50)
 print(json.dumps([
     len(order), events, outcome.to_json(), str(outcome.report),
-    [str(found.sequence), found.examples, found.connections],
+    [str(found.outcome.sequence), found.examples, found.connections],
 ]))
 """
 

@@ -226,7 +226,7 @@ def test_pair_is_found_and_shrunk_from_another_seed(pair: Pair) -> None:
     found = find_violation(pair.buggy, properties=fails, examples=SEARCH_EXAMPLES, seed=1)
 
     assert found is not None
-    assert len(found.sequence) <= len(pair.minimal)
+    assert len(found.outcome.sequence) <= len(pair.minimal)
     assert set(found.outcome.violated) & set(pair.facts.fails)
 
 

@@ -11,11 +11,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from muxleak.search.finding import Finding
 from muxleak.search.shrink import shrink
-from muxleak.sim.choices import Choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,7 +31,7 @@ class Progress(NamedTuple):
     """The progress of a search.
 
     Attributes:
-        examples: number of runs of the search.
+        examples: number of runs of the search, those that were remembered included.
         shrinks: number of runs spent on shrinking.
         best: the decisions of the simplest failing run so far; None before there is one.
         connections: number of connections that all these runs opened.
@@ -57,7 +58,7 @@ def search(
 
     Args:
         subject: the subject.
-        examples: number of runs, at most; those that are remembered are not counted.
+        examples: number of runs, at most, beside those that are remembered.
         seed: of all chance.
         shrinking: True to simplify the failing run.
         remembered: decisions to try before all others.
@@ -71,57 +72,82 @@ def search(
         RuntimeError: the failing run cannot be repeated, since the subject depends on something
             that the decisions do not decide.
     """
-    connections = 0
-    for decisions in remembered:
-        outcome = subject.run(Choices(decisions.program, decisions.environment))
-        connections += outcome.connections
+    connections = ran = 0
+    for data in remembered:
+        outcome = subject.run(subject.choices(data))
+        ran, connections = ran + 1, connections + outcome.connections
         if outcome.failed:
-            found = Progress(1, 0, outcome.data, connections)
-            return _finding(subject, outcome, found, seed, shrinking, progress, remembered=True)
-    for number, choices in enumerate(subject.portfolio(seed), start=1):
+            found = Progress(ran, 0, outcome.data, connections)
+            finding = simplify(subject, outcome, found, seed, progress, shrinking=shrinking)
+            return replace(finding, remembered=True)
+        if progress(Progress(ran, 0, None, connections)):
+            return None
+    for choices in islice(subject.portfolio(seed), examples):
         outcome = subject.run(choices)
-        connections += outcome.connections
+        ran, connections = ran + 1, connections + outcome.connections
         if outcome.failed:
-            found = Progress(number, 0, outcome.data, connections)
-            return _finding(subject, outcome, found, seed, shrinking, progress)
-        if progress(Progress(number, 0, None, connections)) or number >= examples:
+            found = Progress(ran, 0, outcome.data, connections)
+            return simplify(subject, outcome, found, seed, progress, shrinking=shrinking)
+        if progress(Progress(ran, 0, None, connections)):
             break
     return None
 
 
-def _finding(
+def simplify(
     subject: Subject[OutcomeT],
     first: OutcomeT,
     found: Progress,
-    seed: int,
-    shrinking: bool,  # noqa: FBT001 - as `search` got it
-    progress: Callable[[Progress], object],
+    seed: int = 0,
+    progress: Callable[[Progress], object] = lambda _: False,
     *,
-    remembered: bool = False,
+    shrinking: bool = True,
 ) -> Finding[OutcomeT]:
-    """Shrink a failing run, and run the simplest once more."""
-    best, spent, connections, ended = first.data, 0, found.connections, False
+    """Look for the simplest run that fails as a given one does.
+
+    Args:
+        subject: the subject.
+        first: the outcome of a failing run.
+        found: the progress when that run was made.
+        seed: of all chance.
+        progress: called before each run; a true value ends the shrinking.
+        shrinking: False to take the run as it is.
+
+    Returns:
+        The finding.
+
+    Raises:
+        RuntimeError: as `search`.
+    """
+    best, connections, ended = first, found.connections, False
+    narrowed = subject.narrowed(first)
 
     def attempt(candidate: Decisions) -> Decisions | None:
-        nonlocal connections
-        outcome = subject.run(Choices(candidate.program, candidate.environment))
+        nonlocal best, connections
+        outcome = narrowed.run(narrowed.choices(candidate))
         connections += outcome.connections
-        return outcome.data if outcome.failed and subject.same(first, outcome) else None
+        if not (outcome.failed and subject.same(first, outcome)):
+            return None
+        if outcome.data.order < best.data.order:
+            best = outcome
+        return outcome.data
 
     def enough(best: Decisions, spent: int) -> bool:
         nonlocal ended
-        now = Progress(found.examples, spent, best, connections)
-        ended = bool(progress(now))
+        ended = bool(progress(Progress(found.examples, spent, best, connections)))
         return ended
 
+    spent = 0
     if shrinking:
-        best, spent = shrink(best, attempt, subject=subject, seed=seed, enough=enough)
-    last = subject.run(Choices(best.program, best.environment), traced=True)
+        _, spent = shrink(first.data, attempt, advice=narrowed, seed=seed, enough=enough)
+    last = narrowed.run(narrowed.choices(best.data), traced=True)
     if not last.failed:
-        raise RuntimeError(
-            "the failing run cannot be repeated: the program depends on something that the "
-            f"simulation does not decide; it failed with {first.error!r}"
-        )
+        # On real time a run need not repeat itself.
+        if not subject.costly:
+            raise RuntimeError(
+                "the failing run cannot be repeated: the program depends on something that the "
+                f"simulation does not decide; it failed with {first.error!r}"
+            )
+        last = best
     return Finding(
         subject.name,
         last,
@@ -129,6 +155,5 @@ def _finding(
         found.examples,
         found.connections,
         spent,
-        remembered=remembered,
         ended="stopped" if ended else "",
     )

@@ -9,7 +9,7 @@
 #
 # The passes; after a round in which one of them succeeded, all are made again:
 #
-#   cuts         no decision at all; none of the environment; the large cuts the subject proposes
+#   cuts         no decision at all; none of the environment; the large cuts that are advised
 #   fewer        without a row of steps: half of them, a quarter, down to one. Where the subject
 #                marks no steps, blocks of a few sizes stand for them
 #   plainer      blocks of the environment's decisions set to 0
@@ -20,24 +20,25 @@
 #                the value of the step that goes. So an index into a list of the program's own can
 #                fall with the step that opened its entry, and a step can take over the data of
 #                another
-#   anew         steps that the subject draws anew, fewer than there are: the way to sequences to
+#   anew         steps that are drawn anew, fewer than there are: the way to sequences to
 #                which no one or two changes lead
 #
-# The last two cost the most runs, and are made for few steps only. `fewer` goes on from its place
-# after a success: what could not go before seldom can afterwards, and the next round tries again.
+# The last two cost the most runs. They are made for few steps only, and not where runs are costly.
+# `fewer` goes on from its place after a success: what could not go before seldom can afterwards,
+# and the next round tries again.
 #
-# Each candidate is brought into its normal form first (`Subject.normal`). None is tried twice.
+# Each candidate is brought into its normal form first (`Advice.normal`). None is tried twice.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from muxleak.search.subject import Decisions
 
 if TYPE_CHECKING:
-    from muxleak.search.subject import Subject
+    from muxleak.search.subject import Advice
 
 ATTEMPTS = 4_000
 """Runs that the shrinker may ask for."""
@@ -55,7 +56,7 @@ def shrink(
     start: Decisions,
     attempt: Callable[[Decisions], Decisions | None],
     *,
-    subject: Subject[Any] | None = None,
+    advice: Advice | None = None,
     attempts: int = ATTEMPTS,
     seed: int = 0,
     enough: Callable[[Decisions, int], object] = lambda _best, _spent: False,
@@ -66,7 +67,7 @@ def shrink(
         start: decisions that fail.
         attempt: makes a run; returns the decisions that it used, if it failed in the same way, else
             None.
-        subject: advises which decisions to try; None for no advice.
+        advice: advises which decisions to try; None for no advice.
         attempts: number of runs, at most.
         seed: of the steps that are drawn anew.
         enough: called before each run with the simplest decisions so far and the runs spent; a true
@@ -76,7 +77,7 @@ def shrink(
         The decisions, and the number of runs spent.
     """
     best, spent = start, 0
-    candidates = shrinking(start, subject=subject, seed=seed)
+    candidates = shrinking(start, advice=advice, seed=seed)
     candidate = next(candidates, None)
     while candidate is not None and spent < attempts and not enough(best, spent):
         spent += 1
@@ -90,9 +91,7 @@ def shrink(
     return best, spent
 
 
-def shrinking(
-    start: Decisions, *, subject: Subject[Any] | None = None, seed: int = 0, thorough: bool = True
-) -> Shrinking:
+def shrinking(start: Decisions, *, advice: Advice | None = None, seed: int = 0) -> Shrinking:
     """Yield the decisions to try, one after the other.
 
     The generator must be sent the decisions that each run used if it failed in the same way, else
@@ -100,38 +99,38 @@ def shrinking(
 
     Args:
         start: decisions that fail.
-        subject: advises which decisions to try; None for no advice.
+        advice: advises which decisions to try; None for no advice.
         seed: of the steps that are drawn anew.
-        thorough: False to leave out the passes that cost many runs.
 
     Returns:
         The simplest decisions that failed.
     """
-    shrinker = _Shrinker(start, subject, seed)
+    shrinker = _Shrinker(start, advice, seed)
     before = None
     while before != shrinker.best:
         before = shrinker.best
-        yield from shrinker.round(thorough=thorough)
+        yield from shrinker.round()
     return shrinker.best
 
 
 class _Shrinker:
     """The simplest decisions so far, and all decisions that were tried."""
 
-    def __init__(self, start: Decisions, subject: Subject[Any] | None, seed: int) -> None:
+    def __init__(self, start: Decisions, advice: Advice | None, seed: int) -> None:
         self.best = start
-        self._subject = subject
+        self._advice = advice
         self._seed = seed
+        self._thorough = advice is None or not advice.costly
         self._seen = {start}
 
-    def round(self, *, thorough: bool) -> _Trying:
+    def round(self) -> _Trying:
         """Make each pass once."""
         yield from self._each(self._cuts)
         yield from self._fewer_steps() if self.best.starts else self._each(_fewer_draws)
         yield from self._each(_plainer)
-        yield from self._each(_smaller)
+        yield from self._smaller()
         yield from self._each(_shifted)
-        if thorough:
+        if self._thorough:
             yield from self._each(_two_at_once if self.best.starts else _renumbered)
             yield from self._anew()
 
@@ -139,8 +138,8 @@ class _Shrinker:
         """Ask for one run, unless it is known; return True if it is now the best."""
         if not self._is_new(candidate):
             return False
-        if self._subject is not None:
-            normal = self._subject.normal(candidate)
+        if self._advice is not None:
+            normal = self._advice.normal(candidate)
             if normal is None or (normal != candidate and not self._is_new(normal)):
                 return False
             candidate = normal
@@ -171,8 +170,8 @@ class _Shrinker:
     def _cuts(self, best: Decisions) -> Iterator[Decisions]:
         yield Decisions()
         yield best._replace(environment=b"", starts=tuple((at, 0) for at, _ in best.starts))
-        if self._subject is not None:
-            yield from self._subject.cuts(best)
+        if self._advice is not None:
+            yield from self._advice.cuts(best)
 
     def _fewer_steps(self) -> _Trying:
         """Try to leave out rows of steps, long rows first, from the end."""
@@ -186,12 +185,23 @@ class _Shrinker:
                 at = min(at, len(self.best.starts)) - size
             size //= 2
 
+    def _smaller(self) -> _Trying:
+        """Try lower values, one after the other."""
+        for part in ("program", "environment"):
+            at = 0
+            while at < len(data := getattr(self.best, part)):
+                for less in _less(data[at], few=not self._thorough):
+                    lower = data[:at] + bytes([less]) + data[at + 1 :]
+                    if (yield from self._try(self.best._replace(**{part: lower}))):
+                        break
+                at += 1
+
     def _anew(self) -> _Trying:
-        """Try steps that the subject draws anew."""
-        again = self._subject is not None
-        while again and self._subject is not None:
+        """Try steps that are drawn anew."""
+        again = self._advice is not None
+        while again and self._advice is not None:
             again = False
-            for candidate in islice(self._subject.shorter(self.best, self._seed), _ANEW):
+            for candidate in islice(self._advice.shorter(self.best, self._seed), _ANEW):
                 if (yield from self._try(candidate)):
                     again = True
                     break
@@ -212,14 +222,6 @@ def _plainer(best: Decisions) -> Iterator[Decisions]:
                 yield best._replace(
                     environment=data[:at] + bytes(len(block)) + data[at + len(block) :]
                 )
-
-
-def _smaller(best: Decisions) -> Iterator[Decisions]:
-    """Yield the decisions with one value lower."""
-    for each in _lower(best.program):
-        yield best._replace(program=each)
-    for each in _lower(best.environment):
-        yield best._replace(environment=each)
 
 
 def _shifted(best: Decisions) -> Iterator[Decisions]:
@@ -265,14 +267,10 @@ def _without_block(data: bytes) -> Iterator[bytes]:
             yield data[:at] + data[at + size :]
 
 
-def _lower(data: bytes) -> Iterator[bytes]:
-    for at, value in enumerate(data):
-        for less in _less(value):
-            yield data[:at] + bytes([less]) + data[at + 1 :]
-
-
-def _less(value: int) -> list[int]:
+def _less(value: int, *, few: bool) -> list[int]:
     """Return smaller values to try, smallest first."""
+    if few:
+        return sorted({0, value // 2} - {value})
     if value <= _FEW_VALUES:
         return list(range(value))
     return sorted({0, 1, 2, 3, value // 2, value - 1})

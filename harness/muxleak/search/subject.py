@@ -17,9 +17,9 @@ kind of thing.
 #   with all that was decided during it is what shortens a run most, and moves no later decision
 #   to another event. A subject that marks no steps is shrunk by blocks of a few sizes instead.
 #
-# The other methods are advice, with defaults that suit a program of which nothing is known. They
-# say which decisions mean nothing (`normal`), which large cuts are worth a run (`cuts`), and which
-# runs are shorter than a given one and yet not made from it (`shorter`).
+# `Advice` has defaults that suit a program of which nothing is known. It says which decisions mean
+# nothing (`normal`), which large cuts are worth a run (`cuts`), and which runs are shorter than a
+# given one and yet not made from it (`shorter`).
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from muxleak.sim.choices import Choices
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
     from muxleak.checks.report import LeakGroup
-    from muxleak.sim.choices import Choices
 
-StepDecisions = tuple[bytes, bytes]
+StepBytes = tuple[bytes, bytes]
 """The draws of one step, and the decisions of the environment until the next."""
 
 _REDRAWN = 2  # steps that `Subject.shorter` draws anew, at most
@@ -76,7 +77,7 @@ class Decisions(NamedTuple):
             self.environment,
         )
 
-    def steps(self) -> list[StepDecisions]:
+    def steps(self) -> list[StepBytes]:
         """Return the marked steps; decisions before the first mark belong to the first."""
         ends = [*self.starts[1:], (len(self.program), len(self.environment))]
         steps, at, other = [], 0, 0
@@ -86,7 +87,7 @@ class Decisions(NamedTuple):
         return steps
 
     @classmethod
-    def joined(cls, steps: Iterable[StepDecisions]) -> Decisions:
+    def joined(cls, steps: Iterable[StepBytes]) -> Decisions:
         """Return the decisions of a run with these steps."""
         program, environment, starts = bytearray(), bytearray(), []
         for draws, decided in steps:
@@ -134,40 +135,15 @@ class Outcome:
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
 
-class Subject(ABC, Generic[OutcomeT]):
-    """Something that runs from decisions, with outcomes of its own class.
+class Advice:
+    """Advice for the shrinker; this class has none, and fits everything.
 
     Attributes:
-        name: the name in reports and files, such as "module:callable" or "V1".
+        costly: True if a run takes real time, and need not repeat itself: then the shrinker leaves
+            out the passes that cost many runs.
     """
 
-    name: str
-
-    @abstractmethod
-    def portfolio(self, seed: int) -> Iterator[Choices]:
-        """Yield choices to run with, without end; the first take the plainest course.
-
-        Args:
-            seed: of all chance.
-        """
-
-    @abstractmethod
-    def run(self, choices: Choices, *, traced: bool = False) -> OutcomeT:
-        """Run once.
-
-        Args:
-            choices: decide everything that is free.
-            traced: True to fill in everything of the outcome; False where only `data` and
-                `signature` are read, so that a search can make many runs.
-        """
-
-    @abstractmethod
-    def replay(self, outcome: OutcomeT) -> Any:
-        """Return the facts by which a traced run can be repeated in another process."""
-
-    def same(self, first: OutcomeT, other: OutcomeT) -> bool:
-        """Return True if a run fails in the way in which the first did."""
-        return other.signature == first.signature
+    costly = False
 
     def normal(self, data: Decisions) -> Decisions | None:
         """Return the simplest decisions of the same run; None if no run has these."""
@@ -195,3 +171,48 @@ class Subject(ABC, Generic[OutcomeT]):
                 draws, decided = fewer[at]
                 fewer[at] = chance.randbytes(len(draws)), decided
             yield Decisions.joined(fewer)
+
+
+class Subject(Advice, ABC, Generic[OutcomeT]):
+    """Something that runs from decisions, with outcomes of its own class.
+
+    Attributes:
+        name: the name in reports and files, such as "module:callable" or "V1".
+    """
+
+    name: str
+
+    @abstractmethod
+    def portfolio(self, seed: int) -> Iterator[Choices]:
+        """Yield choices to run with, without end; the first take the plainest course.
+
+        Args:
+            seed: of all chance.
+        """
+
+    @abstractmethod
+    def run(self, choices: Choices, *, traced: bool = False) -> OutcomeT:
+        """Run once.
+
+        Args:
+            choices: decide everything that is free.
+            traced: True to fill in everything of the outcome; False where only `data` and
+                `signature` are read, so that a search can make many runs.
+        """
+
+    def choices(self, data: Decisions) -> Choices:
+        """Return choices that repeat these decisions."""
+        return Choices(data.program, data.environment)
+
+    @abstractmethod
+    def replay(self, outcome: OutcomeT) -> Any:
+        """Return the facts by which a traced run can be repeated in another process."""
+
+    def same(self, first: OutcomeT, other: OutcomeT) -> bool:
+        """Return True if a run fails in the way in which the first did."""
+        return other.signature == first.signature
+
+    def narrowed(self, first: OutcomeT) -> Subject[OutcomeT]:
+        """Return the subject for the runs that are to fail as a first one did."""
+        del first
+        return self

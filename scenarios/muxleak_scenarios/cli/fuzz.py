@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from muxleak_scenarios import Found
+    from muxleak.search import Finding
     from muxleak_scenarios.cli.params import TargetChoice
+    from muxleak_scenarios.pairs.subject import SequenceRunOutcome
 
 SUFFIX = ".seq"
 _PROGRAM = ":"
@@ -181,7 +182,7 @@ def _keep(
     """Return the replay of the finding, and the path of its file, if there are any."""
     if result.found is None:
         return empty, None
-    replay = empty._replace(sequence=result.found.sequence)
+    replay = empty._replace(sequence=result.found.outcome.sequence)
     content = replay_file(replay, result.found).encode()
     return replay, replay_files.keep(out, _name(replay), SUFFIX, content)
 
@@ -228,7 +229,7 @@ def _name(replay: SequenceReplay) -> str:
     return f"{replay.name}/{replay.variant}" if replay.variant else replay.name
 
 
-def replay_file(replay: SequenceReplay, found: Found) -> str:
+def replay_file(replay: SequenceReplay, found: Finding[SequenceRunOutcome]) -> str:
     """Return the text of a replay file: the line, its expected outcome, and the steps in words.
 
     A sequence too long for `MAX_BYTES` has no words, and a longer one still has its line whole: a
@@ -238,7 +239,7 @@ def replay_file(replay: SequenceReplay, found: Found) -> str:
     if replay.name in load_pairs():
         title = f"{title}: {find_pair(replay.name).facts.title}"
     told = [f"{step}  {describe.step_in_words(step)}" for step in replay.sequence]
-    line = f"{replay}  # {EXPECT}: {expectation(found.outcome)}\n"
+    line = f"{replay}  # {EXPECT}: {expectation(found.outcome.result)}\n"
     # The words first, and without them where they would make the file too long.
     for comments in ([title, "", *told], [title]):
         text = "".join(f"# {each}".rstrip() + "\n" for each in comments) + line
@@ -270,11 +271,11 @@ def _data(
         "found_at": None
         if found is None
         else {"sequences": found.examples, "connections": found.connections},
-        "minimal": None if found is None else str(found.sequence),
+        "minimal": None if found is None else str(found.outcome.sequence),
         "shrunk": found is not None and result.ended == "shrunk",
         "replay": None if found is None else str(replay),
         "file": None if path is None else str(path),
-        **({} if found is None else {"outcome": found.outcome.to_json()}),
+        **({} if found is None else {"outcome": found.outcome.result.to_json()}),
     }
 
 
@@ -295,7 +296,7 @@ def _show_nothing(console: Console, result: CampaignResult, budget: Budget) -> N
 def _show_found(
     console: Console,
     result: CampaignResult,
-    found: Found,
+    found: Finding[SequenceRunOutcome],
     replay: SequenceReplay,
     path: Path | None,
 ) -> None:
@@ -306,9 +307,9 @@ def _show_found(
         note += f"; {_WHY[result.ended]}, so perhaps not the shortest"
     console.print(Text.assemble(("found", render.BAD), f" in {_name(replay)}, {note}"))
     console.print()
-    render.body(console, render.sequence(found.sequence))
+    render.body(console, render.sequence(found.outcome.sequence))
     console.print()
-    show(console, found.outcome)
+    show(console, found.outcome.result)
     console.print()
     console.print(f"again, also from {path}:" if path else "again:")
     render.copyable(console, render.command("replay", str(replay)))

@@ -35,7 +35,9 @@ from muxleak_vless.versions import VERSIONS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from muxleak_scenarios import Found, Pair
+    from muxleak.search import Finding
+    from muxleak_scenarios import Pair
+    from muxleak_scenarios.pairs.subject import SequenceRunOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,14 @@ class Reproduction:
     pair: Pair
     buggy: list[TaskGrowth]
     fixed: list[TaskGrowth]
-    found: Found | None
+    found: Finding[SequenceRunOutcome] | None
     fixes: dict[str, SequenceOutcome]
     fixed_violates: tuple[str, ...]
 
     @property
     def replay(self) -> SequenceReplay:
         """The run that shows the bug: the sequence that was found, or else the minimal one."""
-        sequence = self.found.sequence if self.found is not None else self.pair.minimal
+        sequence = self.found.outcome.sequence if self.found is not None else self.pair.minimal
         return SequenceReplay(self.pair.slug, "buggy", sequence)
 
     @property
@@ -98,7 +100,7 @@ class Reproduction:
             "growth": {variant: self.points(variant, "tasks") for variant in variants},
             "counted_open": {variant: self.points(variant, "counted_open") for variant in variants},
             "blocked": self._blocked(),
-            "minimal": None if found is None else str(found.sequence),
+            "minimal": None if found is None else str(found.outcome.sequence),
             "found_at": None
             if found is None
             else {"sequences": found.examples, "connections": found.connections},
@@ -155,7 +157,7 @@ def reproduce(pair: Pair, counts: tuple[int, ...], seed: int) -> Reproduction:
         found = find_violation(pair.buggy, seed=seed)
     fixes = {name: run_sequence(pair.minimal, version()) for name, version in VERSIONS.items()}
     # The fixed variant must hold on the sequence that was found, which may not be the pair's own.
-    minimal = pair.minimal if found is None else found.sequence
+    minimal = pair.minimal if found is None else found.outcome.sequence
     violated = run_sequence(minimal, pair.fixed()).violated
     return Reproduction(pair, buggy, fixed, found, fixes, violated)
 
@@ -295,7 +297,7 @@ def _minimal(console: Console, result: Reproduction) -> None:
         return
     note = f"found by Hypothesis after {render.plural(found.connections, 'connection')}, shrunk"
     render.heading(console, "Shortest sequence", note)
-    render.body(console, render.sequence(found.sequence))
+    render.body(console, render.sequence(found.outcome.sequence))
     console.print()
     broken = [f"{name}: {PROPERTIES[name]}" for name in found.outcome.violated]
     render.body(console, render.facts({"violates": broken}))

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from muxleak_scenarios.pairs.registry import load_pairs
-from muxleak_scenarios.sequence.properties import PROPERTIES
+from muxleak_scenarios.sequence.properties import ViolationError
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
 from muxleak_scenarios.targets.tcp import TcpTarget
@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 # The targets that an option of `muxleak replay` names. A partial or a class of a test's own has
 # none.
 _TARGETS: dict[object, tuple[str, ...]] = {SimTarget: (), TcpTarget: ("--target", "tcp")}
-
-
-class ViolationError(AssertionError):
-    """A sequence violated a property; `outcome` is that of the run."""
-
-    def __init__(self, outcome: SequenceOutcome) -> None:
-        self.outcome = outcome
-        lines = [f"violated: {name}: {PROPERTIES[name]}" for name in outcome.violated]
-        lines += [f"  connection {each.connection}: {each.detail}" for each in outcome.violations]
-        if outcome.report is not None:
-            lines.append(str(outcome.report))
-        super().__init__("\n".join(lines))
 
 
 def check_sequence(

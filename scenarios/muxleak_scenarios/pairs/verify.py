@@ -38,8 +38,9 @@ from muxleak_vless.lifecycle import Lifecycle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from muxleak.search import Finding
     from muxleak_scenarios.pairs.registry import Pair, WrongVariant
-    from muxleak_scenarios.pairs.search import Found
+    from muxleak_scenarios.pairs.subject import SequenceRunOutcome
 
 SEARCH_EXAMPLES = 2000
 """Sequences in which the search must find the bug."""
@@ -65,7 +66,7 @@ class Verdict:
     slug: str
     buggy: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    found: Found | None = None
+    found: Finding[SequenceRunOutcome] | None = None
     connections: int = 0
     broken: list[str] = field(default_factory=list)
 
@@ -85,7 +86,7 @@ class Verdict:
             "found_at": None
             if found is None
             else {"sequences": found.examples, "connections": found.connections},
-            "minimal": None if found is None else str(found.sequence),
+            "minimal": None if found is None else str(found.outcome.sequence),
             "fixed_connections": self.connections,
             "broken": self.broken,
         }
@@ -200,13 +201,13 @@ def _check_search(
     verdict.found = found
     if found is None:
         verdict.broken.append(f"search: nothing found in {SEARCH_EXAMPLES} sequences, seed {seed}")
-    elif _length(found.sequence) > _length(minimal):
+    elif _length(found.outcome.sequence) > _length(minimal):
         verdict.broken.append(
-            f"search: expected at most {len(minimal)} steps, got {found.sequence}"
+            f"search: expected at most {len(minimal)} steps, got {found.outcome.sequence}"
         )
     elif not set(found.outcome.violated) & properties:
         verdict.broken.append(
-            f"search: expected {fails}, got {found.outcome.violated}: {found.sequence}"
+            f"search: expected {fails}, got {found.outcome.violated}: {found.outcome.sequence}"
         )
 
 

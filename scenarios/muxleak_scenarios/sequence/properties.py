@@ -54,6 +54,7 @@ class SequenceOutcome:
         left_after_end: tasks that were alive after the server's context had ended, too.
         cleanups: how often a session was cleaned up, over all sessions.
         report: the tasks left by the first close that left any.
+        performed: how many steps were performed.
     """
 
     violations: list[Violation] = field(default_factory=list)
@@ -63,6 +64,7 @@ class SequenceOutcome:
     left_after_end: int = 0
     cleanups: int = 0
     report: LeakReport | None = None
+    performed: int = 0
 
     @property
     def violated(self) -> tuple[str, ...]:
@@ -81,3 +83,15 @@ class SequenceOutcome:
             "cleanups": self.cleanups,
             "report": self.report.to_json() if self.report is not None else None,
         }
+
+
+class ViolationError(AssertionError):
+    """A sequence violated a property; `outcome` is that of the run."""
+
+    def __init__(self, outcome: SequenceOutcome) -> None:
+        self.outcome = outcome
+        lines = [f"violated: {name}: {PROPERTIES[name]}" for name in outcome.violated]
+        lines += [f"  connection {each.connection}: {each.detail}" for each in outcome.violations]
+        if outcome.report is not None:
+            lines.append(str(outcome.report))
+        super().__init__("\n".join(lines))

@@ -51,6 +51,8 @@ ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
 """Verbs that name a stream: Keep with data, without, with an address; End, End with error."""
 OPENING = frozenset({"new", "udp", "xudp"})
 """Verbs that name a stream and its handler: New for TCP, for UDP, for UDP with a Global ID."""
+CONNECTING = frozenset({"open", "connect", "bad"})
+"""Verbs that connect."""
 OPERATOR = frozenset({"cancel", "wait"})
 """Verbs without a connection: end the server's context; let the idle intervals pass."""
 HANDLERS = (
@@ -82,7 +84,8 @@ _WHAT = {
     "bad": BAD_HEADERS,
     "junk": JUNK,
 }
-_SIZED = {"header", "keepalive", "data", "packet", "end", "reset", "cut", *OPENING}
+SIZED = frozenset({"header", "keepalive", "data", "packet", "end", "reset", "cut", *OPENING})
+"""Verbs that may have a size."""
 MAX_ID = 0xFFFF
 MAX_SIZE = 0xFFFF
 """Bytes that fit one frame."""
@@ -208,7 +211,7 @@ def _problem(step: Step) -> str:
             allowed is not None and step.what not in allowed
         ),
         f"{word} takes no {what}": allowed is None and step.what != "",
-        f"{word} takes no size": step.size > 0 and verb not in _SIZED,
+        f"{word} takes no size": step.size > 0 and verb not in SIZED,
         f"expected a size of 0 to {MAX_SIZE}, got {step.size}": step.size > MAX_SIZE,
         f"expected a gap of 0 to {MAX_GAP}, got {step.gap}": (step.gap or 0) > MAX_GAP,
     }

@@ -42,12 +42,20 @@ from muxleak.sim.errors import LivelockError
 from muxleak_scenarios.sequence.malformed import bad_header
 from muxleak_scenarios.sequence.model import ConnectionModel
 from muxleak_scenarios.sequence.properties import SequenceOutcome, Violation
-from muxleak_scenarios.sequence.steps import DRIPS, ENDINGS, OPENING, OPERATOR, Sequence, Step
+from muxleak_scenarios.sequence.steps import (
+    CONNECTING,
+    DRIPS,
+    ENDINGS,
+    OPENING,
+    OPERATOR,
+    Sequence,
+    Step,
+)
 from muxleak_scenarios.targets.simulated import SimTarget
 from muxleak_scenarios.targets.target import USER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from muxleak import Scope
     from muxleak_scenarios.targets.target import Target
@@ -61,6 +69,8 @@ def run_sequence(
     sequence: Sequence,
     lifecycle: Lifecycle,
     target: Callable[[Lifecycle], Target] = SimTarget,
+    *,
+    until: Container[str] = (),
 ) -> SequenceOutcome:
     """Run a sequence against a server of its own.
 
@@ -68,6 +78,7 @@ def run_sequence(
         sequence: the steps.
         lifecycle: the life cycle of the server: the reference, a version, a variant or a mutant.
         target: makes the target that hosts the server.
+        until: properties; no step is performed after the first violation of one of them.
 
     Returns:
         The violations, and the tasks that were left.
@@ -76,11 +87,12 @@ def run_sequence(
         ValueError: a step names a connection that no earlier step opened.
     """
     server = target(lifecycle)
-    run = SequenceRun(server)
+    run = SequenceRun(server, until)
     try:
         return run.run(sequence)
     except LivelockError as error:
         run.record("quiet", _SERVER, f"{error}")
+        run.outcome.performed += 1
         return run.outcome
     finally:
         server.dispose()
@@ -101,8 +113,9 @@ class SequenceRun:
         streams: how many streams were opened, to give each bytes of its own.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, until: Container[str] = ()) -> None:
         self.target = target
+        self._until = until
         self.outcome = SequenceOutcome()
         self.connections: dict[str, ConnectionModel] = {}
         self.over: list[tuple[str, ConnectionModel]] = []
@@ -152,6 +165,10 @@ class SequenceRun:
             else:
                 self.target.turn(step.gap)
             self.check_bounds()
+            self.outcome.performed += 1
+            violations = self.outcome.violations
+            if violations and any(each.property in self._until for each in violations):
+                return
 
     def close_all(self) -> None:
         """Close every connection that a peer holds open."""
@@ -164,7 +181,7 @@ class SequenceRun:
         if verb in OPERATOR:
             self.operate(verb)
             return
-        if verb in {"open", "connect", "bad"}:
+        if verb in CONNECTING:
             self.connect(step)
             return
         connection = self.connections.get(name)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from findings import finding
 from muxleak_scenarios import Sequence, find_pair, run_sequence
 from muxleak_scenarios.cli import cli, fuzz
 from muxleak_scenarios.pairs.campaign import CampaignProgress, CampaignResult
 from muxleak_scenarios.pairs.replay import SequenceReplay
-from muxleak_scenarios.pairs.search import Found
 from muxleak_vless.lifecycle import Lifecycle
 from pairs import SOME_SLUGS
 from source_roots import PYTHONPATH
@@ -47,7 +47,7 @@ def find(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         sequence = Sequence.parse(line)
         outcome = run_sequence(sequence, find_pair(FLAGSHIP).buggy())
         status = CampaignProgress("shrinks", 3, 50, 300, 1.0, len(sequence))
-        result = CampaignResult(Found(sequence, outcome, 3, 45), status, ended, remembered=False)
+        result = CampaignResult(finding(sequence, outcome), status, ended)
         monkeypatch.setattr(fuzz, "_search", lambda *_, **__: result)
 
     return come_to
@@ -206,7 +206,7 @@ def test_fuzz_file_of_a_version_has_no_half() -> None:
     """Versions are named as they are in lines."""
     sequence = Sequence.parse("a:open a:close")
     outcome = run_sequence(sequence, Lifecycle())
-    text = fuzz.replay_file(SequenceReplay("REF", "", sequence), Found(sequence, outcome, 1, 1))
+    text = fuzz.replay_file(SequenceReplay("REF", "", sequence), finding(sequence, outcome))
 
     assert text.splitlines()[0] == "# REF"
     assert text.splitlines()[-1] == "REF a:open a:close  # expect: clean"
@@ -252,9 +252,9 @@ def test_fuzz_runs_over_tcp(target: str) -> None:
 def test_fuzz_stops_on_interrupt_with_what_it_has(folder: Path) -> None:
     """Ctrl-C, once it is at work, is no traceback: the budget so far is told, and exit code 130."""
     code = (
-        "import sys, os, signal; import muxleak_scenarios.pairs.campaign as c\n"
+        "import sys, os, signal; import muxleak_scenarios.pairs.subject as c\n"
         "run = c.run_sequence\n"
-        "def first(*a):\n os.kill(os.getpid(), signal.SIGINT); return run(*a)\n"
+        "def first(*a, **k):\n os.kill(os.getpid(), signal.SIGINT); return run(*a, **k)\n"
         "c.run_sequence = first\nfrom muxleak_scenarios.cli import main\nmain()"
     )
     done = subprocess.run(  # noqa: S603 - our own program

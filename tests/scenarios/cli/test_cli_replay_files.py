@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from findings import finding
 from muxleak_scenarios import Sequence, find_pair, run_sequence
 from muxleak_scenarios.cli import cli, fuzz, replay_files
 from muxleak_scenarios.pairs.campaign import CampaignProgress, CampaignResult
-from muxleak_scenarios.pairs.search import Found
 
 FLAGSHIP = "watcher_outlives_connection"
 SEARCHES = (("fuzz", "V1"), ("fuzz", "chat:main"), ("hunt", "127.0.0.1:1", "--pid", "1"))
@@ -64,9 +64,7 @@ def find(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
             outcome = run_sequence(sequence, find_pair(FLAGSHIP).buggy())
             status = CampaignProgress("shrinks", 3, 50, 300, 1.0, len(sequence))
             first()
-            return CampaignResult(
-                Found(sequence, outcome, 3, 45), status, "shrunk", remembered=False
-            )
+            return CampaignResult(finding(sequence, outcome), status, "shrunk")
 
         monkeypatch.setattr(fuzz, "_search", search)
 

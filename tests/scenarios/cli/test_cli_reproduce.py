@@ -15,8 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from creation_sites import shown
+from findings import finding
 from muxleak import LeakReport
-from muxleak_scenarios import Found, SequenceOutcome, Violation, find_pair
+from muxleak_scenarios import SequenceOutcome, Violation, find_pair
 from muxleak_scenarios.cli import cli, render, reproduce
 from muxleak_scenarios.cli.reproduce import Reproduction
 from muxleak_scenarios.pairs.growth import TaskGrowth
@@ -57,7 +58,7 @@ def flagship() -> Reproduction:
         pair,
         growths((1, 1, 0), (10, 10, 0)),
         growths((1, 0, 0), (10, 0, 0)),
-        Found(pair.minimal, outcome, examples=2, connections=23),
+        finding(pair.minimal, outcome),
         {name: SequenceOutcome(connections=1, cleanups=1) for name in VERSIONS},
         (),
     )
@@ -89,7 +90,7 @@ def test_reproduced_is_false_when_anything_differs(
 def test_reproduced_needs_the_property_that_is_claimed(flagship: Reproduction) -> None:
     """Finding another bug is not a reproduction of this one."""
     assert flagship.found is not None
-    other = replace(flagship.found, outcome=SequenceOutcome([Violation("data", "a", "")]))
+    other = finding(flagship.pair.minimal, SequenceOutcome([Violation("data", "a", "")]))
 
     assert not replace(flagship, found=other).reproduced
 
@@ -102,7 +103,7 @@ def test_growth_is_of_what_the_pair_breaks(flagship: Reproduction) -> None:
         flagship,
         pair=pair,
         buggy=growths((1, 0, -1), (10, 0, -10)),
-        found=Found(pair.minimal, outcome, examples=2, connections=23),
+        found=finding(pair.minimal, outcome),
     )
 
     assert flagship.metric == "tasks"
