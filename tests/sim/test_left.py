@@ -298,24 +298,6 @@ def test_timers_of_a_wait_are_their_tasks() -> None:
     assert {group.kind for group in caught.value.report.groups} == {"task"}
 
 
-@pytest.mark.parametrize(("seconds", "leaks"), [(9, False), (11, True)])
-def test_timers_within_grace_are_no_leak(seconds: float, leaks: bool) -> None:  # noqa: FBT001 - a parameter
-    """A timer that fires soon is let, after an operation and after the end."""
-    fired: list[float] = []
-
-    async def program() -> None:
-        loop = asyncio.get_running_loop()
-        async with current().operation("request"):
-            loop.call_later(seconds, lambda: fired.append(loop.time()))
-
-    if leaks:
-        with pytest.raises(LeakError, match="is due in 11 s"):
-            simulate(program)
-        return
-    simulate(program)
-    assert fired == [9.0]
-
-
 def test_heartbeat_never_ends() -> None:
     """A timer that sets itself again is found at the end, charged to whoever set the first."""
 

@@ -17,7 +17,10 @@
 # What is left has an object that nobody but the timer owns, such as the keep-alive timer of a
 # connection that was reset, or that is kept in a list, such as a response that was not read.
 #
-# `no_leaks` around a block has no such rules: its user names the operation that is to be clean.
+# `no_leaks` around a block has no such rules but the first: its user names the operation that is to
+# be clean. A simulation judges by the same rule as `no_leaks`, in virtual time
+# (`muxleak.sim.leak_scan`): armed when everything else has settled, due later than the budget, and
+# not set by asyncio for a sleep, a timeout or a transport.
 
 import functools
 from collections.abc import Iterable, Sequence

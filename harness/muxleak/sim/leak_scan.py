@@ -8,6 +8,12 @@
 # The scope of a record is the scope variable of the context in which its callbacks run. So the scan
 # can say what one operation left behind while others are still under way.
 #
+# Timers are judged by the rule of `no_leaks` (see `muxleak.checks.timer_rule`), in virtual time: a
+# timer counts if it is armed once everything else has settled, is due later than the budget, and
+# was not set by asyncio. After an operation or a close that is at once. At the end of the program
+# tasks may still need the grace to end, and their timers with them; so `run` looks at the timers as
+# soon as nothing else is alive, and not at the end of the grace, when they have fired.
+#
 # Three things look like leaks and are none:
 #
 # - the timer of a sleep or a timeout: the task that sleeps is alive and is reported already
@@ -141,6 +147,24 @@ def left_behind(
     if loop.pending_timers or fabric.open or fabric.servers or seen.generators or seen.futures:
         found = without_owned([*found, *_things(loop, kinds, within, horizon)])
     return found
+
+
+def armed_timers(loop: ScannedLoop, horizon: float) -> list[TimerRecord]:
+    """Return the records of the timers that are due later than a virtual time and not asyncio's."""
+    return list(_things(loop, frozenset({"timer"}), None, horizon))
+
+
+def is_active(loop: ScannedLoop) -> bool:
+    """Return True if a task, an open connection or a server is there, whatever counts as a leak.
+
+    A connection that only a fault keeps open is not counted.
+    """
+    simulation, fabric = loop.simulation, loop.fabric
+    if simulation is None or simulation.ledger.count or fabric.servers:
+        return simulation is not None
+    if any(not each.cut_off for each in fabric.open):
+        return True
+    return bool(simulation.ledger.unseen and asyncio.all_tasks(_asyncio(loop)))
 
 
 def task_records(loop: ScannedLoop) -> list[TaskRecord]:

@@ -21,13 +21,15 @@
 #   3. with something ready: take the timers that are due now, and run
 #   4. quiescent, a connection closed since the last time, and nothing under way: run the check
 #   5. quiescent, a task settles: let timers within the horizon pass, else wake the first waiter
-#   6. else jump to the next timer
+#   6. quiescent, after the end of the program: let `run_down`'s caller look before time passes
+#   7. else jump to the next timer
 #
 # So `settle` returns before virtual time passes its horizon, and a check never runs while bytes are
 # under way. Its price is one attribute look-up per iteration.
 
 import asyncio
 import math
+from collections.abc import Callable
 from functools import partial
 from types import BuiltinMethodType
 from typing import Any
@@ -62,11 +64,12 @@ class _State:
         settling: horizon and future of each call of `settle` that waits.
         spared: tasks that may still be cancelled; True if that falls together with the next
             wake-up.
+        watch: called whenever the loop is quiescent, before time passes; None for nothing.
     """
 
     __slots__ = (
         *("choices", "ended", "made", "seen", "settings"),
-        *("settling", "simulation", "spared", "trace"),
+        *("settling", "simulation", "spared", "trace", "watch"),
     )
 
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None) -> None:
@@ -77,6 +80,7 @@ class _State:
         self.seen = Seen()
         self.settling: list[tuple[float, asyncio.Future[None]]] = []
         self.spared: dict[AnyTask, bool] = {}
+        self.watch: Callable[[], object] | None = None
 
 
 class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asyncio's signatures as programs use
@@ -162,6 +166,23 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         tasks, records = self.live_tasks(), task_records(self)
         raise DeadlockError(tasks, records, diagnose=self._state.trace is not None)
 
+    def run_down(self, seconds: float, watch: Callable[[], object] | None) -> None:
+        """Run until nothing is due within some virtual seconds from now.
+
+        Args:
+            seconds: virtual seconds.
+            watch: called at each instant at which nothing is ready or under way, before time
+                passes; it must not change anything.
+
+        Raises:
+            LivelockError: the loop does not settle.
+        """
+        self._state.watch, self.must_check = watch, True
+        try:
+            self.run_until_quiescent(seconds)
+        finally:
+            self._state.watch = None
+
     def _end(self, _main: AnyTask) -> None:
         self._state.ended = self.must_check = True
 
@@ -211,19 +232,26 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         if fabric.held:
             self._wake(self._now)
             return True
-        self.must_check = fabric.closed or bool(self._state.settling)
+        watch = self._state.watch
+        self.must_check = fabric.closed or bool(self._state.settling) or watch is not None
         if fabric.closed and not fabric.in_flight > self._now:
             fabric.closed = False
             if self.simulation is not None:
                 self.simulation.closed()
         if self._state.settling:
-            horizon, rest = self._state.settling[0]
-            if not self._wake(min(until, max(horizon, fabric.in_flight))):
-                del self._state.settling[0]
-                if not rest.done():
-                    rest.set_result(None)
+            self._settle(until)
             return True
+        if watch is not None and not fabric.in_flight > self._now:
+            watch()
         return self._wake(until)
+
+    def _settle(self, until: float) -> None:
+        """Let timers within the horizon of the first `settle` pass; without any, it returns."""
+        horizon, rest = self._state.settling[0]
+        if not self._wake(min(until, max(horizon, self.fabric.in_flight))):
+            del self._state.settling[0]
+            if not rest.done():
+                rest.set_result(None)
 
     def _arrange(self, due: int) -> None:
         """Order the timers that are due at the same instant."""

@@ -4,7 +4,8 @@
 # and a search can make thousands of them. A run passes through these stages:
 #
 #   1. the main task runs until it has ended; a deadlock or a livelock ends the run here
-#   2. the loop runs on for `Settings.grace` virtual seconds: work that ends by itself is no leak
+#   2. the loop runs on for `Settings.grace` virtual seconds: work that ends by itself is no leak;
+#      timers are looked at earlier, as soon as nothing else is alive (see `leak_scan`)
 #   3. the leak scan looks for everything that is still alive; a leak is the run's error
 #   4. `Settings.check` is called a last time
 #   5. a call that was refused because it leaves the simulation is the error, also if the program
@@ -28,7 +29,7 @@ from muxleak.checks.teardown import close_coroutines
 from muxleak.ledger import task_class
 from muxleak.ledger.ledger import Ledger
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.leak_scan import left_behind
+from muxleak.sim.leak_scan import armed_timers, is_active, left_behind
 from muxleak.sim.loop import ChoosingLoop, SimLoop
 from muxleak.sim.settings import ledger_kinds
 from muxleak.sim.trace import Event, Trace
@@ -120,7 +121,7 @@ class Simulation:
             yield scope
         await self.settle()
         settings = self._settings
-        left = left_behind(self._loop, settings.counted, scope, self._loop.time() + settings.grace)
+        left = left_behind(self._loop, settings.counted, scope, self._loop.time() + settings.budget)
         if left:
             raise LeakError(LeakReport.of(left))
         self.closed()
@@ -211,7 +212,7 @@ def check_connections(simulation: Simulation) -> None:
             end has closed; a task that sleeps counts too.
     """
     loop, settings = simulation._loop, simulation._settings  # noqa: SLF001 - of this module
-    accepted, horizon = loop.fabric.accepted, loop.time() + settings.grace
+    accepted, horizon = loop.fabric.accepted, loop.time() + settings.budget
     for each in list(accepted):
         transport, scope = each
         if transport.server is not None:
@@ -301,13 +302,41 @@ def _perform(
 def _verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseException | None:
     """Return the error of a program that has ended and left something behind, else None."""
     if settings.leaks:
+        timers = _Timers(loop, settings.budget)
         if loop.busy or simulation.ledger.count:
-            loop.run_until_quiescent(settings.grace)
+            loop.run_down(settings.grace, timers if "timer" in settings.counted else None)
         left = left_behind(loop, settings.counted)
         if left:
             return LeakError(LeakReport.of(left))
+        if timers.report:
+            return LeakError(timers.report)
     simulation.closed()
     return None
+
+
+class _Timers:
+    """Looks at the timers of a program that has ended, as soon as nothing else is alive.
+
+    The loop goes on to the end of the grace in any case: what the timers do then may be noted in
+    the trace, and replays from before this rule follow the same trace.
+
+    Attributes:
+        report: the timers that are leaks; falsy if there are none.
+    """
+
+    def __init__(self, loop: SimLoop, budget: float) -> None:
+        self.report = LeakReport((), 0)
+        self._loop, self._budget = loop, budget
+        self._until: float | None = None  # timers that are due by then are waited for
+
+    def __call__(self) -> None:
+        loop = self._loop
+        if self.report or is_active(loop):
+            return
+        if self._until is None:
+            self._until = loop.time() + self._budget
+        # At once: their records say in how many seconds they are due.
+        self.report = LeakReport.of(armed_timers(loop, self._until))
 
 
 class _yield:  # noqa: N801 - an awaitable used like a function

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from muxleak.checks.scope_check import BUDGET
 from muxleak.ledger.kinds import valid_kinds
 
 # The kinds that a simulation can leave behind. It has no jobs, threads or watched descriptors, and
@@ -67,15 +68,18 @@ class Settings:
             at any of their awaits, once each.
         gaps: True if `Simulation.gap` draws how far the program runs on; else it always settles.
         grace: virtual seconds between the program's end and the search for leaks.
+        budget: virtual seconds within which a timer may still fire by itself once everything else
+            has settled, as of `no_leaks`.
         leaks: True if anything left behind at the program's end is an error.
         kinds: the kinds that count as left behind, at the end and after `Simulation.operation`;
             by default all but "callback". A task, transport, server or generator counts if it is
-            alive. A timer counts if it is due later than `grace` and belongs to no sleep or
-            timeout. "error" is a task whose exception nobody retrieved, "destroyed" a task that
-            became garbage before its end; asyncio reports both to the exception handler. Other
-            reports to that handler stand in the outcome's `errors` and fail nothing, and so does
-            a handler of `start_server` that failed. "callback" is a callback that an operation
-            left on a future; it costs a reference for each future made.
+            alive. A timer counts if it is armed once everything else has ended, or the operation
+            has settled, is due later than `budget`, and belongs to no sleep or timeout. "error" is
+            a task whose exception nobody retrieved, "destroyed" a task that became garbage before
+            its end; asyncio reports both to the exception handler. Other reports to that handler
+            stand in the outcome's `errors` and fail nothing, and so does a handler of
+            `start_server` that failed. "callback" is a callback that an operation left on a
+            future; it costs a reference for each future made.
         check: called with the `Simulation` after every close of a connection, once the loop is
             quiescent, and after the end of the program. It raises if something is wrong.
         allow: calls that may leave the simulation, of `OUTSIDE`: "executor" runs the jobs of
@@ -91,6 +95,7 @@ class Settings:
     cancel: tuple[str, ...] = ()
     gaps: bool = True
     grace: float = 10.0
+    budget: float = BUDGET
     leaks: bool = True
     kinds: Iterable[str] = KINDS
     check: Callable[[Any], object] | None = None

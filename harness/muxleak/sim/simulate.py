@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     cancel: tuple[str, ...]
     gaps: bool
     grace: float
+    budget: float
     leaks: bool
     kinds: Iterable[str]
     check: Callable[[Simulation], object] | None
