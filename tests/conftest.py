@@ -48,6 +48,14 @@ def small_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture
+def no_chance() -> Iterator[None]:
+    """Collect garbage on demand only."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def sites_relative_to_here() -> None:
     """Forget the paths that were shortened in the folder of an earlier test."""

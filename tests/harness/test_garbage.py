@@ -18,12 +18,13 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
 
+pytestmark = pytest.mark.usefixtures("no_chance")
+
+
 @pytest.fixture(autouse=True)
-def no_chance() -> Iterator[None]:
-    """Collect only on demand."""
-    gc.disable()
+def nothing_waited() -> Iterator[None]:
+    """Forget what the programs of a test have noted."""
     yield
-    gc.enable()
     WAITED.clear()
 
 

@@ -285,6 +285,7 @@ def settle(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(asyncio.sleep(0))
 
 
+@pytest.mark.usefixtures("no_chance")
 @pytest.mark.parametrize("read", [True, False])
 def test_task_that_nobody_holds_is_destroyed(
     real_loop: asyncio.AbstractEventLoop, *, read: bool
@@ -366,6 +367,7 @@ def test_finished_task_is_freed_as_without_a_ledger(
         )
 
 
+@pytest.mark.usefixtures("no_chance")
 def test_entries_survive_a_collection_between_two_readings(
     real_loop: asyncio.AbstractEventLoop,
 ) -> None:

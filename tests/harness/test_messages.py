@@ -8,7 +8,7 @@ import gc
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -24,12 +24,7 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
 
-@pytest.fixture(autouse=True)
-def no_chance() -> Iterator[None]:
-    """Collect only on demand."""
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_chance")
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]], new_loop: Loops) -> Any:

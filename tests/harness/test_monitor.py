@@ -455,6 +455,7 @@ def test_monitor_keeps_no_more_samples_than_its_window() -> None:
 
 
 @REAL
+@pytest.mark.usefixtures("no_chance")
 @pytest.mark.parametrize("sampled", [True, False])
 def test_monitor_counts_tasks_that_a_collection_destroys(
     new_loop: Callable[[], asyncio.AbstractEventLoop], *, sampled: bool

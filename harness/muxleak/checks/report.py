@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self
 
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute
-from muxleak.introspect.sites import Site, short_path
+from muxleak.introspect.sites import Site, SiteFrame, short_path
 from muxleak.introspect.waiting import Waiting
 from muxleak.ledger.counters import Scope
 from muxleak.ledger.kinds import NOUNS
@@ -76,6 +76,7 @@ class LeakGroup:
         scopes: the names of their scopes, each once.
         kind: one of `kinds.KINDS`.
         notes: the diagnosis, a line each: counts of growth, who can still wake them.
+        created: the frames of the creation site as data, innermost first; empty if unknown.
     """
 
     count: int
@@ -86,6 +87,7 @@ class LeakGroup:
     scopes: tuple[str, ...]
     kind: str = "task"
     notes: tuple[str, ...] = ()
+    created: tuple[SiteFrame, ...] = ()
 
     def lines(self) -> list[str]:
         """Return the lines that are printed for the group."""
@@ -107,6 +109,10 @@ class LeakGroup:
             "count": self.count,
             "name": self.name,
             "site": self.site,
+            "created": [
+                {"file": short_path(frame.filename), "line": frame.line, "function": frame.function}
+                for frame in self.created
+            ],
             "waiting": list(self.waiting),
             "waits_on": self.waits_on,
             "scopes": list(self.scopes),
@@ -245,20 +251,25 @@ def _group(
         doing = f"{waiting.place} on {waiting.on}"
     else:
         doing = first.state()
-    site = str(first.site) if first.site.points else _made_by_asyncio(first)
+    created = first.site.frames or _made_by_asyncio(first)
+    site = str(created[0]) if created else "unknown"
+    if created and not first.site.points:
+        # Baselines hold this text: changing it would make their entries look like new leaks.
+        site += " (there it begins; asyncio made it)"
     return LeakGroup(
-        *(len(records), first.name, site, chain, doing, tuple(names)), first.kind, tuple(notes)
+        *(len(records), first.name, site, chain, doing, tuple(names)),
+        first.kind,
+        tuple(notes),
+        created,
     )
 
 
-def _made_by_asyncio(record: Record) -> str:
-    """Name the first line of a task's function, if no user code is in its creation site."""
+def _made_by_asyncio(record: Record) -> tuple[SiteFrame, ...]:
+    """Return the first line of a task's function, if no user code is in its creation site."""
     code = attribute(ask(record.thing(), "get_coro"), "cr_code")
     if not isinstance(code, CodeType):
-        return "unknown"
-    where = f"{short_path(code.co_filename)}:{code.co_firstlineno}"
-    # Baselines hold this text: changing it would make their entries look like new leaks.
-    return f"{where} in {code.co_qualname} (there it begins; asyncio made it)"
+        return ()
+    return (SiteFrame(code.co_filename, code.co_firstlineno, code.co_qualname),)
 
 
 def _counted(groups: Iterable[LeakGroup]) -> str:
