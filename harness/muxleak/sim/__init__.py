@@ -7,6 +7,7 @@ from muxleak.sim.replay import Replay, ReplayError
 from muxleak.sim.run import Run, Simulation, check_connections, current
 from muxleak.sim.settings import Network, Settings
 from muxleak.sim.simulate import Options, SimulationOutcome, replay, rerun, simulate, simulated
+from muxleak.sim.time_limits import TimeLimitError
 
 __all__ = [
     "Choices",
@@ -22,6 +23,7 @@ __all__ = [
     "Simulation",
     "SimulationError",
     "SimulationOutcome",
+    "TimeLimitError",
     "check_connections",
     "current",
     "find_program",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from muxleak.sim.choices import Choices
     from muxleak.sim.settings import Network
     from muxleak.sim.sockets import Address, Names
+    from muxleak.sim.time_limits import TimeLimits
 
 
 class Scheduler(Protocol):
@@ -39,10 +40,12 @@ class RunningSimulation(Protocol):
     Attributes:
         ledger: counts the tasks and gives each accepted connection its scope.
         has_check: True if a check runs after every close of a connection.
+        limits: measures the closes of connections.
     """
 
     ledger: Ledger
     has_check: bool
+    limits: TimeLimits
 
     def drawn(self, text: str) -> None:
         """Report a fault or a cancellation that was drawn, as findings print it."""

@@ -154,6 +154,29 @@ def armed_timers(loop: ScannedLoop, horizon: float) -> list[TimerRecord]:
     return list(_things(loop, frozenset({"timer"}), None, horizon))
 
 
+def alive_in(loop: ScannedLoop, kinds: frozenset[str], scope: Scope) -> list[Any]:
+    """Return the records of everything alive in a scope; unlike `left_behind` it collects nothing.
+
+    Args:
+        loop: a quiescent loop.
+        kinds: the wanted kinds.
+        scope: the scope.
+    """
+    found = [each for each in scope.everything() if each.kind in kinds]
+    return without_owned([*found, *_things(loop, kinds, scope, loop.time())])
+
+
+def owners_of_things(loop: ScannedLoop, kinds: frozenset[str]) -> set[int]:
+    """Return the ids of the scopes in which a thing is alive that is no task."""
+    found: set[int] = set()
+    for record in _things(loop, kinds, None, loop.time()):
+        scope = record.owner
+        while scope is not None and id(scope) not in found:
+            found.add(id(scope))
+            scope = scope.parent
+    return found
+
+
 def is_active(loop: ScannedLoop) -> bool:
     """Return True if a task, an open connection or a server is there, whatever counts as a leak.
 

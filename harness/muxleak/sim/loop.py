@@ -154,12 +154,15 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
         Raises:
             DeadlockError: it cannot end.
+            TimeLimitError: it takes longer than `Settings.time_limit`.
             LivelockError: it has not ended after `step_limit` iterations.
         """
         main.add_done_callback(self._end)
         iterations = self._drive(math.inf, self.step_limit)
         if main.done():
             self._state.ended = False
+            if self.simulation is not None:
+                self.simulation.limits.program_ended()
             return
         if iterations == self.step_limit:
             raise LivelockError(iterations, self._now, self._ready)
@@ -209,6 +212,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
     def close(self) -> None:
         """Close the loop and cut the references back to it."""
         super().close()
+        self.limit = math.inf
         if "callback" in self._state.settings.counted:
             vars(self).pop("create_future", None)
         self.fabric.close()
@@ -252,6 +256,10 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
             del self._state.settling[0]
             if not rest.done():
                 rest.set_result(None)
+
+    def _pass_limit(self, when: float) -> None:
+        if self.simulation is not None:
+            self.simulation.limits.pass_limit(when)
 
     def _arrange(self, due: int) -> None:
         """Order the timers that are due at the same instant."""

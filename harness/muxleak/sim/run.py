@@ -7,7 +7,7 @@
 #   2. the loop runs on for `Settings.grace` virtual seconds: work that ends by itself is no leak;
 #      timers are looked at earlier, as soon as nothing else is alive (see `leak_scan`)
 #   3. the leak scan looks for everything that is still alive; a leak is the run's error
-#   4. `Settings.check` is called a last time
+#   4. `Settings.check` is called a last time, and a close that took too long is an error
 #   5. a call that was refused because it leaves the simulation is the error, also if the program
 #      has caught it
 #   6. the loop is disposed of: tasks are cancelled, coroutines closed, references cut
@@ -32,6 +32,7 @@ from muxleak.sim.errors import SimulationError
 from muxleak.sim.leak_scan import armed_timers, is_active, left_behind
 from muxleak.sim.loop import ChoosingLoop, SimLoop
 from muxleak.sim.settings import ledger_kinds
+from muxleak.sim.time_limits import TimeLimits
 from muxleak.sim.trace import Event, Trace
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Simulation:
         steps: the steps that the program has announced, and the faults and cancellations that were
             drawn, as findings print them.
         has_check: True if `Settings.check` runs after every close of a connection.
+        limits: measures the closes of connections and the operations.
     """
 
     def __init__(self, loop: SimLoop, ledger: Ledger, settings: Settings) -> None:
@@ -69,6 +71,7 @@ class Simulation:
         self._last = -1  # index of the program's last step
         self._loop = loop
         self._settings = settings
+        self.limits = TimeLimits(loop, settings)
 
     def step(self, text: str) -> None:
         """Announce the next step of the program; findings print the steps.
@@ -115,15 +118,21 @@ class Simulation:
         Raises:
             LeakError: something made in the block, or by tasks and connections made there, is
                 alive; `Settings.kinds` names the kinds that count.
+            TimeLimitError: it took longer than `Settings.operation_limit`.
         """
         scope = self.ledger.scope(name)
-        with scope:
-            yield scope
-        await self.settle()
+        span = self.limits.begin(scope)
+        try:
+            with scope:
+                yield scope
+            await self.settle()
+        finally:
+            self.limits.end(span)
         settings = self._settings
         left = left_behind(self._loop, settings.counted, scope, self._loop.time() + settings.budget)
         if left:
             raise LeakError(LeakReport.of(left))
+        self.limits.check(span)
         self.closed()
 
     def drawn(self, text: str) -> None:
@@ -311,7 +320,7 @@ def _verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseE
         if timers.report:
             return LeakError(timers.report)
     simulation.closed()
-    return None
+    return simulation.limits.verdict()
 
 
 class _Timers:

@@ -17,6 +17,7 @@ KINDS = valid_kinds(["task", "timer", "transport", "server", "generator", "error
 OPTIONAL = frozenset({"callback"})
 FAULTS = ("refuse", "black hole", "reset", "stall", "half-close")
 OUTSIDE = ("executor", "signals")
+_DAY = 86_400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,14 @@ class Settings:
         allow: calls that may leave the simulation, of `OUTSIDE`: "executor" runs the jobs of
             executors in the loop's own thread, "signals" accepts handlers that never fire.
         step_limit: iterations that a run may take.
+        close_limit: virtual seconds that the close of a connection may take: from the loss of its
+            first end until nothing that the accepted connection made is alive.
+        operation_limit: virtual seconds that a `Simulation.operation` may take.
+        time_limit: virtual seconds that the program may take. `math.inf` turns any of them off.
 
     Raises:
-        ValueError: an unknown kind, or something that cannot be allowed.
+        ValueError: an unknown kind, something that cannot be allowed, or a limit that is not
+            positive.
     """
 
     network: Network = field(default_factory=Network)
@@ -101,8 +107,14 @@ class Settings:
     check: Callable[[Any], object] | None = None
     allow: tuple[str, ...] = ()
     step_limit: int = 100_000
+    close_limit: float = 60.0
+    operation_limit: float = 300.0
+    time_limit: float = 30 * _DAY
 
     def __post_init__(self) -> None:
+        for name in ("close_limit", "operation_limit", "time_limit"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"expected {name} above 0, got {getattr(self, name)!r}")
         if unknown := [name for name in self.allow if name not in OUTSIDE]:
             raise ValueError(f"cannot allow {unknown!r}, expected some of {', '.join(OUTSIDE)}")
         object.__setattr__(self, "kinds", valid(self.kinds))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Function = TypeVar("_Function", bound="Callable[..., object]")
 _SETTINGS = "simulation_settings"
+_STEPS_SHOWN = 30
 
 
 class Options(TypedDict, total=False):
@@ -42,6 +43,9 @@ class Options(TypedDict, total=False):
     check: Callable[[Simulation], object] | None
     allow: tuple[str, ...]
     step_limit: int
+    close_limit: float
+    operation_limit: float
+    time_limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,8 @@ def simulate(
 ) -> SimulationOutcome[_T]:
     """Run an async program to its end in a fresh simulation, then until the loop is quiescent.
 
-    Every error that is raised carries a note with the command that repeats the run.
+    Every error that is raised carries a note with the command that repeats the run, and one with
+    its steps if it has any.
 
     Args:
         main: an async function without arguments.
@@ -122,6 +127,7 @@ def simulate(
         DeadlockError: the program cannot end; the message lists the tasks and their waits.
         LivelockError: the loop does not settle.
         SimulationError: the program tried to leave the simulation.
+        TimeLimitError: a close, an operation or the program took too much virtual time.
         BaseException: any exception of the program.
     """
     if choices is None:
@@ -132,6 +138,10 @@ def simulate(
     found = _replay(main, settings, result)
     if result.error is not None:
         result.error.add_note(f"replay with: {how_to_replay(main, settings, found)}")
+        if result.steps:
+            more = len(result.steps) - _STEPS_SHOWN
+            rest = [f"and {more} more"] if more > 0 else []
+            result.error.add_note(f"steps: {' | '.join([*result.steps[:_STEPS_SHOWN], *rest])}")
         raise result.error
     return SimulationOutcome(
         result.value,

@@ -55,6 +55,7 @@ from muxleak.sim.sockets import SimSocket, error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from muxleak.ledger.counters import Scope
     from muxleak.sim.interfaces import Carrier
     from muxleak.sim.sockets import Address
 
@@ -96,6 +97,7 @@ class SimTransport(MemoryTransport):
         self.label = label
         self.server: SimServer | None = None
         self.points: Points = []
+        self._scope: Scope | None = None  # of an accepted connection, until its close is measured
         self._scheduled = True  # nothing is delivered before `begin`
         self._reading = self._filling = self._context
 
@@ -208,6 +210,8 @@ class SimTransport(MemoryTransport):
 
     def _flow(self) -> None:
         self._stalled = False
+        if self._peer is None:
+            self._measure_close()
         if not self._lost:
             self._expect()
 
@@ -264,8 +268,19 @@ class SimTransport(MemoryTransport):
         else:
             super()._peer_lost(reset=reset)
 
+    def _measure_close(self) -> None:
+        """Measure from now on the time until everything that the connection made has ended."""
+        scope, self._scope = self._scope, None
+        simulation = self._fabric.loop.simulation
+        if scope is not None and simulation is not None:
+            simulation.limits.connection_ends(scope)
+
     def _call_connection_lost(self, exc: BaseException | None) -> None:
-        fabric, server = self._fabric, self.server
+        fabric, server, peer = self._fabric, self.server, self._peer
+        if self._scope is not None:
+            self._measure_close()
+        elif isinstance(peer, SimTransport) and not (peer._stalled or peer._severed):
+            peer._measure_close()
         fabric.note("lost", self.label)
         if self._peer is None:
             fabric.loop.must_check = fabric.closed = True
@@ -453,6 +468,7 @@ class SimServer(asyncio.AbstractServer):
         host, port = transport.get_extra_info("sockname")
         scope = simulation.ledger.scope(f"connection {transport.label[:-1]} to {host}:{port}")
         scope.enter()
+        transport._scope = scope
         # Only a check reads the list; without one it would keep every transport alive.
         if simulation.has_check and not self._closed:
             self._fabric.accepted.append((transport, scope))

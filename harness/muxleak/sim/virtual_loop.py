@@ -286,6 +286,7 @@ class VirtualLoop(SchedulingLoop):
         task_source: returns the live tasks in creation order; a `Ledger` sets it. Without it, tasks
             are sorted by name, the creation order for asyncio's default names.
         must_check: True if the next iteration must look beyond the ready queue and the timers.
+        limit: virtual time beyond which `_pass_limit` is called before each jump.
     """
 
     is_virtual = True  # for `settle`: nothing arrives but by the ready queue and the timers
@@ -298,6 +299,7 @@ class VirtualLoop(SchedulingLoop):
         self.step_limit = step_limit
         self.task_source: Callable[[], Iterable[AnyTask]] | None = None
         self.must_check = False
+        self.limit = math.inf
 
     @property
     def pending_timers(self) -> int:
@@ -440,7 +442,12 @@ class VirtualLoop(SchedulingLoop):
                     if not ready:
                         # `_wake` in short, for the usual case of one timer.
                         when = head._when
-                        if len(timers) == 1 and self._now < when <= until and not head._cancelled:
+                        if (
+                            len(timers) == 1
+                            and self._now < when <= until
+                            and when <= self.limit
+                            and not head._cancelled
+                        ):
                             self._now = when
                             ready.append(timers.pop())
                             head._scheduled = False
@@ -504,6 +511,10 @@ class VirtualLoop(SchedulingLoop):
                 if when > self._now:
                     if ready or when > until:
                         break
+                    if when > self.limit:
+                        self._pass_limit(when)
+                        if ready:
+                            break
                     self._now = when
                 ready.append(head)
                 due += 1
@@ -520,6 +531,9 @@ class VirtualLoop(SchedulingLoop):
     def _run_sparing(self, handle: Any) -> None:
         """Run a handle; called while `_spared` holds a task."""
         handle._run()
+
+    def _pass_limit(self, when: float) -> None:
+        """Look at the run before time jumps to `when`, which is beyond `limit`."""
 
     def _arrange(self, due: int) -> None:
         """Order the timers that are due, the last `due` in the ready queue; here, leave them."""

@@ -20,7 +20,13 @@ from rich.text import Text
 from muxleak.checks.report import LeakError
 from muxleak.introspect.sites import is_internal, short_path
 from muxleak.search import find_leaks
-from muxleak.sim import DeadlockError, ProgramError, SimulationError, find_program
+from muxleak.sim import (
+    DeadlockError,
+    ProgramError,
+    SimulationError,
+    TimeLimitError,
+    find_program,
+)
 from muxleak_scenarios.cli import render
 
 if TYPE_CHECKING:
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     Program = Callable[[], Coroutine[Any, Any, object]]
 
 _STEPS_SHOWN = 30
+_REPORTS = (LeakError, DeadlockError, TimeLimitError)  # errors that have a report
 BEYOND = (
     "beyond stock asyncio: wakes tasks in an order that its first-in, first-out queue never has"
 )
@@ -53,7 +60,7 @@ class ProgramFailure(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
         error = self.error
-        report = error.report.to_json() if isinstance(error, LeakError | DeadlockError) else None
+        report = error.report.to_json() if isinstance(error, _REPORTS) else None
         return {
             "error": type(self.error).__name__,
             "message": str(self.error),
@@ -139,7 +146,7 @@ def show(console: Console, failed: ProgramFailure) -> None:
     for line in lines:
         render.copyable(console, line, 0)
     # The report of a leak has its own places; a line of the simulator would only mislead.
-    if not isinstance(error, LeakError) and (at := _raised_at(error)):
+    if not isinstance(error, _REPORTS) and (at := _raised_at(error)):
         render.copyable(console, f"raised at {at}")
     if failed.beyond:
         console.print(BEYOND)

@@ -107,6 +107,11 @@ async def identities():
         await asyncio.sleep(1 + sessions.index(session))
         await asyncio.create_task(fine())
 
+async def slow():
+    current().step("ask")
+    async with current().operation("request"):
+        await asyncio.sleep(301)
+
 async def waits():
     await forever()
 
@@ -320,6 +325,16 @@ def test_fuzz_program_tells_of_a_deadlock() -> None:
     assert f"waits in forever ({line_of('create_future')})" in result.stdout
     (group,) = json.loads(invoke("fuzz", "victim:waits", "--json").stdout)["report"]["groups"]
     assert (group["name"], group["notes"]) == ("waits", ["nothing alive can wake it"])
+
+
+def test_fuzz_program_tells_of_an_operation_that_takes_too_long() -> None:
+    """The steps, the times, the setting, and where it waits; no line of the simulator."""
+    result = invoke("fuzz", "victim:slow")
+
+    assert result.exit_code == 1
+    assert "\n  ask\n\nTimeLimitError: operation request took 301 s, limit 300 s; " in result.stdout
+    assert f"waits in slow ({line_of('sleep(301)')})" in result.stdout
+    assert "raised at" not in result.stdout
 
 
 def test_fuzz_program_stops_on_interrupt_with_what_it_has() -> None:
