@@ -3,6 +3,7 @@
 Interface:
 
 - `run_fresh(name, replay)` returns the run in one new process: its trace and its error.
+- `difference(name, replay, error)` returns None if a new process repeats a run, else the cause.
 - `why_it_differs(name, replay)` returns the likely cause if a run cannot be repeated.
 """
 
@@ -162,6 +163,30 @@ def run_fresh(
     except (ValueError, TypeError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         return FreshRun(seed, layout, problem=f"its process ended: {last}")
+
+
+def difference(
+    name: str,
+    replay: Replay,
+    error: BaseException | None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    timeout: float = TIMEOUT,
+) -> Difference | None:
+    """Return the likely cause if a fresh process does not repeat a run; None if one does.
+
+    Args:
+        name: the program, as "module:callable".
+        replay: the run, with its trace.
+        error: the error of the run.
+        options: the settings that the program does not carry itself.
+        timeout: seconds for each process.
+    """
+    seed = SEEDS[0]
+    fresh = run_fresh(name, replay, seed=seed, options=options, timeout=timeout)
+    if fresh.result == (replay.trace, "" if error is None else type(error).__name__):
+        return None
+    return why_it_differs(name, replay, options=options, timeout=timeout)
 
 
 def why_it_differs(

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from muxleak.search import Progress, find_leaks
 from muxleak.sim import ReplayError
+from muxleak.sim.fresh_process import difference
 from muxleak.sim.replay import SUFFIX
 from muxleak_scenarios.cli import interrupt, programs, render, replay_files
 
@@ -85,9 +86,15 @@ def fuzz_program(
     line = render.command("replay", replay.line, name)
     failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
     path, where = _keep(out, name, replay)
+    options = _options(wakeups=wakeups)
+    differs = difference(
+        name, replay, found.error, options=options, timeout=programs.FRESH_SECONDS
+    )
     if as_json:
         more = {
             "shrunk": ended == "shrunk",
+            "repeatable": differs is None,
+            "differs_by": None if differs is None else differs.cause,
             "replay": f"{replay.line} {name}",
             "trace": replay.trace,
             "file": None if path is None else str(path),
@@ -97,6 +104,8 @@ def fuzz_program(
     note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
     head = f" in {name}, in run {found.examples:,}{note}"
     _show_found(head, failed, [line] if path is None else [line, str(path), name], where)
+    if differs is not None:
+        render.stdout().print(f"not the same run in a fresh process: {differs}", style=render.BAD)
     return 1
 
 
@@ -176,10 +185,13 @@ def progress_in_words(name: str, now: Progress, seconds: float) -> str:
     return f"{head}, best {best}: shrinks {name}"
 
 
+def _options(*, wakeups: bool) -> Options:
+    return {"wakeups": True} if wakeups else {}
+
+
 def _search(
     name: str, program: Program, budget: Budget, seed: int, *, wakeups: bool
 ) -> tuple[_Gauge, Finding[Outcome] | None]:
-    options: Options = {"wakeups": True} if wakeups else {}
     with (
         programs.running(name),
         interrupt.caught() as stopped,
@@ -198,7 +210,7 @@ def _search(
                     examples=budget.examples or sys.maxsize,
                     seed=seed,
                     progress=gauge,
-                    **options,
+                    **_options(wakeups=wakeups),
                 )
         except RuntimeError as error:
             raise click.UsageError(f"{name}: {error}") from None

@@ -44,6 +44,10 @@ BEYOND = (
 )
 
 
+FRESH_SECONDS = 20.0
+"""Time for a run in a process of its own."""
+
+
 class ProgramFailure(NamedTuple):
     """A failing run.
 

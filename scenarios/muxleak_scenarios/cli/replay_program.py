@@ -35,7 +35,6 @@ _WORDS = 2  # the line or file, and a program
 _SPACE = 4096  # bytes in which a file of JSON begins
 _CHANGED = "the program or its settings have changed since"
 _NAMED = ("hash", "identity", "state")  # causes of a difference that lie in the program
-_FRESH_SECONDS = 20.0  # for a run in a process of its own
 
 
 def is_of_program(words: Sequence[str]) -> bool:
@@ -74,7 +73,7 @@ def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
         result = rerun(found, program)
     differs = None
     if found.trace and found.trace != result.trace_hash:
-        differs = why_it_differs(name, found, timeout=_FRESH_SECONDS)
+        differs = why_it_differs(name, found, timeout=programs.FRESH_SECONDS)
     command = render.command("replay", *words)
     failed = None
     if result.error is not None:

@@ -112,6 +112,10 @@ async def slow():
     async with current().operation("request"):
         await asyncio.sleep(301)
 
+async def leaks_by_identity():
+    await identities()
+    asyncio.create_task(forever())
+
 async def waits():
     await forever()
 
@@ -150,6 +154,32 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if not name.startswith("muxleak"):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def repeatable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast tests start no fresh process that repeats the finding."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(fuzz_program, "difference", lambda *_, **__: None)
+
+
+@pytest.mark.slow
+def test_fuzz_program_says_whether_a_fresh_process_repeats_the_run() -> None:
+    """A finding that depends on more than the decisions is named so, with the cause."""
+    good, bad = (invoke("fuzz", f"victim:{name}") for name in ("main", "leaks_by_identity"))
+    data = [
+        json.loads(invoke("fuzz", f"victim:{name}", "--json").stdout)
+        for name in ("main", "leaks_by_identity")
+    ]
+
+    assert (good.exit_code, bad.exit_code) == (1, 1)
+    assert "fresh process" not in good.stdout
+    text = " ".join(bad.stdout.split())
+    assert "not the same run in a fresh process: the program depends on object identity" in text
+    assert [(each["repeatable"], each["differs_by"]) for each in data] == [
+        (True, None),
+        (False, "identity"),
+    ]
 
 
 def test_fuzz_program_prints_what_it_found_and_how_to_see_it_again() -> None:
