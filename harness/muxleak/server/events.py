@@ -36,7 +36,8 @@ DETAILS = 16  # values of the detail
 SETTLED = 2  # values of a gap that settle; the others run 0, 1 or 2 iterations
 GAPS = SETTLED + 3
 _BURSTS = (2, 8, 64)
-_IDLE = (1, 15, 90)  # seconds
+IDLE = (1, 15, 90)
+"""Seconds that an idle time may last."""
 _ENDINGS = (b"\r\n", b"\n", b"\0")
 _RANDOM = bytes.fromhex("ff00 0a80 0dfe 7f20 c328 f0ff 0000 41ff")
 _MAX_SHOWN = 40  # characters of a message
@@ -69,10 +70,9 @@ class ClientEvent(NamedTuple):
         """Iterations of the loop until the next event, if it does not settle."""
         return self.gap - SETTLED
 
-    @property
-    def seconds(self) -> int:
-        """Seconds that an idle time lasts."""
-        return _IDLE[self.detail % len(_IDLE)]
+    def seconds(self, plan: Plan) -> float:
+        """Return the seconds that an idle time lasts."""
+        return plan.idle[self.detail % len(plan.idle)]
 
     @property
     def cut(self) -> int:
@@ -87,11 +87,13 @@ class Plan(NamedTuple):
         messages: the messages that clients send.
         clients: number of slots.
         events: the names of the events that may be drawn.
+        idle: the seconds that an idle time may last.
     """
 
     messages: tuple[bytes, ...]
     clients: int
     events: tuple[str, ...]
+    idle: tuple[float, ...] = IDLE
 
     @property
     def limits(self) -> tuple[int, int, int, int, int]:
@@ -147,7 +149,7 @@ class Plan(NamedTuple):
         """Return the number of details that a kind of event tells apart."""
         if what == "join":
             return len(self.messages)
-        return {"burst": len(_BURSTS), "idle": len(_IDLE)}.get(
+        return {"burst": len(_BURSTS), "idle": len(self.idle)}.get(
             what, DETAILS if what in {"split", "partial", "random", "cut"} else 1
         )
 
@@ -209,7 +211,7 @@ def in_words(event: ClientEvent, plan: Plan, *, connects: bool) -> str:
         connects: True if the slot was closed, so that the event connects first.
     """
     if event.what == "idle":
-        return f"{event.seconds} s pass"
+        return f"{event.seconds(plan):g} s pass"
     if event.what == "shutdown":
         return "the server shuts down"
     name = CLIENTS[event.slot]

@@ -16,8 +16,8 @@
 #   2. the server's own end of the connection is a leak
 #   3. a task is a leak if a frame of it refers to the connection's streams, transport or protocol
 #   4. objects made at one place that two connections have left are a leak: they grow with them
-#   5. a single one is a suspect. When all events are over, the same events are performed once more
-#      with the same decisions. If there are more of them then, it is a leak, else a service
+#   5. other objects are suspects. When all events are over, the same events are performed once more
+#      with the same decisions. If they leave others, rule 4 applies; else they are services
 #
 # Everything that a starter or a context manager has started, services included, must have ended
 # once that has stopped its server. A bare handler has no end of its own, so its services may stay.
@@ -46,12 +46,17 @@ _ENDS = (
     asyncio.StreamReader,
     asyncio.StreamWriter,
 )
-_LAST_ANSWERS = 1.0  # seconds
 _Key = tuple[str, str, Any]
 
 
 class ServerTarget(Protocol):
-    """The loop and network on which a sequence runs."""
+    """The loop and network on which a sequence runs.
+
+    Attributes:
+        grace: seconds in which objects of a connection that is over may still end.
+    """
+
+    grace: float
 
     async def connect(self, address: tuple[str, int], title: str) -> GeneratedConnection | None:
         """Connect a client; None if the server refuses."""
@@ -83,8 +88,14 @@ class ServerTarget(Protocol):
     def repeat(self) -> None:
         """Make the decisions of the environment from now on as they were from the beginning."""
 
-    async def settle(self, horizon: float = 0.0) -> None:
-        """Wait until everything has settled, and timers due within so many seconds have fired."""
+    async def settle(self) -> None:
+        """Wait until everything has settled."""
+
+    async def await_answers(self) -> None:
+        """Wait until everything has settled, and a little longer, if the server takes its time."""
+
+    async def give_time(self, ended: Callable[[], bool]) -> None:
+        """Wait until something has ended, at most for the grace."""
 
     async def turn(self, iterations: int) -> None:
         """Let the loop run for so many iterations."""
@@ -125,7 +136,6 @@ class EventSequence:
         running: the server.
         plan: the freedoms of the sequence.
         client: the client of the user, if there is one.
-        grace: seconds in which objects of a connection that is over may still end.
         errors: the reports of the loop.
     """
 
@@ -135,11 +145,10 @@ class EventSequence:
         running: Running,
         plan: Plan,
         client: UserClient | None,
-        grace: float,
         errors: ReportedErrors,
     ) -> None:
         self.target, self.running, self.plan = target, running, plan
-        self.client, self.grace, self.errors = client, grace, errors
+        self.client, self.errors = client, errors
         self._slots: list[GeneratedConnection | None] = [None] * plan.clients
         self._made = [0] * plan.clients
         self._checked: list[GeneratedConnection] = []
@@ -192,7 +201,7 @@ class EventSequence:
                 await self.target.turn(event.iterations)
                 self.errors.check()
         # A server that is about to answer may take its time before the clients close.
-        await self.target.settle(_LAST_ANSWERS)
+        await self.target.await_answers()
         await self._check()
         for slot, connection in enumerate(self._slots):
             if connection is not None and not connection.ended:
@@ -207,7 +216,7 @@ class EventSequence:
     async def _perform(self, event: ClientEvent, *, silent: bool) -> None:
         if event.what == "idle":
             self._announce(event, silent=silent)
-            await self.target.sleep(event.seconds)
+            await self.target.sleep(event.seconds(self.plan))
             return
         if event.what == "shutdown":
             if not self.running.stopped:
@@ -229,17 +238,20 @@ class EventSequence:
                 return
             self.connections += 1
             self._checked.append(connection)
-        if connection is not None and (self._act(connection, event) or connects):
+        if connection is not None and (await self._act(connection, event) or connects):
             self._announce(event, connects=connects, silent=silent)
 
-    def _act(self, connection: GeneratedConnection, event: ClientEvent) -> bool:
+    async def _act(self, connection: GeneratedConnection, event: ClientEvent) -> bool:
         """Perform an event on an open connection; return False if it means nothing now."""
         act = self._acts.get(event.what)
         if act is not None:
             return act(connection, event)
         if event.what == "connect" or connection.half_closed:
             return False
-        for piece in self.plan.pieces(event):
+        first, *rest = self.plan.pieces(event)
+        connection.send(first)
+        for piece in rest:
+            await self.target.settle()
             connection.send(piece)
         return True
 
@@ -294,23 +306,25 @@ class EventSequence:
         await self._ended()
         self.errors.check()
         services = {each for each in self._suspects if not self.running.ends_all}
-        left = [each for each in self.target.everything() if id(each.thing()) not in services]
-        if left:
-            await self.target.settle(self.grace)
-            left = [each for each in self.target.everything() if id(each.thing()) not in services]
-        if left:
-            report = LeakReport.of(left)
+
+        def left() -> list[Any]:
+            found = self.target.everything()
+            return [each for each in found if id(each.thing()) not in services]
+
+        if left():
+            await self.target.give_time(lambda: not left())
+        if found := left():
+            report = LeakReport.of(found)
             raise LeakError(report.noting("alive after the server has stopped"))
 
     async def _ended(self) -> None:
         await self.target.settle()
         if self.running.ending:
-            await self.target.settle(self.grace)
+            await self.target.give_time(lambda: not self.running.ending)
         if self.running.ending:
+            report = LeakReport.of(self.target.everything())
             raise LeakError(
-                LeakReport.of(self.target.everything()).noting(
-                    f"the server has not stopped within {self.grace:g} s"
-                )
+                report.noting(f"the server has not stopped within {self.target.grace:g} s")
             )
         self.running.result()
 
@@ -318,7 +332,7 @@ class EventSequence:
         """Check every connection that is over, once everything has settled."""
         self.errors.check()
         if any(id(record.thing()) not in self._suspects for _, record in self._left()):
-            await self.target.settle(self.grace)
+            await self.target.give_time(lambda: not self._left())
             self.errors.check()
             self._judge(self._left())
 

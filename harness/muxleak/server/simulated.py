@@ -21,7 +21,7 @@ from muxleak.sim.run import current, run
 from muxleak.sim.settings import Network, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from muxleak.checks.ignores import Ignore
     from muxleak.introspect.waiting import AnyTask
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 GRACE = 10.0
 """Seconds in which the objects of a connection that is over may still end."""
+_ANSWERS = 1.0  # seconds
 # Enough that a client which stops reading is noticed at the server's first write, as if the buffers
 # between the two were full already.
 _FULL = 0
@@ -172,9 +173,7 @@ class ServerSubject(ProgramSubject):
         asyncio.get_running_loop().set_exception_handler(errors)
         target = SimulatedServerTarget(simulation, settings)
         running = Running(self._given)
-        sequence = EventSequence(
-            target, running, settings.plan, settings.client, settings.grace, errors
-        )
+        sequence = EventSequence(target, running, settings.plan, settings.client, errors)
         await sequence.run(settings.plan.draw(simulation.choices))
 
 
@@ -194,6 +193,7 @@ class SimulatedServerTarget:
 
     def __init__(self, simulation: Simulation, settings: ServerSettings) -> None:
         self._simulation, self._settings = simulation, settings
+        self.grace = settings.grace
         # The simulation's own view has no more than a program needs.
         self._loop = simulation._loop  # noqa: SLF001
         self._made: dict[Any, GeneratedConnection] = {}
@@ -259,9 +259,18 @@ class SimulatedServerTarget:
         choices: Any = self._simulation.choices
         choices.repeat()
 
-    async def settle(self, horizon: float = 0.0) -> None:
+    async def settle(self) -> None:
         """Wait until the simulation has settled."""
-        await self._loop.settle(horizon)
+        await self._loop.settle()
+
+    async def await_answers(self) -> None:
+        """Wait until the simulation has settled, and for timers that are due soon."""
+        await self._loop.settle(_ANSWERS)
+
+    async def give_time(self, ended: Callable[[], bool]) -> None:
+        """Let the grace pass; virtual time costs nothing."""
+        del ended
+        await self._loop.settle(self.grace)
 
     async def turn(self, iterations: int) -> None:
         """Let the loop run."""
