@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from importlib import import_module
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from muxleak.checks.ignores import valid_ignores
 from muxleak.introspect.sites import is_internal
 from muxleak.search.search import search
-from muxleak.server.events import CLIENTS, Plan, events_of
+from muxleak.search.subject import Outcome
+from muxleak.server.events import CLIENTS, IDLE, Plan, events_of
 from muxleak.server.given import recognise
 from muxleak.server.messages import client_input
-from muxleak.server.simulated import GRACE, ServerSettings, ServerSubject
+from muxleak.server.real import REAL_GRACE, REAL_IDLE, RealServerSubject
+from muxleak.server.simulated import SimulatedServerSubject
+from muxleak.server.subject import GRACE, ServerSettings
 from muxleak.sim.choices import Choices
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.guard import guarded
 from muxleak.sim.replay import Replay
 from muxleak.sim.settings import Network
 
@@ -32,12 +36,16 @@ if TYPE_CHECKING:
     from muxleak.checks.ignores import Ignore
     from muxleak.search.finding import Finding
     from muxleak.search.search import Progress
-    from muxleak.search.subject import Outcome
+    from muxleak.server.subject import ServerSubject
 
 SEQUENCES = 1_000
 """Sequences of a check on the simulation, unless it is told otherwise."""
 SIMULATED = "simulated"
-_TARGETS = (SIMULATED,)
+TARGETS = (SIMULATED, "tcp", "uvloop")
+"""Names of the loops and networks on which sequences run."""
+_REAL_SEQUENCES = 50
+_REAL_REPLAYS = 20  # times that a sequence is repeated on a real loop, at most
+_SHRINKING = 10.0  # seconds, on a real loop
 
 
 class ServerOptions(TypedDict, total=False):
@@ -56,7 +64,7 @@ class ServerOptions(TypedDict, total=False):
 def check_server(
     server: Any,
     *,
-    sequences: int = SEQUENCES,
+    sequences: int | None = None,
     seed: int = 0,
     replay: str = "",
     **options: Unpack[ServerOptions],
@@ -78,19 +86,21 @@ def check_server(
             returns one; an async function that starts and returns an `asyncio.Server`, with or
             without ``host`` and ``port``; or a function that returns an async context manager which
             yields an address. It is started anew for each sequence.
-        sequences: number of sequences, at most.
+        sequences: number of sequences, at most; by default 1,000 simulated or 50 real ones.
         seed: of all chance; the same seed makes the same sequences.
         replay: the line of a sequence, to run this one alone.
         **options: how a sequence runs:
 
             - ``messages``: bytes that clients send, a Hypothesis strategy of such, or an async
               function that is a client: its argument has the attributes ``reader`` and ``writer``;
-            - ``target``: "simulated" for virtual time and a network in memory;
+            - ``target``: "simulated" for virtual time and a network in memory; "tcp" or "uvloop"
+              for a real loop and loopback, for servers that cannot be simulated;
             - ``clients``: number of clients, 1 to 4;
             - ``events``: names of the events that may occur, of `muxleak.server.EVENTS`;
             - ``network``: the freedoms and faults of the simulated network; by default it cuts and
               delays bytes, and injects no fault, since clients reset and half-close themselves;
-            - ``grace``: seconds in which the objects of a closed connection may still end;
+            - ``grace``: seconds in which the objects of a closed connection may still end, by
+              default 10 simulated or 0.5 real ones;
             - ``allowed``: exceptions that handlers and callbacks may raise, beside
               `ConnectionError`;
             - ``ignore``: values of `ignore_created_by` and its like.
@@ -104,14 +114,13 @@ def check_server(
     """
     __tracebackhide__ = True
     subject = server_subject(server, seed=seed, **options)
-    if sequences < 1:
+    if sequences is not None and sequences < 1:
         raise ValueError(f"expected at least 1 sequence, got {sequences!r}")
 
     def check() -> BaseException | None:
         if replay:
             return _replayed(subject, replay)
-        found = search_server(subject, sequences=sequences, seed=seed)
-        return None if found is None else _explained(found)
+        return _searched(subject, sequences, seed)
 
     error = _beside_a_running_loop(check)
     if error is not None:
@@ -136,32 +145,42 @@ def server_subject(
         raise TypeError(f"unknown arguments {', '.join(unknown)}; expected some of {known}")
     given = recognise(server)
     target = options.get("target", SIMULATED)
-    if target not in _TARGETS:
-        raise ValueError(f"unknown target {target!r}, expected one of {', '.join(_TARGETS)}")
+    if target not in TARGETS:
+        raise ValueError(f"unknown target {target!r}, expected one of {', '.join(TARGETS)}")
     clients = options.get("clients", len(CLIENTS))
     if not 1 <= clients <= len(CLIENTS):
         raise ValueError(f"expected 1 to {len(CLIENTS)} clients, got {clients!r}")
-    grace = options.get("grace", GRACE)
-    if grace < 0:
+    grace = options.get("grace", GRACE if target == SIMULATED else REAL_GRACE)
+    if not grace >= 0:
         raise ValueError(f"expected a grace of 0 s or more, got {grace!r}")
     sent = client_input(options.get("messages", ()), seed)
     events = events_of(options.get("events"), sent.messages, client=sent.client is not None)
     allowed = options.get("allowed", ())
     settings = ServerSettings(
-        Plan(sent.messages, clients, events),
+        Plan(sent.messages, clients, events, IDLE if target == SIMULATED else REAL_IDLE),
         sent.client,
         grace,
         allowed if isinstance(allowed, tuple) else (allowed,),
         valid_ignores(options.get("ignore", ())),
         options.get("network") or Network(),
     )
-    return ServerSubject(given, settings)
+    if target == SIMULATED:
+        return SimulatedServerSubject(given, settings)
+    return RealServerSubject(given, settings, _uvloop() if target == "uvloop" else None)
+
+
+def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        return import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
+    except ImportError:
+        text = 'target="uvloop" needs uvloop, which is not installed: pip install uvloop'
+        raise ImportError(text, name="uvloop") from None
 
 
 def search_server(
     subject: ServerSubject,
     *,
-    sequences: int = SEQUENCES,
+    sequences: int | None = None,
     seed: int = 0,
     progress: Callable[[Progress], object] = lambda _: False,
 ) -> Finding[Outcome] | None:
@@ -181,9 +200,12 @@ def search_server(
         TypeError: the thing given as a server has returned something else.
         RuntimeError: the failing sequence cannot be repeated.
     """
-    with guarded():
+    if sequences is None:
+        sequences = _REAL_SEQUENCES if subject.is_real else SEQUENCES
+    limits = _Limits(subject, progress)
+    with subject.guard():
         try:
-            return search(subject, examples=sequences, seed=seed, progress=progress)
+            return search(subject, examples=sequences, seed=seed, progress=limits)
         except SimulationError as error:
             raise SimulationError(
                 f'{error}; a server that does this can be checked on a real loop: target="tcp"'
@@ -196,13 +218,47 @@ def search_server(
             raise
 
 
+class _Limits:
+    """Ends the shrinking of a sequence on a real loop in time."""
+
+    def __init__(self, subject: ServerSubject, progress: Callable[[Progress], object]) -> None:
+        self._real, self._progress = subject.is_real, progress
+        self._until = 0.0
+
+    def __call__(self, now: Progress) -> bool:
+        """Return True to end the search."""
+        if self._real and now.best is not None:
+            self._until = self._until or monotonic() + _SHRINKING
+            if monotonic() > self._until:
+                return True
+        return bool(self._progress(now))
+
+
 def _replayed(subject: ServerSubject, line: str) -> BaseException | None:
     found = Replay.parse(line)
-    with guarded():
-        outcome = subject.run(Choices(found.program, found.environment))
+    outcome = Outcome()
+    with subject.guard():
+        for _ in range(_REAL_REPLAYS if subject.is_real else 1):
+            outcome = subject.run(Choices(found.program, found.environment))
+            if outcome.failed:
+                break
     if outcome.error is not None:
         _describe(outcome.error, f"this sequence of {subject.name} fails:", outcome, line)
     return outcome.error
+
+
+def _searched(subject: ServerSubject, sequences: int | None, seed: int) -> BaseException | None:
+    try:
+        found = search_server(subject, sequences=sequences, seed=seed)
+    except RuntimeError:
+        failed = subject.failed
+        if not subject.is_real or failed is None or failed.error is None:
+            raise
+        # On a real loop the system decides when bytes arrive, and decides anew the next time.
+        head = f"found in {subject.name}, and not again, in these or more events:"
+        _describe(failed.error, head, failed, subject.replay(failed).line)
+        return failed.error
+    return None if found is None else _explained(found)
 
 
 def _explained(found: Finding[Outcome]) -> BaseException:

@@ -38,6 +38,8 @@ class GeneratedConnection(asyncio.Protocol):
         scope: the scope that is charged for the server's side, once it is accepted.
         tasks: the tasks in which the user's client runs.
         half_closed: True if the client has closed its sending side.
+        server_port: the port of the server, on a real loop.
+        own_address: the address of the client's end, on a real loop.
     """
 
     def __init__(self, title: str) -> None:
@@ -47,6 +49,8 @@ class GeneratedConnection(asyncio.Protocol):
         self.scope: Scope | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.half_closed = False
+        self.server_port = 0
+        self.own_address: Any = None
         self._lost = False
         self._received = bytearray()
 

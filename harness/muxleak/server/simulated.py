@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.ignores import remaining
-from muxleak.checks.report import LeakError
-from muxleak.search.program import ProgramSubject, signature
-from muxleak.search.subject import Decisions, Outcome
 from muxleak.server.connection import GeneratedConnection
-from muxleak.server.given import GivenServer, NoServerError, Running
+from muxleak.server.given import Running
 from muxleak.server.sequence import EventSequence, ReportedErrors
+from muxleak.server.subject import Performance, ServerSettings, ServerSubject
 from muxleak.sim.choices import Choices
-from muxleak.sim.errors import SimulationError
+from muxleak.sim.guard import guarded
 from muxleak.sim.leak_scan import left_behind
 from muxleak.sim.run import current, run
-from muxleak.sim.settings import Network, Settings
+from muxleak.sim.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
-    from muxleak.checks.ignores import Ignore
     from muxleak.introspect.waiting import AnyTask
     from muxleak.ledger.counters import Scope
-    from muxleak.server.connection import UserClient
-    from muxleak.server.events import ClientEvent, Plan
     from muxleak.sim.run import Simulation
 
-GRACE = 10.0
-"""Seconds in which the objects of a connection that is over may still end."""
 _ANSWERS = 1.0  # seconds
 # Enough that a client which stops reading is noticed at the server's first write, as if the buffers
 # between the two were full already.
 _FULL = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """The settings of the sequences of one check.
-
-    Attributes:
-        plan: the freedoms of a sequence.
-        client: the client of the user; None for generated messages only.
-        grace: seconds in which the objects of a connection that is over may still end.
-        allowed: exceptions that handlers and callbacks may raise, beside `ConnectionError`.
-        ignores: values of `muxleak.checks.ignores`.
-        network: the freedoms and faults of the simulated network.
-    """
-
-    plan: Plan
-    client: UserClient | None = None
-    grace: float = GRACE
-    allowed: tuple[type[BaseException], ...] = ()
-    ignores: tuple[Ignore, ...] = ()
-    network: Network = field(default_factory=Network)
 
 
 class RepeatableChoices(Choices):
@@ -96,96 +67,31 @@ class RepeatableChoices(Choices):
         return self._first[at] % limit if at < len(self._first) else 0
 
 
-class ServerSubject(ProgramSubject):
-    """A server under generated connections, in a fresh simulation each time.
+class SimulatedServerSubject(ServerSubject):
+    """A server under generated connections, in a fresh simulation each time."""
 
-    Args:
-        given: the server.
-        settings: the settings of the sequences.
-    """
+    def guard(self) -> AbstractContextManager[None]:
+        """Refuse calls that leave the simulation."""
+        return guarded()
 
-    def __init__(self, given: GivenServer, settings: ServerSettings) -> None:
-        self._given, self._server_settings = given, settings
+    def perform(self, choices: Choices, *, traced: bool) -> Performance:
+        """Run one sequence in a fresh simulation."""
         # The check of the simulation only makes the network note accepted connections; the sequence
         # itself looks at them, since it can wait.
         simulation = Settings(
-            network=settings.network, grace=settings.grace, leaks=False, check=_nothing
+            network=self.settings.network, grace=self.settings.grace, leaks=False, check=_nothing
         )
-        super().__init__(self._program, simulation)
-        self.name = given.name
-
-    def run(self, choices: Choices, *, traced: bool = False) -> Outcome:
-        """Run one sequence."""
-        repeatable = RepeatableChoices(choices)
-        result = run(self._program, repeatable, self._settings, traced=traced)
-        error = result.error
-        if error is None:
-            return _CLEAN
-        if isinstance(error, SimulationError | NoServerError):
-            raise error  # the fault of whoever has given the server, not of a sequence
-        return Outcome(
-            Decisions.of(choices),
-            signature(error),
-            (str(error) or type(error).__name__).splitlines()[0],
-            tuple(result.steps),
-            error.report.groups if isinstance(error, LeakError) else (),
-            error,
-            trace=result.trace_hash,
-        )
-
-    def normal(self, data: Decisions) -> Decisions:
-        """Return the decisions with the simplest events of the same effect."""
-        events, decided = self._events(data)
-        return self._decisions(self._server_settings.plan.normal(events), decided)
-
-    def cuts(self, data: Decisions) -> Iterator[Decisions]:
-        """Yield decisions in which one message takes the place of another in all events."""
-        # Two clients that send the same name must go on to send the same.
-        events, decided = self._events(data)
-        sent = sorted({each.message for each in events})
-        for message in sent:
-            for less in range(message):
-                fewer = [
-                    each._replace(message=less) if each.message == message else each
-                    for each in events
-                ]
-                yield self._decisions(fewer, decided)
-
-    def _events(self, data: Decisions) -> tuple[list[ClientEvent], list[bytes]]:
-        """Return the events, and for each the decisions of the environment until the next."""
-        events: list[ClientEvent] = []
-        decided: list[bytes] = []
-        for draws, environment in data.steps():
-            decided.append(environment)
-            event = self._server_settings.plan.draw_one(Choices(draws))
-            if event is None:
-                break
-            events.append(event)
-        return events, decided
-
-    def _decisions(self, events: list[ClientEvent], decided: list[bytes]) -> Decisions:
-        blocks = map(self._server_settings.plan.encode, events)
-        return trimmed(Decisions.joined(zip_longest(blocks, decided, fillvalue=b"")))
+        result = run(self._program, RepeatableChoices(choices), simulation, traced=traced)
+        return Performance(result.error, tuple(result.steps), result.trace_hash)
 
     async def _program(self) -> None:
-        simulation, settings = current(), self._server_settings
+        simulation, settings = current(), self.settings
         errors = ReportedErrors(settings.allowed)
         asyncio.get_running_loop().set_exception_handler(errors)
         target = SimulatedServerTarget(simulation, settings)
-        running = Running(self._given)
+        running = Running(self.given)
         sequence = EventSequence(target, running, settings.plan, settings.client, errors)
         await sequence.run(settings.plan.draw(simulation.choices))
-
-
-_CLEAN = Outcome()
-
-
-def trimmed(data: Decisions) -> Decisions:
-    """Return decisions without defaults at the end, as a run gives them back."""
-    choices = Choices()
-    choices.program, choices.environment = bytearray(data.program), bytearray(data.environment)
-    choices.starts = list(data.starts)
-    return Decisions.of(choices)
 
 
 class SimulatedServerTarget:

@@ -1,0 +1,262 @@
+"""Runs connection sequences at a server on a real loop, over loopback: a subject of the search."""
+
+# For servers that cannot be simulated: threads, subprocesses, TLS below a proxy of their own, C
+# code. Each sequence has a loop of its own, so that a leak of one does not count in the next.
+#
+# The scope of a connection. `loop.create_server` is replaced on the loop's object, so that each
+# server's protocol factory gives every connection a scope (`Ledger.scoped_factory`). The server's
+# own end is found among the transports of that scope. A client and its scope belong together by
+# order: the system hands connections to the server in the order in which they were made. A server
+# that does not listen by `loop.create_server` has no scopes; then only its end is checked.
+#
+# Time is real, so it is short: a connection that is over has half a second, and an idle time lasts
+# a tenth of a second at most. The system decides when bytes arrive. So a sequence may fail once and
+# not again; the finding says so.
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import struct
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from muxleak.checks.descriptors import OpenedDescriptors
+from muxleak.checks.ignores import remaining
+from muxleak.checks.settle import settle
+from muxleak.checks.teardown import release
+from muxleak.ledger.kinds import KINDS
+from muxleak.ledger.ledger import Ledger
+from muxleak.server.connection import GeneratedConnection
+from muxleak.server.given import GivenServer, Running
+from muxleak.server.sequence import EventSequence, ReportedErrors
+from muxleak.server.subject import Performance, ServerSettings, ServerSubject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from muxleak.introspect.waiting import AnyTask
+    from muxleak.ledger.counters import Scope
+    from muxleak.sim.choices import Choices
+
+REAL_GRACE = 0.5
+"""Seconds in which the objects of a connection that is over may still end."""
+REAL_IDLE = (0.01, 0.03, 0.1)
+"""Seconds that an idle time may last."""
+_SOON = 0.01  # seconds within which timers are waited for
+_LIMIT = 1.0  # seconds after which a loop that does not settle is left
+_ANSWERS = 0.05  # seconds
+_RECORDED = KINDS & {
+    *("task", "timer", "transport", "server", "reader", "generator", "job", "error", "destroyed"),
+}
+_RESET = struct.pack("ii", 1, 0)
+
+
+class RealServerSubject(ServerSubject):
+    """A server under generated connections on a real loop.
+
+    Args:
+        given: the server.
+        settings: the settings of the sequences.
+        new_loop: makes a loop; None for asyncio's own.
+    """
+
+    is_real = True
+
+    def __init__(
+        self,
+        given: GivenServer,
+        settings: ServerSettings,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        super().__init__(given, settings)
+        self._new_loop = new_loop
+
+    def perform(self, choices: Choices, *, traced: bool) -> Performance:
+        """Run one sequence on a new loop."""
+        del traced
+        steps: list[str] = []
+        try:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
+                runner.run(self._sequence(choices, steps))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the outcome of the sequence
+            return Performance(error, tuple(steps))
+        return Performance(None, tuple(steps))
+
+    async def _sequence(self, choices: Choices, steps: list[str]) -> None:
+        loop, settings = asyncio.get_running_loop(), self.settings
+        errors = ReportedErrors(settings.allowed)
+        loop.set_exception_handler(errors)
+        running = Running(self.given)
+        with Ledger(_RECORDED).watching(loop) as ledger:
+            target = RealServerTarget(loop, ledger, settings, steps)
+            sequence = EventSequence(target, running, settings.plan, settings.client, errors)
+            try:
+                await sequence.run(settings.plan.draw(choices))
+            except BaseException:
+                target.abort_clients()
+                await release(ledger.everything(), _LIMIT)
+                raise
+
+
+class RealServerTarget:
+    """A server on a real loop, for `EventSequence`.
+
+    Attributes:
+        grace: seconds in which objects of a connection that is over may still end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ledger: Ledger,
+        settings: ServerSettings,
+        steps: list[str],
+    ) -> None:
+        self._loop, self._ledger, self._steps = loop, ledger, steps
+        self._ignores, self.grace = settings.ignores, settings.grace
+        # The ports of each server, and the scopes of its connections that have no client yet.
+        self._servers: list[tuple[set[int], list[Scope]]] = []
+        self._clients: list[GeneratedConnection] = []
+        self._waiting: list[GeneratedConnection] = []
+        self._opened = OpenedDescriptors(ledger)
+        self._own = asyncio.current_task()
+        create: Any = loop.create_server
+        loop.create_server = partial(self._create_server, create)  # type: ignore[method-assign]
+
+    async def connect(self, address: tuple[str, int], title: str) -> GeneratedConnection | None:
+        """Connect a client; None if nobody listens."""
+        connection = GeneratedConnection(title)
+        try:
+            await self._loop.create_connection(lambda: connection, *address)
+        except OSError:
+            return None
+        connection.server_port = address[1]
+        connection.own_address = connection.transport.get_extra_info("sockname")
+        self._clients.append(connection)
+        self._waiting.append(connection)
+        return connection
+
+    def is_over(self, connection: GeneratedConnection) -> bool:
+        """Return True if the client has closed, or has seen that the server has closed."""
+        return connection.ended
+
+    def reset(self, connection: GeneratedConnection) -> None:
+        """Close at once, without a farewell."""
+        sock = connection.transport.get_extra_info("socket")
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        connection.transport.abort()
+
+    def stall(self, connection: GeneratedConnection) -> None:
+        """Stop reading; let the server notice it at its first write that waits for the system."""
+        self._assign_scopes()
+        connection.transport.pause_reading()
+        _limit_writes(connection, 0)
+
+    def resume(self, connection: GeneratedConnection) -> None:
+        """Read again."""
+        _limit_writes(connection, None)
+        connection.transport.resume_reading()
+
+    def handler(self, connection: GeneratedConnection) -> AnyTask | None:
+        """Return the task of a handler of streams."""
+        self._assign_scopes()
+        protocol = connection.far.get_protocol() if connection.far is not None else None
+        # Private to asyncio, which offers no other way to the task.
+        return getattr(protocol, "_task", None)
+
+    def left(self, connection: GeneratedConnection) -> list[Any]:
+        """Return records of the live objects that the server's side of a connection has made."""
+        self._assign_scopes()
+        if connection.scope is None:
+            return []
+        return remaining(connection.scope.everything(), _RECORDED, self._ignores)
+
+    def everything(self) -> list[Any]:
+        """Return records of all live objects but for the running task, descriptors included."""
+        found = [each for each in self._ledger.everything() if each.thing() is not self._own]
+        found = remaining(found, _RECORDED, self._ignores)
+        return found or self._opened.records(self._ignores)
+
+    def step(self, text: str) -> None:
+        """Announce an event."""
+        self._steps.append(text)
+
+    def repeat(self) -> None:
+        """Do nothing: the system decides again."""
+
+    async def settle(self) -> None:
+        """Wait until the loop would block."""
+        await settle(limit=_LIMIT, horizon=_SOON)
+
+    async def await_answers(self) -> None:
+        """Wait until the loop would block, and for timers that are due soon."""
+        await settle(limit=_LIMIT, horizon=_ANSWERS)
+
+    async def give_time(self, ended: Callable[[], bool]) -> None:
+        """Wait until something has ended, at most for the grace; collect garbage."""
+        gc.collect()
+        await settle(limit=self.grace, horizon=self.grace, until=ended)
+
+    async def turn(self, iterations: int) -> None:
+        """Let the loop run."""
+        for _ in range(iterations):
+            await asyncio.sleep(0)
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        await asyncio.sleep(seconds)
+
+    def abort_clients(self) -> None:
+        """Close the clients of a sequence that has failed."""
+        for each in self._clients:
+            for task in each.tasks:
+                task.cancel()
+            if each.transport is not None:
+                each.transport.abort()
+
+    async def _create_server(self, create: Any, factory: Any, *args: Any, **settings: Any) -> Any:
+        scopes: list[Scope] = []
+        made = self._ledger.scoped_factory(factory, made=scopes.append)
+        server = await create(made, *args, **settings)
+        self._servers.append(({each.getsockname()[1] for each in server.sockets}, scopes))
+        return server
+
+    def _assign_scopes(self) -> None:
+        """Give the connections that the server has accepted since their scopes, in order."""
+        for connection in list(self._waiting):
+            scopes = self._scopes_of(connection)
+            if not scopes:
+                return
+            connection.scope = scopes.pop(0)
+            self._waiting.remove(connection)
+        for connection in self._clients:
+            if connection.far is None and connection.scope is not None:
+                connection.far = _own_end(connection)
+
+    def _scopes_of(self, connection: GeneratedConnection) -> list[Scope]:
+        """Return the scopes, not assigned yet, of the server that a client is connected to."""
+        found = (scopes for ports, scopes in self._servers if connection.server_port in ports)
+        return next(found, [])
+
+
+def _limit_writes(connection: GeneratedConnection, high: int | None) -> None:
+    # The transports of some loops refuse this once they are closed.
+    with suppress(Exception):
+        connection.far.set_write_buffer_limits(high)
+
+
+def _own_end(connection: GeneratedConnection) -> Any:
+    """Return the server's transport of a connection, among those that its scope has."""
+    scope = connection.scope
+    found = scope.everything() if scope is not None else []
+    for each in found:
+        thing: Any = each.thing() if each.kind == "transport" else None
+        if thing is not None and thing.get_extra_info("peername") == connection.own_address:
+            return thing
+    return None

@@ -1,0 +1,121 @@
+"""`check_server` on real loops, for servers that cannot be simulated."""
+
+import asyncio
+import os
+from importlib.util import find_spec
+from typing import Any, TypeAlias
+
+import pytest
+
+from leaky_servers import MESSAGES, SERVERS
+from muxleak import LeakError, check_server
+from muxleak.sim import Replay
+
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
+
+needs_uvloop = pytest.mark.skipif(not find_spec("uvloop"), reason="uvloop is not installed")
+TARGETS = ["tcp", pytest.param("uvloop", marks=needs_uvloop)]
+
+
+async def in_threads(reader: Reader, writer: Writer) -> None:
+    """Answer by a thread."""
+    try:
+        while line := await reader.readline():
+            writer.write(await asyncio.to_thread(line.upper))
+    finally:
+        writer.close()
+
+
+class Pipes:
+    """Opens a pipe for each connection, and forgets it in one variant."""
+
+    def __init__(self, *, fixed: bool) -> None:
+        self.fixed = fixed
+        self.forgotten: list[int] = []
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Read from a client until its end."""
+        ends = os.pipe()
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            if self.fixed:
+                for each in ends:
+                    os.close(each)
+            else:
+                self.forgotten += ends
+
+    def close(self) -> None:
+        """Close the pipes that were forgotten."""
+        for each in self.forgotten:
+            os.close(each)
+
+
+def test_threads_pass_on_a_real_loop() -> None:
+    """A server that the simulation refuses passes, with few sequences."""
+    check_server(in_threads, messages=MESSAGES, target="tcp", sequences=2, clients=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_threads_pass_on_every_real_loop(target: str) -> None:
+    """The same with more sequences."""
+    check_server(in_threads, messages=MESSAGES, target=target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["half-close", "two in order", "shutdown"])
+def test_leaks_are_found_on_real_loops(name: str, target: str) -> None:
+    """The same events over loopback find the same leaks."""
+    with pytest.raises(LeakError, match="again: check_server") as caught:
+        check_server(SERVERS[name][0], messages=MESSAGES, target=target)
+
+    assert any("a connects" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["half-close", "two in order", "shutdown"])
+def test_fixed_twins_pass_on_real_loops(name: str, target: str) -> None:
+    """The fixed servers pass there as well."""
+    check_server(SERVERS[name][1], messages=MESSAGES, target=target)
+
+
+def one_event(server: Any, **options: Any) -> None:
+    """Check a server with one client that does nothing but connect."""
+    options = {"target": "tcp", "events": ["connect"], "clients": 1, **options}
+    check_server(server, sequences=1, grace=0.02, **options)
+
+
+@pytest.mark.slow
+def test_descriptors_count_on_a_real_loop() -> None:
+    """A descriptor that no transport owns is found at the end."""
+    pipes: list[Pipes] = []
+
+    async def start(*, fixed: bool) -> asyncio.Server:
+        pipes.append(Pipes(fixed=fixed))
+        return await asyncio.start_server(pipes[-1].serve, "127.0.0.1", 0)
+
+    one_event(lambda: start(fixed=True))
+    try:
+        with pytest.raises(LeakError, match="open descriptor: pipe"):
+            one_event(lambda: start(fixed=False))
+    finally:
+        for each in pipes:
+            each.close()
+
+
+def test_a_replay_on_a_real_loop() -> None:
+    """A line of a report runs there, too."""
+    with pytest.raises(LeakError) as caught:
+        one_event(
+            SERVERS["two in order"][0],
+            events=["connect", "close"],
+            clients=2,
+            replay=Replay(bytes([1, 0, 0, 0, 2, 1])).line,  # a connects, b connects and closes
+        )
+
+    assert "tell" in str(caught.value)
