@@ -137,6 +137,61 @@ def test_a_service_for_all_may_stay_with_a_bare_handler() -> None:
     check_server(Services("by the first").serve, messages=MESSAGES, sequences=60)
 
 
+class WhileClientsStay:
+    """A server whose service runs as long as there are clients; the first of them starts it."""
+
+    def __init__(self) -> None:
+        self.clients = 0
+        self.service: asyncio.Task[None] | None = None
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Serve a connection."""
+        self.clients += 1
+        if self.service is None:
+            self.service = asyncio.create_task(tick())
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            self.clients -= 1
+            if not self.clients:
+                self.service.cancel()
+                self.service = None
+
+
+def test_a_service_that_ends_with_the_last_client_is_no_leak() -> None:
+    """It outlives the connection that has started it, but there is never more than one."""
+    check_server(WhileClientsStay().serve, messages=MESSAGES, sequences=60)
+
+
+class WaitsForOthers:
+    """A server in which a connection leaves a task that ends when an older client leaves."""
+
+    def __init__(self) -> None:
+        self.clients: list[asyncio.Event] = []
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Serve a connection."""
+        if self.clients:
+            self.last = asyncio.create_task(self.clients[0].wait())
+        left = asyncio.Event()
+        self.clients.append(left)
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            self.clients.remove(left)
+            left.set()
+
+
+def test_a_leak_that_ends_with_another_client_grows_while_that_stays() -> None:
+    """Nothing in its frames leads to its connection, and there is one at a time, but it grows."""
+    text = failure(WaitsForOthers().serve, messages=MESSAGES)
+
+    assert "2 x Event.wait" in text
+    assert "b connects and closes\n  the same events once more" in text
+
+
 def test_a_service_for_each_connection_is_a_leak() -> None:
     """A task that grows with the connections is accused, though none of them is in its frames."""
     text = failure(lambda: Services("for each").running(), messages=MESSAGES)

@@ -183,12 +183,17 @@ class RealServerTarget:
         found = remaining(found, _RECORDED, self._ignores)
         return found or self._opened.records(self._ignores)
 
-    def step(self, text: str) -> None:
+    def step(self, text: str) -> int:
         """Announce an event."""
         self._steps.append(text)
+        return len(self._steps) - 1
 
     def repeat(self) -> None:
         """Do nothing: the system decides again."""
+
+    def go_on(self, step: int) -> None:
+        """Forget the last events."""
+        del self._steps[step:]
 
     async def settle(self) -> None:
         """Wait until the loop would block."""

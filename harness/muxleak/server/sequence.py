@@ -16,8 +16,9 @@
 #   2. the server's own end of the connection is a leak
 #   3. a task is a leak if a frame of it refers to the connection's streams, transport or protocol
 #   4. objects made at one place that two connections have left are a leak: they grow with them
-#   5. other objects are suspects. When all events are over, the same events are performed once more
-#      with the same decisions. If they leave others, rule 4 applies; else they are services
+#   5. other objects are suspects. All events so far are performed once more by other clients, with
+#      the same decisions, while the present clients stay. If they leave others, rule 4 applies;
+#      else the suspects are services
 #
 # Everything that a starter or a context manager has started, services included, must have ended
 # once that has stopped its server. A bare handler has no end of its own, so its services may stay.
@@ -30,13 +31,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from muxleak.checks.report import LeakError, LeakReport
 from muxleak.introspect.waiting import links
 from muxleak.ledger.counters import TaskRecord
-from muxleak.server.events import CLIENTS, in_words
+from muxleak.server.events import CLIENTS, ClientEvent, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from muxleak.server.connection import GeneratedConnection, UserClient
-    from muxleak.server.events import ClientEvent, Plan
+    from muxleak.server.events import Plan
     from muxleak.server.given import Running
 
 _UVLOOP_LOST = "the handler is closed"
@@ -83,11 +84,14 @@ class ServerTarget(Protocol):
     def everything(self) -> list[Any]:
         """Return records of all live objects but for the running task."""
 
-    def step(self, text: str) -> None:
-        """Announce an event, as reports print it."""
+    def step(self, text: str) -> int:
+        """Announce an event, as reports print it; return its number."""
 
     def repeat(self) -> None:
         """Make the decisions of the environment from now on as they were from the beginning."""
+
+    def go_on(self, step: int) -> None:
+        """Decide anew after a repetition, and forget the events from this number on."""
 
     async def settle(self) -> None:
         """Wait until everything has settled."""
@@ -158,6 +162,8 @@ class EventSequence:
         self._made = [0] * plan.clients
         self._checked: list[GeneratedConnection] = []
         self._suspects: dict[int, Any] = {}
+        self._history: list[ClientEvent] = []
+        self._repeating = False
         self.connections = 0
         self._acts: dict[str, Callable[[GeneratedConnection, ClientEvent], bool]] = {
             "close": self._close,
@@ -178,47 +184,59 @@ class EventSequence:
             BaseException: an exception that a handler or callback has raised.
         """
         await self.running.start()
-        performed = await self._round(events)
-        if self._suspects:
-            await self._again(performed)
-        await self._stop()
-
-    async def _again(self, events: list[ClientEvent]) -> None:
-        """Perform the events once more: what they leave again grows, and is a leak (rule 4)."""
-        self.target.step("the same events once more")
-        self.target.repeat()
-        if self.running.stopped:
-            await self._ended()
-            await self.running.start()
-        await self._round(events, silent=True)
-
-    async def _round(
-        self, events: Iterable[ClientEvent], *, silent: bool = False
-    ) -> list[ClientEvent]:
-        performed: list[ClientEvent] = []
         for event in events:
-            performed.append(event)
-            await self._perform(event, silent=silent)
-            if event.settles:
-                await self.target.settle()
-                await self._check()
-            else:
-                await self.target.turn(event.iterations)
-                self.errors.check()
+            await self._perform(event)
         # A server that is about to answer may take its time before the clients close.
         await self.target.await_answers()
         await self._check()
+        await self._close_all()
+        await self._stop()
+
+    async def _close_all(self) -> None:
         for slot, connection in enumerate(self._slots):
             if connection is not None and not connection.ended:
-                if not silent:
+                if not self._repeating:
                     self.target.step(f"{CLIENTS[slot]} closes, at the end")
-                connection.transport.close()
-                await self.target.settle()
-                await self._check()
-            self._slots[slot] = None
-        return performed
+                await self._perform(ClientEvent("close", slot, 0, 0, 0), silent=True)
 
-    async def _perform(self, event: ClientEvent, *, silent: bool) -> None:
+    async def _repeat(self) -> None:
+        """Perform all events so far once more, by other clients, while the present ones stay.
+
+        Whatever they leave again grows, and is a leak by rule 4.
+        """
+        restart = self.running.stopped
+        if self._repeating or (restart and self.running.ends_all):
+            return  # what is left of a server that has stopped is found at the end
+        self._repeating, history = True, list(self._history)
+        slots, self._slots = self._slots, [None] * self.plan.clients
+        mark = self.target.step("the same events once more")
+        self.target.repeat()
+        if restart:
+            await self._ended()
+            await self.running.start()
+        for event in history:
+            await self._perform(event, silent=True)
+        await self.target.settle()
+        await self._check()
+        await self._close_all()
+        if restart:
+            self.running.stop()
+        self._repeating, self._slots = False, slots
+        self.target.go_on(mark)
+
+    async def _perform(self, event: ClientEvent, *, silent: bool = False) -> None:
+        """Perform an event, wait as it says, and check."""
+        if not self._repeating:
+            self._history.append(event)
+        await self._begin(event, silent=silent or self._repeating)
+        if event.settles:
+            await self.target.settle()
+            await self._check()
+        else:
+            await self.target.turn(event.iterations)
+            self.errors.check()
+
+    async def _begin(self, event: ClientEvent, *, silent: bool) -> None:
         if event.what == "idle":
             self._announce(event, silent=silent)
             await self.target.sleep(event.seconds(self.plan))
@@ -233,10 +251,10 @@ class EventSequence:
         if connects:
             self._made[event.slot] += 1
             title = f"client {CLIENTS[event.slot]}"
-            if self._made[event.slot] > 1:
-                title += f", connection {self._made[event.slot]}"
-            if silent:
+            if self._repeating:
                 title += ", again"
+            elif self._made[event.slot] > 1:
+                title += f", connection {self._made[event.slot]}"
             connection = await self.target.connect(self.running.address, title)
             self._slots[event.slot] = connection
             if connection is None:
@@ -339,7 +357,8 @@ class EventSequence:
         if any(id(record.thing()) not in self._suspects for _, record in self._left()):
             await self.target.give_time(lambda: not self._left())
             self.errors.check()
-            self._judge(self._left())
+            if self._judge(self._left()):
+                await self._repeat()
 
     def _left(self) -> list[tuple[GeneratedConnection, Any]]:
         found: list[tuple[GeneratedConnection, Any]] = []
@@ -355,8 +374,8 @@ class EventSequence:
                     self._checked.remove(connection)
         return found
 
-    def _judge(self, left: list[tuple[GeneratedConnection, Any]]) -> None:
-        """Raise if something is a leak; else note the suspects. See the top of this module."""
+    def _judge(self, left: list[tuple[GeneratedConnection, Any]]) -> bool:
+        """Raise if something is a leak; else note the suspects, and return True if one is new."""
         owners: dict[_Key, set[int]] = {}
         for connection, record in left:
             if connection.scope is not None:
@@ -368,9 +387,11 @@ class EventSequence:
         )
         if certain:
             raise LeakError(LeakReport.of([record for _, record in left]))
+        before = len(self._suspects)
         for _, record in left:
             # The object is kept, so that no other one gets its id.
             self._suspects[id(record.thing())] = record.thing()
+        return len(self._suspects) > before
 
 
 def _key(record: Any) -> _Key:

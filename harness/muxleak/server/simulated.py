@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.ignores import remaining
@@ -46,9 +47,11 @@ class RepeatableChoices(Choices):
 
     def repeat(self) -> None:
         """Decide from now on as from the beginning."""
-        if self._at is None:
-            self._first = bytes(self.inner.environment)
-        self._at = 0
+        self._first, self._at = bytes(self.inner.environment), 0
+
+    def go_on(self) -> None:
+        """Decide anew."""
+        self._at = None
 
     def begin_step(self) -> None:
         """Mark a step."""
@@ -78,8 +81,13 @@ class SimulatedServerSubject(ServerSubject):
         """Run one sequence in a fresh simulation."""
         # The check of the simulation only makes the network note accepted connections; the sequence
         # itself looks at them, since it can wait.
+        # The time that a close may take is the grace, which the sequence measures by itself.
         simulation = Settings(
-            network=self.settings.network, grace=self.settings.grace, leaks=False, check=_nothing
+            network=self.settings.network,
+            grace=self.settings.grace,
+            leaks=False,
+            check=_nothing,
+            close_limit=math.inf,
         )
         result = run(self._program, RepeatableChoices(choices), simulation, traced=traced)
         return Performance(result.error, tuple(result.steps), result.trace_hash)
@@ -156,14 +164,25 @@ class SimulatedServerTarget:
         found = [each for each in found if each.thing() is not own]
         return remaining(found, self._kinds, self._settings.ignores)
 
-    def step(self, text: str) -> None:
+    def step(self, text: str) -> int:
         """Announce an event."""
         self._simulation.step(text)
+        return len(self._simulation.steps) - 1
 
     def repeat(self) -> None:
         """Make the same decisions again."""
-        choices: Any = self._simulation.choices
-        choices.repeat()
+        self._choices.repeat()
+
+    def go_on(self, step: int) -> None:
+        """Decide anew, and forget the last events."""
+        self._choices.go_on()
+        del self._simulation.steps[step:]
+
+    @property
+    def _choices(self) -> RepeatableChoices:
+        choices = self._simulation.choices
+        assert isinstance(choices, RepeatableChoices)  # noqa: S101 - made by `perform`
+        return choices
 
     async def settle(self) -> None:
         """Wait until the simulation has settled."""
