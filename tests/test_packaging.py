@@ -92,12 +92,12 @@ WITHOUT_EXTRAS = {
     "mutants": (["self", "mutants", "--sequences", "1"], 1, "survived"),
     "soak": (["soak", "--connections", "50"], 0, ""),
     "bench": (["bench", "frame", "--quick"], 0, "frame"),
+    "fuzz": (["fuzz", "V1", "--out", "."], 1, "again, also from"),
 }
 # Commands that search by Hypothesis, and how the message names each.
 WITH_FUZZ = {
     "reproduce": (["reproduce"], "muxleak reproduce"),
     "verify": (["verify", "live_id_reused"], "muxleak verify"),
-    "fuzz": (["fuzz", "V1"], "muxleak fuzz of a pair or version"),
     "bench": (["bench", "example"], "the row 'example'"),
 }
 

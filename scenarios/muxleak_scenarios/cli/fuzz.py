@@ -5,9 +5,10 @@
 # searched by `fuzz_program`, over schedules. Both have a budget, a seed, and a file for the
 # finding, and both end on Ctrl-C with what they have found until then.
 #
-# A finding in a pair or version is remembered in Hypothesis's example database, and tried first the
-# next time. The key of the database has the name of the target: a sequence that leaks over TCP need
-# not leak on the simulated network, and Hypothesis forgets an example that no longer fails.
+# A finding in a pair or version is remembered in Hypothesis's example database, if that is
+# installed, and tried first the next time. The key of the database has the name of the target: a
+# sequence that leaks over TCP need not leak on the simulated network, and a campaign forgets one
+# that no longer leaks.
 #
 # Exit codes: 1 for a finding, also if the search was interrupted after it; 0 for nothing within the
 # budget; 130 for nothing so far, since less than the budget proves less.
@@ -38,6 +39,7 @@ from muxleak_scenarios.sequence.steps import Sequence
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hypothesis.database import ExampleDatabase
     from rich.console import Console
 
     from muxleak.search import Finding
@@ -143,7 +145,8 @@ def fuzz_command(
 ) -> None:
     """Search for a sequence that violates a property; shrink it.
 
-    A finding in a pair or version is remembered under .hypothesis and tried first the next time.
+    A finding in a pair or version is remembered under .hypothesis and tried first the next time, if
+    Hypothesis is installed.
     Ctrl-C ends the search and shows its finding, if any. Exits with 1 if there is one, with 0 if
     nothing was found within the budget.
 
@@ -162,7 +165,6 @@ def fuzz_command(
         empty = SequenceReplay(*find_subject(subject, variant), Sequence())
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    params.need_hypothesis("muxleak fuzz of a pair or version")
     replay_files.check_out(out)
     result = _search(empty, budget, seed, target, fresh=fresh)
     replay, path = _keep(empty, result, out)
@@ -190,9 +192,6 @@ def _keep(
 def _search(
     replay: SequenceReplay, budget: Budget, seed: int, target: TargetChoice, *, fresh: bool
 ) -> CampaignResult:
-    from hypothesis.database import DirectoryBasedExampleDatabase
-
-    folder = Path(os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis"), "muxleak")
     key = f"{_name(replay)} {target.name}"
     with interrupt.caught() as stopped, render.progress(budget.examples or budget.seconds) as steps:
         return Campaign(
@@ -201,11 +200,21 @@ def _search(
             seed=seed,
             target=target.make,
             virtual=target.virtual,
-            database=None if fresh else DirectoryBasedExampleDatabase(folder),
+            database=None if fresh else _memory(),
             key=key,
             progress=_teller(steps, _name(replay), budget),
             stopped=stopped,
         ).run()
+
+
+def _memory() -> ExampleDatabase | None:
+    """Return the database of findings; None without Hypothesis, whose database it is."""
+    try:
+        from hypothesis.database import DirectoryBasedExampleDatabase
+    except ImportError:
+        return None
+    folder = os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY", ".hypothesis")
+    return DirectoryBasedExampleDatabase(Path(folder, "muxleak"))
 
 
 def _teller(steps: render.Steps, name: str, budget: Budget) -> Callable[[CampaignProgress], None]:

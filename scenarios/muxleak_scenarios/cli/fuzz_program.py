@@ -87,9 +87,7 @@ def fuzz_program(
     failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
     path, where = _keep(out, name, replay)
     options = _options(wakeups=wakeups)
-    differs = difference(
-        name, replay, found.error, options=options, timeout=programs.FRESH_SECONDS
-    )
+    differs = difference(name, replay, found.error, options=options, timeout=programs.FRESH_SECONDS)
     if as_json:
         more = {
             "shrunk": ended == "shrunk",
