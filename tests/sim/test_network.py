@@ -252,26 +252,31 @@ def test_server_forever_ends_when_cancelled() -> None:
     assert simulate(program).value is False
 
 
-def test_server_protocol_that_cannot_be_made_resets_the_connection() -> None:
-    """A factory that fails is reported, and its client loses the connection."""
+def test_server_protocol_that_cannot_be_made_ends_the_connection() -> None:
+    """A factory that fails is reported in debug mode only; its client loses the connection."""
 
     def fail() -> asyncio.Protocol:
         raise ValueError("no protocol today")
 
     async def program() -> Log:
         loop = asyncio.get_running_loop()
+        loop.set_debug(debug)
         server = await loop.create_server(fail, *WHERE)
         _, client = await loop.create_connection(Recorder, *WHERE)
         await current().settle()
         server.close()
         return client.log
 
-    outcome = simulate(program)
-
-    assert outcome.value == [("made", None), ("lost", "ConnectionResetError")]
-    assert outcome.errors == (
-        "Error on transport creation for incoming connection: ValueError: no protocol today",
-    )
+    for debug, errors in (
+        (False, ()),
+        (
+            True,
+            ("Error on transport creation for incoming connection: ValueError: no protocol today",),
+        ),
+    ):
+        outcome = simulate(program)
+        assert outcome.value == [("made", None), ("eof", None), ("lost", None)]
+        assert outcome.errors == errors, debug
 
 
 def test_datagrams_travel_between_endpoints() -> None:

@@ -272,3 +272,45 @@ def test_file_of_an_earlier_version_gives_the_same_run(
         result = rerun(source, program)
         assert result.trace_hash == found.trace
         assert isinstance(result.error, LeakError)
+
+
+ABORTS = """
+import asyncio
+
+
+async def serve(reader, writer):
+    task = asyncio.create_task(asyncio.sleep(30))
+    try:
+        await reader.read()
+        task.cancel()
+    except ConnectionResetError:
+        pass
+    writer.close()
+
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 80)
+    _, writer = await asyncio.open_connection("127.0.0.1", 80)
+    await asyncio.sleep(1)
+    writer.transport.abort()
+    await asyncio.sleep(1)
+    server.close()
+"""
+
+
+def test_replay_of_an_aborted_connection_from_an_earlier_version_still_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An abort reset the peer then; on a real loop, and now, the peer sees the end of file."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "earlier_abort.py").write_text(ABORTS)
+    program = find_program("earlier_abort:main")
+    recorded = "9f34d2df017adcabdc0894c3"
+
+    earlier = rerun(Replay(trace=recorded), program)
+    assert earlier.trace_hash == recorded
+    assert isinstance(earlier.error, LeakError)
+    for trace in ("", "0" * 24):
+        now = rerun(Replay(trace=trace), program)
+        assert now.error is None
+        assert now.trace_hash not in {recorded, trace}

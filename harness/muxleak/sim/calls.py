@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import socket
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from muxleak.sim.errors import refusal
-from muxleak.sim.sockets import LOOPBACK, error
+from muxleak.sim.sockets import error, loopback
 from muxleak.sim.tcp import SimServer
 from muxleak.sim.udp import SimDatagrams
 
@@ -23,22 +25,6 @@ if TYPE_CHECKING:
     from muxleak.sim.network import Fabric
     from muxleak.sim.sockets import Address
 
-_IGNORED = {
-    "all_errors",
-    "allow_broadcast",
-    "backlog",
-    "family",
-    "flags",
-    "happy_eyeballs_delay",
-    "interleave",
-    "keep_alive",
-    "proto",
-    "reuse_address",
-    "reuse_port",
-    "server_hostname",
-    "ssl_handshake_timeout",
-    "ssl_shutdown_timeout",
-}
 _REFUSED = {"ssl": "TLS needs a real loop", "sock": "there are no sockets here"}
 
 
@@ -127,7 +113,9 @@ class NetworkCalls:
         if local_addr is None and remote_addr is None and not settings.get("family"):
             raise ValueError("unexpected address family")
         names, fabric = self.fabric.names, self.fabric
-        local = (LOOPBACK if remote_addr else "0.0.0.0", 0)  # noqa: S104 - simulated
+        local = ("0.0.0.0", 0)  # noqa: S104 - simulated
+        if remote_addr:
+            local = (loopback(names.resolve(remote_addr[0])), 0)
         if local_addr is not None:
             local = (names.resolve(local_addr[0], passive=True), local_addr[1])
         local = (local[0], local[1] or fabric.port())
@@ -217,9 +205,15 @@ def _allow(allowed: tuple[str, ...], what: str, call: str, effect: str) -> None:
         raise refusal(f"{call} leaves the simulation; allow=({what!r},) {effect}")
 
 
+@cache
+def _parameters(call: str) -> frozenset[str]:
+    """Return the parameters that a method has on the running Python."""
+    return frozenset(inspect.signature(getattr(asyncio.BaseEventLoop, call)).parameters)
+
+
 def _check(call: str, settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if name in _REFUSED and value:
             raise refusal(f"{call}({name}=...) leaves the simulation: {_REFUSED[name]}")
-        if name not in _IGNORED and name not in _REFUSED:
+        if name not in _parameters(call):
             raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")

@@ -40,7 +40,7 @@ import pickle
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,7 @@ def run_fresh(
         "path": sys.path,
         "program": name,
         "line": replay.line,
+        "trace": replay.trace,
         "layout": layout,
         "settings": settings,
     }
@@ -251,7 +252,8 @@ def answer(job: Mapping[str, Any]) -> None:
             program = find_program(job["program"])
             options = pickle.loads(base64.b64decode(job["settings"]))  # noqa: S301 - our parent's
             ballast.append(_allocate(job["layout"] + 1))
-            run = rerun(Replay.parse(job["line"]), program, **options)
+            replay = replace(Replay.parse(job["line"]), trace=job["trace"])
+            run = rerun(replay, program, **options)
             result["trace"] = run.trace_hash
             if run.error is not None:
                 result["error"] = type(run.error).__name__

@@ -106,6 +106,7 @@ class Carrier(Protocol):
     Attributes:
         loop: the simulation's loop.
         settings: what is declared.
+        earlier: True if connections end as in earlier versions.
         open: every open transport, with its side: "client", "server", "datagrams", "forgotten".
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
@@ -114,6 +115,7 @@ class Carrier(Protocol):
 
     loop: SimulatedLoop
     settings: Network
+    earlier: bool
     open: dict[Any, str]
     servers: dict[Address, Any]
     closed: bool

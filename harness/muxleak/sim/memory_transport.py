@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import sys
 from collections import deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ SERVER = ("127.0.0.1", 443)
 HIGH_WATER = 64 * 1024
 
 
+_NEW_WORDS = sys.version_info >= (3, 15)
+_BYTES = "a bytes, bytearray, or memoryview object" if _NEW_WORDS else "a bytes-like object"
 _CHUNK = 256 * 1024  # what asyncio's socket transports read at once
 
 
@@ -65,6 +68,7 @@ class Wire(asyncio.Transport):
     _paused = False  # our protocol does not read
     _throttled = False  # our protocol was told not to write
     _eof_sent = _closing = _aborted = False
+    _called = ""  # the method of the protocol that was called last
     _gone = False  # a write went to an end that had closed
     _lost = False  # connection_lost is called or on its way
 
@@ -115,7 +119,8 @@ class Wire(asyncio.Transport):
             raise
         except BaseException as exc:  # noqa: BLE001 - as asyncio does, for CancelledError too
             if not isinstance(exc, OSError):
-                self._complain(exc, "Fatal error: a protocol callback failed")
+                called = self._called
+                self._complain(exc, f"Fatal error: protocol.{called}() call failed.")
             if not self._lost:
                 self._lose(exc)
         if self._inbox or self._reset or self._eof_seen:
@@ -128,19 +133,23 @@ class Wire(asyncio.Transport):
             self._lose(_error(ConnectionResetError, errno.ECONNRESET))
         elif self._eof_seen:
             self._deaf = True
+            self._called = "eof_received"
             if not self._protocol.eof_received():
                 self.close()
 
     def _take(self) -> None:
         protocol = self._protocol
         if not self._buffered:
+            self._called = "data_received"
             protocol.data_received(self._pull(_CHUNK))
             return
+        self._called = "get_buffer"
         buffer = protocol.get_buffer(-1)
         if not len(buffer):
             raise RuntimeError("get_buffer() returned an empty buffer")
         data = self._pull(len(buffer))
         buffer[: len(data)] = data
+        self._called = "buffer_updated"
         protocol.buffer_updated(len(data))
 
     def _pull(self, limit: int) -> bytes:
@@ -226,6 +235,20 @@ def _error(kind: type[OSError], number: int) -> OSError:
     return kind(number, os.strerror(number))
 
 
+def water_marks(high: int | None, low: int | None) -> tuple[int, int]:
+    """Return the high and the low mark, in bytes, for the arguments of `set_write_buffer_limits`.
+
+    Raises:
+        ValueError: they are in the wrong order, or negative.
+    """
+    if high is None:
+        high = HIGH_WATER if low is None else 4 * low
+    low = high // 4 if low is None else low
+    if not high >= low >= 0:
+        raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+    return high, low
+
+
 def memory_pair(
     loop: asyncio.AbstractEventLoop,
     client_protocol: asyncio.BaseProtocol,
@@ -286,7 +309,7 @@ class MemoryTransport(Wire):
 
     def __repr__(self) -> str:
         state = "closed" if self._lost else "closing" if self._closing else "open"
-        host, port = self.get_extra_info("peername")
+        host, port = self.get_extra_info("peername")[:2]
         return f"<MemoryTransport {self._side} to {host}:{port} {state}>"
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -318,12 +341,7 @@ class MemoryTransport(Wire):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Set the marks, in bytes, as `asyncio.WriteTransport` documents."""
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        low = high // 4 if low is None else low
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
+        self._high, self._low = water_marks(high, low)
         self._throttle()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -345,7 +363,7 @@ class MemoryTransport(Wire):
         """
         if not isinstance(data, bytes):
             if not isinstance(data, bytearray | memoryview):
-                raise TypeError(f"data must be bytes-like, not {type(data).__name__!r}")
+                raise TypeError(f"data argument must be {_BYTES}, not {type(data).__name__!r}")
             data = bytes(data)
         if self._eof_sent:
             raise RuntimeError("Cannot call write() after write_eof()")

@@ -26,10 +26,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from muxleak.ledger.counters import CURRENT, charged
-from muxleak.sim.sockets import LOOPBACK, Address, Names, error, is_any
+from muxleak.sim.sockets import Address, Names, error, full, is_any, loopback
 from muxleak.sim.tcp import SimServer, SimTransport, connect_pair
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 _MAKING = ("refuse", "black hole")  # faults of a connection that is being made
 _EPHEMERAL = 49152
+# Iterations from a connected socket to its transport, if `happy_eyeballs_delay` is given; measured.
+_RACE = 7 if sys.version_info < (3, 12) else 5 if sys.version_info < (3, 14) else 4
 _NUMBERED = re.compile(r"Task-\d+|None")  # names that asyncio gives; "None" with a factory, in 3.13
 _LATENCIES = 16  # how finely a range of latencies is drawn
 
@@ -59,6 +62,7 @@ class Fabric:
     Attributes:
         loop: the simulation's loop.
         settings: the freedoms and faults of the network.
+        earlier: True if connections end as in earlier versions, for replays from then (see `tcp`).
         pending: arrivals that the next poll makes ready.
         held: arrivals that a later poll makes ready, each with the number of polls to go.
         in_flight: virtual time at which the last thing now under way arrives.
@@ -75,6 +79,7 @@ class Fabric:
         self.loop = loop
         self._ended = False
         self.settings = settings
+        self.earlier = False
         self._names: Names | None = None
         self.pending: list[Arrival] = []
         self.held: list[list[Any]] = []
@@ -218,14 +223,15 @@ class Fabric:
             target: the server's address.
             local: the client's address; None for a free one.
             factory: makes the client's protocol.
-            staggered: True if asyncio would race connections to several addresses. Cancelled in
-                that, it leaves a connected socket without a transport.
+            staggered: True if asyncio would race connections to several addresses. Cancelled at
+                the end of that, it leaves a connected socket without a transport.
 
         Returns:
             The client's transport and protocol.
 
         Raises:
             ConnectionRefusedError: no server listens there, or a fault refuses.
+            ConnectionResetError: the server closed before it accepted.
         """
         fate = self._fate(target)
         waiter: asyncio.Future[None] = self.loop.create_future()
@@ -237,15 +243,24 @@ class Fabric:
             self.arrive(lambda: _wake(waiter), None)
             await waiter
             self.note("refused", f"{target[0]} {target[1]}")
-            raise error(errno.ECONNREFUSED)
+            text = f"Connect call failed {full(target)}"
+            raise OSError(errno.ECONNREFUSED, text)
+        stays = staggered and self.earlier
         try:
             await waiter
-            staggered = False
+            if client.was_reset and not self.earlier:
+                text = f"Connect call failed {full(target)}"
+                raise OSError(errno.ECONNRESET, text)  # noqa: TRY301 - it ends as any failure does
+            # asyncio's race has tasks of its own, and loses a socket that is connected already.
+            stays = staggered and not self.earlier
+            for _ in range(_RACE if stays else 0):
+                await asyncio.sleep(0)
+            stays = False
             protocol = factory()
             client.begin("client", protocol)
             await asyncio.sleep(0)
         except BaseException:
-            if staggered:
+            if stays:
                 self.note("forgotten", client.label)
                 self.open[client] = "forgotten"
             else:
@@ -270,7 +285,7 @@ class Fabric:
         if server is None or not server.is_serving():
             return None
         self._connections += 1
-        source = local or (LOOPBACK, self.port())
+        source = local or (loopback(target[0]), self.port())
         context = server.context()
         client, far = connect_pair(self, self._connections, source, target, context)
         if self.settings.faults:
@@ -306,7 +321,7 @@ class Fabric:
             self.note("dropped", f"{source[1]} to {target[1]}")
             return
         if is_any(source[0]):
-            source = (LOOPBACK, source[1])
+            source = (loopback(source[0]), source[1])
 
         def _land() -> None:
             endpoint = self._find(self._endpoints, target)

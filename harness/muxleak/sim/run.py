@@ -165,7 +165,8 @@ class Simulation:
             fabric.declared.pop(target, None)
         if name in {"reset", "stall", "half-close", "black hole"}:
             for transport in list(fabric.open):
-                if transport.get_extra_info("sockname") == target and hasattr(transport, "fault"):
+                address = transport.get_extra_info("sockname")[:2]
+                if address == target and hasattr(transport, "fault"):
                     transport.fault(name, seconds)
 
 
@@ -238,6 +239,7 @@ def run(
     settings: Settings,
     *,
     traced: bool = True,
+    earlier: bool = False,
 ) -> Run[_T]:
     """Run a program once; an error is in `Run.error` and is never raised.
 
@@ -246,10 +248,12 @@ def run(
         choices: decide what is free.
         settings: the settings of the run.
         traced: True to record a trace; a run without is faster.
+        earlier: True if connections end as in earlier versions, for replays from then.
     """
     trace = Trace() if traced else None
     kind = ChoosingLoop if settings.wakeups or settings.cancel else SimLoop
     loop = kind(choices, settings, trace)
+    loop.fabric.earlier = earlier
     ledger = Ledger(ledger_kinds(settings.counted))
     ledger.install(loop)
     adopt = partial(_adopt, loop)

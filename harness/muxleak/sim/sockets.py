@@ -1,6 +1,7 @@
 """The sockets below the simulated transports, the resolver, and the system's errors.
 
 Programs ask a transport's socket for names and set options on it; no option has an effect here.
+Inside the simulation an address is a pair; programs see that of IPv6 with its four parts.
 """
 
 import errno
@@ -14,19 +15,31 @@ from typing import Any
 Address = tuple[str, int]
 
 LOOPBACK = "127.0.0.1"
+_LOOPBACK_6 = "::1"
 _ANY = {"", "0.0.0.0", "::"}  # noqa: S104 - recognised, not bound
 _PORTS = {"http": 80, "https": 443}
 
 
 class SimSocket:
-    """Stands in the place of a transport's socket; knows its addresses and accepts any option."""
+    """Stands in the place of a transport's socket; knows its addresses and keeps its options.
 
-    type = socket.SOCK_STREAM
-    proto = socket.IPPROTO_TCP
+    Args:
+        sockname: the socket's own address.
+        peername: the address of the other end; None if it is not connected.
+        kind: `socket.SOCK_STREAM` or `socket.SOCK_DGRAM`.
+    """
 
-    def __init__(self, sockname: Any, peername: Any = None) -> None:
+    def __init__(
+        self, sockname: Any, peername: Any = None, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> None:
         self.family = socket.AF_INET6 if ":" in sockname[0] else socket.AF_INET
+        self.type = kind
+        stream = kind == socket.SOCK_STREAM
+        self.proto = socket.IPPROTO_TCP if stream else socket.IPPROTO_UDP
         self._names = sockname, peername
+        self._options: dict[Any, Any] = {}
+        if stream and peername is not None:
+            self._options[socket.IPPROTO_TCP, socket.TCP_NODELAY] = 1  # asyncio sets it
 
     def getsockname(self) -> Any:
         """Return the socket's own address."""
@@ -46,12 +59,39 @@ class SimSocket:
         """Return -1: there is no file."""
         return -1
 
-    def setsockopt(self, *_options: object) -> None:
-        """Accept an option, which has no effect here."""
+    def setsockopt(self, level: int, option: int, value: Any, *_length: object) -> None:
+        """Keep an option, which has no effect here."""
+        self._options[level, option] = value
 
-    def getsockopt(self, *_options: object) -> int:
-        """Return 0: no option is set."""
+    def getsockopt(self, level: int, option: int, *_length: object) -> Any:
+        """Return an option that was set; 0 otherwise."""
+        return self._options.get((level, option), 0)
+
+    def get_inheritable(self) -> bool:
+        """Return False, as for every socket of asyncio's."""
+        return False
+
+    def gettimeout(self) -> float:
+        """Return 0: it never blocks."""
         return 0
+
+    def settimeout(self, value: float | None) -> None:
+        """Accept 0.
+
+        Raises:
+            ValueError: any other value, as with asyncio.
+        """
+        if value != 0:
+            raise ValueError("settimeout(): only 0 timeout is allowed on transport sockets")
+
+    def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - the signature of sockets
+        """Accept False.
+
+        Raises:
+            ValueError: True, as with asyncio.
+        """
+        if flag:
+            raise ValueError("setblocking(): transport sockets cannot be blocking")
 
 
 class Names:
@@ -87,9 +127,19 @@ class Names:
         address = self.resolve(host, passive=passive)
         number = _port(port)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        target = (address, number, 0, 0) if ":" in address else (address, number)
+        target = full((address, number))
         kinds = [(socket.SOCK_STREAM, socket.IPPROTO_TCP), (socket.SOCK_DGRAM, socket.IPPROTO_UDP)]
         return [(family, each, proto, "", target) for each, proto in kinds if kind in {0, each}]
+
+
+def full(address: Address) -> tuple[Any, ...]:
+    """Return an address as the system gives it: with flow and scope for IPv6."""
+    return (*address, 0, 0) if ":" in address[0] else address
+
+
+def loopback(address: str) -> str:
+    """Return the loopback address of the same family."""
+    return _LOOPBACK_6 if ":" in address else LOOPBACK
 
 
 def is_any(address: str) -> bool:

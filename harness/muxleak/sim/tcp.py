@@ -12,6 +12,12 @@
 # as it is dialled, bytes written by the client wait in the server's inbox, and nothing is delivered
 # before `begin` gives the end its protocol.
 #
+# The system's buffers are modelled in one respect: a connection that is closed or aborted leaves up
+# to the high-water mark of bytes in them, which reach the peer all the same, followed by the end.
+# As with a kernel, the peer sees a reset only if the closed end has left bytes unread. Earlier
+# versions reset the peer of an aborted connection, and let a close wait for a peer that did not
+# read; replays that were recorded then still do (`Fabric.earlier`).
+#
 # Faults, by the flags that they set:
 #
 #   reset        `_reset` at both ends: the inbox is dropped, connection_lost(ECONNRESET) follows
@@ -50,7 +56,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from muxleak.introspect.sites import Points, trace
 from muxleak.sim.memory_transport import HIGH_WATER, MemoryTransport
-from muxleak.sim.sockets import SimSocket, error
+from muxleak.sim.sockets import SimSocket, error, full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,10 +93,11 @@ class SimTransport(MemoryTransport):
     def __init__(
         self, fabric: Carrier, label: str, sockname: Address, peername: Address, context: Context
     ) -> None:
+        names = full(sockname), full(peername)
         extra: dict[str, Any] = {
-            "sockname": sockname,
-            "peername": peername,
-            "socket": SimSocket(sockname, peername),
+            "sockname": names[0],
+            "peername": names[1],
+            "socket": SimSocket(*names),
         }
         super().__init__(fabric.loop, extra, context, fabric.open)
         self._fabric = fabric
@@ -115,7 +122,7 @@ class SimTransport(MemoryTransport):
     @property
     def title(self) -> str:
         """The connection in words: "connection 2 of client bob to 127.0.0.1:80"."""
-        host, port = self.get_extra_info("peername" if self._is_client else "sockname")
+        host, port = self.get_extra_info("peername" if self._is_client else "sockname")[:2]
         maker = f" of {self.maker}" if self.maker else ""
         return f"connection {self.label[:-1]}{maker} to {host}:{port}"
 
@@ -148,6 +155,11 @@ class SimTransport(MemoryTransport):
         """True if a fault alone keeps this end from closing."""
         stalled = getattr(self._peer, "_stalled", False)
         return self._closing and (self._severed or stalled)
+
+    @property
+    def was_reset(self) -> bool:
+        """True if a reset has arrived, which may be before `begin`."""
+        return self._reset
 
     def give_up(self) -> None:
         """End without any callback, because the loop has closed; cut references back."""
@@ -219,6 +231,44 @@ class SimTransport(MemoryTransport):
         if not (self._scheduled or self._paused or self._closing or self._deaf or self._stalled):
             self._scheduled = True
             self._fabric.arrive(self._deliver, self._reading, self)
+
+    def close(self) -> None:
+        """Close; `connection_lost(None)` follows once the system's buffers hold all bytes."""
+        if self._fabric.earlier:
+            super().close()
+        elif not self._closing:
+            self._closing = True
+            if self._peer is None or self._peer._size <= HIGH_WATER:
+                self._lose(None)
+
+    def abort(self) -> None:
+        """Close at once; bytes that the system's buffers do not hold are dropped.
+
+        The peer sees the end, as after `close`; it sees a reset only if bytes are left unread here.
+        """
+        if self._lost or self._fabric.earlier:
+            super().abort()
+            return
+        peer = self._peer
+        while peer is not None and peer._size > HIGH_WATER:
+            last = peer._inbox.pop()
+            kept = max(0, len(last) - (peer._size - HIGH_WATER))
+            peer._size -= len(last) - kept
+            if kept:
+                peer._inbox.append(memoryview(last)[:kept])
+        self._lose(None)
+
+    if sys.version_info >= (3, 12):
+
+        def writelines(self, list_of_data: Any) -> None:
+            """Send a list of data.
+
+            Raises:
+                RuntimeError: the sending direction is closed.
+            """
+            if self._eof_sent:
+                raise RuntimeError("Cannot call writelines() after write_eof()")
+            super().writelines(list_of_data)
 
     def resume_reading(self) -> None:
         """Read again; up to Python 3.14 in a copy of the caller's context."""
@@ -351,7 +401,7 @@ class SimServer(asyncio.AbstractServer):
     def __init__(
         self, fabric: Carrier, addresses: list[Address], factory: Callable[[], asyncio.BaseProtocol]
     ) -> None:
-        self.sockets: tuple[SimSocket, ...] = tuple(SimSocket(each) for each in addresses)
+        self.sockets: tuple[SimSocket, ...] = tuple(SimSocket(full(each)) for each in addresses)
         self._fabric = fabric
         self._factory = factory
         self._context = copy_context()
@@ -376,8 +426,16 @@ class SimServer(asyncio.AbstractServer):
         await asyncio.sleep(0)
 
     def serve(self) -> None:
-        """Accept connections from now on, without yielding to the loop."""
-        self._serving = not self._closed
+        """Accept connections from now on, without yielding to the loop.
+
+        Raises:
+            TypeError: the server is closed; asyncio's has lost its list of sockets then.
+        """
+        if self._serving:
+            return
+        self._serving = True
+        if self._closed:
+            raise TypeError("'NoneType' object is not iterable")
 
     async def serve_forever(self) -> None:
         """Accept connections until cancelled; then close.
@@ -450,9 +508,9 @@ class SimServer(asyncio.AbstractServer):
             protocol = context.run(self._factory)
         except Exception as exc:  # noqa: BLE001 - as asyncio does
             transport.abort()
-            self._fabric.loop.call_exception_handler(
-                {"message": "Error on transport creation for incoming connection", "exception": exc}
-            )
+            if self.get_loop().get_debug():  # as asyncio does
+                text = "Error on transport creation for incoming connection"
+                self._fabric.loop.call_exception_handler({"message": text, "exception": exc})
             return
         if self._closed:
             transport.strand()
@@ -465,7 +523,7 @@ class SimServer(asyncio.AbstractServer):
         simulation = self._fabric.loop.simulation
         if simulation is None:
             return
-        host, port = transport.get_extra_info("sockname")
+        host, port = transport.get_extra_info("sockname")[:2]
         scope = simulation.ledger.scope(f"connection {transport.label[:-1]} to {host}:{port}")
         scope.enter()
         transport._scope = scope
