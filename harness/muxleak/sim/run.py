@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from asyncio import CancelledError, get_running_loop
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -36,7 +36,7 @@ from muxleak.sim.time_limits import TimeLimits
 from muxleak.sim.trace import Event, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from muxleak.introspect.waiting import AnyTask
     from muxleak.ledger.counters import Scope
@@ -251,6 +251,34 @@ def run(
         earlier: True if connections end as in earlier versions, for replays from then.
     """
     trace = Trace() if traced else None
+    result: Run[_T] = Run(choices)
+    with opened(choices, settings, trace) as (loop, simulation):
+        result.steps, result.errors = simulation.steps, simulation.ledger.errors
+        try:
+            result.value, result.error = _perform(program, loop, simulation, settings)
+            result.error = refused(loop, result.error)
+        finally:
+            result.now = loop.time()
+            if trace is not None:
+                result.trace_hash, result.events = trace.hash, trace.tail
+                loop.stop_tracing()
+    return result
+
+
+@contextmanager
+def opened(
+    choices: Choices, settings: Settings, trace: Trace | None = None
+) -> Iterator[tuple[SimLoop, Simulation]]:
+    """Make the loop of one run, and dispose of it at the end of the block.
+
+    Args:
+        choices: decide what is free.
+        settings: the settings of the run.
+        trace: is given the events; None for a run without.
+
+    Yields:
+        The loop, and the simulation that code on it sees.
+    """
     kind = ChoosingLoop if settings.wakeups or settings.cancel else SimLoop
     loop = kind(choices, settings, trace)
     loop.fabric.earlier = earlier
@@ -259,32 +287,27 @@ def run(
     adopt = partial(_adopt, loop)
     task_class.install(loop, adopt)
     loop.simulation = simulation = Simulation(loop, ledger, settings)
-    result: Run[_T] = Run(choices, steps=simulation.steps, errors=ledger.errors)
     try:
-        result.value, result.error = _perform(program, loop, simulation, settings)
-        if loop.refused and not isinstance(result.error, SimulationError):
-            # Another error may only follow from it.
-            swallowed = SimulationError(f"{loop.refused}, and the program went on without it")
-            swallowed.__cause__, result.error = result.error, swallowed
+        yield loop, simulation
     finally:
-        result.now = loop.time()
-        if trace is not None:
-            result.trace_hash, result.events = trace.hash, trace.tail
-            loop.stop_tracing()
-        with _no_resource_warnings() if result.error is not None else nullcontext():
+        # Tasks that are cancelled now may drop open connections. A warning about that would name
+        # no line of the program, and the run has failed already.
+        ignoring = warnings.catch_warnings(action="ignore", category=ResourceWarning)
+        with ignoring if ledger.count else nullcontext():
             close_coroutines(loop.dispose())
         task_class.remove(loop, adopt)
         ledger.uninstall()
         simulation.__dict__.clear()
-    return result
 
 
-def _no_resource_warnings() -> warnings.catch_warnings[None]:
-    """Ignore the connections that tasks drop when they are cancelled at the end of a failed run.
-
-    Such a warning names no line of the program, and the run has its error already.
-    """
-    return warnings.catch_warnings(action="ignore", category=ResourceWarning)
+def refused(loop: SimLoop, error: BaseException | None) -> BaseException | None:
+    """Return the error of a run: that of a refused call if there was one, else `error`."""
+    if not loop.refused or isinstance(error, SimulationError):
+        return error
+    # Another error may only follow from it.
+    swallowed = SimulationError(f"{loop.refused}, and the program went on without it")
+    swallowed.__cause__ = error
+    return swallowed
 
 
 def _adopt(loop: SimLoop, task: AnyTask, _context: object, _points: object) -> None:
