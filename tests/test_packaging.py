@@ -128,6 +128,11 @@ def test_base_install_imports_and_searches_a_program(base: Environment, tmp_path
         "ImportError: any_choices() needs Hypothesis, which is an extra: "
         "pip install 'muxleak[fuzz]'"
     )
+    done = base.run("-c", "from muxleak import *; from muxleak import ServerMachine", cwd=tmp_path)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: ServerMachine needs Hypothesis, which is an extra: "
+        "pip install 'muxleak[fuzz]'"
+    )
     (tmp_path / "server.py").write_text(SERVER)
     found = base.script("muxleak", "fuzz", "server:main", cwd=tmp_path)
     assert (found.returncode, found.stderr) == (1, "")

@@ -14,7 +14,8 @@ an operation that is repeated, `simulate` and `find_leaks` for a program on virt
 #
 # Type checkers and editors do not follow `__getattr__`, so they get the same names by imports that
 # never run. A new name goes into three places: the block for type checkers, `__all__`, and the
-# table at the end.
+# table at the end. Names that need Hypothesis stay out of `__all__`, so that `import *` works
+# without it; type checkers know them by an `as`.
 
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from muxleak.ledger.kinds import KINDS
     from muxleak.ledger.ledger import Ledger
     from muxleak.monitor import Monitor
+    from muxleak.search.example_loops import CallTimeoutError
+    from muxleak.search.machine import ServerMachine as ServerMachine
+    from muxleak.search.machine import closes as closes
     from muxleak.search.program import find_leaks
     from muxleak.server.check import check_server
     from muxleak.sim.memory_transport import memory_pair
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "CallTimeoutError",
     "Growth",
     "GrowthReport",
     "Ignore",
@@ -85,6 +90,8 @@ __getattr__, __dir__ = lazily(
         "ledger.ledger": "Ledger",
         "ledger.counters": "Scope",
         "monitor": "Monitor",
+        "search.example_loops": "CallTimeoutError",
+        "search.machine": "ServerMachine closes",
         "search.program": "find_leaks",
         "server.check": "check_server",
         "sim.memory_transport": "memory_pair",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SIZE = 512
 """The most decisions that are drawn; half of them are for the program."""
 _BLOCK = 8  # bytes: one says if the block is plain, the others are decisions
+_STEP = 16  # bytes of the block for a step of a state machine
 _PLAIN = 64  # first bytes below this make a block plain: a quarter of them
 
 
@@ -56,13 +57,14 @@ class DrawnChoices(Choices):
         source: the data of the example that runs.
         most: number of decisions that are drawn for the program, and for the environment; the
             others take the plain course.
+        size: bytes of a block of decisions.
     """
 
-    def __init__(self, source: Source, most: int) -> None:
+    def __init__(self, source: Source, most: int, size: int = _BLOCK) -> None:
         super().__init__()
-        self._source, self._most = source, most
+        self._source, self._most, self._size = source, most, size
         self._block = b""
-        self._next = _BLOCK
+        self._next = size
 
     def __repr__(self) -> str:
         program, environment = self.trimmed()
@@ -73,19 +75,42 @@ class DrawnChoices(Choices):
     def _draw(self, limit: int) -> int:
         if len(self.program) >= self._most or self._source.frozen:
             return 0
-        self._next = _BLOCK
+        self._next = self._size
         return self._source.draw_integer(0, limit - 1)
 
     def _decide(self, kind: str, limit: int) -> int:
         del kind
         if len(self.environment) >= self._most or self._source.frozen:
             return 0
-        if self._next >= _BLOCK:
-            self._block = self._source.draw_bytes(_BLOCK, _BLOCK)
+        if self._next >= self._size:
+            self._block = self._source.draw_bytes(self._size, self._size)
             self._next = 1
         value = self._block[self._next]
         self._next += 1
         return value % limit if self._block[0] >= _PLAIN else 0
+
+
+class StepChoices(DrawnChoices):
+    """Draws the decisions of each step of a state machine as one block, if they fit.
+
+    Hypothesis deletes up to five draws at once, and has made some of its own for each step. So the
+    draws of the program, the gaps, are taken from the block as well.
+
+    Args:
+        source: the data of the example that runs.
+        most: number of decisions that are drawn; the others take the plain course.
+    """
+
+    def __init__(self, source: Source, most: int) -> None:
+        super().__init__(source, most, _STEP)
+
+    def begin_step(self) -> None:
+        """Begin a new block."""
+        super().begin_step()
+        self._next = self._size
+
+    def _draw(self, limit: int) -> int:
+        return self._decide("draw", limit)
 
 
 def any_choices(size: int = SIZE) -> st.SearchStrategy[Choices]:

@@ -35,7 +35,7 @@ from types import BuiltinMethodType
 from typing import Any
 
 from muxleak.introspect import sites
-from muxleak.introspect.waiting import AnyTask, name_of, waiting_of
+from muxleak.introspect.waiting import AnyFuture, AnyTask, name_of, waiting_of
 from muxleak.ledger.task_class import TASK
 from muxleak.sim.calls import NetworkCalls
 from muxleak.sim.choices import Choices
@@ -149,8 +149,8 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         """Note no further events."""
         self._state.trace = None
 
-    def run_main(self, main: AnyTask) -> None:
-        """Run until `main` has ended.
+    def run_main(self, main: AnyFuture) -> None:
+        """Run until `main`, a task or another future, has ended.
 
         Raises:
             DeadlockError: it cannot end.
@@ -158,11 +158,13 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
             LivelockError: it has not ended after `step_limit` iterations.
         """
         main.add_done_callback(self._end)
-        iterations = self._drive(math.inf, self.step_limit)
-        if main.done():
+        try:
+            iterations = self._drive(math.inf, self.step_limit)
+        finally:
+            # It may end later, while something else is waited for, or in `dispose`.
+            main.remove_done_callback(self._end)
             self._state.ended = False
-            if self.simulation is not None:
-                self.simulation.limits.program_ended()
+        if main.done():
             return
         if iterations == self.step_limit:
             raise LivelockError(iterations, self._now, self._ready)
@@ -186,7 +188,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         finally:
             self._state.watch = None
 
-    def _end(self, _main: AnyTask) -> None:
+    def _end(self, _main: AnyFuture) -> None:
         self._state.ended = self.must_check = True
 
     async def settle(self, horizon: float = 0.0) -> None:

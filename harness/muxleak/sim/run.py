@@ -323,11 +323,12 @@ def _perform(
     main = loop.create_task(program())
     try:
         loop.run_main(main)
+        simulation.limits.program_ended()
         if main.cancelled():
             return None, CancelledError("the program was cancelled")
         if error := main.exception():
             return None, error
-        return main.result(), _verdict(loop, simulation, settings)
+        return main.result(), verdict(loop, simulation, settings)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as exc:  # noqa: BLE001 - a check may raise anything
@@ -335,7 +336,7 @@ def _perform(
         return None, exc.with_traceback(None)
 
 
-def _verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseException | None:
+def verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseException | None:
     """Return the error of a program that has ended and left something behind, else None."""
     if settings.leaks:
         timers = _Timers(loop, settings.budget)
