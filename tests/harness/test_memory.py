@@ -361,7 +361,7 @@ def test_pair_answers_as_a_transport(loop: VirtualLoop) -> None:
     assert server.get_extra_info("socket") is None
     assert repr(client) == "<MemoryTransport client to 127.0.0.1:443 open>"
     assert client.can_write_eof()
-    with pytest.raises(TypeError, match="bytes-like"):
+    with pytest.raises(TypeError, match="data argument must be a bytes"):
         client.write("text")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must be >="):
         client.set_write_buffer_limits(high=1, low=2)
