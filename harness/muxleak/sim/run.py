@@ -253,6 +253,7 @@ def run(
     trace = Trace() if traced else None
     result: Run[_T] = Run(choices)
     with opened(choices, settings, trace) as (loop, simulation):
+        loop.fabric.earlier = earlier
         result.steps, result.errors = simulation.steps, simulation.ledger.errors
         try:
             result.value, result.error = _perform(program, loop, simulation, settings)
@@ -281,7 +282,6 @@ def opened(
     """
     kind = ChoosingLoop if settings.wakeups or settings.cancel else SimLoop
     loop = kind(choices, settings, trace)
-    loop.fabric.earlier = earlier
     ledger = Ledger(ledger_kinds(settings.counted))
     ledger.install(loop)
     adopt = partial(_adopt, loop)
