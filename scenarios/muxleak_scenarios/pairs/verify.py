@@ -201,7 +201,7 @@ def _check_search(
     verdict.found = found
     if found is None:
         verdict.broken.append(f"search: nothing found in {SEARCH_EXAMPLES} sequences, seed {seed}")
-    elif _length(found.outcome.sequence) > _length(minimal):
+    elif length(found.outcome.sequence) > length(minimal):
         verdict.broken.append(
             f"search: expected at most {len(minimal)} steps, got {found.outcome.sequence}"
         )
@@ -234,7 +234,7 @@ def _run_random(
     return connections, []
 
 
-def _length(sequence: Sequence) -> int:
+def length(sequence: Sequence) -> int:
     """Return the number of steps without closes, which end every run anyway."""
     return sum(step.verb != "close" for step in sequence)
 
