@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from asyncio import CancelledError, get_running_loop
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -61,6 +61,7 @@ class Simulation:
             drawn, as findings print them.
         has_check: True if `Settings.check` runs after every close of a connection.
         limits: measures the closes of connections and the operations.
+        adopting: the hook for tasks that are made by calling `asyncio.Task`.
     """
 
     def __init__(self, loop: SimLoop, ledger: Ledger, settings: Settings) -> None:
@@ -72,6 +73,7 @@ class Simulation:
         self._loop = loop
         self._settings = settings
         self.limits = TimeLimits(loop, settings)
+        self.adopting = partial(_adopt, loop)
 
     def step(self, text: str) -> None:
         """Announce the next step of the program; findings print the steps.
@@ -251,18 +253,20 @@ def run(
         earlier: True if connections end as in earlier versions, for replays from then.
     """
     trace = Trace() if traced else None
-    result: Run[_T] = Run(choices)
-    with opened(choices, settings, trace) as (loop, simulation):
-        loop.fabric.earlier = earlier
-        result.steps, result.errors = simulation.steps, simulation.ledger.errors
-        try:
-            result.value, result.error = _perform(program, loop, simulation, settings)
+    # Not by `opened`: a context manager would cost two per cent of a short run.
+    loop, simulation = _open(choices, settings, trace)
+    loop.fabric.earlier = earlier
+    result: Run[_T] = Run(choices, steps=simulation.steps, errors=simulation.ledger.errors)
+    try:
+        result.value, result.error = _perform(program, loop, simulation, settings)
+        if loop.refused:
             result.error = refused(loop, result.error)
-        finally:
-            result.now = loop.time()
-            if trace is not None:
-                result.trace_hash, result.events = trace.hash, trace.tail
-                loop.stop_tracing()
+    finally:
+        result.now = loop.time()
+        if trace is not None:
+            result.trace_hash, result.events = trace.hash, trace.tail
+            loop.stop_tracing()
+        _close(loop, simulation)
     return result
 
 
@@ -280,24 +284,35 @@ def opened(
     Yields:
         The loop, and the simulation that code on it sees.
     """
+    loop, simulation = _open(choices, settings, trace)
+    try:
+        yield loop, simulation
+    finally:
+        _close(loop, simulation)
+
+
+def _open(choices: Choices, settings: Settings, trace: Trace | None) -> tuple[SimLoop, Simulation]:
     kind = ChoosingLoop if settings.wakeups or settings.cancel else SimLoop
     loop = kind(choices, settings, trace)
     ledger = Ledger(ledger_kinds(settings.counted))
     ledger.install(loop)
-    adopt = partial(_adopt, loop)
-    task_class.install(loop, adopt)
-    loop.simulation = simulation = Simulation(loop, ledger, settings)
-    try:
-        yield loop, simulation
-    finally:
+    simulation = Simulation(loop, ledger, settings)
+    task_class.install(loop, simulation.adopting)
+    loop.simulation = simulation
+    return loop, simulation
+
+
+def _close(loop: SimLoop, simulation: Simulation) -> None:
+    if simulation.ledger.count:
         # Tasks that are cancelled now may drop open connections. A warning about that would name
         # no line of the program, and the run has failed already.
-        ignoring = warnings.catch_warnings(action="ignore", category=ResourceWarning)
-        with ignoring if ledger.count else nullcontext():
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
             close_coroutines(loop.dispose())
-        task_class.remove(loop, adopt)
-        ledger.uninstall()
-        simulation.__dict__.clear()
+    else:
+        close_coroutines(loop.dispose())
+    task_class.remove(loop, simulation.adopting)
+    simulation.ledger.uninstall()
+    simulation.__dict__.clear()
 
 
 def refused(loop: SimLoop, error: BaseException | None) -> BaseException | None:
@@ -339,13 +354,14 @@ def _perform(
 def verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseException | None:
     """Return the error of a program that has ended and left something behind, else None."""
     if settings.leaks:
-        timers = _Timers(loop, settings.budget)
+        timers = None
         if loop.busy or simulation.ledger.count:
+            timers = _Timers(loop, settings.budget)
             loop.run_down(settings.grace, timers if "timer" in settings.counted else None)
         left = left_behind(loop, settings.counted)
         if left:
             return LeakError(LeakReport.of(left))
-        if timers.report:
+        if timers is not None and timers.report:
             return LeakError(timers.report)
     simulation.closed()
     return simulation.limits.verdict()

@@ -125,14 +125,13 @@ class TimeLimits:
 
     def __init__(self, loop: LimitedLoop, settings: Settings) -> None:
         self._loop, self._settings = loop, settings
-        self._kinds = settings.counted - {"error", "destroyed", "callback"}
         self._running = True
         self._closes: deque[_Span] = deque()  # oldest first
         self._most = _MANY
         self._slow: list[_Span] = []  # beyond their limit, and not ended
         self._operations: list[_Span] = []
         self._found: list[tuple[float, _Span]] = []
-        self._set()
+        loop.limit = settings.time_limit
 
     def connection_ends(self, scope: Scope) -> None:
         """Measure the close of a connection from now on.
@@ -177,10 +176,15 @@ class TimeLimits:
     def program_ended(self) -> None:
         """Measure the program no longer; closes go on."""
         self._running = False
-        self._set()
+        if self._closes or self._slow or self._operations:
+            self._set()
+        else:
+            self._loop.limit = math.inf
 
     def verdict(self) -> TimeLimitError | None:
         """Return the error of the slowest close, or None if none was too slow."""
+        if not self._slow and not self._found:
+            return None
         self._measure_slow()
         if not self._found:
             return None
@@ -246,8 +250,11 @@ class TimeLimits:
 
     def _not_ended(self, spans: list[_Span]) -> list[_Span]:
         """Return those in whose scope something may be alive, in one walk through everything."""
-        owners = owners_of_things(self._loop, self._kinds) if spans else set()
+        owners = owners_of_things(self._loop, self._kinds()) if spans else set()
         return [each for each in spans if not each.scope.clean or id(each.scope) in owners]
 
     def _alive(self, scope: Scope) -> list[Any]:
-        return alive_in(self._loop, self._kinds, scope)
+        return alive_in(self._loop, self._kinds(), scope)
+
+    def _kinds(self) -> frozenset[str]:
+        return self._settings.counted - {"error", "destroyed", "callback"}
