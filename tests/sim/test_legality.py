@@ -62,7 +62,41 @@ async def relies_on_one_connection() -> None:
     server.close()
 
 
-@pytest.mark.parametrize("program", [relies_on_fifo, relies_on_one_connection])
+class Steps(asyncio.Protocol):
+    """Notes the first step of a task that it makes once it is connected, and the end of file."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def connection_made(self, transport: Any) -> None:
+        """Start a task; close the sending side, as the other end does."""
+        self.task = asyncio.create_task(self.step())
+        transport.write_eof()
+
+    async def step(self) -> None:
+        """Note that it runs."""
+        self.log.append("step")
+
+    def eof_received(self) -> None:
+        """Note the end of file."""
+        self.log.append("end")
+
+
+async def relies_on_the_first_step() -> None:
+    """Assert that a task made by `connection_made` begins before anything is received."""
+    loop = asyncio.get_running_loop()
+    logs: list[list[str]] = [[], []]
+    server = await loop.create_server(lambda: Steps(logs[0]), *WHERE)
+    transport, _ = await loop.create_connection(lambda: Steps(logs[1]), *WHERE)
+    await asyncio.sleep(1)
+    transport.close()
+    server.close()
+    assert logs == [["step", "end"]] * 2, logs
+
+
+@pytest.mark.parametrize(
+    "program", [relies_on_fifo, relies_on_one_connection, relies_on_the_first_step]
+)
 def test_default_raises_no_false_alarm(program: Any) -> None:
     """A program that relies on what is documented passes, however the world behaves."""
     assert find_leaks(program, examples=150, network=Network(latency=(0, 0.1))) is None

@@ -15,8 +15,9 @@
 # The system's buffers are modelled in one respect: a connection that is closed or aborted leaves up
 # to the high-water mark of bytes in them, which reach the peer all the same, followed by the end.
 # As with a kernel, the peer sees a reset only if the closed end has left bytes unread. Earlier
-# versions reset the peer of an aborted connection, and let a close wait for a peer that did not
-# read; replays that were recorded then still do (`Fabric.earlier`).
+# versions reset the peer of an aborted connection, let a close wait for a peer that did not read,
+# and read before `connection_made` had run; replays that were recorded then still do
+# (`Fabric.earlier`).
 #
 # Faults, by the flags that they set:
 #
@@ -177,6 +178,14 @@ class SimTransport(MemoryTransport):
             made = copy_context() if side == "client" else made.copy()
             self._reading = self._filling = made.copy()
         self._loop.call_soon(protocol.connection_made, self, context=made)
+        if self._fabric.earlier:
+            self._begin_reading()
+        else:
+            # Reading begins after `connection_made`, so that a task which that has made takes its
+            # first step before the first byte is delivered, as on asyncio's own loop.
+            self._loop.call_soon(self._begin_reading, context=made)
+
+    def _begin_reading(self) -> None:
         self._scheduled = False
         if self._inbox or self._eof_seen or self._reset:
             self._expect()
