@@ -14,7 +14,8 @@ from leaky_servers import MESSAGES, NEEDS, SERVERS, tick
 from muxleak import LeakError, check_server, ignore_name
 from muxleak.server import EVENTS, ClientStreams
 from muxleak.server.check import search_server, server_subject
-from muxleak.sim import Network, ReplayError, SimulationError
+from muxleak.server.events import ClientEvent
+from muxleak.sim import Choices, Network, ReplayError, SimulationError
 
 Reader: TypeAlias = asyncio.StreamReader
 Writer: TypeAlias = asyncio.StreamWriter
@@ -215,6 +216,61 @@ def test_a_starter_must_end_what_it_starts() -> None:
         return await asyncio.start_server(Services("none").serve, "127.0.0.1", 0)
 
     assert "1 x tick" in failure(start)
+
+
+class ServiceAndLeak(Services):
+    """A server with a service for all, in which each connection leaves a task as well."""
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Serve a connection."""
+        await super().serve(reader, writer)
+        self.left = asyncio.create_task(asyncio.Event().wait())
+
+
+def test_a_service_is_not_reported_beside_a_leak() -> None:
+    """The report of a leak has nothing of a service that was alive before."""
+    subject = server_subject(ServiceAndLeak("by the first").serve, messages=MESSAGES)
+    closes = subject.settings.plan.encode(ClientEvent("close", 0, 0, 0, gap=0))
+
+    outcome = subject.run(Choices(closes, b""))
+
+    assert outcome.verdict.startswith("2 tasks leaked")
+
+
+async def numbers() -> AsyncIterator[int]:
+    """Yield numbers."""
+    for number in range(3):
+        yield number
+
+
+async def drops_a_generator(reader: Reader, writer: Writer) -> None:
+    """Leave a generator in a reference cycle, which only the collector finds."""
+    kept: list[Any] = [numbers()]
+    kept.append(kept)
+    await anext(kept[0])
+    await reader.read()
+    writer.close()
+
+
+def test_a_generator_that_the_collector_closes_is_no_leak() -> None:
+    """Garbage is collected before a generator is accused."""
+    check_server(drops_a_generator, events=["connect", "close"], sequences=5)
+
+
+async def greets(reader: Reader, writer: Writer) -> None:
+    """Send a greeting, which must take no time."""
+    try:
+        writer.write(b"welcome\n")
+        async with asyncio.timeout(1):
+            await writer.drain()
+        await reader.read()
+    finally:
+        writer.close()
+
+
+def test_buffers_are_not_full_before_anything_was_sent() -> None:
+    """A client that has stopped reading still takes the first bytes."""
+    check_server(greets, events=["connect", "stall", "idle", "close"], sequences=60)
 
 
 async def echo(reader: Reader, writer: Writer) -> None:

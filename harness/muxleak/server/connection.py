@@ -38,6 +38,8 @@ class GeneratedConnection(asyncio.Protocol):
         scope: the scope that is charged for the server's side, once it is accepted.
         tasks: the tasks in which the user's client runs.
         half_closed: True if the client has closed its sending side.
+        stalled: True if the client has stopped reading.
+        on_first: called with the first bytes that the client receives; None for nothing.
         server_port: the port of the server, on a real loop.
         own_address: the address of the client's end, on a real loop.
     """
@@ -48,7 +50,8 @@ class GeneratedConnection(asyncio.Protocol):
         self.far: Any = None
         self.scope: Scope | None = None
         self.tasks: list[asyncio.Task[None]] = []
-        self.half_closed = False
+        self.half_closed = self.stalled = False
+        self.on_first: Callable[[], None] | None = None
         self.server_port = 0
         self.own_address: Any = None
         self._lost = False
@@ -60,6 +63,8 @@ class GeneratedConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Keep the bytes for the user's client, which may come later."""
+        if self.on_first is not None and not self._received:
+            self.on_first()
         self._received += data
         del self._received[:-_KEPT]
 
@@ -72,6 +77,11 @@ class GeneratedConnection(asyncio.Protocol):
     def ended(self) -> bool:
         """True if the client's end is closed, or is being closed."""
         return self._lost or self.transport is None or bool(self.transport.is_closing())
+
+    @property
+    def has_received(self) -> bool:
+        """True if the server has sent something, as far as is known."""
+        return bool(self._received or self.tasks)
 
     def send(self, data: bytes) -> None:
         """Send bytes, if the sending side is still open."""

@@ -290,16 +290,18 @@ class EventSequence:
         return connection.half_close()
 
     def _stall(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
-        reads = bool(connection.transport.is_reading())
-        if reads:
-            self.target.stall(connection)
-        return reads
+        if connection.stalled or connection.ended:
+            return False
+        connection.stalled = True
+        self.target.stall(connection)
+        return True
 
     def _resume(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
-        reads = bool(connection.transport.is_reading())
-        if not reads:
-            self.target.resume(connection)
-        return not reads
+        if not connection.stalled or connection.ended:
+            return False
+        connection.stalled = False
+        self.target.resume(connection)
+        return True
 
     def _cancel(self, connection: GeneratedConnection, _event: ClientEvent) -> bool:
         task = self.target.handler(connection)
@@ -381,12 +383,18 @@ class EventSequence:
             if connection.scope is not None:
                 connection.scope.name = connection.title
             owners.setdefault(_key(record), set()).add(id(connection))
-        certain = any(
+        certain = [
             record.kind in _ERRORS or len(owners[_key(record)]) > 1 or _is_of(record, connection)
             for connection, record in left
-        )
-        if certain:
-            raise LeakError(LeakReport.of([record for _, record in left]))
+        ]
+        if any(certain):
+            # Other new objects may be of the same leak; suspects from before are services.
+            reported = [
+                record
+                for (_, record), is_leak in zip(left, certain, strict=True)
+                if is_leak or id(record.thing()) not in self._suspects
+            ]
+            raise LeakError(LeakReport.of(reported))
         before = len(self._suspects)
         for _, record in left:
             # The object is kept, so that no other one gets its id.
