@@ -307,6 +307,26 @@ def test_task_that_nobody_holds_is_destroyed(
     assert not scope.clean
 
 
+@pytest.mark.usefixtures("no_chance")
+def test_task_that_waits_for_a_queue_is_destroyed(
+    real_loop: asyncio.AbstractEventLoop,
+) -> None:
+    """A collection closes it, and `Queue.get` cancels its future then: that wakes no task."""
+
+    async def take() -> None:
+        await asyncio.Queue[None]().get()
+
+    with Ledger(KINDS).watching(real_loop) as ledger:
+        spawn(real_loop, take())
+        settle(real_loop)
+        gc.collect()
+        settle(real_loop)
+
+        (record,) = ledger.everything()
+        assert record.kind == "destroyed"
+        assert record.name.endswith("take")
+
+
 def test_task_of_a_ledger_that_holds_is_not_destroyed(
     real_loop: asyncio.AbstractEventLoop,
 ) -> None:

@@ -112,9 +112,14 @@ def _note_destroyed(
     task: ref[Any], record: ErrorRecord, made_at: tuple[Points, Scope] | None, counters: Counters
 ) -> None:
     """Note a destroyed task, unless a finalizer in the same garbage has cancelled it."""
-    # Such a task is saved: its cancellation wakes it, and it ends in order.
-    saved = task()
-    if attribute(saved, "_must_cancel") or ask(attribute(saved, "_fut_waiter"), "cancelled"):
+    # Such a task is saved: its cancellation wakes it, and it ends in order. A coroutine that has
+    # been closed cannot be woken; `Queue.get`, for one, cancels its future when it is closed.
+    saved: Any = task()
+    closed = attribute(coroutine_of(saved), "cr_frame", default=saved) is None
+    cancelled = attribute(saved, "_must_cancel") or ask(
+        attribute(saved, "_fut_waiter"), "cancelled"
+    )
+    if cancelled and not closed:
         return
     if made_at is not None and counters.observer is not None:
         counters.observer.destroyed(made_at[0])

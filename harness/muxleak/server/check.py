@@ -119,7 +119,11 @@ def check_server(
 
     def check() -> BaseException | None:
         if replay:
-            return _replayed(subject, replay)
+            outcome = repeat_sequence(subject, Replay.parse(replay))
+            if outcome.error is not None:
+                head = f"this sequence of {subject.name} fails:"
+                _describe(outcome.error, head, outcome, replay)
+            return outcome.error
         return _searched(subject, sequences, seed)
 
     error = _beside_a_running_loop(check)
@@ -234,17 +238,27 @@ class _Limits:
         return bool(self._progress(now))
 
 
-def _replayed(subject: ServerSubject, line: str) -> BaseException | None:
-    found = Replay.parse(line)
+def repeat_sequence(subject: ServerSubject, found: Replay) -> Outcome:
+    """Run one sequence again; on a real loop until it fails, but not for ever.
+
+    Args:
+        subject: of `server_subject`.
+        found: the recorded sequence.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        SimulationError: the server does what cannot be simulated.
+        TypeError: the thing given as a server has returned something else.
+    """
     outcome = Outcome()
     with subject.guard():
         for _ in range(_REAL_REPLAYS if subject.is_real else 1):
             outcome = subject.run(Choices(found.program, found.environment))
             if outcome.failed:
                 break
-    if outcome.error is not None:
-        _describe(outcome.error, f"this sequence of {subject.name} fails:", outcome, line)
-    return outcome.error
+    return outcome
 
 
 def _searched(subject: ServerSubject, sequences: int | None, seed: int) -> BaseException | None:

@@ -151,6 +151,11 @@ def _name(thing: Any) -> str:
     return f"{getattr(function, '__module__', '')}:{name}"
 
 
+def needs_address(thing: Any) -> bool:
+    """Return True if a starter takes host and port."""
+    return {"host", "port"} <= {each.name for each in _parameters(thing)}
+
+
 def _call(thing: Callable[..., Any]) -> Any:
     """Call a starter or factory, with host and port where it takes them."""
     names = [each.name for each in _parameters(thing)]
@@ -168,6 +173,9 @@ class Running:
 
     Attributes:
         address: the address to connect to.
+        kind: the kind of the thing: "handler", "protocol", "starter" or "context", once it has
+            started.
+        form: the kind of value that tells the address: "server", "tuple", "text" or "port".
         stopped: True once `stop` was called.
         ends_all: True if the thing is responsible for everything that it has started, and has a way
             to end it: a starter or a context manager, but not a mere handler.
@@ -176,7 +184,8 @@ class Running:
     def __init__(self, given: GivenServer) -> None:
         self._given = given
         self._thing = given.fresh()
-        self._kind = given.kind
+        self.kind = given.kind
+        self.form = ""
         self._task: asyncio.Task[None] | None = None
         self.address: Address = (HOST, 0)
         self.stopped = False
@@ -220,9 +229,9 @@ class Running:
 
     async def _serve(self, ready: asyncio.Future[Address], end: asyncio.Future[None]) -> None:
         thing, loop = self._thing, asyncio.get_running_loop()
-        if self._kind == "handler":
+        if self.kind == "handler":
             served: Any = await asyncio.start_server(thing, HOST, 0)
-        elif self._kind == "protocol":
+        elif self.kind == "protocol":
             served = await loop.create_server(thing, HOST, 0)
         else:
             served = _call(thing)
@@ -230,16 +239,19 @@ class Running:
                 served = await served
             elif isinstance(served, asyncio.BaseProtocol):
                 # It was made to see what it is; the loop makes one for each connection.
-                self._kind = "protocol"
+                self.kind = "protocol"
                 served = await loop.create_server(thing, HOST, 0)
-        self.ends_all = self._kind not in {"handler", "protocol"}
-        if _is_server(served):
-            ready.set_result(address_of(served, self._given.name))
+        self.ends_all = self.kind not in {"handler", "protocol"}
+        if is_server(served):
+            if self.kind == "factory":
+                self.kind = "starter"
+            self._announce(ready, served)
             await end
             served.close()
         elif hasattr(served, "__aenter__") and hasattr(served, "__aexit__"):
+            self.kind = "context"
             async with served as value:
-                ready.set_result(address_of(value, self._given.name))
+                self._announce(ready, value)
                 await end
         else:
             raise NoServerError(
@@ -247,8 +259,19 @@ class Running:
                 f"{self._given.name}, got {served!r}; return the server that it has started"
             )
 
+    def _announce(self, ready: asyncio.Future[Address], value: Any) -> None:
+        """Note the address that a value tells, and the form of the value."""
+        ready.set_result(address_of(value, self._given.name))
+        if is_server(value):
+            self.form = "server"
+        elif isinstance(value, str):
+            self.form = "text" if "/" not in value else "other"
+        else:
+            self.form = "port" if isinstance(value, int) else "tuple"
 
-def _is_server(thing: Any) -> bool:
+
+def is_server(thing: Any) -> bool:
+    """Return True if a thing is a listening server, as `asyncio.start_server` returns it."""
     return isinstance(thing, asyncio.AbstractServer) or (
         hasattr(thing, "sockets") and hasattr(thing, "close") and hasattr(thing, "wait_closed")
     )
@@ -264,7 +287,7 @@ def address_of(value: Any, name: str) -> Address:
     Raises:
         NoServerError: it is something else.
     """
-    if _is_server(value):
+    if is_server(value):
         sockets = list(value.sockets or ())
         if not sockets:
             raise NoServerError(

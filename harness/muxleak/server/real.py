@@ -95,6 +95,7 @@ class RealServerSubject(ServerSubject):
         with Ledger(_RECORDED).watching(loop) as ledger:
             target = RealServerTarget(loop, ledger, settings, steps)
             sequence = EventSequence(target, running, settings.plan, settings.client, errors)
+            self.note(running, sequence)
             try:
                 await sequence.run(settings.plan.draw(choices))
             except BaseException:

@@ -26,7 +26,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from muxleak.checks.report import LeakError, LeakReport
 from muxleak.introspect.waiting import links
@@ -109,6 +109,18 @@ class ServerTarget(Protocol):
         """Let time pass."""
 
 
+class Performed(NamedTuple):
+    """An event that had an effect.
+
+    Attributes:
+        event: the event.
+        connects: True if it has connected its client first.
+    """
+
+    event: ClientEvent
+    connects: bool
+
+
 class ReportedErrors:
     """Collects the exceptions that handlers and callbacks raise, as the loop reports them."""
 
@@ -146,6 +158,10 @@ class EventSequence:
         plan: the freedoms of the sequence.
         client: the client of the user, if there is one.
         errors: the reports of the loop.
+
+    Attributes:
+        performed: the events that had an effect, without those of repetitions.
+        connections: number of connections made.
     """
 
     def __init__(
@@ -164,6 +180,7 @@ class EventSequence:
         self._suspects: dict[int, Any] = {}
         self._history: list[ClientEvent] = []
         self._repeating = False
+        self.performed: list[Performed] = []
         self.connections = 0
         self._acts: dict[str, Callable[[GeneratedConnection, ClientEvent], bool]] = {
             "close": self._close,
@@ -239,11 +256,13 @@ class EventSequence:
     async def _begin(self, event: ClientEvent, *, silent: bool) -> None:
         if event.what == "idle":
             self._announce(event, silent=silent)
+            self._note(event)
             await self.target.sleep(event.seconds(self.plan))
             return
         if event.what == "shutdown":
             if not self.running.stopped:
                 self._announce(event, silent=silent)
+                self._note(event)
                 self.running.stop()
             return
         connection = self._slots[event.slot]
@@ -263,6 +282,11 @@ class EventSequence:
             self._checked.append(connection)
         if connection is not None and (await self._act(connection, event) or connects):
             self._announce(event, connects=connects, silent=silent)
+            self._note(event, connects=connects)
+
+    def _note(self, event: ClientEvent, *, connects: bool = False) -> None:
+        if not self._repeating:
+            self.performed.append(Performed(event, connects))
 
     async def _act(self, connection: GeneratedConnection, event: ClientEvent) -> bool:
         """Perform an event on an open connection; return False if it means nothing now."""

@@ -101,6 +101,7 @@ class SimulatedServerSubject(ServerSubject):
         target = SimulatedServerTarget(simulation, settings)
         running = Running(self.given)
         sequence = EventSequence(target, running, settings.plan, settings.client, errors)
+        self.note(running, sequence)
         await sequence.run(settings.plan.draw(simulation.choices))
 
 

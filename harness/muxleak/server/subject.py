@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from muxleak.checks.ignores import Ignore
     from muxleak.server.connection import UserClient
     from muxleak.server.events import ClientEvent, Plan
+    from muxleak.server.given import Running
+    from muxleak.server.sequence import EventSequence, Performed
 
 GRACE = 10.0
 """Seconds in which the objects of a connection that is over may still end."""
@@ -80,13 +82,26 @@ class ServerSubject(Subject[Outcome]):
         settings: the settings of the sequences.
         is_real: True if sequences run on a real loop, in real time.
         failed: the last failing outcome, before the search has ended with a finding.
+        performed: the events of the last sequence that had an effect.
     """
 
     def __init__(self, given: GivenServer, settings: ServerSettings) -> None:
         self.name, self.given, self.settings = given.name, given, settings
         self.failed: Outcome | None = None
+        self._running: Running | None = None
+        self.performed: list[Performed] = []
 
     is_real = False
+
+    @property
+    def kind(self) -> str:
+        """The kind of the server, once a sequence has run; see `Running`."""
+        return self._running.kind if self._running is not None else ""
+
+    @property
+    def form(self) -> str:
+        """The kind of value that told the server's address; see `Running`."""
+        return self._running.form if self._running is not None else ""
 
     def guard(self) -> AbstractContextManager[None]:
         """Return a context manager in which sequences run."""
@@ -128,6 +143,16 @@ class ServerSubject(Subject[Outcome]):
             connections=connections,
         )
         return self.failed
+
+    def performed_again(self, outcome: Outcome) -> list[Performed]:
+        """Return the events of a sequence that had an effect, by running it again."""
+        with self.guard():
+            self.run(Choices(outcome.data.program, outcome.data.environment))
+        return self.performed
+
+    def note(self, running: Running, sequence: EventSequence) -> None:
+        """Keep the facts of a sequence that runs now."""
+        self.performed, self._running = sequence.performed, running
 
     def replay(self, outcome: Outcome) -> Replay:
         """Return the replay of a run."""

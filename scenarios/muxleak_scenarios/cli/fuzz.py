@@ -24,6 +24,7 @@ from rich.text import Text
 
 from muxleak_scenarios.cli import describe, interrupt, params, render, replay_files
 from muxleak_scenarios.cli.fuzz_program import fuzz_program
+from muxleak_scenarios.cli.fuzz_server import fuzz_server, is_given_as_server, message_option
 from muxleak_scenarios.cli.replay import show
 from muxleak_scenarios.pairs.campaign import (
     EXAMPLES,
@@ -82,6 +83,7 @@ def subject(word: str) -> str:
         "fuzz REF --examples 100000          the reference: nothing is found",
         "fuzz V1 --out tests/replays --json | jq -r .replay",
         "fuzz myserver.sim:main --time 60    an async function of yours",
+        r"fuzz chat:start --message 'hello\n'    a server of yours",
     ),
 )
 @click.argument(
@@ -109,6 +111,13 @@ def subject(word: str) -> str:
     help="Variant of a PAIR.  [default: buggy]",
 )
 @params.target_option
+@message_option
+@click.option(
+    "--test",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Write a regression test for the finding in a server.",
+)
 @click.option(
     "--out",
     type=replay_files.OUT,
@@ -139,6 +148,8 @@ def fuzz_command(
     out: Path,
     seed: int,
     *,
+    messages: tuple[bytes, ...],
+    test: Path | None,
     fresh: bool,
     wakeups: bool,
     as_json: bool,
@@ -153,14 +164,25 @@ def fuzz_command(
     MODULE:CALLABLE is an async function without arguments. It runs on virtual time and a network in
     memory, in many orders of arrival, until a run leaks a task, cannot end, or raises. If a run has
     not ended 10 s after --time, the program exits with 1 and a line that says where the run is.
+
+    It may also be a server: an async function (reader, writer), a class of protocols, an async
+    function that starts and returns an asyncio.Server, or an async context manager that yields an
+    address. Then generated clients connect, send each --message whole, cut and joined, and leave.
+    If such a function is not annotated as returning a server, but returns something, it is run once
+    to see what that is.
     """
     # A time alone is the whole budget; with neither, a number of examples that takes seconds.
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
     if _PROGRAM in subject:
-        params.refuse(ctx, "a program", "variant", "target", "fresh")
+        params.refuse(ctx, "a program", "variant", "fresh")
+        if is_given_as_server(subject, messages):
+            params.refuse(ctx, "a server", "out", "wakeups")
+            name = target.name
+            ctx.exit(fuzz_server(subject, messages, name, budget, seed, test, as_json=as_json))
+        params.refuse(ctx, "a program", "target", "test")
         replay_files.check_out(out)
         ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
-    params.refuse(ctx, "a pair or version", "wakeups")
+    params.refuse(ctx, "a pair or version", "wakeups", "messages", "test")
     try:
         empty = SequenceReplay(*find_subject(subject, variant), Sequence())
     except ValueError as error:

@@ -1,7 +1,7 @@
 """``muxleak fuzz module:callable``: search an asyncio program on virtual time."""
 
 # The search runs the program thousands of times a second, so nothing here may cost time for each
-# run: `_Gauge` is called after each, and looks at the terminal ten times a second only. What the
+# run: `Gauge` is called after each, and looks at the terminal ten times a second only. What the
 # program prints is thrown away; `muxleak replay` of the finding shows it once.
 #
 # A program under test may do anything. It may never return, which no exception would end: then an
@@ -79,7 +79,7 @@ def fuzz_program(
         if as_json:
             render.emit_json(data)
         else:
-            _show_nothing(data)
+            show_nothing(data, "schedule")
         return interrupt.CODE if ended == "stopped" else 0
     # The function may know itself under another name, which the import path does not lead to.
     replay = replace(found.replay, name=name)
@@ -101,13 +101,13 @@ def fuzz_program(
         return 1
     note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
     head = f" in {name}, in run {found.examples:,}{note}"
-    _show_found(head, failed, [line] if path is None else [line, str(path), name], where)
+    show_found(head, failed, [line] if path is None else [line, str(path), name], where)
     if differs is not None:
         render.stdout().print(f"not the same run in a fresh process: {differs}", style=render.BAD)
     return 1
 
 
-def _show_found(head: str, failed: programs.ProgramFailure, lines: list[str], where: str) -> None:
+def show_found(head: str, failed: programs.ProgramFailure, lines: list[str], where: str) -> None:
     """Print a failing run.
 
     Args:
@@ -126,7 +126,7 @@ def _show_found(head: str, failed: programs.ProgramFailure, lines: list[str], wh
         render.copyable(console, render.command("replay", *words))
 
 
-class _Gauge:
+class Gauge:
     """The progress function of a search, which also ends it.
 
     Attributes:
@@ -189,7 +189,7 @@ def _options(*, wakeups: bool) -> Options:
 
 def _search(
     name: str, program: Program, budget: Budget, seed: int, *, wakeups: bool
-) -> tuple[_Gauge, Finding[Outcome] | None]:
+) -> tuple[Gauge, Finding[Outcome] | None]:
     with (
         programs.running(name),
         interrupt.caught() as stopped,
@@ -197,7 +197,7 @@ def _search(
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         redirect_stdout(nowhere),
     ):
-        gauge = _Gauge(name, budget, steps, stopped)
+        gauge = Gauge(name, budget, steps, stopped)
         steps.say(f"searches {name}")
         # A budget of examples has no time limit, so a run that never returns is left to Ctrl-C.
         limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
@@ -225,13 +225,14 @@ def _keep(out: Path, name: str, replay: Replay) -> tuple[Path | None, str]:
     return path, f", also from {path}" if path else ""
 
 
-def _show_nothing(data: dict[str, Any]) -> None:
+def show_nothing(data: dict[str, Any], noun: str) -> None:
+    """Say that a search has found nothing, and what its budget was."""
     budget, limits = data["budget"], []
     if budget["examples"] is not None:
-        limits.append(render.plural(budget["examples"], "schedule"))
+        limits.append(render.plural(budget["examples"], noun))
     if budget["seconds"] is not None:
         limits.append(f"{budget['seconds']:g} s")
     within = "stopped before" if data["ended"] == "stopped" else "within"
-    ran = render.plural(data["runs"], "schedule")
+    ran = render.plural(data["runs"], noun)
     text = f": {ran}, {within} the budget of {' and '.join(limits)}"
     render.stdout().print(Text.assemble(("nothing found", render.GOOD), text))

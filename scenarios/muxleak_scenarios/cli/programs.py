@@ -20,6 +20,7 @@ from rich.text import Text
 from muxleak.checks.report import LeakError
 from muxleak.introspect.sites import is_internal, short_path
 from muxleak.search import find_leaks
+from muxleak.server.check import search_server
 from muxleak.sim import (
     DeadlockError,
     ProgramError,
@@ -27,6 +28,7 @@ from muxleak.sim import (
     TimeLimitError,
     find_program,
 )
+from muxleak.sim.programs import locate
 from muxleak_scenarios.cli import render
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ BEYOND = (
 )
 
 
+_SEARCHES = (find_leaks.__code__, search_server.__code__)
 FRESH_SECONDS = 20.0
 """Time for a run in a process of its own."""
 
@@ -84,6 +87,22 @@ def read(name: str) -> Program:
     Raises:
         click.UsageError: there is none of that name, or it is no async function.
     """
+    read_anything(name)
+    try:
+        return find_program(name)
+    except ProgramError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def read_anything(name: str) -> Any:
+    """Import whatever a name means.
+
+    Args:
+        name: "module:callable".
+
+    Raises:
+        click.UsageError: there is nothing of that name.
+    """
     # The console script has its own folder on the path, where `python -m` has the current one.
     here = str(Path.cwd())
     if here not in sys.path:
@@ -91,7 +110,7 @@ def read(name: str) -> Program:
     try:
         # A module may print when it is imported, which must not get into the JSON.
         with redirect_stdout(sys.stderr):
-            return find_program(name)
+            return locate(name)
     except ProgramError as error:
         raise click.UsageError(str(error)) from None
 
@@ -161,7 +180,7 @@ def place(frame: FrameType | None) -> str:
     """Return the innermost line of a program that belongs neither to asyncio nor to muxleak."""
     while frame is not None and is_internal(frame.f_code.co_filename):
         # The frames outside the search belong to whatever started muxleak, such as pytest.
-        frame = None if frame.f_code is find_leaks.__code__ else frame.f_back
+        frame = None if frame.f_code in _SEARCHES else frame.f_back
     return "no line of its own" if frame is None else _line(frame, frame.f_lineno)
 
 

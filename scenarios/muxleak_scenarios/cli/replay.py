@@ -19,7 +19,8 @@ from rich.text import Text
 from muxleak import files
 from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import params, render, replay_files
-from muxleak_scenarios.cli.replay_program import is_of_program, replay_program
+from muxleak_scenarios.cli.fuzz_server import is_given_as_server, message_option, replay_server
+from muxleak_scenarios.cli.replay_program import is_of_program, parsed_run, replay_program
 from muxleak_scenarios.pairs.registry import VARIANTS, AmbiguousPairError, load_pairs
 from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject, find_version, read_lines
 
@@ -52,6 +53,7 @@ class NumberedLine(NamedTuple):
         "replay V2 a:open a:udp:1:@echo a:new:1:@echo   found by a hunt",
         "replay found.txt            a file of such lines; # starts a comment",
         "replay sim1:AAAAAA myserver.sim:main",
+        r"replay sim1:AAAAAQY chat:start --message 'hello\n'",
         "replay muxleak-myserver.sim-main.sim.json myserver.sim:main",
     ),
 )
@@ -72,6 +74,7 @@ class NumberedLine(NamedTuple):
 @click.option(
     "--trust", is_flag=True, help="Import and run the program that a file names by itself."
 )
+@message_option
 @params.target_option
 @params.json_option
 @click.pass_context
@@ -81,6 +84,7 @@ def replay_command(
     variant: str | None,
     target: TargetChoice,
     *,
+    messages: tuple[bytes, ...],
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -95,9 +99,13 @@ def replay_command(
     be any code. Exits with 1 if a property is violated, or the program fails.
     """
     if is_of_program(line):
-        params.refuse(ctx, "a program", "variant", "target")
+        params.refuse(ctx, "a program", "variant")
+        found, name, _ = parsed_run(line, trust=trust)
+        if is_given_as_server(name, messages):
+            ctx.exit(replay_server(found, name, messages, target.name, as_json=as_json))
+        params.refuse(ctx, "a program", "target")
         ctx.exit(replay_program(line, trust=trust, as_json=as_json))
-    params.refuse(ctx, "lines of steps", "trust")
+    params.refuse(ctx, "lines of steps", "trust", "messages")
     runs = parsed(line, variant)
     console = render.stdout()
     results: list[dict[str, Any]] = []

@@ -67,7 +67,7 @@ def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
     Raises:
         click.UsageError: the words name no run or no program.
     """
-    found, name, words = _parse(words, trust=trust)
+    found, name, words = parsed_run(words, trust=trust)
     program = programs.read(name)
     with programs.running(name), redirect_stdout(sys.stderr):
         result = rerun(found, program)
@@ -91,11 +91,11 @@ def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
         }
         render.emit_json({"clean": failed is None, "runs": [run]})
     else:
-        _show(name, failed, differs)
+        show_outcome(name, failed, differs)
     return int(failed is not None)
 
 
-def _parse(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]]:
+def parsed_run(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]]:
     """Return the recorded run, the name of its program, and the words one by one.
 
     Raises:
@@ -126,7 +126,16 @@ def _parse(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]
     )
 
 
-def _show(name: str, failed: programs.ProgramFailure | None, differs: Difference | None) -> None:
+def show_outcome(
+    name: str, failed: programs.ProgramFailure | None, differs: Difference | None
+) -> None:
+    """Print the outcome of a run that was repeated.
+
+    Args:
+        name: of the program.
+        failed: the run, if it failed.
+        differs: the reason why it is not the recorded one, if it is not.
+    """
     console = render.stdout()
     if failed is None:
         console.print(Text.assemble(("clean", render.GOOD), f": {name} does not fail"))

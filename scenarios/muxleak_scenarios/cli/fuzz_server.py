@@ -1,0 +1,294 @@
+"""``muxleak fuzz module:server``: search a server under generated connections."""
+
+# A name stands for a server, and not for a program of the simulation, by these rules, the first
+# that applies:
+#
+#   1. ``--message`` was given: a server
+#   2. it has settings of the simulation (`@simulated`): a program
+#   3. it takes (reader, writer), or host and port, it is a class of protocols, or it is decorated
+#      with @asynccontextmanager: a server
+#   4. it is an async function without arguments: it is a starter if it is annotated as returning a
+#      server; or if it has no annotation, but a `return` with a value, and returns a server when it
+#      is run once in a simulation
+#   5. else: a program, which has its own messages for what is none
+#
+# The decisions of a finding mean something only together with the messages. So the command that
+# repeats it has them too, and there is no file: `--test` writes a test instead.
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import os
+import sys
+import textwrap
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from muxleak.server.check import repeat_sequence, search_server, server_subject
+from muxleak.server.given import NoServerError, is_server, recognise
+from muxleak.server.regression import NoTestError, regression_test
+from muxleak.sim import Choices, Replay, Settings, SimulationError
+from muxleak.sim.guard import guarded
+from muxleak.sim.run import run
+from muxleak_scenarios.cli import interrupt, programs, render
+from muxleak_scenarios.cli.fuzz_program import Gauge, show_found, show_nothing
+from muxleak_scenarios.cli.replay_program import show_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from muxleak.search import Finding, Outcome
+    from muxleak.server.subject import ServerSubject
+    from muxleak_scenarios.pairs.campaign import Budget
+
+_SIMULATED = "simulated"
+
+
+class Bytes(click.ParamType[bytes]):
+    r"""The type of a message: text with the escapes of Python's bytes, such as \n and \xff."""
+
+    name = "TEXT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> bytes:
+        """Return the bytes that a text means."""
+        if isinstance(value, bytes):
+            return value
+        try:
+            return str(value).encode().decode("unicode_escape").encode("latin-1")
+        except (UnicodeError, DeprecationWarning) as error:
+            self.fail(f"{value!r} has an escape that means nothing: {error}", param, ctx)
+
+
+_MESSAGE = Bytes()
+
+
+def escaped(message: bytes) -> str:
+    """Return the text that stands for a message on a command line."""
+    return repr(message)[2:-1].replace("\\'", "'")
+
+
+def message_option(command: Any) -> Any:
+    """Add the option ``--message`` to a command, which receives it as `messages`."""
+    return click.option(
+        "--message",
+        "messages",
+        multiple=True,
+        type=_MESSAGE,
+        help=r"A message that the clients of a server send, such as 'hello\n'; may be repeated.",
+    )(command)
+
+
+def is_given_as_server(name: str, messages: Sequence[bytes]) -> bool:
+    """Return True if a name stands for a server; see the top of this module.
+
+    Raises:
+        click.UsageError: there is nothing of that name.
+    """
+    thing = programs.read_anything(name)
+    if messages:
+        return True
+    if hasattr(thing, "simulation_settings"):
+        return False
+    try:
+        kind = recognise(thing).kind
+        parameters = set(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        return False
+    if kind == "factory":
+        return inspect.isasyncgenfunction(getattr(thing, "__wrapped__", None))
+    if kind != "starter" or {"host", "port"} <= parameters:
+        return True
+    return not parameters and _returns_server(thing)
+
+
+def _returns_server(starter: Any) -> bool:
+    annotated = getattr(starter, "__annotations__", {}).get("return", "")
+    if annotated != "":
+        return "Server" in str(annotated)
+    if not _returns_anything(starter):
+        return False
+    with (
+        programs.running(starter.__qualname__),
+        guarded(),
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):
+        return is_server(run(starter, Choices(), Settings(leaks=False), traced=False).value)
+
+
+def _returns_anything(function: Any) -> bool:
+    """Return True if the source of a function has a `return` with a value."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    return any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree))
+
+
+def fuzz_server(
+    name: str,
+    messages: Sequence[bytes],
+    target: str,
+    budget: Budget,
+    seed: int,
+    test: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Search a server, print the finding, and write its test.
+
+    Args:
+        name: of the server, as "module:callable".
+        messages: the messages of its clients.
+        target: "simulated", "tcp" or "uvloop".
+        budget: the limits of the search.
+        seed: of all chance.
+        test: the file of the test; None for none.
+        as_json: print JSON.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        click.UsageError: there is no such server, or it cannot be simulated.
+    """
+    subject = read_server(name, messages, target)
+    gauge, found = _search(subject, budget, seed)
+    ended = gauge.ended if gauge.ended or found is None else "shrunk"
+    data: dict[str, Any] = {
+        "subject": name,
+        "target": target,
+        "messages": [escaped(each) for each in messages],
+        "seed": seed,
+        "budget": budget._asdict(),
+        "ended": ended or "examples",
+        "runs": gauge.last.examples if found is None else found.examples,
+        "shrinks": 0 if found is None else found.shrinks,
+        "found": found is not None,
+    }
+    if found is None:
+        if as_json:
+            render.emit_json(data)
+        else:
+            show_nothing(data, "sequence")
+        return interrupt.CODE if ended == "stopped" else 0
+    words = [found.replay.line, name, *options(messages, target)]
+    line = render.command("replay", *words)
+    failed = programs.failure(name, found.error, found.steps, line, beyond=False)
+    if test is not None:
+        _write_test(test, subject, found, messages)
+    if as_json:
+        more = {"shrunk": ended == "shrunk", "replay": line, "test": str(test) if test else None}
+        render.emit_json({**data, **more, **failed.to_json()})
+        return 1
+    note = "" if ended == "shrunk" else "; ended early, so perhaps not the shortest"
+    show_found(f" in {name}, in sequence {found.examples:,}{note}", failed, [line], "")
+    if test is not None:
+        render.stdout().print(f"test: {test}")
+    return 1
+
+
+def _write_test(
+    path: Path, subject: ServerSubject, found: Finding[Outcome], messages: Sequence[bytes]
+) -> None:
+    arguments = f"messages={list(messages)!r}" if messages else ""
+    if subject.is_real:
+        arguments = ", ".join(filter(None, [arguments, 'target="tcp"']))
+    try:
+        text = regression_test(subject, found, arguments)
+        path.write_text(text, "utf-8")
+    except NoTestError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror or error}") from None
+
+
+def options(messages: Sequence[bytes], target: str) -> list[str]:
+    """Return the options of a command that runs a server with these messages."""
+    words = [word for each in messages for word in ("--message", escaped(each))]
+    return words if target == _SIMULATED else [*words, "--target", target]
+
+
+def read_server(name: str, messages: Sequence[bytes], target: str) -> ServerSubject:
+    """Import a server.
+
+    Raises:
+        click.UsageError: it is no server, or its target is not installed.
+    """
+    thing = programs.read_anything(name)
+    try:
+        subject = server_subject(thing, messages=list(messages), target=target)
+    except (TypeError, ValueError, ImportError) as error:
+        raise click.UsageError(f"{name}: {error}") from None
+    # The function may know itself under another name, which the import path does not lead to.
+    subject.name = name
+    return subject
+
+
+def _search(
+    subject: ServerSubject, budget: Budget, seed: int
+) -> tuple[Gauge, Finding[Outcome] | None]:
+    with (
+        programs.running(subject.name),
+        interrupt.caught() as stopped,
+        render.progress(budget.examples or budget.seconds) as steps,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):
+        gauge = Gauge(subject.name, budget, steps, stopped)
+        steps.say(f"searches {subject.name}")
+        limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
+        try:
+            with interrupt.alarm(limit, gauge.late):
+                found = search_server(
+                    subject, sequences=budget.examples or sys.maxsize, seed=seed, progress=gauge
+                )
+        except SimulationError as error:
+            text = str(error).replace('target="tcp"', "--target tcp")
+            raise click.UsageError(f"{subject.name}: {text}") from None
+        except (NoServerError, RuntimeError) as error:
+            notes = "; ".join(getattr(error, "__notes__", ()))
+            raise click.UsageError(f"{subject.name}: {error}{notes and f'; {notes}'}") from None
+    return gauge, found
+
+
+def replay_server(
+    found: Replay, name: str, messages: Sequence[bytes], target: str, *, as_json: bool
+) -> int:
+    """Run one sequence of a server again and print the outcome.
+
+    Args:
+        found: the recorded sequence.
+        name: of the server, as "module:callable".
+        messages: the messages of its clients.
+        target: "simulated", "tcp" or "uvloop".
+        as_json: print JSON.
+
+    Returns:
+        1 if the sequence fails, else 0.
+    """
+    subject = read_server(name, messages, target)
+    with programs.running(name), redirect_stdout(sys.stderr):
+        outcome = repeat_sequence(subject, found)
+    line = render.command("replay", found.line, name, *options(messages, target))
+    failed = None
+    if outcome.error is not None:
+        failed = programs.failure(name, outcome.error, outcome.steps, line, beyond=False)
+    if as_json:
+        run_data = {
+            "line": found.line,
+            "program": name,
+            "failed": failed is not None,
+            **({} if failed is None else failed.to_json()),
+        }
+        render.emit_json({"clean": failed is None, "runs": [run_data]})
+    else:
+        show_outcome(name, failed, None)
+    return int(failed is not None)

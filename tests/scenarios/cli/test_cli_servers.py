@@ -1,0 +1,198 @@
+"""``muxleak fuzz module:server`` and ``muxleak replay`` of what it found."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from muxleak_scenarios.cli import cli
+from muxleak_scenarios.cli.fuzz_server import Bytes, escaped, is_given_as_server
+
+ROOM = '''
+import asyncio
+from contextlib import asynccontextmanager
+
+from muxleak.sim import simulated
+
+tickers = []
+
+
+async def handler(reader, writer):
+    """Leaks a task for each client that says hello."""
+    try:
+        while line := await reader.readline():
+            if line == b"hello\\n":
+                tickers.append(asyncio.create_task(asyncio.sleep(3600)))
+    finally:
+        writer.close()
+
+
+async def start():
+    print("starts")
+    return await asyncio.start_server(handler, "127.0.0.1", 0)
+
+
+async def start_at(host, port):
+    return await asyncio.start_server(handler, host, port)
+
+
+async def annotated() -> asyncio.Server:
+    return await start()
+
+
+@asynccontextmanager
+async def running():
+    async with await start() as server:
+        yield server
+
+
+class Silent(asyncio.Protocol):
+    pass
+
+
+async def main():
+    """A program of the simulation."""
+
+
+@simulated
+async def with_settings():
+    return await start()
+
+
+async def threads(reader, writer):
+    await asyncio.to_thread(len, "")
+    writer.close()
+
+
+async def answer():
+    return 42
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the module; it is imported anew for each test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "room.py").write_text(ROOM)
+    monkeypatch.delitem(__import__("sys").modules, "room", raising=False)
+    yield tmp_path
+    __import__("sys").modules.pop("room", None)
+
+
+def invoke(*words: str) -> Result:
+    """Run the command."""
+    return CliRunner().invoke(cli, words)
+
+
+@pytest.mark.parametrize("name", ["handler", "start", "start_at", "annotated", "running"])
+def test_fuzz_server_prints_what_it_found(name: str) -> None:
+    """The steps, the leak with its sites, and the command that repeats it; exit code 1."""
+    result = invoke("fuzz", f"room:{name}", "--message", r"hello\n", "--examples", "300")
+
+    assert result.exit_code == 1, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"found in room:{name}, in sequence ")
+    assert r"  a connects and sends b'hello\n'" in lines
+    assert "    made at room.py:15 in handler" in lines
+    assert lines[-2] == "again:"
+    assert lines[-1].endswith(rf" room:{name} --message 'hello\n'")
+    assert "starts" not in result.output
+
+
+def test_replay_repeats_the_sequence() -> None:
+    """The command of the report fails again with the same words; without the message it passes."""
+    found = invoke("fuzz", "room:start", "--message", r"hello\n").stdout
+    words = shlex.split(found.splitlines()[-1])[1:]
+
+    again = invoke(*words)
+    other = invoke(*words[:-1], r"other\n")
+    data = json.loads(invoke(*words, "--json").stdout)
+
+    assert (again.exit_code, other.exit_code) == (1, 0)
+    verdict = found.partition("\n")[2].partition("again:")[0]
+    assert again.stdout == f"failed: room:start\n{verdict}"
+    assert other.stdout == "clean: room:start does not fail\n"
+    assert (data["clean"], data["runs"][0]["error"]) == (False, "LeakError")
+
+
+def test_fuzz_server_json_has_everything() -> None:
+    """What was searched with which messages, what was found, and how to repeat it."""
+    data = json.loads(invoke("fuzz", "room:start", "--message", r"hello\n", "--json").stdout)
+
+    assert (data["subject"], data["target"], data["messages"]) == (
+        "room:start",
+        "simulated",
+        [r"hello\n"],
+    )
+    assert (data["found"], data["error"]) == (True, "LeakError")
+    assert data["steps"][0] == r"a connects and sends b'hello\n'"
+    assert data["replay"].startswith("muxleak replay sim1:")
+
+
+def test_fuzz_server_says_the_budget_in_which_nothing_was_found() -> None:
+    """Exit code 0."""
+    result = invoke("fuzz", "room:Silent", "--message", "x", "--examples", "20")
+
+    text = "nothing found: 20 sequences, within the budget of 20 sequences\n"
+    assert (result.exit_code, result.stdout) == (0, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "server"),
+    [
+        ("handler", True),
+        ("start", True),
+        ("start_at", True),
+        ("annotated", True),
+        ("running", True),
+        ("Silent", True),
+        ("main", False),
+        ("with_settings", False),
+        ("answer", False),
+        ("tickers", False),
+    ],
+)
+def test_servers_and_programs_are_told_apart(name: str, *, server: bool) -> None:
+    """By the signature, the annotation, the settings, or what it returns; messages settle it."""
+    assert is_given_as_server(f"room:{name}", ()) is server
+    assert is_given_as_server(f"room:{name}", (b"x",))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("room:tickers", "--message", "x"), "expected an async function (reader, writer)"),
+        (("room:answer", "--message", "x"), "expected an asyncio.Server"),
+        (("room:threads",), "--target tcp"),
+        (("room:start", "--wakeups"), "means nothing for a server"),
+        (("room:main", "--target", "tcp"), "means nothing for a program"),
+        (("room:main", "--test", "t.py"), "means nothing for a program"),
+        (("V1", "--message", "x"), "means nothing for a pair or version"),
+        (("room:start", "--message", "\\x"), "has an escape that means nothing"),
+    ],
+)
+def test_bad_usage_is_named(words: tuple[str, ...], message: str) -> None:
+    """Exit code 2, and the reason."""
+    result = invoke("fuzz", *words)
+
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_test_is_written(folder: Path) -> None:
+    """It is named in the output, and it fails on the server."""
+    result = invoke("fuzz", "room:start", "--message", r"hello\n", "--test", "test_room.py")
+
+    assert result.stdout.splitlines()[-1] == "test: test_room.py"
+    assert "async def connections" in (folder / "test_room.py").read_text()
+
+
+@pytest.mark.parametrize("message", [b"hello\n", b"it's \xff\x00", b'"\\', "é".encode()])
+def test_messages_are_written_as_they_are_read(message: bytes) -> None:
+    """The escapes of a printed command give the same bytes again."""
+    assert Bytes().convert(escaped(message), None, None) == message
