@@ -596,6 +596,22 @@ def test_it_runs_under_hypothesis(messages: list[bytes]) -> None:
     check_server(echo, messages=messages, sequences=5)
 
 
+async def leaks_at_a_reset(reader: Reader, writer: Writer) -> None:
+    """Clean up, unless the client resets."""
+    ticker = asyncio.create_task(tick())
+    await reader.read()
+    ticker.cancel()
+    writer.close()
+
+
+def test_a_reset_is_one() -> None:
+    """The server's read fails; without the event, only a handler that is cancelled fails so."""
+    text = failure(leaks_at_a_reset, messages=MESSAGES, clients=1)
+
+    assert "a connects and resets" in text
+    check_server(leaks_at_a_reset, events=["connect", "close", "half-close"], sequences=60)
+
+
 def test_faults_stand_among_the_steps() -> None:
     """With faults allowed, the steps show where one was injected."""
     network = Network(faults=("reset",))

@@ -16,6 +16,7 @@ from muxleak.server.subject import Performance, ServerSettings, ServerSubject
 from muxleak.sim.choices import Choices
 from muxleak.sim.guard import guarded
 from muxleak.sim.leak_scan import left_behind
+from muxleak.sim.memory_transport import MemoryTransport
 from muxleak.sim.run import current, run
 from muxleak.sim.settings import Settings
 
@@ -134,8 +135,9 @@ class SimulatedServerTarget:
         return connection.ended or bool(connection.far._lost)  # noqa: SLF001 - the same
 
     def reset(self, connection: GeneratedConnection) -> None:
-        """Reset the connection."""
-        connection.transport.abort()
+        """Reset the connection, as a client does whose socket does not linger."""
+        # `abort` of a simulated connection only closes it, as asyncio's does.
+        MemoryTransport.abort(connection.transport)
 
     def stall(self, connection: GeneratedConnection) -> None:
         """Stop reading, with full buffers between client and server.
