@@ -1,9 +1,11 @@
 """`check_server`: leaks are found and shrunk, and servers without leaks are not accused."""
 
 import asyncio
+import re
 import unittest
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -464,6 +466,29 @@ def test_an_exception_that_nobody_retrieves_is_a_finding() -> None:
         check_server(loses_an_exception)
 
 
+async def sends_in_a_task(reader: Reader, writer: Writer) -> None:
+    """Send from a task that fails if the client has gone, as a chat server does."""
+
+    async def send() -> None:
+        for _ in range(3):
+            writer.write(b"news\n")
+            await writer.drain()
+            await asyncio.sleep(1)
+
+    sender = asyncio.create_task(send())
+    try:
+        await reader.read()
+    finally:
+        await asyncio.sleep(3)
+        writer.close()
+        sender.cancel()
+
+
+def test_a_lost_connection_that_nobody_hears_of_is_allowed() -> None:
+    """A `ConnectionError` that a task has raised, and nobody retrieved, is no finding."""
+    check_server(sends_in_a_task, messages=MESSAGES, sequences=60)
+
+
 def test_ignored_objects_do_not_count() -> None:
     """The same values as those of `no_leaks` are accepted."""
     check_server(
@@ -568,6 +593,41 @@ def test_each_sequence_has_a_server_of_its_own() -> None:
 
     assert counting.served == 0
     assert text.count(" connects") == 3
+
+
+def chat_rooms() -> list[Any]:
+    """Return the buggy and the fixed room of the chat server that the documentation shows."""
+    page = (Path(__file__).parents[2] / "docs" / "chat-server.md").read_text("utf-8")
+    rooms = []
+    for source in re.findall(r"example: chat_room.py -->\n```python\n(.*?)```", page, re.DOTALL):
+        space: dict[str, Any] = {"__name__": "chat_room"}
+        exec(compile(source, "chat_room.py", "exec"), space)  # noqa: S102 - our own page
+        rooms.append(space["Room"])
+    return rooms
+
+
+CHAT: dict[str, Any] = {"messages": [b"ann\n", b"bob\n", b"hello\n"], "allowed": UnicodeDecodeError}
+
+
+def test_the_chat_server_of_the_documentation() -> None:
+    """Its leak is found and shrunk to its two clients; the fixed room passes."""
+    buggy, fixed = chat_rooms()
+
+    text = failure(buggy().serve, **CHAT)
+
+    assert "1 x Room.send" in text
+    assert text.count(" connects") == 2
+    check_server(fixed().serve, sequences=60, **CHAT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_the_chat_server_of_the_documentation_with_ten_seeds(seed: int) -> None:
+    """The same with other seeds, and a longer check of the fixed room."""
+    buggy, fixed = chat_rooms()
+
+    assert failure(buggy().serve, seed=seed, **CHAT).count(" connects") == 2
+    check_server(fixed().serve, seed=seed, sequences=2_000, **CHAT)
 
 
 def test_it_runs_while_a_loop_runs() -> None:
