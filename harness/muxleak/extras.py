@@ -7,7 +7,8 @@
 # tasks has not asked for.
 #
 # So no module imports Hypothesis at its top. The functions that need it import it, after a call of
-# `need_hypothesis`: their modules hold types and constants that every command imports.
+# `need_hypothesis`: their modules hold types and constants that every command imports. The
+# exception is `search.machine`, whose class derives from one of Hypothesis; it is imported lazily.
 
 from importlib.util import find_spec
 

@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import signal
+import threading
+import time
 import unittest
 from collections.abc import Iterator
 from contextlib import suppress
@@ -570,6 +572,19 @@ def test_machine_ends_in_order_when_interrupted(target: str, raised: str) -> Non
     machine = on(target, interrupt=rule()(interrupt), teardown=teardown, timeout=5)
     assert isinstance(failure(machine), KeyboardInterrupt)
     assert seen[-1] == "torn down"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_machine_puts_back_what_it_replaces(target: str) -> None:
+    """The class of tasks, and the functions that a simulation guards."""
+    before = asyncio.Task, time.sleep, dict(vars(threading.Thread))
+    state: Any = on(target)()
+    state.rest()
+    during = asyncio.Task, time.sleep, dict(vars(threading.Thread))
+    state.teardown()
+
+    assert during != before
+    assert (asyncio.Task, time.sleep, dict(vars(threading.Thread))) == before
 
 
 @pytest.mark.usefixtures("no_loops_left")
