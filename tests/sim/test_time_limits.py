@@ -60,6 +60,7 @@ def test_close_that_takes_long_is_a_finding() -> None:
     assert caught.value.__notes__[-1] == "steps: client 0 visits"
     simulate(lingering(600), close_limit=600)
     simulate(lingering(600), close_limit=math.inf)
+    simulate(lingering(600), leaks=False)
 
 
 @pytest.mark.parametrize(("seconds", "idle"), [(0, 0), (60, 0), (0, 4000), (59, 4000)])

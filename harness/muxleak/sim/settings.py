@@ -71,7 +71,8 @@ class Settings:
         grace: virtual seconds between the program's end and the search for leaks.
         budget: virtual seconds within which a timer may still fire by itself once everything else
             has settled, as of `no_leaks`.
-        leaks: True if anything left behind at the program's end is an error.
+        leaks: True if anything left behind at the program's end is an error, and a close that
+            takes longer than `close_limit`.
         kinds: the kinds that count as left behind, at the end and after `Simulation.operation`;
             by default all but "callback". A task, transport, server or generator counts if it is
             alive. A timer counts if it is armed once everything else has ended, or the operation
