@@ -195,3 +195,42 @@ def test_layers_keep_the_wire_free_of_io(module: str) -> None:
     tree = ast.parse((FOLDERS["muxleak_vless"] / f"{module}.py").read_text())
 
     assert not {"asyncio", "select", "ssl", "threading", "time"} & set(imports(tree))
+
+
+def shrinkers(text: str) -> list[str]:
+    """The functions of a file that shrink by themselves, not by the engine's shrinker."""
+    own = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "shrink" in node.name:
+            called = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            called |= {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+            if not called & {"shrink", "shrinking", "simplify", "_simplify", "_follow"}:
+                own.append(node.name)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "Phase.shrink":
+            own.append("hypothesis")
+    return own
+
+
+def test_one_shrinker_serves_every_search() -> None:
+    """Programs, servers, pairs and hunts shrink with `muxleak.search.shrink`."""
+    found = {
+        name: own
+        for package in FOLDERS
+        for name, text in modules(package).items()
+        if name != "muxleak.search.shrink" and (own := shrinkers(text))
+    }
+
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "def shrink(x):\n    return x[1:]",
+        "async def _shrunk(x):\n    pass",
+        "phases = [Phase.shrink]",
+    ],
+)
+def test_second_shrinker_is_found(planted: str) -> None:
+    """A function that shrinks by itself, or by Hypothesis, is named."""
+    assert shrinkers(planted) != []

@@ -269,3 +269,15 @@ def test_fuzz_stops_on_interrupt_with_what_it_has(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
     assert done.stdout.startswith("nothing found: 1 sequence, ")
     assert "stopped before the budget of 2,000 sequences" in " ".join(done.stdout.split())
+
+
+def test_fuzz_remembers_nothing_without_hypothesis(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search needs only its own engine; the database of findings is Hypothesis's."""
+    monkeypatch.setitem(sys.modules, "hypothesis.database", None)
+    results = [invoke("fuzz", "V1", "--json") for _ in range(2)]
+
+    assert [result.exit_code for result in results] == [1, 1]
+    assert [json.loads(result.stdout)["remembered"] for result in results] == [False, False]
+    assert not (folder / ".hypothesis").exists()

@@ -350,7 +350,7 @@ def test_harness_imports_neither_its_command_line_nor_what_that_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["reproduce"], ["verify"], ["fuzz", "V1"], ["bench"]], ids=lambda words: words[0]
+    "words", [["reproduce"], ["verify"], ["bench"]], ids=lambda words: words[0]
 )
 def test_command_says_that_hypothesis_is_missing(
     words: list[str], monkeypatch: pytest.MonkeyPatch
