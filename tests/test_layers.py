@@ -227,7 +227,7 @@ def test_one_shrinker_serves_every_search() -> None:
     "planted",
     [
         "def shrink(x):\n    return x[1:]",
-        "async def _shrunk(x):\n    pass",
+        "async def _shrink(x):\n    pass",
         "phases = [Phase.shrink]",
     ],
 )
