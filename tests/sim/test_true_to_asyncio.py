@@ -696,13 +696,17 @@ def connecting_is_cancelled(**settings: Any) -> Program:
             done = connecting.done() or connecting.cancel() is None
             await asyncio.wait([connecting])
             await turns()
+            if [client.events, server.events] == [[], [("made",)]] and "lost" not in courses:
+                gc.collect()  # closes the socket that asyncio has lost
+                await turns()
+                courses.add("lost")
             courses.add(f"{done} {client.events} {server.events}")
             listening.close()
             for end in (client, server):
                 if end.transport is not None:
                     end.transport.close()
             await turns()
-        gc.collect()  # closes the sockets that asyncio has lost
+        gc.collect()  # for the others
         return sorted(courses)
 
     program.__name__ = f"connecting_is_cancelled_{'_'.join(settings)}"
@@ -728,10 +732,13 @@ async def server_closes_as_a_client_connects() -> object:
         transport, client = connecting.result()
         transport.write(b"anybody there?")
         await turns()
+        if not server.events:
+            gc.collect()  # as above
+            await turns()
+            courses.add("stranded")
         courses.add(f"{client.events} {server.events}")
         transport.close()
         await turns()
-    gc.collect()  # as above
     return sorted(courses)
 
 
@@ -798,6 +805,72 @@ async def datagram_endpoints_that_cannot_be_made() -> object:
     return server.events, seen, said
 
 
+def dropped(state: str) -> Program:
+    """Make a program that drops the server's end of a connection in some state, and collects."""
+
+    async def program() -> object:
+        listening, client, server = await connected(Observer(answer=True), Observer(answer=True))
+        if state == "unread":
+            server.transport.pause_reading()
+            client.transport.write(b"unread")
+        elif state == "paused":
+            server.transport.pause_reading()
+        elif state == "half-closed":
+            client.transport.write_eof()
+        await turns()
+        held = server.transport if state == "held" else None
+        if held:
+            held.pause_reading()
+        server.transport = None
+        del server
+        gc.collect()
+        await turns()
+        seen: list[object] = [list(client.events), client.transport.is_closing()]
+        client.transport.write(b"x") if state != "half-closed" else None
+        await turns()
+        listening.close()
+        waited = asyncio.ensure_future(outcome(listening.wait_closed()))
+        await turns()
+        seen.append(waited.done())
+        client.transport.close()
+        if held:
+            held.close()
+        await turns()
+        waited.cancel()
+        return seen, client.events
+
+    program.__name__ = f"dropped_{state}"
+    return program
+
+
+async def ends_of_streams_are_dropped() -> object:
+    """The reader alone, while data arrive; then the writer, too."""
+    said = messages()
+    got: list[object] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"unheard")
+        got.append(await reader.read())
+        writer.close()
+
+    listening, reader, writer = await streams(serve)
+    transport: Any = writer.transport
+    del reader
+    gc.collect()
+    await turns()
+    writer.write(b"heard")
+    await turns()
+    seen: list[object] = [transport.is_closing(), list(got)]
+    del writer
+    gc.collect()
+    await turns()
+    seen += [transport.is_closing(), list(got)]
+    transport.close()
+    await turns()
+    listening.close()
+    return seen, said
+
+
 PROGRAMS: list[Program] = [
     extra_information,
     addresses_of_ipv6,
@@ -827,6 +900,8 @@ PROGRAMS: list[Program] = [
     connecting_is_cancelled(),
     connecting_is_cancelled(happy_eyeballs_delay=0.25),
     server_closes_as_a_client_connects,
+    *(dropped(state) for state in ("reading", "paused", "unread", "half-closed", "held")),
+    ends_of_streams_are_dropped,
     datagrams,
     datagram_endpoints_that_cannot_be_made,
 ]

@@ -21,6 +21,7 @@
 import _thread
 import asyncio
 import concurrent.futures
+import gc
 import os
 import select
 import signal
@@ -38,6 +39,7 @@ from weakref import ref
 
 from muxleak.introspect.names import namespace
 from muxleak.sim.errors import refusal
+from muxleak.sim.network import Fabric
 from muxleak.sim.virtual_loop import FencedLoop
 
 _NAMES: tuple[tuple[Any, str], ...] = (
@@ -53,6 +55,7 @@ _NAMES: tuple[tuple[Any, str], ...] = (
     (sys.modules.get("_posixsubprocess"), "fork_exec"),  # by which multiprocessing spawns
     (signal, "signal alarm setitimer pause sigwait"),
     (time, "sleep"),
+    (gc, "collect"),  # not refused: see `_collecting`
 )
 _OURS = ("muxleak", "muxleak_scenarios", "muxleak_vless")
 _GUARDED = [
@@ -132,6 +135,8 @@ def _search() -> None:
 
 @cache
 def _wrapped(owner: Any, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    if owner is gc:
+        return _collecting(original)
     shown = f"{owner.__name__}.{name}".replace(".__init__", "")
 
     @wraps(original)
@@ -141,3 +146,17 @@ def _wrapped(owner: Any, name: str, original: Callable[..., Any]) -> Callable[..
         return original(*args, **settings)
 
     return ask
+
+
+def _collecting(original: Callable[..., int]) -> Callable[..., int]:
+    """Return `gc.collect` that also closes the connections which the program has dropped."""
+
+    @wraps(original)
+    def collect(*args: Any, **settings: Any) -> int:
+        fabric = getattr(asyncio._get_running_loop(), "fabric", None)  # noqa: SLF001 - as above
+        if not isinstance(fabric, Fabric):
+            return original(*args, **settings)
+        with fabric.collecting():
+            return original(*args, **settings)
+
+    return collect

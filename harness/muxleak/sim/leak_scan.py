@@ -55,11 +55,13 @@ _SIDES = {
     "client": "connection",
     "server": "accepted connection",
     "datagrams": "datagram endpoint",
+    "dropped": "connection",
     "forgotten": "socket of a cancelled create_connection(happy_eyeballs_delay=...)",
 }
 _MANY = 256  # references above which dead ones are dropped: amortised O(1) each
 _OURS = ("asyncio.", "muxleak.")
 _NOWHERE = Site(())
+_collect = gc.collect  # bound here: a collection by the program has effects in the simulation
 
 
 class CallbackRecord(Resource):
@@ -138,7 +140,7 @@ def left_behind(
     counters.sweep()
     # A failed task may be part of a cycle through its own traceback, and is silent until then.
     if any(each.site.points and each.pending() for each in counters.failed.values()):
-        gc.collect()
+        _collect()
     found: list[Any] = []
     if not scope.clean:
         found = [each for each in scope.everything() if _counts(each, kinds)]
@@ -277,7 +279,9 @@ def _transports(loop: ScannedLoop, owner: Owner) -> Iterator[TransportRecord]:
     for transport, side in loop.fabric.open.items():
         scope = owner(transport.context)
         if scope is not None and not transport.cut_off:
-            yield TransportRecord(transport, _SIDES[side], transport.points, scope)
+            record = TransportRecord(transport, _SIDES[side], transport.points, scope)
+            record.dropped = side == "dropped"
+            yield record
 
 
 def _servers(loop: ScannedLoop, owner: Owner) -> Iterator[ServerRecord]:

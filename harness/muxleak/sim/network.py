@@ -27,6 +27,7 @@ import asyncio
 import errno
 import re
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from muxleak.ledger.counters import CURRENT, charged
@@ -34,7 +35,7 @@ from muxleak.sim.sockets import Address, Names, error, full, is_any, loopback
 from muxleak.sim.tcp import SimServer, SimTransport, connect_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextvars import Context
 
     from muxleak.ledger.counters import Scope
@@ -114,6 +115,25 @@ class Fabric:
         """Report a fault or another drawn course among the steps of the program."""
         if not self._ended and self.loop.simulation is not None:
             self.loop.simulation.drawn(text)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Hold open connections no more than a real loop would, while garbage is collected."""
+        found: list[SimTransport] = []
+        for transport, side in self.open.items() if not self.earlier else ():
+            if isinstance(transport, SimTransport):
+                peer = transport.peer
+                if peer is not None and peer.stranded:
+                    found.append(peer)
+                if side == "forgotten" or transport.is_loose:
+                    found.append(transport)
+        transport = peer = None
+        loose = [found.pop(0).let_go() for _ in range(len(found))]
+        try:
+            yield
+        finally:
+            for end in loose:
+                end.settle(self)
 
     def close(self) -> None:
         """Cut the references from transports and tables back to the loop."""

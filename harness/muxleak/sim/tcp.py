@@ -31,6 +31,11 @@
 # the steps of the program, with the bytes that had passed by then. The words are no part of the
 # trace, which notes the fault itself.
 #
+# A collection of garbage closes a connection that was dropped while it did not read: on a real loop
+# nothing else holds it. Here the network holds every open connection, so that no run depends on the
+# moment of an automatic collection, which differs between processes. Only where the program itself
+# calls `gc.collect` the network lets go of such ends for its length (`Fabric.collecting`).
+#
 # An end that only a stall or a black hole keeps from closing is `cut_off`: it is no leak of the
 # program, and the leak scan leaves it out.
 #
@@ -53,7 +58,8 @@ import asyncio
 import errno
 import sys
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from weakref import ref
 
 from muxleak.introspect.sites import Points, trace
 from muxleak.sim.memory_transport import HIGH_WATER, MemoryTransport
@@ -69,6 +75,7 @@ if TYPE_CHECKING:
 
 _ONE_CONTEXT = sys.version_info >= (3, 15)
 _CLOSES_CLIENTS = sys.version_info >= (3, 14)
+_FORGETS_DROPPED = sys.version_info >= (3, 13)
 _WAITS_CLOSED = sys.version_info >= (3, 12)
 _VERBS = {"reset": "resets", "stall": "stalls", "half-close": "half-closes"}
 _MOST = 255  # ways to cut what arrives, of which the first is not at all
@@ -80,6 +87,7 @@ class SimTransport(MemoryTransport):
     Attributes:
         label: "2>" for the client's end of the second connection, "2<" for the server's.
         maker: the name of the operation or task that made the connection; "" if it has none.
+        stranded: True if its server closed as it accepted it.
         server: at the server's end, the server that accepted the connection.
         points: the raw creation site of the connection, or of that server.
     """
@@ -87,6 +95,7 @@ class SimTransport(MemoryTransport):
     _protocol: Any = asyncio.Protocol()  # ignores everything; stands in until `begin`
     _side = "unaccepted"
     maker = ""
+    stranded = False
     _passed = 0  # bytes that its protocol was given
     _stalled = False
     _severed = False  # nothing passes any more, and neither end learns of it
@@ -158,6 +167,11 @@ class SimTransport(MemoryTransport):
         return self._closing and (self._severed or stalled)
 
     @property
+    def peer(self) -> SimTransport | None:
+        """The other end, until its end has been noticed."""
+        return cast("SimTransport | None", self._peer)
+
+    @property
     def was_reset(self) -> bool:
         """True if a reset has arrived, which may be before `begin`."""
         return self._reset
@@ -219,6 +233,42 @@ class SimTransport(MemoryTransport):
                 if isinstance(end, SimTransport):
                     end._severed = end._stalled = True
 
+    @property
+    def is_loose(self) -> bool:
+        """True if a real loop would not hold it: it neither reads nor has bytes to write.
+
+        asyncio's loop holds a transport by the callbacks for its socket alone.
+        """
+        sent = self._peer is None or self._peer._size <= HIGH_WATER
+        idle = self._paused or self._deaf
+        return sent and not (self._closing or self._stalled or self._scheduled) and idle
+
+    def let_go(self) -> LooseEnd:
+        """Cut the references that the network has to this end, for a garbage collection."""
+        fabric, peer, server = self._fabric, self._peer, self.server
+        if peer is not None:
+            peer._peer = self._peer = None
+        if server is not None:
+            del server._open[self]
+        entries = [each for each in fabric.accepted if each[0] is self]
+        scopes = [scope for _, scope in entries]
+        for each in entries:
+            fabric.accepted.remove(each)
+        entries.clear()
+        side, unread = fabric.open.pop(self, ""), bool(self._inbox)
+        return LooseEnd(ref(self), peer, server, side, unread, scopes, DroppedConnection(self))
+
+    def take_back(self, end: LooseEnd) -> None:
+        """Undo `let_go`, since something else holds this end."""
+        self._peer = end.peer
+        if end.peer is not None:
+            end.peer._peer = self
+        if end.server is not None:
+            end.server._open[self] = None
+        if end.side:
+            self._fabric.open[self] = end.side
+        self._fabric.accepted += [(self, scope) for scope in end.scopes]
+
     def strand(self) -> None:
         """Drop the end of a server that has closed since it accepted: the peer learns nothing.
 
@@ -227,7 +277,7 @@ class SimTransport(MemoryTransport):
         """
         self._fabric.note("stranded", self.label)
         self._fabric.drawn(f"{self.title} is stranded: its server closed as it accepted it")
-        self._stalled = True
+        self._stalled = self.stranded = True
 
     def _flow(self) -> None:
         self._stalled = False
@@ -351,6 +401,69 @@ class SimTransport(MemoryTransport):
                 server.detach(self)
 
 
+class DroppedConnection:
+    """Stands for a connection that the garbage collector has closed, so that it is reported.
+
+    Attributes:
+        context: the context in which the connection was made.
+        points: the raw creation site.
+        cut_off: False: no fault has closed it.
+    """
+
+    cut_off = False
+
+    def __init__(self, transport: SimTransport) -> None:
+        self.context, self.points = transport.context, transport.points
+        names = ("sockname", "peername", "socket")
+        self._extra = {name: transport.get_extra_info(name) for name in names}
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return information on the connection."""
+        return self._extra.get(name, default)
+
+    def get_protocol(self) -> Self:
+        """Return anything but None: it was not closed by the program."""
+        return self
+
+    def give_up(self) -> None:
+        """Do nothing: it refers to nothing."""
+
+
+class LooseEnd(NamedTuple):
+    """An end of a connection that the network has let go of, for a garbage collection.
+
+    Attributes:
+        end: refers to it weakly.
+        peer: its other end.
+        server: the server that has accepted it, or None.
+        side: its side, as in `Carrier.open`; "" if it was not there.
+        unread: True if it has bytes that were not read.
+        scopes: its scopes, if it was on the list of accepted connections.
+        dropped: stands for it if it is collected.
+    """
+
+    end: ref[SimTransport]
+    peer: Any
+    server: SimServer | None
+    side: str
+    unread: bool
+    scopes: list[Scope]
+    dropped: DroppedConnection
+
+    def settle(self, fabric: Carrier) -> None:
+        """Take the end back if it is alive; else close its socket, as its finalizer would do."""
+        transport = self.end()
+        if transport is not None:
+            transport.take_back(self)
+            return
+        fabric.note("dropped", str(self.dropped.get_extra_info("peername")[1]))
+        fabric.open[self.dropped] = "dropped"
+        if self.server is not None:
+            self.server.lose(self.dropped)
+        if self.peer is not None:
+            self.peer._peer_lost(reset=self.unread)
+
+
 def connect_pair(
     fabric: Carrier, number: int, client: Address, server: Address, context: Context | None = None
 ) -> tuple[SimTransport, SimTransport]:
@@ -417,7 +530,7 @@ class SimServer(asyncio.AbstractServer):
         self._addresses = addresses
         self.points: Points = trace()
         self._serving = self._closed = False
-        self._open: dict[SimTransport, None] = {}
+        self._open: dict[Any, None] = {}  # transports, and dropped ones
         self._forever: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -478,7 +591,8 @@ class SimServer(asyncio.AbstractServer):
 
     def _close_clients(self) -> None:
         for transport in list(self._open):
-            transport.close()
+            if isinstance(transport, SimTransport):
+                transport.close()
 
     if sys.version_info >= (3, 13):
 
@@ -548,6 +662,13 @@ class SimServer(asyncio.AbstractServer):
         """Forget a connection that is lost."""
         self._open.pop(transport, None)
         self._wake_waiters()
+
+    def lose(self, dropped: DroppedConnection) -> None:
+        """Forget a connection that was collected; up to 3.12 asyncio's server goes on counting."""
+        if _FORGETS_DROPPED:
+            self._wake_waiters()
+        else:
+            self._open[dropped] = None
 
     def _wake_waiters(self) -> None:
         if self._closed and not self._open:
