@@ -35,7 +35,7 @@ from muxleak.server.sequence import EventSequence, ReportedErrors
 from muxleak.server.subject import Performance, ServerSettings, ServerSubject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from muxleak.introspect.waiting import AnyTask
     from muxleak.ledger.counters import Scope
@@ -204,10 +204,10 @@ class RealServerTarget:
         """Wait until the loop would block, and for timers that are due soon."""
         await settle(limit=_LIMIT, horizon=_ANSWERS)
 
-    async def give_time(self, ended: Callable[[], bool]) -> None:
+    async def give_time(self, left: Callable[[], Sequence[Any]]) -> None:
         """Wait until something has ended, at most for the grace; collect garbage."""
         gc.collect()
-        await settle(limit=self.grace, horizon=self.grace, until=ended)
+        await settle(limit=self.grace, horizon=self.grace, until=lambda: not left())
 
     async def turn(self, iterations: int) -> None:
         """Let the loop run."""

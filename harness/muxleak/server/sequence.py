@@ -35,7 +35,7 @@ from muxleak.ledger.counters import TaskRecord
 from muxleak.server.events import CLIENTS, ClientEvent, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from muxleak.server.connection import GeneratedConnection, UserClient
     from muxleak.server.events import Plan
@@ -100,8 +100,12 @@ class ServerTarget(Protocol):
     async def await_answers(self) -> None:
         """Wait until everything has settled, and a little longer, if the server takes its time."""
 
-    async def give_time(self, ended: Callable[[], bool]) -> None:
-        """Wait until something has ended, at most for the grace."""
+    async def give_time(self, left: Callable[[], Sequence[Any]]) -> None:
+        """Wait until nothing is left, at most for the grace.
+
+        Args:
+            left: returns the objects, or their records, that have not ended.
+        """
 
     async def turn(self, iterations: int) -> None:
         """Let the loop run for so many iterations."""
@@ -373,7 +377,7 @@ class EventSequence:
             return [each for each in found if id(each.thing()) not in services]
 
         if left():
-            await self.target.give_time(lambda: not left())
+            await self.target.give_time(left)
         if found := left():
             report = LeakReport.of(found)
             raise LeakError(report.noting("alive after the server has stopped"))
@@ -381,7 +385,7 @@ class EventSequence:
     async def _ended(self) -> None:
         await self.target.settle()
         if self.running.ending:
-            await self.target.give_time(lambda: not self.running.ending)
+            await self.target.give_time(lambda: [self.running] if self.running.ending else [])
         if self.running.ending:
             report = LeakReport.of(self.target.everything())
             raise LeakError(
@@ -393,10 +397,13 @@ class EventSequence:
         """Check every connection that is over, once everything has settled."""
         self.errors.check()
         if any(id(record.thing()) not in self._suspects for _, record in self._left()):
-            await self.target.give_time(lambda: not self._left())
+            await self.target.give_time(self._left_records)
             self.errors.check()
             if self._judge(self._left()):
                 await self._repeat()
+
+    def _left_records(self) -> list[Any]:
+        return [record for _, record in self._left()]
 
     def _left(self) -> list[tuple[GeneratedConnection, Any]]:
         found: list[tuple[GeneratedConnection, Any]] = []

@@ -21,13 +21,14 @@ from muxleak.sim.run import current, run
 from muxleak.sim.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from muxleak.introspect.waiting import AnyTask
     from muxleak.ledger.counters import Scope
     from muxleak.sim.run import Simulation
 
+_YOUNG = 1  # generation of the collector: the objects of a sequence are no older
 _ANSWERS = 1.0  # seconds
 # Enough that a client which stops reading is noticed at the server's first write, as if the buffers
 # between the two were full already.
@@ -165,13 +166,13 @@ class SimulatedServerTarget:
         self._assign_scopes()
         if connection.scope is None:
             return []
-        found = left_behind(self._loop, self._kinds, connection.scope)
+        found = left_behind(self._loop, self._kinds, connection.scope, generation=_YOUNG)
         return remaining(found, self._kinds, self._settings.ignores)
 
     def everything(self) -> list[Any]:
         """Return records of all live objects but for the running task."""
         own = asyncio.current_task()
-        found = left_behind(self._loop, self._kinds)
+        found = left_behind(self._loop, self._kinds, generation=_YOUNG)
         found = [each for each in found if each.thing() is not own]
         return remaining(found, self._kinds, self._settings.ignores)
 
@@ -203,13 +204,13 @@ class SimulatedServerTarget:
         """Wait until the simulation has settled, and for timers that are due soon."""
         await self._loop.settle(_ANSWERS)
 
-    async def give_time(self, ended: Callable[[], bool]) -> None:
+    async def give_time(self, left: Callable[[], Sequence[Any]]) -> None:
         """Let the grace pass, since virtual time costs nothing."""
         await self._loop.settle(self.grace)
         # A generator in a reference cycle is closed only once the collector has found it. It is
         # young, most likely, and young objects are collected in a fraction of the time.
         for generation in (1, 2):
-            if ended() or not any(each.alive() for each in self._loop.seen.generators):
+            if not any(getattr(each, "kind", "") == "generator" for each in left()):
                 break
             gc.collect(generation)
             await self._loop.settle()
