@@ -1,6 +1,7 @@
 """`check_server`: leaks are found and shrunk, and servers without leaks are not accused."""
 
 import asyncio
+import logging
 import re
 import unittest
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from muxleak import LeakError, check_server, ignore_name
 from muxleak.server import EVENTS, ClientStreams
 from muxleak.server.check import search_server, server_subject
 from muxleak.server.events import ClientEvent
-from muxleak.sim import Choices, Network, ReplayError, SimulationError
+from muxleak.sim import Choices, Network, Replay, ReplayError, SimulationError
 
 Reader: TypeAlias = asyncio.StreamReader
 Writer: TypeAlias = asyncio.StreamWriter
@@ -629,6 +630,25 @@ def test_the_chat_server_of_the_documentation_with_ten_seeds(seed: int) -> None:
 
     assert failure(buggy().serve, seed=seed, **CHAT).count(" connects") == 2
     check_server(fixed().serve, seed=seed, sequences=2_000, **CHAT)
+
+
+async def talks(_reader: Reader, writer: Writer) -> None:
+    """Print and log for each connection."""
+    print("connected")  # noqa: T201 - the test is about it
+    logging.getLogger("talks").warning("connected")
+    writer.close()
+
+
+def test_output_of_a_search_is_dropped(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thousand sequences would fill the report of a test; a replay shows its one."""
+    check_server(talks, sequences=5, events=["connect"])
+    assert (capsys.readouterr().out, caplog.text) == ("", "")
+
+    check_server(talks, replay=Replay(b"\1").line)
+    assert capsys.readouterr().out == "connected\n"
+    assert caplog.text.count("connected") == 1
 
 
 def test_it_runs_while_a_loop_runs() -> None:

@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import threading
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -31,7 +34,7 @@ from muxleak.sim.replay import Replay
 from muxleak.sim.settings import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from muxleak.checks.ignores import Ignore
     from muxleak.search.finding import Finding
@@ -74,7 +77,8 @@ def check_server(
     Up to four clients connect, send the messages whole, cut, joined and in part, close, half-close,
     reset, stop reading, wait, and see the server shut down, at moments that the search chooses.
     After every close of a connection, while the other clients stay, nothing may be left of it; at
-    the end nothing may be left of the server. The shortest failing sequence is raised.
+    the end nothing may be left of the server. The shortest failing sequence is raised. The server's
+    output and logging are dropped; a replay shows them.
 
     ::
 
@@ -207,7 +211,7 @@ def search_server(
     if sequences is None:
         sequences = _REAL_SEQUENCES if subject.is_real else SEQUENCES
     limits = _Limits(subject, progress)
-    with subject.guard():
+    with subject.guard(), _silence():
         try:
             return search(subject, examples=sequences, seed=seed, progress=limits)
         except SimulationError as error:
@@ -220,6 +224,18 @@ def search_server(
                 "everything anew, such as one that starts the server and returns it"
             )
             raise
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop whatever the server prints and logs: it would do so a thousand times."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123 - a device
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Limits:
