@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from muxleak.ledger.counters import Scope
     from muxleak.sim.run import Simulation
 
+_collect = gc.collect  # bound here: a collection by the program has effects in the simulation
 _YOUNG = 1  # generation of the collector: the objects of a sequence are no older
 _ANSWERS = 1.0  # seconds
 # Enough that a client which stops reading is noticed at the server's first write, as if the buffers
@@ -212,7 +213,7 @@ class SimulatedServerTarget:
         for generation in (1, 2):
             if not any(getattr(each, "kind", "") == "generator" for each in left()):
                 break
-            gc.collect(generation)
+            _collect(generation)
             await self._loop.settle()
 
     async def turn(self, iterations: int) -> None:
