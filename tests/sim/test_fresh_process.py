@@ -102,7 +102,7 @@ def test_run_in_a_fresh_process_is_the_same_run() -> None:
 def test_run_in_a_fresh_process_takes_the_settings() -> None:
     """Settings that the program does not carry are sent along."""
     found = run_fresh("repeated:strict", Replay())
-    spared = run_fresh("repeated:strict", Replay(), options={"grace": 90.0})
+    spared = run_fresh("repeated:strict", Replay(), options={"budget": 90.0})
 
     assert (found.error, spared.error) == ("LeakError", "")
 

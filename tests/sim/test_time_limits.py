@@ -10,6 +10,7 @@ import pytest
 
 from muxleak import LeakError
 from muxleak.search import find_leaks
+from muxleak.search.program import signature
 from muxleak.sim import Network, TimeLimitError, current, replay, simulate
 from muxleak.sim.settings import Settings
 
@@ -264,3 +265,20 @@ def test_slow_close_is_found_shrunk_and_replayed() -> None:
     again = replay(found.replay.line, program, network=Network(latency=(0.0, 0.1)))
     assert str(again.error) == str(found.error)
     assert again.trace_hash == found.replay.trace
+
+
+def test_search_does_not_slip_from_one_limit_to_another() -> None:
+    """A close and an operation that take too long are two failures."""
+    errors: list[BaseException] = []
+    for program in (lingering(600), operating):
+        with pytest.raises(TimeLimitError) as caught:
+            simulate(program)
+        errors.append(caught.value)
+
+    assert len({signature(error) for error in errors}) == 2
+
+
+async def operating() -> None:
+    """Take long in an operation."""
+    async with current().operation("request"):
+        await asyncio.sleep(600)

@@ -18,6 +18,7 @@ from muxleak.sim.replay import Replay
 from muxleak.sim.run import run
 from muxleak.sim.schedulers import TURNS, portfolio
 from muxleak.sim.simulate import name_of_program, settings_of
+from muxleak.sim.time_limits import TimeLimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
@@ -127,6 +128,8 @@ def signature(error: BaseException) -> Hashable:
     """Return a value that is equal for two errors that count as the same failure."""
     if isinstance(error, LeakError):
         return frozenset((group.kind, group.name, group.site) for group in error.report.groups)
+    if isinstance(error, TimeLimitError):
+        return type(error), error.setting
     last, trace = None, error.__traceback__
     while trace is not None:
         last, trace = trace, trace.tb_next

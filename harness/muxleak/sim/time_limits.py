@@ -58,6 +58,7 @@ class TimeLimitError(AssertionError):
     Attributes:
         took: virtual seconds.
         limit: virtual seconds.
+        setting: the name of the setting that is the limit.
         report: everything that was alive when the limit was reached.
     """
 
@@ -70,7 +71,7 @@ class TimeLimitError(AssertionError):
         report: LeakReport,
         more: int = 0,
     ) -> None:
-        self.took, self.limit = took, limit
+        self.took, self.limit, self.setting = took, limit, setting
         enough = math.ceil(took) if took < math.inf else "math.inf"
         headline = (
             f"{what} took {_shown(took)} s, limit {_shown(limit)} s; shorten it, or raise the "
