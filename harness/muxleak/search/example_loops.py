@@ -422,6 +422,8 @@ class RealExample(ExampleLoop):
             leaked(report)
 
     async def _examine(self, scope: Scope, *, diagnose: bool) -> LeakReport:
+        # First all that can go on now, however slow the machine is: the budget is for the rest.
+        await settle(limit=self._timeout, horizon=0.0)
         found = await left_behind(scope, self._kinds, self._ignores, self._budget)
         report = diagnosed(found, scope) if diagnose else LeakReport.of(found, within=scope)
         return report.noting(*self._ledger.unseen) if found else report
