@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from asyncio import CancelledError, get_running_loop
 from contextlib import asynccontextmanager, contextmanager
@@ -358,7 +359,8 @@ def verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseEx
         if loop.busy or simulation.ledger.count:
             timers = _Timers(loop, settings.budget)
             loop.run_down(settings.grace, timers if "timer" in settings.counted else None)
-        left = left_behind(loop, settings.counted)
+        until = -math.inf if timers is None else timers.until
+        left = left_behind(loop, settings.counted, None, until)
         if left:
             return LeakError(LeakReport.of(left))
         if timers is not None and timers.report:
@@ -376,21 +378,22 @@ class _Timers:
 
     Attributes:
         report: the timers that are leaks; falsy if there are none.
+        until: virtual time; timers that are due by then are none. -inf while other things live.
     """
 
     def __init__(self, loop: SimLoop, budget: float) -> None:
         self.report = LeakReport((), 0)
         self._loop, self._budget = loop, budget
-        self._until: float | None = None  # timers that are due by then are waited for
+        self.until = -math.inf
 
     def __call__(self) -> None:
         loop = self._loop
         if self.report or is_active(loop):
             return
-        if self._until is None:
-            self._until = loop.time() + self._budget
+        if self.until == -math.inf:
+            self.until = loop.time() + self._budget
         # At once: their records say in how many seconds they are due.
-        self.report = LeakReport.of(armed_timers(loop, self._until))
+        self.report = LeakReport.of(armed_timers(loop, self.until))
 
 
 class _yield:  # noqa: N801 - an awaitable used like a function

@@ -102,7 +102,7 @@ class Session:
     pass
 
 async def identities():
-    sessions = [Session() for _ in range(4)]
+    sessions = [Session() for _ in range(12)]
     for session in set(sessions):
         await asyncio.sleep(1 + sessions.index(session))
         await asyncio.create_task(fine())
