@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -21,6 +22,7 @@ import warnings
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from time import sleep as imported_by_name
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -394,6 +396,18 @@ def test_refusal_in_a_thread_from_before_is_the_verdict() -> None:
     with pytest.raises(SimulationError, match="call_soon_threadsafe from another thread"):
         simulate(program)
     thread.join()
+
+
+def test_module_that_takes_the_place_of_another_is_searched_too() -> None:
+    """Its id may be that of a module that was freed, and its name the same."""
+    for _ in range(20):
+        module = ModuleType("replaced")
+        sys.modules["replaced"] = module
+        exec("from time import sleep\nasync def program(): sleep(0)", vars(module))  # noqa: S102
+        with pytest.raises(SimulationError, match=r"time\.sleep"):
+            simulate(module.program)
+        del sys.modules["replaced"], module
+        gc.collect(0)
 
 
 def test_unseen_calls_pass_and_are_documented() -> None:

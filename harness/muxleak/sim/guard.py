@@ -69,8 +69,9 @@ _ORIGINALS = {
 _Saved = tuple[Any, str, Any, bool]
 _saved: list[_Saved] = []
 _imported: list[tuple[ref[ModuleType], str, Any]] = []  # variables that hold a guarded function
-_searched: set[int] = set()  # ids of modules
-_last: list[object] = [None]  # the state of `sys.modules` at the last search
+# By id, with a reference, as an id is used again after a module was freed.
+_searched: dict[int, ref[ModuleType]] = {}
+_last: list[Any] = [0, lambda: None]  # at the last search: number of modules, the newest one
 _depth = 0
 
 
@@ -116,16 +117,17 @@ def _remove() -> None:
 
 def _search() -> None:
     """Note the variables of modules that hold a guarded function; looks at each module once."""
-    newest = next(reversed(sys.modules), "")
-    state = (len(sys.modules), newest, id(sys.modules.get(newest)))
-    if state == _last[0]:
+    newest = sys.modules.get(next(reversed(sys.modules), ""))
+    if [len(sys.modules), newest] == [_last[0], _last[1]()]:
         return
-    _last[0] = state
+    _last[:] = len(sys.modules), ref(newest) if isinstance(newest, ModuleType) else object
+    _imported[:] = [each for each in _imported if each[0]() is not None]
     owners = {id(owner) for owner, _ in _GUARDED}
     for title, module in list(sys.modules.items()):
-        if id(module) in _searched or type(module) is not ModuleType:
+        known = _searched.get(id(module))
+        if type(module) is not ModuleType or (known is not None and known() is module):
             continue
-        _searched.add(id(module))
+        _searched[id(module)] = ref(module)
         if id(module) in owners or title.partition(".")[0] in _OURS:
             continue
         for name, value in list(namespace(module).items()):
