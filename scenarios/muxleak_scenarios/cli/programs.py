@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -178,7 +179,11 @@ def show(console: Console, failed: ProgramFailure) -> None:
 
 def place(frame: FrameType | None) -> str:
     """Return the innermost line of a program that belongs neither to asyncio nor to muxleak."""
-    while frame is not None and is_internal(frame.f_code.co_filename):
+    # A context manager of muxleak's has a frame of contextlib below its own.
+    passed = contextlib.__file__
+    while frame is not None and (
+        is_internal(frame.f_code.co_filename) or frame.f_code.co_filename == passed
+    ):
         # The frames outside the search belong to whatever started muxleak, such as pytest.
         frame = None if frame.f_code in _SEARCHES else frame.f_back
     return "no line of its own" if frame is None else _line(frame, frame.f_lineno)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -281,6 +282,8 @@ def test_fuzz_program_ends_a_run_that_does_not(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(interrupt, "GRACE", 0.01)
     monkeypatch.setattr(interrupt, "leave", leave)
     timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    # The first search in a process looks through all modules, which takes longer than the time.
+    invoke("fuzz", "victim:fine", "--examples", "1")
     invoke("fuzz", "victim:blocks", "--time", "0.01")
 
     file, _, number = line_of("while True:").partition(":")
@@ -299,7 +302,14 @@ def test_place_that_is_no_line_of_the_program_is_said_to_be_none() -> None:
         frame = inspect.currentframe()
         seen.append(programs.place(frame))
         seen.append(programs.place(frame and frame.f_back))
-        return True
+        with framed():
+            return True
+
+    @contextmanager
+    def framed() -> Iterator[None]:
+        frame = inspect.currentframe()
+        seen.append(programs.place(frame and frame.f_back))
+        yield
 
     async def program() -> None:
         pass
@@ -308,6 +318,7 @@ def test_place_that_is_no_line_of_the_program_is_said_to_be_none() -> None:
 
     assert seen[0].endswith(" in " + look.__qualname__)
     assert seen[1] == "no line of its own"
+    assert seen[2].endswith(" in " + look.__qualname__)  # not contextlib's
 
 
 def test_leak_of_an_operation_names_no_line_of_the_simulator(
