@@ -8,6 +8,7 @@ import gc
 import re
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
+from random import Random
 from typing import Any
 
 import pytest
@@ -924,3 +925,54 @@ def test_simulation_shows_what_asyncio_shows(program: Program) -> None:
     simulated = simulate(program, network=Network(cut=False), leaks=False).value
 
     assert simulated == really(program)
+
+
+CALLS: dict[str, Callable[[Any], object]] = {
+    "write": lambda transport: transport.write(b"abc"),
+    "close": lambda transport: transport.close(),
+    "abort": lambda transport: transport.abort(),
+    "pause": lambda transport: transport.pause_reading(),
+    "resume": lambda transport: transport.resume_reading(),
+    "write_eof": lambda transport: transport.write_eof(),
+}
+
+
+def script(seed: int) -> Program:
+    """Make a program of a few random calls at both ends, some of them in one iteration."""
+    chance = Random(seed)
+    answers = [chance.choice([None, True]) for _ in range(2)]
+    calls = [
+        (chance.randrange(2), chance.choice([*CALLS]), chance.random() < 0.7)
+        for _ in range(chance.randrange(2, 9))
+    ]
+
+    async def program() -> object:
+        listening, *ends = await connected(*map(Observer, answers))
+        seen: list[object] = [calls]
+        for end, call, waits in calls:
+            seen.append(attempt(CALLS[call], ends[end].transport))
+            await turns(12 * waits)
+        await turns()
+        seen += [(list(each.events), each.transport.is_closing()) for each in ends]
+        for each in ends:
+            each.transport.abort()
+        await turns()
+        listening.close()
+        return seen
+
+    return program
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_simulation_shows_what_asyncio_shows_of_random_scripts(seed: int) -> None:
+    """The same events and errors, whatever is called in which order."""
+    program = script(seed)
+
+    assert simulate(program, network=Network(cut=False), leaks=False).value == really(program)
+
+
+@pytest.mark.slow
+def test_simulation_shows_what_asyncio_shows_of_many_random_scripts() -> None:
+    """The same for two thousand others."""
+    for seed in range(1000, 3000):
+        test_simulation_shows_what_asyncio_shows_of_random_scripts(seed)

@@ -317,6 +317,18 @@ class SimTransport(MemoryTransport):
                 peer._inbox.append(memoryview(last)[:kept])
         self._lose(None)
 
+    def write_eof(self) -> None:
+        """Close the sending direction.
+
+        Raises:
+            OSError: the peer has reset the connection, and that was not noticed yet.
+        """
+        broken = self._peer is None and (self._gone or self._reset) and not self._severed
+        if broken and not (self._closing or self._eof_sent or self._fabric.earlier):
+            self._eof_sent = True
+            raise error(errno.ENOTCONN)
+        super().write_eof()
+
     if sys.version_info >= (3, 12):
 
         def writelines(self, list_of_data: Any) -> None:
@@ -331,8 +343,11 @@ class SimTransport(MemoryTransport):
 
     def resume_reading(self) -> None:
         """Read again; up to Python 3.14 in a copy of the caller's context."""
-        if self._paused and not self._closing and not _ONE_CONTEXT:
-            self._reading = copy_context()
+        if self._paused and not self._closing:
+            if not _ONE_CONTEXT:
+                self._reading = copy_context()
+            # asyncio watches the socket again, and so sees an end of file again.
+            self._deaf = self._deaf and self._fabric.earlier
         super().resume_reading()
 
     def _throttle(self) -> None:
@@ -374,6 +389,13 @@ class SimTransport(MemoryTransport):
     def _peer_lost(self, *, reset: bool) -> None:
         if self._severed:
             self._peer = None
+        elif reset and self._eof_seen and not (self._lost or self._fabric.earlier):
+            # A system delivers an end of file that came before a reset, and fails the next write.
+            self._peer, self._gone = None, True
+            if self._closing or self._throttled:
+                self._lose(error(errno.EPIPE), self._writing_context())
+            else:
+                self._expect()
         else:
             super()._peer_lost(reset=reset)
 
