@@ -316,6 +316,24 @@ def test_stalled_reader_leaves_bytes_with_the_sender(loop: VirtualLoop) -> None:
     assert server.log[-1] == ("data", 101)
 
 
+def test_sender_that_fills_the_buffer_anew_is_paused_after_it_is_resumed(
+    loop: VirtualLoop,
+) -> None:
+    """Pauses and resumptions alternate, whenever the sender writes: streams rely on it."""
+
+    def refill(_: object) -> None:
+        ours.write(bytes(200))
+
+    client, server = Recorder(), Recorder(made=pause, data=refill)
+    ours, theirs = memory_pair(loop, client, server, high_water=100)
+    loop.run_until_quiescent()
+    ours.write(bytes(101))
+    theirs.resume_reading()
+    loop.turn(2)
+
+    assert client.log == [("made", None), ("pause", None), ("resume", None), ("pause", None)]
+
+
 def test_buffered_protocol_is_filled_piece_by_piece(loop: VirtualLoop) -> None:
     """A BufferedProtocol gets as much as its buffer holds, in order."""
     server = BufferedRecorder()

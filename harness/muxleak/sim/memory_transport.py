@@ -66,7 +66,8 @@ class Wire(asyncio.Transport):
     _eof_seen = _reset = False  # what follows the inbox
     _deaf = False  # after end-of-file nothing is read, so nothing is noticed
     _paused = False  # our protocol does not read
-    _throttled = False  # our protocol was told not to write
+    _throttled = False  # our protocol was told not to write, and not yet that it may again
+    _resuming = False  # it will be told so in the next iteration
     _eof_sent = _closing = _aborted = False
     _called = ""  # the method of the protocol that was called last
     _gone = False  # a write went to an end that had closed
@@ -170,11 +171,18 @@ class Wire(asyncio.Transport):
 
     def _taken(self, left: int) -> None:
         """Note that the other end took bytes: `left` remain in this end's write buffer."""
-        if self._throttled and left <= self._low and not self._lost:
-            self._throttled = False
-            self._loop.call_soon(self._protocol.resume_writing, context=self._writing_context())
+        if self._throttled and not self._resuming and left <= self._low and not self._lost:
+            self._resuming = True
+            self._loop.call_soon(self._resume_writing, context=self._writing_context())
         if self._closing and not left and not self._lost:
             self._lose(None, self._writing_context())
+
+    def _resume_writing(self) -> None:
+        """Tell our protocol that it may write; a write since then may fill the buffer again."""
+        self._resuming = self._throttled = False
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+            self._throttle()
 
     def _writing_context(self) -> Context:
         """Return the context of callbacks that follow from the buffer's state."""
