@@ -15,18 +15,21 @@
 # Draws go to Hypothesis's own data object, which takes half the time of a strategy. `st.data()`
 # offers the object; its two methods are no documented interface, and a test runs them.
 #
-# Hypothesis ends an example that draws more than it wants by an exception. The program may catch it
-# as any other, and its clean-up may draw again, so draws take the plain course from then on.
-# Hypothesis has noted the end of the example by then, and counts no error of it.
+# Hypothesis ends an example that draws more than it wants by an exception. It must not reach the
+# program, whose tasks would end in the middle and drop their connections unclosed. So from then on
+# draws take the plain course, by which the run comes to its end. Hypothesis has noted the end of
+# the example by then, and counts neither a result nor an error of it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from muxleak.extras import need_hypothesis
 from muxleak.sim.choices import Choices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hypothesis import strategies as st
 
 SIZE = 512
@@ -34,6 +37,8 @@ SIZE = 512
 _BLOCK = 8  # bytes: one says if the block is plain, the others are decisions
 _STEP = 16  # bytes of the block for a step of a state machine
 _PLAIN = 64  # first bytes below this make a block plain: a quarter of them
+
+_T = TypeVar("_T")
 
 
 class Source(Protocol):
@@ -76,18 +81,27 @@ class DrawnChoices(Choices):
         if len(self.program) >= self._most or self._source.frozen:
             return 0
         self._next = self._size
-        return self._source.draw_integer(0, limit - 1)
+        return self._ask(self._source.draw_integer, 0, limit - 1, 0)
 
     def _decide(self, kind: str, limit: int) -> int:
         del kind
         if len(self.environment) >= self._most or self._source.frozen:
             return 0
         if self._next >= self._size:
-            self._block = self._source.draw_bytes(self._size, self._size)
+            size, plain = self._size, bytes(self._size)
+            self._block = self._ask(self._source.draw_bytes, size, size, plain)
             self._next = 1
         value = self._block[self._next]
         self._next += 1
         return value % limit if self._block[0] >= _PLAIN else 0
+
+    def _ask(self, draw: Callable[[int, int], _T], low: int, high: int, plain: _T) -> _T:
+        try:
+            return draw(low, high)
+        except BaseException:
+            if not self._source.frozen:
+                raise
+            return plain
 
 
 class StepChoices(DrawnChoices):
