@@ -93,7 +93,11 @@ class GeneratedConnection(asyncio.Protocol):
         if self.half_closed or self.ended:
             return False
         self.half_closed = True
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:
+            # The server has closed, and this end has not heard of it yet.
+            return False
         return True
 
     def run(self, client: UserClient, cut: int) -> None:
