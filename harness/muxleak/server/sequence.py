@@ -177,7 +177,6 @@ class EventSequence:
 
     Attributes:
         performed: the events that had an effect, without those of repetitions.
-        connections: number of connections made.
     """
 
     def __init__(
@@ -194,10 +193,10 @@ class EventSequence:
         self._made = [0] * plan.clients
         self._checked: list[GeneratedConnection] = []
         self._suspects: dict[int, Any] = {}
+        self._repeated: set[_Key] = set()  # of suspects for which events were performed once more
         self._history: list[ClientEvent] = []
         self._repeating = False
         self.performed: list[Performed] = []
-        self.connections = 0
         self._acts: dict[str, Callable[[GeneratedConnection, ClientEvent], bool]] = {
             "close": self._close,
             "reset": self._reset,
@@ -232,14 +231,18 @@ class EventSequence:
                     self.target.step(f"{CLIENTS[slot]} closes, at the end")
                 await self._perform(ClientEvent("close", slot, 0, 0, 0), silent=True)
 
-    async def _repeat(self) -> None:
+    async def _repeat(self, keys: set[_Key]) -> None:
         """Perform all events so far once more, by other clients, while the present ones stay.
 
         Whatever they leave again grows, and is a leak by rule 4.
+
+        Args:
+            keys: of the suspects for which it is done.
         """
         restart = self.running.stopped
         if self._repeating or (restart and self.running.ends_all):
             return  # what is left of a server that has stopped is found at the end
+        self._repeated |= keys
         self._repeating, history = True, list(self._history)
         slots, self._slots = self._slots, [None] * self.plan.clients
         mark = self.target.step("the same events once more")
@@ -294,7 +297,6 @@ class EventSequence:
             self._slots[event.slot] = connection
             if connection is None:
                 return
-            self.connections += 1
             self._checked.append(connection)
         if connection is not None and (await self._act(connection, event) or connects):
             self._announce(event, connects=connects, silent=silent)
@@ -399,8 +401,11 @@ class EventSequence:
         if any(id(record.thing()) not in self._suspects for _, record in self._left()):
             await self.target.give_time(self._left_records)
             self.errors.check()
-            if self._judge(self._left()):
-                await self._repeat()
+            left = self._left()
+            self._judge(left)
+            keys = {_key(record) for _, record in left} - self._repeated
+            if keys:
+                await self._repeat(keys)
 
     def _left_records(self) -> list[Any]:
         return [record for _, record in self._left()]
@@ -419,8 +424,8 @@ class EventSequence:
                     self._checked.remove(connection)
         return found
 
-    def _judge(self, left: list[tuple[GeneratedConnection, Any]]) -> bool:
-        """Raise if something is a leak; else note the suspects, and return True if one is new."""
+    def _judge(self, left: list[tuple[GeneratedConnection, Any]]) -> None:
+        """Raise if something is a leak; else note the suspects."""
         owners: dict[_Key, set[int]] = {}
         for connection, record in left:
             if connection.scope is not None:
@@ -438,11 +443,9 @@ class EventSequence:
                 if is_leak or id(record.thing()) not in self._suspects
             ]
             raise LeakError(LeakReport.of(reported))
-        before = len(self._suspects)
         for _, record in left:
             # The object is kept, so that no other one gets its id.
             self._suspects[id(record.thing())] = record.thing()
-        return len(self._suspects) > before
 
 
 def _names(kind: type[BaseException]) -> Iterator[str]:

@@ -60,13 +60,11 @@ class Performance(NamedTuple):
         error: the error, or None.
         steps: the events in words.
         trace: the hash of all events of a traced run; "" otherwise.
-        connections: number of connections that were made.
     """
 
     error: BaseException | None
     steps: tuple[str, ...]
     trace: str = ""
-    connections: int = 0
 
 
 class ServerSubject(Subject[Outcome]):
@@ -85,13 +83,13 @@ class ServerSubject(Subject[Outcome]):
         performed: the events of the last sequence that had an effect.
     """
 
+    is_real = False
+
     def __init__(self, given: GivenServer, settings: ServerSettings) -> None:
         self.name, self.given, self.settings = given.name, given, settings
         self.failed: Outcome | None = None
         self._running: Running | None = None
         self.performed: list[Performed] = []
-
-    is_real = False
 
     @property
     def kind(self) -> str:
@@ -127,7 +125,7 @@ class ServerSubject(Subject[Outcome]):
             SimulationError: the server does what cannot be simulated.
             NoServerError: the thing given as a server is none.
         """
-        error, steps, trace, connections = self.perform(choices, traced=traced)
+        error, steps, trace = self.perform(choices, traced=traced)
         if error is None:
             return _CLEAN
         if isinstance(error, SimulationError | NoServerError):
@@ -140,7 +138,6 @@ class ServerSubject(Subject[Outcome]):
             error.report.groups if isinstance(error, LeakError) else (),
             error,
             trace=trace,
-            connections=connections,
         )
         return self.failed
 
