@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ class StreamPeer(Peer, asyncio.Protocol):
         """Send FIN, and keep reading."""
         self.finished = True
         if self._transport is not None:
-            self._transport.write_eof()
+            # The server may have reset the connection without the loop knowing yet.
+            with suppress(OSError):
+                self._transport.write_eof()
 
     def close(self) -> None:
         """Close both directions."""
