@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from muxleak.sim.loop import SimLoop
     from muxleak.sim.settings import Settings
 
+_TURNS = 100  # iterations in which a cancelled call of a simulation ends
 _Error = TypeVar("_Error", bound=BaseException)
 
 
@@ -359,9 +360,6 @@ async def _followed(function: Callable[[], Any], after: Callable[[], Awaitable[N
         result = await result
     await after()
     return result
-
-
-_TURNS = 100  # iterations in which a cancelled call of a simulation ends
 
 
 class RealExample(ExampleLoop):

@@ -36,7 +36,7 @@ SIZE = 512
 """The most decisions that are drawn; half of them are for the program."""
 _BLOCK = 8  # bytes: one says if the block is plain, the others are decisions
 _STEP = 16  # bytes of the block for a step of a state machine
-_PLAIN = 64  # first bytes below this make a block plain: a quarter of them
+_PLAIN = 32  # first bytes below this make a block plain: an eighth of them
 
 _T = TypeVar("_T")
 
