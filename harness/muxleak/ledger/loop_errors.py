@@ -112,14 +112,12 @@ def _note_destroyed(
     task: ref[Any], record: ErrorRecord, made_at: tuple[Points, Scope] | None, counters: Counters
 ) -> None:
     """Note a destroyed task, unless a finalizer in the same garbage has cancelled it."""
-    # Such a task is saved: its cancellation wakes it, and it ends in order. A coroutine that has
-    # been closed cannot be woken; `Queue.get`, for one, cancels its future when it is closed.
+    # Such a task is saved: its cancellation wakes it, and it ends in order. Its future alone tells
+    # little: `Queue.get`, for one, cancels its future when the collection closes the coroutine.
     saved: Any = task()
     closed = attribute(coroutine_of(saved), "cr_frame", default=saved) is None
-    cancelled = attribute(saved, "_must_cancel") or ask(
-        attribute(saved, "_fut_waiter"), "cancelled"
-    )
-    if cancelled and not closed:
+    woken = not closed and ask(attribute(saved, "_fut_waiter"), "cancelled")
+    if attribute(saved, "_must_cancel") or ask(saved, "cancelling") or woken:
         return
     if made_at is not None and counters.observer is not None:
         counters.observer.destroyed(made_at[0])
