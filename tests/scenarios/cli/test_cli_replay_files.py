@@ -103,9 +103,10 @@ def test_out_that_cannot_be_written_is_refused(
 @needs_proc
 @searches
 def test_current_folder_that_cannot_be_written_is_refused(
-    search: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    search: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is where the file goes if nothing else is said."""
+    monkeypatch.syspath_prepend(folder)  # the program is imported to see that it is no server
     monkeypatch.chdir("/proc")
     result = invoke(*search)
 
