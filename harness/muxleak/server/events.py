@@ -36,9 +36,11 @@ DETAILS = 16  # values of the detail
 SETTLED = 2  # values of a gap that settle; the others run 0, 1 or 2 iterations
 GAPS = SETTLED + 3
 _BURSTS = (2, 8, 64)
+_MOST_BYTES = 1 << 20  # of a burst
 IDLE = (1, 15, 90)
 """Seconds that an idle time may last."""
 _ENDINGS = (b"\r\n", b"\n", b"\0")
+# Ends of lines, zeros, and what is no UTF-8; an event takes the last bytes of it.
 _RANDOM = bytes.fromhex("ff00 0a80 0dfe 7f20 c328 f0ff 0000 41ff")
 _MAX_SHOWN = 40  # characters of a message
 
@@ -145,6 +147,11 @@ class Plan(NamedTuple):
             )
         return found
 
+    def times(self, event: ClientEvent) -> int:
+        """Return how often a burst repeats its message; a long one less often."""
+        most = max(1, _MOST_BYTES // max(1, len(self.messages[event.message])))
+        return min(_BURSTS[event.detail % len(_BURSTS)], most)
+
     def _details(self, what: str) -> int:
         """Return the number of details that a kind of event tells apart."""
         if what == "join":
@@ -167,7 +174,7 @@ class Plan(NamedTuple):
             "split": [message[:at], message[at:]],
             "partial": [message[:at]],
             "join": [message + self.messages[detail % len(self.messages)]],
-            "burst": [message * _BURSTS[detail % len(_BURSTS)]],
+            "burst": [message * self.times(event)],
             "empty": [ending],
         }.get(what, [message])
 
@@ -230,8 +237,8 @@ def _verb(event: ClientEvent, plan: Plan) -> str:
     if event.what == "partial":
         return f"sends {pieces[0]} and not the rest"
     if event.what == "burst":
-        number = _BURSTS[event.detail % len(_BURSTS)]
-        return f"sends {shown(plan.messages[event.message])} {number} times at once"
+        message = shown(plan.messages[event.message])
+        return f"sends {message} {plan.times(event)} times at once"
     if pieces:
         return f"sends {pieces[0]}"
     return {

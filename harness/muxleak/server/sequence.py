@@ -298,9 +298,14 @@ class EventSequence:
             if connection is None:
                 return
             self._checked.append(connection)
-        if connection is not None and (await self._act(connection, event) or connects):
-            self._announce(event, connects=connects, silent=silent)
-            self._note(event, connects=connects)
+        if connection is None:
+            return
+        done = await self._act(connection, event)
+        if done or connects:
+            # A new connection has no handler yet that could be cancelled, for instance.
+            effect = event if done else event._replace(what="connect")
+            self._announce(effect, connects=connects, silent=silent)
+            self._note(effect, connects=connects)
 
     def _note(self, event: ClientEvent, *, connects: bool = False) -> None:
         if not self._repeating:
