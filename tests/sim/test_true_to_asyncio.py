@@ -7,6 +7,7 @@ import asyncio
 import gc
 import re
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any
@@ -346,6 +347,22 @@ async def abort_with_unread_data() -> object:
         await turns()
         listening.close()
         seen.append((server.events, client.events[-1]))
+    return seen
+
+
+async def sockets_that_do_not_linger() -> object:
+    """With SO_LINGER of zero seconds `close` and `abort` are a reset."""
+    seen: list[object] = []
+    for end, linger in (("close", 0), ("abort", 0), ("abort", 1)):
+        listening, client, server = await connected()
+        sock = client.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, linger))
+        getattr(client.transport, end)()
+        await turns()
+        server.transport.close()
+        await turns()
+        listening.close()
+        seen += [client.events, server.events]
     return seen
 
 
@@ -881,6 +898,7 @@ PROGRAMS: list[Program] = [
     reading_is_paused,
     end_of_file_and_abort_while_paused,
     abort_with_unread_data,
+    sockets_that_do_not_linger,
     *(
         reaction(event, react)
         for event in ("made", "data", "eof", "lost")

@@ -1,6 +1,7 @@
 """The sockets below the simulated transports, the resolver, and the system's errors.
 
-Programs ask a transport's socket for names and set options on it; no option has an effect here.
+Programs ask a transport's socket for names and set options on it, of which SO_LINGER alone has an
+effect here.
 Inside the simulation an address is a pair; programs see that of IPv6 with its four parts.
 """
 
@@ -8,6 +9,7 @@ import errno
 import ipaddress
 import os
 import socket
+import struct
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -60,12 +62,18 @@ class SimSocket:
         return -1
 
     def setsockopt(self, level: int, option: int, value: Any, *_length: object) -> None:
-        """Keep an option, which has no effect here."""
+        """Keep an option; none but SO_LINGER has an effect here."""
         self._options[level, option] = value
 
     def getsockopt(self, level: int, option: int, *_length: object) -> Any:
         """Return an option that was set; 0 otherwise."""
         return self._options.get((level, option), 0)
+
+    @property
+    def resets(self) -> bool:
+        """True if the program has set SO_LINGER to zero seconds: its close is a reset."""
+        value = self._options.get((socket.SOL_SOCKET, socket.SO_LINGER))
+        return value is not None and struct.unpack_from("ii", value) == (1, 0)
 
     def get_inheritable(self) -> bool:
         """Return False, as for every socket of asyncio's."""

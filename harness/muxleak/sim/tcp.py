@@ -298,14 +298,16 @@ class SimTransport(MemoryTransport):
         elif not self._closing:
             self._closing = True
             if self._peer is None or self._peer._size <= HIGH_WATER:
+                self._aborted = self.get_extra_info("socket").resets
                 self._lose(None)
 
     def abort(self) -> None:
         """Close at once; bytes that the system's buffers do not hold are dropped.
 
-        The peer sees the end, as after `close`; it sees a reset only if bytes are left unread here.
+        The peer sees the end, as after `close`; it sees a reset only if bytes are left unread here,
+        or if the socket's option SO_LINGER is zero seconds.
         """
-        if self._lost or self._fabric.earlier:
+        if self._lost or self._fabric.earlier or self.get_extra_info("socket").resets:
             super().abort()
             return
         peer = self._peer
@@ -449,6 +451,9 @@ class DroppedConnection:
 
     def give_up(self) -> None:
         """Do nothing: it refers to nothing."""
+
+    def abort(self) -> None:
+        """Do nothing: it is closed."""
 
 
 class LooseEnd(NamedTuple):

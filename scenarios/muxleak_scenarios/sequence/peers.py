@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from muxleak import Scope
 
 CHUNK = 65536
+_RESET = struct.pack("ii", 1, 0)  # with SO_LINGER: close by RST, at once
 
 
 class Peer(ABC):
@@ -116,6 +117,9 @@ class StreamPeer(Peer, asyncio.Protocol):
     def abort(self) -> None:
         """Reset."""
         if self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
 
     def stall(self) -> None:
@@ -186,7 +190,7 @@ class SocketPeer(Peer):
 
     def abort(self) -> None:
         """Reset the connection."""
-        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._sock.close()
 
     def stall(self) -> None:
