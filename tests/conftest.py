@@ -1,10 +1,12 @@
 """Fixtures of all tests."""
 
+import asyncio
 import gc
 import signal
 import threading
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from muxleak.introspect.sites import short_path
@@ -12,6 +14,15 @@ from muxleak.ledger.ledger import Ledger
 from muxleak.sim.virtual_loop import VirtualLoop
 
 _END = 5  # seconds in which a thread that was told to end does so
+# On a busy machine an example may take long to draw, which says nothing about the strategy.
+hypothesis.settings.register_profile(
+    "patient",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("patient")
+
 _DEFAULTS = {
     getattr(signal, name): handler
     for name, handler in (
@@ -71,6 +82,14 @@ def no_thread_left() -> Iterator[None]:
     for each in left:
         each.join(_END)
     assert not [each for each in left if each.is_alive()]
+
+
+@pytest.fixture(autouse=True)
+def no_ledger_left() -> Iterator[None]:
+    """Fail a test that leaves a ledger on a loop: tasks of later tests would be counted there."""
+    before = asyncio.Task
+    yield
+    assert asyncio.Task is before
 
 
 @pytest.fixture
