@@ -14,11 +14,13 @@ from muxleak.ledger.ledger import Ledger
 from muxleak.sim.virtual_loop import VirtualLoop
 
 _END = 5  # seconds in which a thread that was told to end does so
-# On a busy machine an example may take long to draw, which says nothing about the strategy.
+# On a busy machine an example may take long to draw, which says nothing about the strategy. Where
+# Hypothesis sees a CI, it prints one line more, on which the tests of its output must not depend.
 hypothesis.settings.register_profile(
     "patient",
     hypothesis.settings(),
     deadline=None,
+    print_blob=False,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("patient")
