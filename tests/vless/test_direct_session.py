@@ -118,6 +118,7 @@ def connect() -> Iterator[Connect]:
         try:
             connection.finish()
         finally:
+            connection.ledger.uninstall()
             connection.loop.dispose()
 
 
