@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import socket
+import struct
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
@@ -56,6 +58,27 @@ class Pipes:
 def test_threads_pass_on_a_real_loop() -> None:
     """A server that the simulation refuses passes, with few sequences."""
     check_server(in_threads, messages=MESSAGES, target="tcp", sequences=2, clients=1)
+
+
+class Resets(asyncio.Protocol):
+    """Resets a connection at its first bytes."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Note the transport, and let its end be a reset."""
+        self.transport = transport
+        linger = struct.pack("ii", 1, 0)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    def data_received(self, data: bytes) -> None:
+        """Reset."""
+        del data
+        self.transport.abort()
+
+
+def test_half_close_of_a_connection_that_was_reset_does_nothing() -> None:
+    """A client that does not read has not noticed the reset when it closes its sending side."""
+    events = ["send", "half-close", "stall"]
+    check_server(Resets, messages=MESSAGES, events=events, target="tcp", sequences=5, clients=1)
 
 
 @pytest.mark.slow
