@@ -10,8 +10,6 @@ or a fixed release is accused, 2 if a release could not be installed or an argum
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,19 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from environments import (
-    TOOLS,
-    Environment,
-    InstallError,
-    default_cache,
-    environ,
-    environment,
-    wheel,
-)
+from commands import answer_of, are_known, last_line, parser, start, write_json
+from environments import TOOLS, Environment, InstallError, environ, environment, wheel
 from reports import REPORTS, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     Main = Callable[[Sequence[str]], int]
 
@@ -135,11 +126,8 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    unknown = set(options.only) - {each.program for each in REPORTS}
-    if unknown:
-        names = ", ".join(each.program for each in REPORTS)
-        print(f"expected --only to name one of {names}, got {unknown.pop()}", file=sys.stderr)
+    options = parser(__doc__, "one report").parse_args(arguments)
+    if not are_known(options.only, [each.program for each in REPORTS]):
         return 2
     chosen = [each for each in REPORTS if not options.only or each.program in options.only]
     rows = []
@@ -151,9 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InstallError as error:
         print(f"a release could not be installed: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        text = json.dumps([asdict(row) | {"entry": row.entry} for row in rows], indent=1)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    write_json(options.json, [asdict(row) | {"entry": row.entry} for row in rows])
     print(summary(rows))
     return int(any(deviates(row, report) for row, report in zip(rows, chosen, strict=True)))
 
@@ -211,13 +197,14 @@ def check(place: Environment, entry: str, report: Report, path: str) -> Outcome:
             return _strict(place, report, path)
         if entry == "fuzz":
             return _fuzz(place, report, path)
-        done = _start(place, [str(HERE / "probe.py"), entry, report.program], HERE, environ(path))
+        done = start(
+            place, [str(HERE / "probe.py"), entry, report.program], HERE, environ(path), PATIENCE
+        )
     except subprocess.TimeoutExpired:
         return Outcome(found=False, error=f"no end within {PATIENCE:.0f} s")
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        return Outcome(found=False, error=_last(done.stderr))
+    answer = answer_of(done)
+    if answer is None:
+        return Outcome(found=False, error=last_line(done.stderr))
     error = f"{answer['error']}: {answer['text']}" if answer["error"] else None
     return Outcome(answer["found"], report.place in answer["text"], error, answer["text"])
 
@@ -229,9 +216,9 @@ def _strict(place: Environment, report: Report, path: str) -> Outcome:
         words = ["-m", "pytest", "-q", "--leaks=strict", "-p", "no:cacheprovider", "test_use.py"]
         if report.kept:
             words += ["-o", f"leaks_ignore={report.kept}"]
-        done = _start(place, words, Path(folder), variables)
+        done = start(place, words, Path(folder), variables, PATIENCE)
     found = done.returncode == 1 and "left behind" in done.stdout
-    error = None if found or done.returncode == 0 else _last(done.stdout + done.stderr)
+    error = None if found or done.returncode == 0 else last_line(done.stdout + done.stderr)
     return Outcome(found, report.place in done.stdout, error, done.stdout)
 
 
@@ -239,40 +226,9 @@ def _fuzz(place: Environment, report: Report, path: str) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "target.py").write_text(TARGET.format(program=report.program))
         words = ["-m", "muxleak", "fuzz", "target:main", *SEARCH]
-        done = _start(place, words, Path(folder), environ(f"{path}:{PROGRAMS}"))
-    error = _last(done.stderr) if done.returncode not in {0, 1} else None
+        done = start(place, words, Path(folder), environ(f"{path}:{PROGRAMS}"), PATIENCE)
+    error = last_line(done.stderr) if done.returncode not in {0, 1} else None
     return Outcome(done.returncode == 1, report.place in done.stdout, error, done.stdout)
-
-
-def _start(
-    place: Environment, words: list[str], folder: Path, variables: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own words
-        [str(place.python), *words],
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-
-
-def _last(text: str) -> str:
-    return (text.strip().splitlines() or ["no output"])[-1]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one report")
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), metavar="FOLDER", help="of environments"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="results in full")
-    return parser
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ installed or an argument is wrong. The cost decides nothing: it depends on the l
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -27,19 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from environments import (
-    TOOLS,
-    Environment,
-    InstallError,
-    default_cache,
-    download,
-    environ,
-    environment,
-    wheel,
-)
+from commands import are_known, parser, write_json
+from environments import TOOLS, Environment, InstallError, download, environ, environment, wheel
 from projects import SUITES, Suite
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Mapping, Sequence
 
 MODES = ("bare", "off", "warn", "strict")
@@ -92,10 +83,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parser().parse_args(arguments)
-    unknown = set(options.only) - {each.name for each in SUITES}
-    if unknown:
-        names = ", ".join(each.name for each in SUITES)
-        print(f"expected --only to name one of {names}, got {unknown.pop()}", file=sys.stderr)
+    if not are_known(options.only, [each.name for each in SUITES]):
         return 2
     rows = []
     try:
@@ -104,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if not options.only or suite.name in options.only:
                     rows.append(measure(suite, options.cache, path, options.rounds))
                     print(line(rows[-1]), flush=True)
-                    if options.json:  # at once: the next suite may take minutes
-                        text = json.dumps([asdict(row) for row in rows], indent=1)
-                        options.json.write_text(text + "\n", encoding="utf-8")
+                    # At once: the next suite may take minutes.
+                    write_json(options.json, [asdict(row) for row in rows])
     except InstallError as error:
         print(f"a suite could not be installed: {error}", file=sys.stderr)
         return 2
@@ -249,11 +236,8 @@ def compare(suite: Suite, runs: Mapping[str, Sequence[Run]]) -> Row:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one suite")
-    parser.add_argument(
+    made = parser(__doc__, "one suite")
+    made.add_argument(
         "--rounds",
         type=int,
         default=3,
@@ -261,11 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="runs of each mode",
     )
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), metavar="FOLDER", help="of environments"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="results in full")
-    return parser
+    return made
 
 
 if __name__ == "__main__":
