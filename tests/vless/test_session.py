@@ -188,6 +188,7 @@ def connect() -> Iterator[Connect]:
         try:
             connection.finish()
         finally:
+            connection.ledger.uninstall()
             connection.loop.dispose()
 
 
