@@ -135,14 +135,6 @@ SERVERS = (
         "grpclib_gather",
         "grpclib==0.4.9",
         ("protobuf==6.33.2",),
-        leaks=(
-            TrueLeak(
-                "Handler.accept",
-                "A handler whose request is reset while its client reads nothing stays for ever: "
-                "5 of 5, and `wait_closed` does not return.",
-                "resetting",
-            ),
-        ),
     ),
     UserServer("telnetlib3_generator", "telnetlib3==5.0.1"),
 )

@@ -38,7 +38,6 @@ def request(end: bool) -> bytes:  # noqa: FBT001
 
 
 MESSAGES = [request(end=True), request(end=False)]
-RESETTING_MESSAGES = [*MESSAGES, b"\0\0\4\3\0\0\0\0\1\0\0\0\x08"]
 # It closes a connection on which a frame of an unknown type arrives, by this exception.
 OPTIONS = {"allowed": NotImplementedError}
 
@@ -84,9 +83,6 @@ def serving(service: Search) -> Serving:
 
 def clean() -> object:
     return serving(Search())
-
-
-resetting = clean
 
 
 def planted() -> object:
