@@ -128,6 +128,7 @@ def alike(text: str) -> list[str]:
         (r"^(.* warnings?, )?(.*) in N s$", r"\2 in N s"),
         (r"in run \d+", "in run N"),
         (r"sim1:\S+", "sim1:..."),
+        (r"^E +", "E "),  # pytest indents an error more if it shows a line of source above it
     )
     lines = []
     for line in text.splitlines():
