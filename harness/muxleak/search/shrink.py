@@ -4,8 +4,7 @@
 # fault, first in, first out. So the shrinker knows nothing of events, frames or faults.
 #
 # It is a generator that yields decisions to try and is sent what the run used, or None if the run
-# did not fail alike. So it makes no run itself: `shrink` drives it with runs that end at once, and
-# a hunt drives it with measurements that take seconds of real time.
+# did not fail alike. So it makes no run itself; `shrink` drives it.
 #
 # The passes; after a round in which one of them succeeded, all are made again:
 #

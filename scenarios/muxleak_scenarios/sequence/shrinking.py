@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from muxleak.search.subject import Advice
 from muxleak_scenarios.sequence import encoding
 from muxleak_scenarios.sequence.decoder import random_sequence
-from muxleak_scenarios.sequence.steps import CONNECTING, DESTINATIONS, HANDLERS, Sequence
+from muxleak_scenarios.sequence.steps import CONNECTING, DESTINATIONS, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,20 +22,16 @@ class SequenceAdvice(Advice):
 
     Args:
         virtual: False for targets on real time, where runs are costly.
-        remote: True for servers that have destinations only, and no handlers.
     """
 
-    def __init__(self, *, virtual: bool = True, remote: bool = False) -> None:
+    def __init__(self, *, virtual: bool = True) -> None:
         self.costly = not virtual
         self._virtual = virtual
-        self._remote = remote
 
     def normal(self, data: Decisions) -> Decisions | None:
         """Return the decisions that say a sequence in normal form; None if they say none."""
         sequence = encoding.decode(data)
         if sequence is None or not is_connected(sequence):
-            return None
-        if self._remote and any(step.what in HANDLERS for step in sequence):
             return None
         return encoding.encode(normal(sequence))
 
