@@ -1,5 +1,6 @@
 """The events of a sequence: drawing, encoding, and the simplest events of the same effect."""
 
+import asyncio
 import re
 from random import Random
 
@@ -66,9 +67,9 @@ def test_normal_events_are_their_own() -> None:
     assert PLAN.normal(normal) == normal
 
 
-async def failing(reader: object, writer: object) -> None:
+async def failing(_reader: object, writer: asyncio.StreamWriter) -> None:
     """Fail, so that a sequence has an outcome with steps."""
-    del reader, writer
+    writer.close()
     raise LookupError
 
 
