@@ -44,7 +44,7 @@ SERVER = ("127.0.0.1", 443)
 HIGH_WATER = 64 * 1024
 
 
-_NEW_WORDS = sys.version_info >= (3, 15)
+_NEW_WORDS = sys.version_info >= (3, 14)
 _BYTES = "a bytes, bytearray, or memoryview object" if _NEW_WORDS else "a bytes-like object"
 _CHUNK = 256 * 1024  # what asyncio's socket transports read at once
 
