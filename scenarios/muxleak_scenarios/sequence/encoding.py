@@ -22,17 +22,13 @@ from __future__ import annotations
 
 from muxleak.search.subject import Decisions
 from muxleak_scenarios.sequence.steps import (
-    BAD_HEADERS,
-    DATAGRAM_DESTINATIONS,
-    DESTINATIONS,
-    HANDLERS,
-    JUNK,
     MAX_GAP,
     MAX_ID,
     ON_STREAM,
     OPENING,
     OPERATOR,
     SIZED,
+    WHAT,
     Sequence,
     Step,
 )
@@ -43,13 +39,6 @@ _VERBS = (
     *("resume", "drip", "cancel", "wait"),
 )
 _PLACES = {verb: place for place, verb in enumerate(_VERBS)}
-_WHAT = {
-    "new": (*HANDLERS, *DESTINATIONS),
-    "udp": (*HANDLERS, *DATAGRAM_DESTINATIONS),
-    "xudp": (*HANDLERS, *DATAGRAM_DESTINATIONS),
-    "bad": BAD_HEADERS,
-    "junk": JUNK,
-}
 _NOTHING = ("",)
 _WIDTH = 9
 _FIRST, _LETTERS = ord("a"), 26
@@ -72,7 +61,7 @@ def decode(data: Decisions) -> Sequence | None:
 
 
 def _draws(step: Step) -> bytes:
-    what = _WHAT.get(step.verb, _NOTHING).index(step.what)
+    what = WHAT.get(step.verb, _NOTHING).index(step.what)
     gap = 0 if step.gap is None else step.gap + 1
     connection = ord(step.connection) - _FIRST if step.connection else 0
     return bytes((_PLACES[step.verb], connection)) + b"".join(
@@ -94,7 +83,7 @@ def _step(draws: bytes, network: bytes) -> Step | None:
     if len(draws) != _WIDTH or draws[0] >= len(_VERBS):
         return None
     verb, stream = _VERBS[draws[0]], (int.from_bytes(draws[2:4], "big") + 1) % (MAX_ID + 1)
-    kinds = _WHAT.get(verb, _NOTHING)
+    kinds = WHAT.get(verb, _NOTHING)
     names_stream = verb in ON_STREAM or verb in OPENING
     if draws[4] >= len(kinds) or (stream != 1 and not names_stream):
         return None

@@ -77,13 +77,14 @@ _STEP = re.compile(
     re.ASCII,
 )
 _FORM = "CONNECTION:VERB[:STREAM][:WHAT][+N][~GAP][^HEX]"
-_WHAT = {
+WHAT = {
     "new": (*HANDLERS, *DESTINATIONS),
     "udp": (*HANDLERS, *DATAGRAM_DESTINATIONS),
     "xudp": (*HANDLERS, *DATAGRAM_DESTINATIONS),
     "bad": BAD_HEADERS,
     "junk": JUNK,
 }
+"""The words that each verb accepts as WHAT, the plainest first; other verbs accept none."""
 SIZED = frozenset({"header", "keepalive", "data", "packet", "end", "reset", "cut", *OPENING})
 """Verbs that may have a size."""
 MAX_ID = 0xFFFF
@@ -199,7 +200,7 @@ def _problem(step: Step) -> str:
     verb, word, what = step.verb, shown(step.verb), shown(step.what)
     on_stream = verb in ON_STREAM or verb in OPENING
     has_id = step.stream is not None and step.stream <= MAX_ID
-    allowed = _WHAT.get(verb)
+    allowed = WHAT.get(verb)
     wrong = {
         f"expected one of {', '.join(_VERBS)}; got {word}": verb not in _VERBS,
         "'cancel' and 'wait' take no connection, every other verb takes one letter": (
