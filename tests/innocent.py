@@ -5,7 +5,7 @@ Usage: python tests/innocent.py [--checks N] [--burners N] [--only NAME] [--plan
 Each check runs one program of `support/innocent_programs.py` on asyncio or uvloop, in turn, as a
 block, an async function, a repeated function, a plain function that runs a loop, or a test under
 ``--leaks=strict``. Prints a row for each program, the first reports, and the sum. Exits with 1 if a
-program was accused, or failed by itself.
+program was accused, or failed by itself. Tells on standard error how many checks are done.
 
 ``--burners`` starts so many processes that only burn CPU time: on a busy machine, a check that
 depends on time goes wrong. ``--plant`` adds a program that does leak, to see the count rise.
@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import gc
 import io
+import os
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ from muxleak import no_leaks  # noqa: E402
 from processes import burning  # noqa: E402
 
 SHOWN = 5  # reports that are printed
+TOLD = 500  # checks between two lines of progress
 REPEAT = 4
 TESTS = """
 import asyncio, pytest
@@ -66,10 +68,16 @@ class Tally:
         self.alarms: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.reports: list[str] = []
+        # A duplicate, since pytest captures standard error during its tests.
+        self._progress = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
 
     def note(self, name: str, entry: str, loop: str, error: BaseException | str | None) -> None:
         """Count one check, with the error that it raised or the text of a failed test."""
         self.checks[name] += 1
+        if not self.checks.total() % TOLD:
+            alarms, failures = self.alarms.total(), self.failures.total()
+            done = f"{self.checks.total()} checks, {alarms} alarms, {failures} failures"
+            print(done, file=self._progress)
         if error is None:
             return
         text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
