@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from muxleak.introspect.syntax import parse
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = {
     "muxleak": ROOT / "harness" / "muxleak",
@@ -48,7 +50,7 @@ def imports(tree: ast.AST, *, typing: bool = True) -> Iterator[str]:
 
 def forbidden(package: str, text: str) -> list[str]:
     """The packages of ours that a file imports and may not."""
-    tops = {name.partition(".")[0] for name in imports(ast.parse(text))}
+    tops = {name.partition(".")[0] for name in imports(parse(text))}
     return sorted(tops & set(FOLDERS) - MAY_IMPORT[package])
 
 
@@ -96,7 +98,7 @@ def upward(module: str, text: str) -> list[str]:
     height, room = rank(module)
     own = [
         name
-        for name in imports(ast.parse(text))
+        for name in imports(parse(text))
         if name.split(".")[0] == module.split(".", maxsplit=1)[0]
     ]
     return [name for name in own if rank(name)[1] not in {"", room} and rank(name)[0] >= height]
@@ -141,7 +143,7 @@ def test_rooms_check_fires_on_a_planted_import(module: str, line: str) -> None:
 
 def needed(module: str, text: str) -> set[str]:
     """The modules that one imports when it runs; of "from package import module", the module."""
-    tree = ast.parse(text)
+    tree = parse(text)
     names = set(imports(tree, typing=False)) - {module}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in names:
@@ -192,7 +194,7 @@ def test_circles_are_found() -> None:
 @pytest.mark.parametrize("module", SANS_IO)
 def test_layers_keep_the_wire_free_of_io(module: str) -> None:
     """The wire modules import neither asyncio nor anything that performs I/O."""
-    tree = ast.parse((FOLDERS["muxleak_vless"] / f"{module}.py").read_text())
+    tree = parse((FOLDERS["muxleak_vless"] / f"{module}.py").read_text())
 
     assert not {"asyncio", "select", "ssl", "threading", "time"} & set(imports(tree))
 
@@ -203,7 +205,7 @@ SHRINKERS = {"muxleak.search.shrink", "muxleak_scenarios.hunt.shrink"}
 def shrinkers(text: str) -> list[str]:
     """The functions of a file that shrink by themselves, not by the engine's shrinker."""
     own = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "shrink" in node.name:
             called = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
             called |= {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import muxleak_vless.bugs
+from muxleak.introspect.syntax import parse
 from muxleak_vless.bugs import Facts
 from muxleak_vless.lifecycle import Lifecycle
 
@@ -49,7 +50,7 @@ def source(module: ModuleType) -> str:
 
 def imports(module: ModuleType) -> list[str]:
     """Return the imports of a module, as text."""
-    tree = ast.walk(ast.parse(source(module)))
+    tree = ast.walk(parse(source(module)))
     return [ast.unparse(node) for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
@@ -57,7 +58,7 @@ def asked(path: Path) -> Counter[str]:
     """Count what is asked of a lifecycle in a file."""
     return Counter(
         node.attr
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Attribute)
         and node.value.attr.endswith("lifecycle")

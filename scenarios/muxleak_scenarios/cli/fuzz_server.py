@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from muxleak.introspect.syntax import parse
 from muxleak.server.check import repeat_sequence, search_server, server_subject
 from muxleak.server.given import NoServerError, is_server, recognise
 from muxleak.server.regression import NoTestError, regression_test
@@ -126,7 +127,7 @@ def _returns_server(starter: Any) -> bool:
 def _returns_anything(function: Any) -> bool:
     """Return True if the source of a function has a `return` with a value."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        tree = parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return False
     return any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree))

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from muxleak.introspect.syntax import parse
 from muxleak_scenarios.pairs.registry import load_pairs
 from muxleak_scenarios.sequence.decoder import random_sequence
 from muxleak_scenarios.sequence.properties import PROPERTIES
@@ -206,7 +207,7 @@ def _twice(reference: Callable[..., Any]) -> Callable[..., object]:
 
 def _mechanical_label(method: Callable[..., object]) -> str:
     """Return the label of the mechanical mutant that a method's source amounts to, or ""."""
-    (function,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
+    (function,) = parse(textwrap.dedent(inspect.getsource(method))).body
     if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
         raise TypeError(f"expected a method, got {method!r}")
     body = [each for each in function.body[1:] if not isinstance(each, ast.Delete)]
