@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from muxleak.sim.simulate import simulate
     from muxleak.sim.virtual_loop import VirtualLoop
 
+__version__ = "0.1.0"
+
 __all__ = [
     "KINDS",
     "CallTimeoutError",

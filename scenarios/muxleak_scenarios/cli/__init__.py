@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from contextlib import suppress
 from functools import partial
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muxleak import __version__
 from muxleak_scenarios.cli import interrupt, stdout
 from muxleak_scenarios.cli.lazy_group import LazyCommand, LazyGroup
 
@@ -62,13 +62,7 @@ COMMANDS = {
 
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
     if wanted and not ctx.resilient_parsing:
-        from importlib import metadata  # noqa: PLC0415 - a sixth of the time of this import
-
-        try:
-            version = metadata.version("muxleak")
-        except metadata.PackageNotFoundError:
-            version = "(run from its source, not installed)"
-        click.echo(f"muxleak {version}")
+        click.echo(f"muxleak {__version__}")
         ctx.exit()
 
 
@@ -110,10 +104,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: that of the command, or one that says that its output did not arrive.
     """
-    # Clients here send malformed frames on purpose, and a server logs each as a warning, which
-    # Python prints if nothing handles it. `serve --verbose` asks for the log.
-    for name in ("muxleak_vless", "muxleak"):
-        logging.getLogger(name).addHandler(logging.NullHandler())
     return stdout.guarded(partial(_run, arguments))
 
 

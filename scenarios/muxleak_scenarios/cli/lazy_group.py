@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -44,8 +42,11 @@ class NarrowContext(click.Context):
 
     def make_formatter(self) -> click.HelpFormatter:
         """Return the formatter of the help."""
+        # Not above, for the time that it takes: `--version` writes no help.
+        from shutil import get_terminal_size  # noqa: PLC0415
+
         # Left to itself, click writes 50 columns on every terminal that is narrower.
-        columns = shutil.get_terminal_size().columns
+        columns = get_terminal_size().columns
         return NarrowFormatter(width=max(_NARROWEST, min(columns, _WIDEST) - 2))
 
 
@@ -87,7 +88,7 @@ class LazyGroup(click.Group):
         del ctx
         if (entry := self.lazy.get(cmd_name)) is None:
             return None
-        _hide_driver()
+        _prepare()
         module = import_module(f"muxleak_scenarios.cli.{entry.module}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         command.context_class = NarrowContext
@@ -134,8 +135,16 @@ class LazyGroup(click.Group):
 
 
 @cache
-def _hide_driver() -> None:
-    """Leave the command line out of creation sites, which are about the program under test."""
-    # Here and not where the program begins: the sites need asyncio, which the help does not.
-    sites = import_module("muxleak.introspect.sites")
+def _prepare() -> None:
+    """Import and set what every command needs, and the help does not."""
+    import logging  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from muxleak.introspect import sites  # noqa: PLC0415
+
+    # Creation sites are about the program under test, so the command line is left out of them.
     sites.hide(str(Path(__file__).parent))
+    # Clients here send malformed frames on purpose, and a server logs each as a warning, which
+    # Python prints if nothing handles it. `serve --verbose` asks for the log.
+    for name in ("muxleak_vless", "muxleak"):
+        logging.getLogger(name).addHandler(logging.NullHandler())

@@ -145,13 +145,17 @@ class SequenceRun:
 
         A sequence that ends the server's context is followed by a restart.
         """
+        settled = False
         for step in sequence:
             self.target.use_decisions(step.network)
             self.perform(step)
+            settled = step.gap is None
             self.target.settle() if step.gap is None else self.target.turn(step.gap)
-        self.close_all()
+        # Most sequences end with the close of their last connection, and settle after it.
+        if self.connections or not settled:
+            self.close_all()
+            self.target.settle()
         self.over.clear()
-        self.target.settle()
         if self.target.context.cancelled:
             self.target.restart()
 

@@ -101,25 +101,51 @@ def test_summary_is_the_first_sentence_of_the_help(name: str) -> None:
     assert len(group.lazy[last].summary) <= 66
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["self", "--help"]], ids=" ".join)
-def test_help_imports_no_command(words: list[str]) -> None:
-    """To list the commands takes none of what they need."""
-    code = "import sys; from muxleak_scenarios.cli import run; run({!r}); print(*sys.modules)"
+def imported(code: str) -> set[str]:
+    """Return the modules that a new process has imported when it has run a program."""
     done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", code.format(words)],
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = done.stdout.splitlines()[-1].split()
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["self", "--help"]], ids=" ".join)
+def test_help_imports_no_command(words: list[str]) -> None:
+    """To list the commands takes none of what they need."""
+    loaded = imported(f"from muxleak_scenarios.cli import run; run({words!r})")
 
     assert "muxleak_scenarios.cli.lazy_group" in loaded
-    heavy = {"rich", "hypothesis", "asyncio", "muxleak_scenarios.cli.verify", "muxleak_vless.bugs"}
     if words[0] == "self":
-        heavy = {"muxleak_scenarios.cli.verify", "muxleak_scenarios.cli.mutants"}
-    assert heavy.intersection(loaded) == set()
+        commands = {"muxleak_scenarios.cli.verify", "muxleak_scenarios.cli.mutants"}
+        assert commands.isdisjoint(loaded)
+        return
+    assert loaded.isdisjoint({"rich", "hypothesis", "asyncio", "logging", "importlib.metadata"})
+    assert {name for name in loaded if name.startswith("muxleak")} == {
+        "muxleak",
+        "muxleak.lazy",
+        "muxleak_scenarios",
+        "muxleak_scenarios.cli",
+        "muxleak_scenarios.cli.interrupt",
+        "muxleak_scenarios.cli.lazy_group",
+        "muxleak_scenarios.cli.stdout",
+    }
+
+
+def test_reproduce_prints_its_first_line_before_hypothesis_is_imported() -> None:
+    """The facts of the pair are there at once; the search is what Hypothesis is for."""
+    loaded = imported(
+        "from muxleak_scenarios import find_pair;"
+        "from muxleak_scenarios.cli import render, reproduce;"
+        "reproduce.show_opening(render.stdout(), find_pair('2421'))"
+    )
+
+    assert "muxleak_scenarios.cli.reproduce" in loaded
+    assert loaded.isdisjoint({"hypothesis", "grpc", "pytest", "importlib.metadata"})
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 120])
@@ -335,18 +361,10 @@ def test_interrupt_ends_the_program_at_once(number: signal.Signals, lines: int) 
 
 def test_harness_imports_neither_its_command_line_nor_what_that_needs() -> None:
     """Whoever imports the library pays for nothing else."""
-    heavy = ("click", "rich", "hypothesis", "muxleak_vless", "muxleak_scenarios")
-    code = f"import sys, muxleak; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run(  # noqa: S603 - our own code
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": PYTHONPATH},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    loaded = imported("import muxleak")
 
-    assert done.stdout == "[]\n"
+    assert {name for name in loaded if name.startswith("muxleak")} == {"muxleak", "muxleak.lazy"}
+    assert loaded.isdisjoint({"asyncio", "click", "rich", "hypothesis", "logging"})
 
 
 @pytest.mark.parametrize(
