@@ -41,6 +41,16 @@ def drain(decoder: FrameDecoder) -> list[Frame]:
     return list(iter(decoder.next_frame, None))
 
 
+def take(decoder: FrameDecoder, taken: list[Frame]) -> None:
+    """Take every frame that is whole as the server does: runs of Keeps, and single frames."""
+    frame: Frame | None = HELLO
+    while frame is not None:
+        for stream_id, data in decoder.keeps():
+            taken.append(Frame.keep(stream_id, data))
+        if (frame := decoder.next_frame()) is not None:
+            taken.append(frame)
+
+
 def decode(stream: bytes, size: int = 1 << 30) -> list[Frame]:
     """Read a stream that ends after its last frame and comes in pieces of one size."""
     decoder, frames = FrameDecoder(), []
@@ -467,12 +477,17 @@ def test_frame_round_trip(sent: list[Frame], cuts: list[int]) -> None:
     assert received == sent
 
 
-def outcome(stream: bytes, size: int) -> tuple[list[Frame], tuple[object, ...]]:
+def outcome(
+    stream: bytes, size: int, *, runs: bool = False
+) -> tuple[list[Frame], tuple[object, ...]]:
     """Feed pieces of one size; give the frames, and how it ended."""
-    decoder, taken = FrameDecoder(), []
+    decoder = FrameDecoder()
+    taken: list[Frame] = []
     try:
         for start in range(0, len(stream), size):
             decoder.receive_data(stream[start : start + size])
+            if runs:
+                take(decoder, taken)
             while (frame := decoder.next_frame()) is not None:
                 taken.append(frame)
         decoder.receive_eof()
@@ -495,8 +510,57 @@ def test_frame_arbitrary_bytes(parts: list[bytes], size: int) -> None:
     taken, end = outcome(stream, size)
 
     assert (taken, end) == outcome(stream, 1)
+    assert (taken, end) == outcome(stream, size, runs=True) == outcome(stream, 1, runs=True)
     assert stream.startswith(b"".join(map(encode_frame, taken)))
     assert bool(end) is (b"".join(map(encode_frame, taken)) != stream)
+
+
+KEEP = encode_frame(HELLO)
+
+
+@pytest.mark.parametrize(
+    ("stream", "left"),
+    [
+        (KEEP * 3, b""),
+        (KEEP * 2 + KEEP[:-1], KEEP[:-1]),
+        (KEEP + KEEP[:7], KEEP[:7]),
+        (KEEP + WIRE["server UDP Keep"] + KEEP, WIRE["server UDP Keep"] + KEEP),
+        (KEEP + bytes.fromhex("0005000102010000"), bytes.fromhex("0005000102010000")),
+        (KEEP + bytes.fromhex("0004000102030000"), bytes.fromhex("0004000102030000")),
+        (KEEP + bytes.fromhex("0004000102000000"), bytes.fromhex("0004000102000000")),
+        (KEEP + encode_frame(Frame.end(1)), encode_frame(Frame.end(1))),
+        (encode_frame(Frame.keep(7, b"")), b""),
+        (b"", b""),
+    ],
+    ids=[
+        "whole",
+        "part",
+        "head",
+        "udp",
+        "padding",
+        "option",
+        "dataless",
+        "end",
+        "empty",
+        "nothing",
+    ],
+)
+def test_keeps_stop_at_the_first_other_frame(stream: bytes, left: bytes) -> None:
+    """Each Keep with data alone is taken from the piece, and nothing behind the first other."""
+    decoder = FrameDecoder()
+    decoder.receive_data(stream)
+    taken = [Frame.keep(*each) for each in decoder.keeps()]
+
+    assert b"".join(map(encode_frame, taken)) + left == stream
+
+
+def test_keeps_are_taken_before_they_are_yielded() -> None:
+    """A session that ends at a Keep leaves the decoder behind it."""
+    decoder = FrameDecoder()
+    decoder.receive_data(KEEP * 2)
+    next(iter(decoder.keeps()))
+
+    assert drain(decoder) == [HELLO]
 
 
 @pytest.mark.slow
@@ -507,7 +571,8 @@ def test_frame_a_million_random_strings() -> None:
     met: dict[str, int] = {}
     for _ in range(1_000_000):
         stream = mutate(rng, rng.choice(seeds) + rng.choice(seeds))
-        taken, end = outcome(stream, rng.choice((1 << 30, rng.randrange(1, 40))))
+        size = rng.choice((1 << 30, rng.randrange(1, 40)))
+        taken, end = outcome(stream, size, runs=rng.random() < 0.5)
 
         assert stream.startswith(b"".join(map(encode_frame, taken)))
         kind, where, offset = end[:3] if end else (None, "end", len(stream))

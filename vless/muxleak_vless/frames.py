@@ -30,9 +30,10 @@ v2ray-core, from which the limit of 512 bytes and the tolerance of padding are t
 # A malformed frame is not consumed: every later call meets it again and raises an equal error. So
 # no error has to be stored, which would tie decoder, error and traceback into a reference cycle.
 #
-# Cost: nearly all frames are Keep with data and four bytes of metadata. `next_frame` reads such a
-# frame with one `unpack_from` and builds it with `tuple.__new__`; every other frame, and every
-# doubt, goes through `_decode`, which makes all checks.
+# Cost: nearly all frames are Keep with data and four bytes of metadata. `keeps` yields id and data
+# of such frames, with one `unpack_from` for each, since a `Frame` would cost as much again.
+# `next_frame` builds one with `tuple.__new__`. Every other frame, and every doubt, goes through
+# `_decode`, which makes all checks.
 
 from __future__ import annotations
 
@@ -44,6 +45,8 @@ from muxleak_vless.address import NetworkType, decode_address, encode_address
 from muxleak_vless.errors import FrameError, TruncatedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from muxleak_vless.address import Address
 
 # Plain numbers: an IntFlag makes an object per test, which would double the cost of a frame.
@@ -62,6 +65,7 @@ _LENGTH: Final = Struct(">H")
 _LENGTH_SIZE: Final = _LENGTH.size
 _META: Final = Struct(">HHBB")
 _META_AND_SIZE: Final = Struct(">HHBBH")
+_KEEP_HEAD: Final = Struct(">HHHH")  # the same bytes; status and option are one number
 _NONE: Final = ("", 0, 0)
 
 # Positions in the metadata, from the stream id on.
@@ -89,6 +93,8 @@ _KEEP: Final = FrameStatus.KEEP
 _KEEP_BYTE: Final = int(_KEEP)
 _HEAD_SIZE: Final = _META_AND_SIZE.size
 _unpack_head: Final = _META_AND_SIZE.unpack_from
+_unpack_keep: Final = _KEEP_HEAD.unpack_from
+_KEEP_WITH_DATA: Final = _KEEP_BYTE << 8 | DATA
 _make: Final = tuple.__new__
 
 
@@ -303,6 +309,26 @@ class FrameDecoder:
         else:
             self._origin += self._pos
             self._buffer, self._pos = data, 0
+
+    def keeps(self) -> Iterator[tuple[int, bytes]]:
+        """Take the frames at hand that are a Keep with data alone, up to the first that is none.
+
+        Such a frame has no target and no padding. One that has only arrived in part, or in two
+        pieces, is left to `next_frame`. Take all before more bytes are received.
+
+        Yields:
+            Stream id and data. The frame is taken before it is yielded.
+        """
+        buffer = self._buffer
+        end, start = len(buffer), self._pos + _HEAD_SIZE
+        while start <= end:
+            length, stream_id, kind, size = _unpack_keep(buffer, start - _HEAD_SIZE)
+            stop = start + size
+            if kind != _KEEP_WITH_DATA or length != _MIN_METADATA or stop > end:
+                return
+            self._pos = stop
+            yield stream_id, buffer[start:stop]
+            start = stop + _HEAD_SIZE
 
     def next_frame(self) -> Frame | None:
         """Return the next frame, None if more bytes are needed.

@@ -265,7 +265,11 @@ class MuxSession:
         try:
             while True:
                 decoder.receive_data(data)
-                while (frame := decoder.next_frame()) is not None:
+                while True:
+                    for stream_id, payload in decoder.keeps():
+                        await self._data(stream_id, payload, None)
+                    if (frame := decoder.next_frame()) is None:
+                        break
                     await self._handle(frame)
                 data = await self.link.receive()
                 if not data:
@@ -321,7 +325,7 @@ class MuxSession:
         if frame.status is FrameStatus.NEW:
             await self._open(frame)
         elif frame.status is FrameStatus.KEEP:
-            await self._data(frame)
+            await self._data(frame.stream_id, frame.data, frame.target)
         elif frame.status is FrameStatus.END:
             await self._end(frame)
 
@@ -341,7 +345,7 @@ class MuxSession:
             self.refuse(frame.stream_id)
             return
         stream = self._start(frame.stream_id, network, target.literal)
-        await self._deliver(stream, frame)
+        await self._deliver(stream, frame.data, frame.target)
 
     def _start(self, stream_id: int, network: NetworkType, target: Address) -> Stream:
         inbox = self.limits.inbox_bytes
@@ -354,12 +358,12 @@ class MuxSession:
         stream.task.add_done_callback(partial(self._handler_gone, stream))
         return stream
 
-    async def _data(self, frame: Frame) -> None:
-        stream = self.streams.get(frame.stream_id)
+    async def _data(self, stream_id: int, data: bytes | None, target: Address | None) -> None:
+        stream = self.streams.get(stream_id)
         if stream is not None:
-            await self._deliver(stream, frame)
-        elif frame.data:
-            self.lifecycle.unknown(self, frame.stream_id)
+            await self._deliver(stream, data, target)
+        elif data:
+            self.lifecycle.unknown(self, stream_id)
 
     async def _end(self, frame: Frame) -> None:
         stream = self.streams.get(frame.stream_id)
@@ -368,12 +372,12 @@ class MuxSession:
         if frame.is_error:
             self.retire(stream, StreamReset(f"stream {frame.stream_id} reset by the peer"))
             return
-        await self._deliver(stream, frame)
+        await self._deliver(stream, frame.data, frame.target)
         self.lifecycle.peer_ended(self, stream)
 
-    async def _deliver(self, stream: Stream, frame: Frame) -> None:
-        if frame.data:
-            await self.lifecycle.deliver(self, stream, frame.data, frame.target)
+    async def _deliver(self, stream: Stream, data: bytes | None, target: Address | None) -> None:
+        if data:
+            await self.lifecycle.deliver(self, stream, data, target)
             if self.unread.full:
                 await self.lifecycle.make_room(self)
 
