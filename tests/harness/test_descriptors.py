@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import socket
@@ -104,27 +103,40 @@ def test_descriptors_that_end_or_are_opened_once_do_not_grow(tmp_path: Path) -> 
     cache[0].close()
 
 
+class Owner:
+    """Stands in a cycle, and closes a pipe when it is collected."""
+
+    def __init__(self) -> None:
+        self.numbers, self.cycle = os.pipe(), self
+
+    def __del__(self) -> None:
+        for number in self.numbers:
+            os.close(number)
+
+
 @linux
+@pytest.mark.usefixtures("no_chance")
 def test_garbage_holds_no_descriptor_for_long() -> None:
     """Descriptors of objects in cycles are closed by the collection before each verdict."""
-
-    class Owner:
-        def __init__(self) -> None:
-            self.numbers, self.cycle = os.pipe(), self
-
-        def __del__(self) -> None:
-            for number in self.numbers:
-                os.close(number)
 
     async def operation() -> None:
         Owner()
 
-    gc.disable()
-    try:
-        assert not grown(operation)
-    finally:
-        gc.enable()
-        gc.collect()
+    assert not grown(operation)
+
+
+@linux
+@pytest.mark.usefixtures("no_chance")
+def test_descriptor_whose_owner_becomes_garbage_within_the_budget_is_none() -> None:
+    """Garbage is collected at the end of the budget as well."""
+
+    async def main() -> None:
+        held: list[Owner] = []
+        asyncio.get_running_loop().call_later(0.03, held.clear)
+        async with no_leaks(kinds=["descriptor"], budget=0.1):
+            held.append(Owner())
+
+    run(main, asyncio.SelectorEventLoop)
 
 
 @REAL

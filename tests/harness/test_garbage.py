@@ -13,12 +13,9 @@ import pytest
 from loops import REAL
 from muxleak import LeakError, ignore_waiting_in, measure_growth, no_leaks
 
-pytestmark = pytest.mark.usefixtures("small_heap")
+pytestmark = pytest.mark.usefixtures("small_heap", "no_chance")
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
-
-
-pytestmark = pytest.mark.usefixtures("no_chance")
 
 
 @pytest.fixture(autouse=True)
@@ -113,18 +110,89 @@ def test_finalizers_that_leave_garbage_have_their_turn_too() -> None:
     run(main, asyncio.SelectorEventLoop)
 
 
-def test_object_that_becomes_garbage_within_the_budget_is_collected() -> None:
-    """Garbage is collected at the end of the budget as well."""
+class SlowHeap:
+    """A heap in which each collection takes some time of its loops.
+
+    Args:
+        seconds: length of a collection.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.spent = seconds, 0.0
+        self._collect = gc.collect
+
+    def collect(self, generation: int = 2) -> int:
+        """Collect garbage, and let the time pass."""
+        self.spent += self.seconds
+        return self._collect(generation)
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a loop whose clock goes on during a collection."""
+        heap = self
+
+        class Loop(asyncio.SelectorEventLoop):
+            def time(self) -> float:
+                return super().time() + heap.spent
+
+        return Loop()
+
+
+@pytest.mark.parametrize("due", [0.0, 0.03, 0.06, 0.15])
+@pytest.mark.parametrize("length", [0.0, 0.015, 0.04, 0.16, 5.0])
+def test_object_that_becomes_garbage_within_the_budget_is_collected(
+    due: float, length: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a collection takes, which depends on the size of the heap."""
+    heap = SlowHeap(length)
+    monkeypatch.setattr(gc, "collect", heap.collect)
 
     async def main() -> None:
         held = [Call(), Call()]
-        loop = asyncio.get_running_loop()
+        asyncio.get_running_loop().call_later(due, held.clear)
         async with no_leaks(budget=0.2):
             held.append(Call())
-            loop.call_later(0.06, held.clear)
             await asyncio.sleep(0)
 
-    run(main, asyncio.SelectorEventLoop)
+    run(main, heap.new_loop)
+
+
+def test_task_has_its_budget_whatever_the_size_of_the_heap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The length of a collection does not count."""
+    heap = SlowHeap(5)
+    monkeypatch.setattr(gc, "collect", heap.collect)
+
+    async def answers(answer: asyncio.Future[None]) -> None:
+        # The future is set by a timer, and the next one is set only then.
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            loop.call_later(0.03, answer.set_result, None)
+            await answer
+            answer = loop.create_future()
+
+    async def main() -> None:
+        async with no_leaks(budget=0.2):
+            task = asyncio.create_task(answers(asyncio.get_running_loop().create_future()))
+        assert task.done()
+
+    run(main, heap.new_loop)
+
+
+@pytest.mark.parametrize("budget", [0.02, 0.2])
+def test_leak_costs_one_collection(budget: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing can happen after it."""
+    heap = SlowHeap(1)
+    monkeypatch.setattr(gc, "collect", heap.collect)
+
+    async def main() -> None:
+        with pytest.raises(LeakError, match="1 task leaked"):
+            async with no_leaks(budget=budget):
+                task = asyncio.create_task(wait())
+        assert task.cancelled()
+
+    run(main, heap.new_loop)
+    assert heap.spent == 1
 
 
 @REAL

@@ -19,12 +19,9 @@ from muxleak import LeakError, Ledger, ignore_name, measure_growth, no_leaks
 from muxleak.ledger import resource_warnings
 from muxleak.ledger.kinds import KINDS
 
-pytestmark = pytest.mark.usefixtures("small_heap")
+pytestmark = pytest.mark.usefixtures("small_heap", "no_chance")
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
-
-
-pytestmark = pytest.mark.usefixtures("no_chance")
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]], new_loop: Loops) -> Any:

@@ -55,6 +55,32 @@ class Pipes:
             os.close(each)
 
 
+class Request:
+    """Stands in a cycle, and cancels its task when it is collected."""
+
+    def __init__(self) -> None:
+        self.task, self.cycle = asyncio.ensure_future(asyncio.Event().wait()), self
+
+    def __del__(self) -> None:
+        self.task.cancel()
+
+
+@pytest.mark.usefixtures("no_chance")
+def test_request_that_becomes_garbage_within_the_grace_is_no_leak() -> None:
+    """Garbage is collected at the end of the grace as well."""
+    tasks = []
+
+    async def serve(reader: Reader, writer: Writer) -> None:
+        held = [Request()]
+        tasks.append(held[0].task)
+        asyncio.get_running_loop().call_later(0.2, held.clear)
+        await reader.read()
+        writer.close()
+
+    check_server(serve, messages=MESSAGES, target="tcp", sequences=2, clients=1)
+    assert tasks
+
+
 def test_threads_pass_on_a_real_loop() -> None:
     """A server that the simulation refuses passes, with few sequences."""
     check_server(in_threads, messages=MESSAGES, target="tcp", sequences=2, clients=1)

@@ -10,6 +10,7 @@
 # are those of transports and servers that a ledger has seen, which are judged as such, of logging's
 # handlers, and of helpers that the interpreter starts once and keeps.
 
+import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from muxleak.checks.garbage import collect_garbage
 from muxleak.checks.ignores import Ignore, remaining
-from muxleak.checks.settle import settle
+from muxleak.checks.settle import may_go_on, settle
 from muxleak.introspect.descriptors import open_descriptors, type_of
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute
@@ -106,10 +107,11 @@ class OpenedDescriptors:
         def count() -> int:
             return len(self.records(ignored))
 
-        if count():
-            await collect_garbage(count)
-        if count():
+        ran = count() and await collect_garbage(count)
+        if count() and (ran or may_go_on(asyncio.get_running_loop(), budget)):
             await settle(limit=budget, horizon=budget, until=lambda: not count(), patient=False)
+            if count():
+                await collect_garbage(count)
         return self.records(ignored)
 
 

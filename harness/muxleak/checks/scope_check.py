@@ -12,7 +12,8 @@
 #    waiting cannot change the result then.
 # 3. Garbage, which is collected if something is alive still, or if a task failed and is silent
 #    because it may be garbage (`garbage`). It is collected after the first 20 ms of the budget, so
-#    that a task that ends soon costs no collection, and again after a longer wait.
+#    that a task that ends soon costs no collection, and again after the rest, if the program can
+#    have run meanwhile. The budget does not count the time of a collection.
 # 4. Options: kinds and `ignore` values. The task that examines is left out, too.
 # 5. Generators that a leaked task iterates over: they are where the task waits, not a second leak.
 # 6. Services. A program may keep a client, server or worker for as long as the process runs, and
@@ -42,7 +43,7 @@ from muxleak.checks.failure import failed
 from muxleak.checks.garbage import ITERATIONS, collect_garbage
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.report import LeakReport, Record
-from muxleak.checks.settle import settle
+from muxleak.checks.settle import may_go_on, settle
 from muxleak.checks.teardown import given_up
 from muxleak.checks.workers import ended_by_tasks, keeper
 from muxleak.introspect.referrers import held_by_slots, wakers
@@ -146,22 +147,21 @@ class _Examination:
 
     async def wait_and_collect(self, budget: float) -> None:
         """Give everything time to end, and garbage its turn."""
-        time = asyncio.get_running_loop().time
-        began = time()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         await self._wait(min(_SOON, budget))
-        if self.suspicious():
-            await self._collect()
-        if not self.ended():
-            collected = time()
-            await self._wait(max(began + budget - collected, 0))
-            if time() - collected > _SOON and not self.ended():
+        rest = max(began + budget - loop.time(), 0)
+        ran = self.suspicious() and await self._collect()
+        if not self.ended() and (ran or may_go_on(loop, rest)):
+            await self._wait(rest)
+            if not self.ended():
                 await self._collect()
 
     async def _wait(self, limit: float) -> None:
         await settle(limit=limit, horizon=limit, until=self.ended, patient=False)
 
-    async def _collect(self) -> None:
-        await collect_garbage(lambda: len(self.alive()), self.scope)
+    async def _collect(self) -> bool:
+        return await collect_garbage(lambda: len(self.alive()), self.scope)
 
 
 def diagnosed(found: Sequence[Record], scope: Scope | None) -> LeakReport:

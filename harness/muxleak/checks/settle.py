@@ -119,6 +119,16 @@ def shows_callbacks(loop: asyncio.AbstractEventLoop) -> bool:
     return _asked[kind]
 
 
+def is_ready(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return False if the next iteration of a loop would run nothing; True if that is not known."""
+    return not shows_callbacks(loop) or _wait_needed(loop, 0) is not None
+
+
+def may_go_on(loop: asyncio.AbstractEventLoop, horizon: float) -> bool:
+    """Return True if anything may still run on a loop within `horizon` seconds."""
+    return _may_arrive(loop) or _wait_needed(loop, horizon) is not None
+
+
 def _keeps_ready(loop: Any) -> bool:
     """Return True if a callback that is due appears in the list of asyncio's own loops."""
     handle = loop.call_soon(_keeps_ready)

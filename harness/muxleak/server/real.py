@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import struct
 from contextlib import suppress
@@ -24,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.descriptors import OpenedDescriptors
+from muxleak.checks.garbage import collect_garbage
 from muxleak.checks.ignores import remaining
 from muxleak.checks.settle import settle
 from muxleak.checks.teardown import release
@@ -206,8 +206,10 @@ class RealServerTarget:
 
     async def give_time(self, left: Callable[[], Sequence[Any]]) -> None:
         """Wait until something has ended, at most for the grace; collect garbage."""
-        gc.collect()
+        await collect_garbage(lambda: len(left()))
         await settle(limit=self.grace, horizon=self.grace, until=lambda: not left())
+        if left():
+            await collect_garbage(lambda: len(left()))
 
     async def turn(self, iterations: int) -> None:
         """Let the loop run."""
