@@ -386,7 +386,7 @@ async def generator() -> AsyncIterator[int]:
     ("thing", "advice"),
     [
         (8000, "give a function"),
-        ("127.0.0.1:8000", "give its function"),
+        ("127.0.0.1:http", "give its function"),
         (EchoProtocol(), "give its class"),
         (int, "asyncio.Protocol"),
         (one_argument, "it takes reader"),

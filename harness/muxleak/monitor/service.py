@@ -151,6 +151,11 @@ class Monitor:
         """The ledger that counts."""
         return self._ledger
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that is watched; None while the monitor is not installed."""
+        return self._loop
+
     def install(self) -> None:
         """Watch the running loop from now on.
 

@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from muxleak.checks.ignores import valid_ignores
 from muxleak.introspect.sites import is_internal
+from muxleak.search.finding import Finding
 from muxleak.search.search import search
 from muxleak.search.subject import Outcome
-from muxleak.server.events import CLIENTS, IDLE, Plan, events_of
-from muxleak.server.given import recognise
+from muxleak.server.counts import CountError, counting
+from muxleak.server.events import CLIENTS, EVENTS, IDLE, Plan, events_of
+from muxleak.server.given import address_of, recognise
 from muxleak.server.messages import client_input
 from muxleak.server.real import REAL_GRACE, REAL_IDLE, RealServerSubject
+from muxleak.server.running import IMPOSSIBLE, RunningServerSubject
 from muxleak.server.simulated import SimulatedServerSubject
 from muxleak.server.subject import GRACE, ServerSettings
 from muxleak.sim.choices import Choices
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from muxleak.checks.ignores import Ignore
-    from muxleak.search.finding import Finding
     from muxleak.search.search import Progress
     from muxleak.server.subject import ServerSubject
 
@@ -46,6 +48,8 @@ SEQUENCES = 1_000
 SIMULATED = "simulated"
 TARGETS = (SIMULATED, "tcp", "uvloop")
 """Names of the loops and networks on which sequences run."""
+ONCE = "once"
+"""The reason why the search for a finding ended that did not fail again."""
 _REAL_SEQUENCES = 50
 _REAL_REPLAYS = 20  # times that a sequence is repeated on a real loop, at most
 _SHRINKING = 10.0  # seconds, on a real loop
@@ -55,6 +59,7 @@ class ServerOptions(TypedDict, total=False):
     """Keyword arguments of `check_server` that say how a sequence runs."""
 
     messages: Any
+    count: Any
     target: str
     clients: int
     events: Iterable[str] | None
@@ -97,6 +102,8 @@ def check_server(
 
             - ``messages``: bytes that clients send, a Hypothesis strategy of such, or an async
               function that is a client: its argument has the attributes ``reader`` and ``writer``;
+            - ``count``: the way to count a server that runs already: its `Monitor`, the URL of its
+              debug endpoint, the id of its process, or a list of these;
             - ``target``: "simulated" for virtual time and a network in memory; "tcp" or "uvloop"
               for a real loop and loopback, for servers that cannot be simulated;
             - ``clients``: number of clients, 1 to 4;
@@ -113,6 +120,8 @@ def check_server(
         LeakError: something outlives its connection, or the server.
         BaseException: an exception that a handler or callback raised, as asyncio reports it.
         SimulationError: the server does what cannot be simulated.
+        OSError: a server that runs already cannot be reached or counted.
+        RuntimeError: it runs on the loop that waits for this call.
         TypeError: the server, or another argument, is none of the above.
         ValueError: an argument is out of its range, or the replay is no line.
     """
@@ -152,9 +161,27 @@ def server_subject(
         known = ", ".join(["sequences", "seed", "replay", *ServerOptions.__annotations__])
         raise TypeError(f"unknown arguments {', '.join(unknown)}; expected some of {known}")
     given = recognise(server)
-    target = options.get("target", SIMULATED)
+    runs = given.kind == "running"
+    if not runs and "count" in options:
+        raise TypeError('count= is for a server that runs already: "127.0.0.1:8000"')
+    target = options.get("target", "tcp" if runs else SIMULATED)
     if target not in TARGETS:
         raise ValueError(f"unknown target {target!r}, expected one of {', '.join(TARGETS)}")
+    if runs and target != "tcp":
+        raise ValueError(f'expected target="tcp" for a server that runs already, got {target!r}')
+    settings = _settings(options, seed, target, refused=IMPOSSIBLE if runs else frozenset())
+    if runs:
+        ways = counting(options.get("count"), settings.ignores)
+        return RunningServerSubject(given, settings, address_of(server, given.name), ways)
+    if target == SIMULATED:
+        return SimulatedServerSubject(given, settings)
+    return RealServerSubject(given, settings, _uvloop() if target == "uvloop" else None)
+
+
+def _settings(
+    options: ServerOptions, seed: int, target: str, *, refused: frozenset[str]
+) -> ServerSettings:
+    """Return the settings that options mean, without the events that are refused."""
     clients = options.get("clients", len(CLIENTS))
     if not 1 <= clients <= len(CLIENTS):
         raise ValueError(f"expected 1 to {len(CLIENTS)} clients, got {clients!r}")
@@ -162,19 +189,25 @@ def server_subject(
     if not grace >= 0:
         raise ValueError(f"expected a grace of 0 s or more, got {grace!r}")
     sent = client_input(options.get("messages", ()), seed)
-    events = events_of(options.get("events"), sent.messages, client=sent.client is not None)
+    wanted = options.get("events")
+    names = EVENTS if wanted is None else tuple(wanted)
+    if wanted is not None and (none := sorted(refused.intersection(names))):
+        raise ValueError(f"a server that runs already has no event {' or '.join(none)}")
+    events = events_of(names, sent.messages, client=sent.client is not None)
     allowed = options.get("allowed", ())
-    settings = ServerSettings(
-        Plan(sent.messages, clients, events, IDLE if target == SIMULATED else REAL_IDLE),
+    return ServerSettings(
+        Plan(
+            sent.messages,
+            clients,
+            tuple(each for each in events if each not in refused),
+            IDLE if target == SIMULATED else REAL_IDLE,
+        ),
         sent.client,
         grace,
         allowed if isinstance(allowed, tuple) else (allowed,),
         valid_ignores(options.get("ignore", ())),
         options.get("network") or Network(),
     )
-    if target == SIMULATED:
-        return SimulatedServerSubject(given, settings)
-    return RealServerSubject(given, settings, _uvloop() if target == "uvloop" else None)
 
 
 def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -201,12 +234,14 @@ def search_server(
         progress: called after each sequence; a true value ends the search.
 
     Returns:
-        The finding; None if no sequence failed.
+        The finding; None if no sequence failed. On a real loop it may be one that did not fail
+        again, whose attribute `ended` is `ONCE`.
 
     Raises:
         SimulationError: the server does what cannot be simulated.
+        OSError: a server that runs already cannot be reached or counted.
         TypeError: the thing given as a server has returned something else.
-        RuntimeError: the failing sequence cannot be repeated.
+        RuntimeError: the failing sequence cannot be repeated in the simulation.
     """
     if sequences is None:
         sequences = _REAL_SEQUENCES if subject.is_real else SEQUENCES
@@ -218,7 +253,14 @@ def search_server(
             raise SimulationError(
                 f'{error}; a server that does this can be checked on a real loop: target="tcp"'
             ) from None
-        except RuntimeError as error:
+        except (RuntimeError, CountError) as error:
+            failed = subject.failed
+            if subject.is_real and failed is not None:
+                # The system decides when bytes arrive, and decides anew the next time.
+                replay = subject.replay(failed)
+                return Finding(subject.name, failed, replay, limits.examples, 0, 0, ended=ONCE)
+            if isinstance(error, CountError):
+                raise
             error.add_note(
                 "a server may keep state from one sequence to the next: give a function that makes "
                 "everything anew, such as one that starts the server and returns it"
@@ -239,14 +281,20 @@ def _silence() -> Iterator[None]:
 
 
 class _Limits:
-    """Ends the shrinking of a sequence on a real loop in time."""
+    """Ends the shrinking of a sequence on a real loop in time.
+
+    Attributes:
+        examples: number of the sequence that runs, or that has failed.
+    """
 
     def __init__(self, subject: ServerSubject, progress: Callable[[Progress], object]) -> None:
         self._real, self._progress = subject.is_real, progress
         self._until = 0.0
+        self.examples = 1
 
     def __call__(self, now: Progress) -> bool:
         """Return True to end the search."""
+        self.examples = now.examples + (now.best is None)
         if self._real and now.best is not None:
             self._until = self._until or monotonic() + _SHRINKING
             if monotonic() > self._until:
@@ -266,6 +314,7 @@ def repeat_sequence(subject: ServerSubject, found: Replay) -> Outcome:
 
     Raises:
         SimulationError: the server does what cannot be simulated.
+        OSError: a server that runs already cannot be reached or counted.
         TypeError: the thing given as a server has returned something else.
     """
     outcome = Outcome()
@@ -278,22 +327,15 @@ def repeat_sequence(subject: ServerSubject, found: Replay) -> Outcome:
 
 
 def _searched(subject: ServerSubject, sequences: int | None, seed: int) -> BaseException | None:
-    try:
-        found = search_server(subject, sequences=sequences, seed=seed)
-    except RuntimeError:
-        failed = subject.failed
-        if not subject.is_real or failed is None or failed.error is None:
-            raise
-        # On a real loop the system decides when bytes arrive, and decides anew the next time.
-        head = f"found in {subject.name}, and not again, in these or more events:"
-        _describe(failed.error, head, failed, subject.replay(failed).line)
-        return failed.error
+    found = search_server(subject, sequences=sequences, seed=seed)
     return None if found is None else _explained(found)
 
 
 def _explained(found: Finding[Outcome]) -> BaseException:
     at = f"in sequence {found.examples:,} of {found.subject}"
     head = f"found {at}, shortened to:" if found.steps else f"found {at}, before any event"
+    if found.ended == ONCE:
+        head = f"found in {found.subject}, and not again, in these or more events:"
     _describe(found.error, head, found.outcome, found.replay.line)
     return found.error
 

@@ -1,11 +1,12 @@
 """Recognises the server that a user gives, and starts and stops it."""
 
-# Five kinds of things can be given:
+# Six kinds of things can be given:
 #
 #   handler     `async def handler(reader, writer)`
 #   protocol    a class of protocols, or a function that returns one
 #   starter     `async def start()` or `async def start(host, port)`, which returns a server
 #   context     a function that returns an async context manager, which yields an address
+#   running     "host:port", of a server that runs already
 #
 # The signature tells most of them apart. `async def f(x, y)` is a handler unless its arguments are
 # named as those of a starter. A plain function says only by its result which of the last three it
@@ -48,9 +49,9 @@ class GivenServer(NamedTuple):
 
     Attributes:
         thing: the function, class or method.
-        kind: "handler", "protocol", "starter", "context", or "factory" for a function that says by
-            its result which of the last three it is.
-        name: the name in reports, "module:qualified name".
+        kind: "handler", "protocol", "starter", "context", "running", or "factory" for a function
+            that says by its result which of "protocol", "starter" and "context" it is.
+        name: the name in reports, "module:qualified name", or "host:port".
     """
 
     thing: Any
@@ -74,7 +75,17 @@ def recognise(thing: Any) -> GivenServer:
     Raises:
         NoServerError: it is no server.
     """
+    if is_address(thing):
+        return GivenServer(thing, "running", thing)
     return GivenServer(thing, _kind(thing), _name(thing))
+
+
+def is_address(thing: Any) -> bool:
+    """Return True for "host:port", the address of a server that runs already."""
+    if not isinstance(thing, str):
+        return False
+    host, _, port = thing.rpartition(":")
+    return bool(host) and port.isdecimal() and "/" not in host
 
 
 def _kind(thing: Any) -> str:
@@ -113,7 +124,7 @@ def _refusal(thing: Any, advice: str) -> str:
 
 def _advice(thing: Any) -> str:
     if isinstance(thing, str):
-        return "the tasks of a server in another process cannot be counted: give its function"
+        return "give its function, or host and port if it runs already, such as '127.0.0.1:8000'"
     if inspect.iscoroutine(thing):
         thing.close()
         return "give the function itself, without calling it"

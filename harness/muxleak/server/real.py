@@ -148,10 +148,7 @@ class RealServerTarget:
 
     def reset(self, connection: GeneratedConnection) -> None:
         """Close at once, without a farewell."""
-        sock = connection.transport.get_extra_info("socket")
-        with suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        connection.transport.abort()
+        reset_connection(connection)
 
     def stall(self, connection: GeneratedConnection) -> None:
         """Stop reading; let the server notice it at its first write that waits for the system."""
@@ -251,6 +248,14 @@ class RealServerTarget:
         """Return the scopes, not assigned yet, of the server that a client is connected to."""
         found = (scopes for ports, scopes in self._servers if connection.server_port in ports)
         return next(found, [])
+
+
+def reset_connection(connection: GeneratedConnection) -> None:
+    """Close a client's end of a real connection at once, so that its peer sees a reset."""
+    sock = connection.transport.get_extra_info("socket")
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    connection.transport.abort()
 
 
 def _limit_writes(connection: GeneratedConnection, high: int | None) -> None:

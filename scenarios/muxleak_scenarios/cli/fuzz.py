@@ -22,9 +22,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
+from muxleak.server.given import is_address
 from muxleak_scenarios.cli import describe, interrupt, params, render, replay_files
 from muxleak_scenarios.cli.fuzz_program import fuzz_program
-from muxleak_scenarios.cli.fuzz_server import fuzz_server, is_given_as_server, message_option
+from muxleak_scenarios.cli.fuzz_server import (
+    ServerWords,
+    count_options,
+    fuzz_server,
+    is_given_as_server,
+    message_option,
+)
 from muxleak_scenarios.cli.replay import show
 from muxleak_scenarios.pairs.campaign import (
     EXAMPLES,
@@ -84,12 +91,13 @@ def subject(word: str) -> str:
         "fuzz V1 --out tests/replays --json | jq -r .replay",
         "fuzz myserver.sim:main --time 60    an async function of yours",
         r"fuzz chat:start --message 'hello\n'    a server of yours",
+        r"fuzz 127.0.0.1:8000 --message 'hello\n' --pid 42    one that runs",
     ),
 )
 @click.argument(
     "subject",
     type=subject,
-    metavar="PAIR|VERSION|MODULE:CALLABLE",
+    metavar="PAIR|VERSION|MODULE:CALLABLE|HOST:PORT",
     shell_complete=params.complete_subject,
 )
 @click.option(
@@ -112,6 +120,7 @@ def subject(word: str) -> str:
 )
 @params.target_option
 @message_option
+@count_options
 @click.option(
     "--test",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -149,6 +158,8 @@ def fuzz_command(
     seed: int,
     *,
     messages: tuple[bytes, ...],
+    pid: int | None,
+    endpoints: tuple[str, ...],
     test: Path | None,
     fresh: bool,
     wakeups: bool,
@@ -170,6 +181,9 @@ def fuzz_command(
     address. Then generated clients connect, send each --message whole, cut and joined, and leave.
     If such a function is not annotated as returning a server, but returns something, it is run once
     to see what that is.
+
+    HOST:PORT is a server that runs already, on this machine. It is counted by --pid or --endpoint,
+    and what grows with each repetition of a sequence is a leak.
     """
     # A time alone is the whole budget; with neither, a number of examples that takes seconds.
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
@@ -177,12 +191,16 @@ def fuzz_command(
         params.refuse(ctx, "a program", "variant", "fresh")
         if is_given_as_server(subject, messages):
             params.refuse(ctx, "a server", "out", "wakeups")
-            name = target.name
-            ctx.exit(fuzz_server(subject, messages, name, budget, seed, test, as_json=as_json))
-        params.refuse(ctx, "a program", "target", "test")
+            if is_address(subject):
+                params.refuse(ctx, "a server that runs already", "target", "test")
+            else:
+                params.refuse(ctx, "a server that is started here", "pid", "endpoints")
+            words = ServerWords(subject, messages, target.name, pid, endpoints)
+            ctx.exit(fuzz_server(words, budget, seed, test, as_json=as_json))
+        params.refuse(ctx, "a program", "target", "test", "pid", "endpoints")
         replay_files.check_out(out)
         ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
-    params.refuse(ctx, "a pair or version", "wakeups", "messages", "test")
+    params.refuse(ctx, "a pair or version", "wakeups", "messages", "test", "pid", "endpoints")
     try:
         empty = SequenceReplay(*find_subject(subject, variant), Sequence())
     except ValueError as error:

@@ -3,7 +3,7 @@
 # A name stands for a server, and not for a program of the simulation, by these rules, the first
 # that applies:
 #
-#   1. ``--message`` was given: a server
+#   1. it is host and port: a server that runs already; or ``--message`` was given: a server
 #   2. it has settings of the simulation (`@simulated`): a program
 #   3. it takes (reader, writer), or host and port, it is a class of protocols, or it is decorated
 #      with @asynccontextmanager: a server
@@ -25,18 +25,19 @@ import sys
 import textwrap
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from muxleak.introspect.syntax import parse
-from muxleak.server.check import repeat_sequence, search_server, server_subject
-from muxleak.server.given import NoServerError, is_server, recognise
+from muxleak.server.check import ONCE, repeat_sequence, search_server, server_subject
+from muxleak.server.counts import CountError
+from muxleak.server.given import NoServerError, is_address, is_server, recognise
 from muxleak.server.regression import NoTestError, regression_test
 from muxleak.sim import Choices, Replay, Settings, SimulationError
 from muxleak.sim.guard import guarded
 from muxleak.sim.run import run
-from muxleak_scenarios.cli import interrupt, programs, render
+from muxleak_scenarios.cli import interrupt, params, programs, render
 from muxleak_scenarios.cli.fuzz_program import Gauge, show_found, show_nothing
 from muxleak_scenarios.cli.replay_program import show_outcome
 
@@ -70,6 +71,69 @@ class Bytes(click.ParamType[bytes]):
 _MESSAGE = Bytes()
 
 
+class ServerWords(NamedTuple):
+    """The words of a command line that say which server is checked, and how.
+
+    Attributes:
+        name: "module:callable", or "host:port" of a server that runs already.
+        messages: the messages of its clients.
+        target: "simulated", "tcp" or "uvloop".
+        pid: the process of a server that runs already.
+        endpoints: the debug endpoints of such a server.
+    """
+
+    name: str
+    messages: Sequence[bytes]
+    target: str
+    pid: int | None = None
+    endpoints: Sequence[str] = ()
+
+    @property
+    def options(self) -> list[str]:
+        """The options of a command that runs the server in the same way."""
+        words = [word for each in self.messages for word in ("--message", escaped(each))]
+        if self.target != _SIMULATED:
+            words += ["--target", self.target]
+        if self.pid is not None:
+            words += ["--pid", str(self.pid)]
+        return words + [word for each in self.endpoints for word in ("--endpoint", each)]
+
+    def subject(self) -> ServerSubject:
+        """Return the server as a subject of the search.
+
+        Raises:
+            click.UsageError: it is no server, it cannot be counted, or its target is not installed.
+        """
+        options: dict[str, Any] = {"messages": list(self.messages)}
+        if is_address(self.name):
+            thing: Any = self.name
+            options["count"] = self._count()
+        else:
+            thing = programs.read_anything(self.name)
+            options["target"] = self.target
+        try:
+            subject = server_subject(thing, **options)
+        except (TypeError, ValueError, ImportError) as error:
+            raise click.UsageError(f"{self.name}: {error}") from None
+        # The function may know itself under another name, which the import path does not lead to.
+        subject.name = self.name
+        return subject
+
+    def _count(self) -> list[int | str]:
+        # In Python one names the address in a program of one's own; here it is quickly mistyped.
+        if not params.listen(self.name).loopback:
+            raise click.UsageError(
+                f"expected a loopback address, got {self.name!r}: a search repeats what leaks, and "
+                "uses up the memory and descriptors of the server; check_server takes any address"
+            )
+        if self.pid is None and not self.endpoints:
+            raise click.UsageError(
+                "expected a way to count the server that runs already: --pid PID (descriptors), "
+                "--endpoint URL (tasks, of its Monitor), or both; got none"
+            )
+        return [*([] if self.pid is None else [self.pid]), *self.endpoints]
+
+
 def escaped(message: bytes) -> str:
     """Return the text that stands for a message on a command line."""
     return repr(message)[2:-1].replace("\\'", "'")
@@ -86,14 +150,27 @@ def message_option(command: Any) -> Any:
     )(command)
 
 
+def count_options(command: Any) -> Any:
+    """Add the options ``--pid`` and ``--endpoint``, which count a server that runs already."""
+    command = click.option(
+        "--endpoint",
+        "endpoints",
+        multiple=True,
+        metavar="URL",
+        help="Count the tasks of a server at HOST:PORT by the debug endpoint of its Monitor.",
+    )(command)
+    text = "Count the descriptors of a server at HOST:PORT, by its process."
+    return click.option("--pid", type=params.COUNT, help=text)(command)
+
+
 def is_given_as_server(name: str, messages: Sequence[bytes]) -> bool:
     """Return True if a name stands for a server; see the top of this module.
 
     Raises:
         click.UsageError: there is nothing of that name.
     """
-    thing = programs.read_anything(name)
-    if messages:
+    thing: Any = name if is_address(name) else programs.read_anything(name)
+    if messages or thing is name:
         return True
     if hasattr(thing, "simulation_settings"):
         return False
@@ -134,21 +211,12 @@ def _returns_anything(function: Any) -> bool:
 
 
 def fuzz_server(
-    name: str,
-    messages: Sequence[bytes],
-    target: str,
-    budget: Budget,
-    seed: int,
-    test: Path | None,
-    *,
-    as_json: bool,
+    words: ServerWords, budget: Budget, seed: int, test: Path | None, *, as_json: bool
 ) -> int:
     """Search a server, print the finding, and write its test.
 
     Args:
-        name: of the server, as "module:callable".
-        messages: the messages of its clients.
-        target: "simulated", "tcp" or "uvloop".
+        words: the server.
         budget: the limits of the search.
         seed: of all chance.
         test: the file of the test; None for none.
@@ -160,13 +228,13 @@ def fuzz_server(
     Raises:
         click.UsageError: there is no such server, or it cannot be simulated.
     """
-    subject = read_server(name, messages, target)
+    subject, name = words.subject(), words.name
     gauge, found = _search(subject, budget, seed)
-    ended = gauge.ended if gauge.ended or found is None else "shrunk"
+    ended = gauge.ended if gauge.ended or found is None else found.ended or "shrunk"
     data: dict[str, Any] = {
         "subject": name,
-        "target": target,
-        "messages": [escaped(each) for each in messages],
+        "target": words.target,
+        "messages": [escaped(each) for each in words.messages],
         "seed": seed,
         "budget": budget._asdict(),
         "ended": ended or "examples",
@@ -180,16 +248,17 @@ def fuzz_server(
         else:
             show_nothing(data, "sequence")
         return interrupt.CODE if ended == "stopped" else 0
-    words = [found.replay.line, name, *options(messages, target)]
-    line = render.command("replay", *words)
+    line = render.command("replay", found.replay.line, name, *words.options)
     failed = programs.failure(name, found.error, found.steps, line, beyond=False)
     if test is not None:
-        _write_test(test, subject, found, messages)
+        _write_test(test, subject, found, words.messages)
     if as_json:
         more = {"shrunk": ended == "shrunk", "replay": line, "test": str(test) if test else None}
         render.emit_json({**data, **more, **failed.to_json()})
         return 1
     note = "" if ended == "shrunk" else "; ended early, so perhaps not the shortest"
+    if found.ended == ONCE:
+        note = "; it did not fail again"
     show_found(f" in {name}, in sequence {found.examples:,}{note}", failed, [line], "")
     if test is not None:
         render.stdout().print(f"test: {test}")
@@ -209,28 +278,6 @@ def _write_test(
         raise click.UsageError(str(error)) from None
     except OSError as error:
         raise click.UsageError(f"{path}: {error.strerror or error}") from None
-
-
-def options(messages: Sequence[bytes], target: str) -> list[str]:
-    """Return the options of a command that runs a server with these messages."""
-    words = [word for each in messages for word in ("--message", escaped(each))]
-    return words if target == _SIMULATED else [*words, "--target", target]
-
-
-def read_server(name: str, messages: Sequence[bytes], target: str) -> ServerSubject:
-    """Import a server.
-
-    Raises:
-        click.UsageError: it is no server, or its target is not installed.
-    """
-    thing = programs.read_anything(name)
-    try:
-        subject = server_subject(thing, messages=list(messages), target=target)
-    except (TypeError, ValueError, ImportError) as error:
-        raise click.UsageError(f"{name}: {error}") from None
-    # The function may know itself under another name, which the import path does not lead to.
-    subject.name = name
-    return subject
 
 
 def _search(
@@ -254,31 +301,30 @@ def _search(
         except SimulationError as error:
             text = str(error).replace('target="tcp"', "--target tcp")
             raise click.UsageError(f"{subject.name}: {text}") from None
-        except (NoServerError, RuntimeError) as error:
+        except (NoServerError, CountError, RuntimeError) as error:
             notes = "; ".join(getattr(error, "__notes__", ()))
             raise click.UsageError(f"{subject.name}: {error}{notes and f'; {notes}'}") from None
     return gauge, found
 
 
-def replay_server(
-    found: Replay, name: str, messages: Sequence[bytes], target: str, *, as_json: bool
-) -> int:
+def replay_server(found: Replay, words: ServerWords, *, as_json: bool) -> int:
     """Run one sequence of a server again and print the outcome.
 
     Args:
         found: the recorded sequence.
-        name: of the server, as "module:callable".
-        messages: the messages of its clients.
-        target: "simulated", "tcp" or "uvloop".
+        words: the server.
         as_json: print JSON.
 
     Returns:
         1 if the sequence fails, else 0.
     """
-    subject = read_server(name, messages, target)
+    subject, name = words.subject(), words.name
     with programs.running(name), redirect_stdout(sys.stderr):
-        outcome = repeat_sequence(subject, found)
-    line = render.command("replay", found.line, name, *options(messages, target))
+        try:
+            outcome = repeat_sequence(subject, found)
+        except CountError as error:
+            raise click.UsageError(f"{name}: {error}") from None
+    line = render.command("replay", found.line, name, *words.options)
     failed = None
     if outcome.error is not None:
         failed = programs.failure(name, outcome.error, outcome.steps, line, beyond=False)

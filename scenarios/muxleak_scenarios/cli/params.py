@@ -237,7 +237,7 @@ def refuse(ctx: click.Context, use: str, *names: str) -> None:
     Args:
         ctx: the context of the command.
         use: the use of the command in which they mean nothing, for the message.
-        names: the options without their dashes.
+        names: the parameters that receive the options.
 
     Raises:
         click.UsageError: one was given.
@@ -246,7 +246,8 @@ def refuse(ctx: click.Context, use: str, *names: str) -> None:
     for name in names:
         source = ctx.get_parameter_source(name)
         if source is not None and source is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} means nothing for {use}; leave it out")
+            option = next(each.opts[0] for each in ctx.command.params if each.name == name)
+            raise click.UsageError(f"{option} means nothing for {use}; leave it out")
 
 
 def json_option(command: _Command) -> _Command:

@@ -19,7 +19,13 @@ from rich.text import Text
 from muxleak import files
 from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import params, render, replay_files
-from muxleak_scenarios.cli.fuzz_server import is_given_as_server, message_option, replay_server
+from muxleak_scenarios.cli.fuzz_server import (
+    ServerWords,
+    count_options,
+    is_given_as_server,
+    message_option,
+    replay_server,
+)
 from muxleak_scenarios.cli.replay_program import is_of_program, parsed_run, replay_program
 from muxleak_scenarios.pairs.registry import VARIANTS, AmbiguousPairError, load_pairs
 from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject, find_version, read_lines
@@ -75,6 +81,7 @@ class NumberedLine(NamedTuple):
     "--trust", is_flag=True, help="Import and run the program that a file names by itself."
 )
 @message_option
+@count_options
 @params.target_option
 @params.json_option
 @click.pass_context
@@ -85,6 +92,8 @@ def replay_command(
     target: TargetChoice,
     *,
     messages: tuple[bytes, ...],
+    pid: int | None,
+    endpoints: tuple[str, ...],
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -102,10 +111,11 @@ def replay_command(
         params.refuse(ctx, "a program", "variant")
         found, name, _ = parsed_run(line, trust=trust)
         if is_given_as_server(name, messages):
-            ctx.exit(replay_server(found, name, messages, target.name, as_json=as_json))
-        params.refuse(ctx, "a program", "target")
+            words = ServerWords(name, messages, target.name, pid, endpoints)
+            ctx.exit(replay_server(found, words, as_json=as_json))
+        params.refuse(ctx, "a program", "target", "pid", "endpoints")
         ctx.exit(replay_program(line, trust=trust, as_json=as_json))
-    params.refuse(ctx, "lines of steps", "trust", "messages")
+    params.refuse(ctx, "lines of steps", "trust", "messages", "pid", "endpoints")
     runs = parsed(line, variant)
     console = render.stdout()
     results: list[dict[str, Any]] = []
