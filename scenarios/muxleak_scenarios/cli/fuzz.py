@@ -26,11 +26,12 @@ from muxleak.server.given import is_address
 from muxleak_scenarios.cli import describe, interrupt, params, render, replay_files
 from muxleak_scenarios.cli.fuzz_program import fuzz_program
 from muxleak_scenarios.cli.fuzz_server import (
+    MessageFile,
     ServerWords,
     count_options,
     fuzz_server,
     is_given_as_server,
-    message_option,
+    message_options,
 )
 from muxleak_scenarios.cli.replay import show
 from muxleak_scenarios.pairs.campaign import (
@@ -119,7 +120,7 @@ def subject(word: str) -> str:
     help="Variant of a PAIR.  [default: buggy]",
 )
 @params.target_option
-@message_option
+@message_options
 @count_options
 @click.option(
     "--test",
@@ -158,6 +159,7 @@ def fuzz_command(
     seed: int,
     *,
     messages: tuple[bytes, ...],
+    message_file: MessageFile | None,
     pid: int | None,
     endpoints: tuple[str, ...],
     test: Path | None,
@@ -178,7 +180,7 @@ def fuzz_command(
 
     It may also be a server: an async function (reader, writer), a class of protocols, an async
     function that starts and returns an asyncio.Server, or an async context manager that yields an
-    address. Then generated clients connect, send each --message whole, cut and joined, and leave.
+    address. Then generated clients connect, send each message whole, cut and joined, and leave.
     If such a function is not annotated as returning a server, but returns something, it is run once
     to see what that is.
 
@@ -189,18 +191,20 @@ def fuzz_command(
     budget = Budget(EXAMPLES if examples is None and seconds is None else examples, seconds)
     if _PROGRAM in subject:
         params.refuse(ctx, "a program", "variant", "fresh")
-        if is_given_as_server(subject, messages):
+        if is_given_as_server(subject, messages=bool(messages or message_file)):
             params.refuse(ctx, "a server", "out", "wakeups")
             if is_address(subject):
                 params.refuse(ctx, "a server that runs already", "target", "test")
             else:
                 params.refuse(ctx, "a server that is started here", "pid", "endpoints")
-            words = ServerWords(subject, messages, target.name, pid, endpoints)
+            name = target.name
+            words = ServerWords(subject, messages, name, message_file, pid, endpoints)
             ctx.exit(fuzz_server(words, budget, seed, test, as_json=as_json))
         params.refuse(ctx, "a program", "target", "test", "pid", "endpoints")
         replay_files.check_out(out)
         ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
-    params.refuse(ctx, "a pair or version", "wakeups", "messages", "test", "pid", "endpoints")
+    of_servers = "messages", "message_file", "test", "pid", "endpoints"
+    params.refuse(ctx, "a pair or version", "wakeups", *of_servers)
     try:
         empty = SequenceReplay(*find_subject(subject, variant), Sequence())
     except ValueError as error:

@@ -3,7 +3,7 @@
 # A name stands for a server, and not for a program of the simulation, by these rules, the first
 # that applies:
 #
-#   1. it is host and port: a server that runs already; or ``--message`` was given: a server
+#   1. it is host and port: a server that runs already; or messages were given: a server
 #   2. it has settings of the simulation (`@simulated`): a program
 #   3. it takes (reader, writer), or host and port, it is a class of protocols, or it is decorated
 #      with @asynccontextmanager: a server
@@ -13,7 +13,7 @@
 #   5. else: a program, which has its own messages for what is none
 #
 # The decisions of a finding mean something only together with the messages. So the command that
-# repeats it has them too, and there is no file: `--test` writes a test instead.
+# repeats it has them too, and there is no replay file: `--test` writes a test instead.
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ import math
 import os
 import sys
 import textwrap
+import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from muxleak import files
 from muxleak.introspect.syntax import parse
 from muxleak.server.check import ONCE, repeat_sequence, search_server, server_subject
 from muxleak.server.counts import CountError
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from muxleak_scenarios.pairs.campaign import Budget
 
 _SIMULATED = "simulated"
+_MAX_BYTES = 1 << 22  # of a file of messages
 
 
 class Bytes(click.ParamType[bytes]):
@@ -60,15 +63,69 @@ class Bytes(click.ParamType[bytes]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> bytes:
         """Return the bytes that a text means."""
-        if isinstance(value, bytes):
-            return value
         try:
-            return str(value).encode().decode("unicode_escape").encode("latin-1")
+            return value if isinstance(value, bytes) else unescaped(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class MessageFile(NamedTuple):
+    """A file with a message on each line.
+
+    Attributes:
+        path: the file.
+        messages: the messages, in order.
+    """
+
+    path: str
+    messages: tuple[bytes, ...] = ()
+
+
+class _MessageFileType(click.ParamType[MessageFile]):
+    name = "FILE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> MessageFile:
+        """Read the file that a path names; lines without any character are left out."""
+        found = []
+        try:
+            text = files.read_text(value, _MAX_BYTES)
+        except OSError as error:
+            self.fail(f"{value}: {error.strerror or error}", param, ctx)
+        except files.FileError as error:
+            self.fail(f"{value}: {error}; expected a text with a message on each line", param, ctx)
+        for number, line in enumerate(text.split("\n"), 1):
+            try:
+                message = unescaped(line.removesuffix("\r"))
+                found += [message] if message else []
+            except ValueError as error:
+                self.fail(f"{value}:{number}: {error}", param, ctx)
+        if not found:
+            self.fail(f"{value}: expected a message on each line, got none", param, ctx)
+        return MessageFile(str(value), tuple(found))
+
+
+def unescaped(text: str) -> bytes:
+    r"""Return the bytes that a text means; other characters than ASCII mean their UTF-8.
+
+    Args:
+        text: with the escapes of Python's bytes, such as ``\n`` and ``\xff``.
+
+    Raises:
+        ValueError: an escape means nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # for an unknown escape Python only warns
+        try:
+            return text.encode().decode("unicode_escape").encode("latin-1")
         except (UnicodeError, DeprecationWarning) as error:
-            self.fail(f"{value!r} has an escape that means nothing: {error}", param, ctx)
+            raise ValueError(f"{text!r} has an escape that means nothing: {error}") from None
 
 
-_MESSAGE = Bytes()
+def escaped(message: bytes) -> str:
+    """Return the text that stands for a message on a command line."""
+    return repr(message)[2:-1].replace("\\'", "'")
 
 
 class ServerWords(NamedTuple):
@@ -76,22 +133,31 @@ class ServerWords(NamedTuple):
 
     Attributes:
         name: "module:callable", or "host:port" of a server that runs already.
-        messages: the messages of its clients.
+        single: the messages of its clients that were given one by one.
         target: "simulated", "tcp" or "uvloop".
+        file: further messages; None for none.
         pid: the process of a server that runs already.
         endpoints: the debug endpoints of such a server.
     """
 
     name: str
-    messages: Sequence[bytes]
+    single: tuple[bytes, ...]
     target: str
+    file: MessageFile | None = None
     pid: int | None = None
     endpoints: Sequence[str] = ()
 
     @property
+    def messages(self) -> tuple[bytes, ...]:
+        """All messages: those given one by one, then those of the file."""
+        return self.single + (() if self.file is None else self.file.messages)
+
+    @property
     def options(self) -> list[str]:
         """The options of a command that runs the server in the same way."""
-        words = [word for each in self.messages for word in ("--message", escaped(each))]
+        words = [word for each in self.single for word in ("--message", escaped(each))]
+        if self.file is not None:
+            words += ["--messages", self.file.path]
         if self.target != _SIMULATED:
             words += ["--target", self.target]
         if self.pid is not None:
@@ -134,18 +200,19 @@ class ServerWords(NamedTuple):
         return [*([] if self.pid is None else [self.pid]), *self.endpoints]
 
 
-def escaped(message: bytes) -> str:
-    """Return the text that stands for a message on a command line."""
-    return repr(message)[2:-1].replace("\\'", "'")
-
-
-def message_option(command: Any) -> Any:
-    """Add the option ``--message`` to a command, which receives it as `messages`."""
+def message_options(command: Any) -> Any:
+    """Add ``--message`` and ``--messages`` to a command: its `messages` and `message_file`."""
+    command = click.option(
+        "--messages",
+        "message_file",
+        type=_MessageFileType(),
+        help=r"A file with such a message on each line.",
+    )(command)
     return click.option(
         "--message",
         "messages",
         multiple=True,
-        type=_MESSAGE,
+        type=Bytes(),
         help=r"A message that the clients of a server send, such as 'hello\n'; may be repeated.",
     )(command)
 
@@ -163,8 +230,12 @@ def count_options(command: Any) -> Any:
     return click.option("--pid", type=params.COUNT, help=text)(command)
 
 
-def is_given_as_server(name: str, messages: Sequence[bytes]) -> bool:
+def is_given_as_server(name: str, *, messages: bool) -> bool:
     """Return True if a name stands for a server; see the top of this module.
+
+    Args:
+        name: "module:callable", or "host:port".
+        messages: True if messages were given.
 
     Raises:
         click.UsageError: there is nothing of that name.

@@ -20,10 +20,11 @@ from muxleak import files
 from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import params, render, replay_files
 from muxleak_scenarios.cli.fuzz_server import (
+    MessageFile,
     ServerWords,
     count_options,
     is_given_as_server,
-    message_option,
+    message_options,
     replay_server,
 )
 from muxleak_scenarios.cli.replay_program import is_of_program, parsed_run, replay_program
@@ -80,7 +81,7 @@ class NumberedLine(NamedTuple):
 @click.option(
     "--trust", is_flag=True, help="Import and run the program that a file names by itself."
 )
-@message_option
+@message_options
 @count_options
 @params.target_option
 @params.json_option
@@ -92,6 +93,7 @@ def replay_command(
     target: TargetChoice,
     *,
     messages: tuple[bytes, ...],
+    message_file: MessageFile | None,
     pid: int | None,
     endpoints: tuple[str, ...],
     trust: bool,
@@ -110,12 +112,12 @@ def replay_command(
     if is_of_program(line):
         params.refuse(ctx, "a program", "variant")
         found, name, _ = parsed_run(line, trust=trust)
-        if is_given_as_server(name, messages):
-            words = ServerWords(name, messages, target.name, pid, endpoints)
+        if is_given_as_server(name, messages=bool(messages or message_file)):
+            words = ServerWords(name, messages, target.name, message_file, pid, endpoints)
             ctx.exit(replay_server(found, words, as_json=as_json))
         params.refuse(ctx, "a program", "target", "pid", "endpoints")
         ctx.exit(replay_program(line, trust=trust, as_json=as_json))
-    params.refuse(ctx, "lines of steps", "trust", "messages", "pid", "endpoints")
+    params.refuse(ctx, "lines of steps", "trust", "messages", "message_file", "pid", "endpoints")
     runs = parsed(line, variant)
     console = render.stdout()
     results: list[dict[str, Any]] = []

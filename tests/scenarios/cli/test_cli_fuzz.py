@@ -170,7 +170,7 @@ def test_fuzz_json_has_everything(find: Callable[..., None]) -> None:
         ((FLAGSHIP, "--time", "0"), "must be a finite number above 0, such as 60 or 0.5; got 0"),
         ((FLAGSHIP, "--target", "udp"), "'udp' is not one of"),
         ((FLAGSHIP, "--out", "no/such"), "expected a folder that exists, got 'no'"),
-        ((), "Missing argument 'PAIR|VERSION|MODULE:CALLABLE'"),
+        ((), "Missing argument 'PAIR|VERSION|MODULE:CALLABLE|HOST:PORT'"),
     ],
 )
 def test_fuzz_tells_bad_usage(words: tuple[str, ...], message: str) -> None:

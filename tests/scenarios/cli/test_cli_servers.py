@@ -158,8 +158,8 @@ def test_fuzz_server_says_the_budget_in_which_nothing_was_found() -> None:
 )
 def test_servers_and_programs_are_told_apart(name: str, *, server: bool) -> None:
     """By the signature, the annotation, the settings, or what it returns; messages settle it."""
-    assert is_given_as_server(f"room:{name}", ()) is server
-    assert is_given_as_server(f"room:{name}", (b"x",))
+    assert is_given_as_server(f"room:{name}", messages=False) is server
+    assert is_given_as_server(f"room:{name}", messages=True)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,51 @@ def test_servers_and_programs_are_told_apart(name: str, *, server: bool) -> None
         (("room:main", "--test", "t.py"), "means nothing for a program"),
         (("V1", "--message", "x"), "means nothing for a pair or version"),
         (("room:start", "--message", "\\x"), "has an escape that means nothing"),
+        (("room:start", "--message", "\\d"), "has an escape that means nothing"),
+        (("room:start", "--message", "\\u20ac"), "has an escape that means nothing"),
+        (("room:start", "--messages", "none.txt"), "none.txt: No such file or directory"),
+        (("V1", "--messages", "room.py"), "--messages means nothing for a pair or version"),
     ],
 )
 def test_bad_usage_is_named(words: tuple[str, ...], message: str) -> None:
     """Exit code 2, and the reason."""
     result = invoke("fuzz", *words)
+
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+def test_messages_of_a_file_are_sent(folder: Path) -> None:
+    """After those of the command line; the printed command names the file, and repeats."""
+    (folder / "sent.txt").write_bytes(b"other\\n\r\n\nhello\\n\n")
+    words = ("--message", r"x\x00", "--messages", "sent.txt")
+
+    data = json.loads(invoke("fuzz", "room:start", *words, "--json").stdout)
+    again = invoke(*shlex.split(data["replay"])[1:])
+
+    assert data["messages"] == [r"x\x00", r"other\n", r"hello\n"]
+    assert data["replay"].endswith(r" room:start --message 'x\x00' --messages sent.txt")
+    assert "a connects and sends b'hello\\n'" in data["steps"]
+    assert again.exit_code == 1, again.output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"good\\n\nbad\\", r"wrong.txt:2: 'bad\\' has an escape that means nothing"),
+        (b"\xff", "wrong.txt: expected UTF-8, got the byte 0xff"),
+        (b"\n\n", "wrong.txt: expected a message on each line, got none"),
+        (b"x\n" * 257, "expected at most 256 messages, got 257"),
+        (b"x" * (4 << 20) + b"\n", "wrong.txt: expected at most 4,194,304 bytes"),
+    ],
+)
+def test_malformed_files_of_messages_are_refused(
+    content: bytes, message: str, folder: Path
+) -> None:
+    """Exit code 2, with the file and the line."""
+    (folder / "wrong.txt").write_bytes(content)
+
+    result = invoke("fuzz", "room:start", "--messages", "wrong.txt")
 
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
