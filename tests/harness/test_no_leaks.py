@@ -425,6 +425,62 @@ def test_ignore_covers_what_it_names_and_no_more(ignore: Any, *, matches: bool) 
     run(body)
 
 
+class Holding:
+    """A server whose handlers wait for an event that is never set."""
+
+    def __init__(self) -> None:
+        self.called, self.never, self.ended = (asyncio.Event() for _ in range(3))
+
+    async def serve(self, _reader: object, writer: asyncio.StreamWriter) -> None:
+        """Wait."""
+        self.called.set()
+        try:
+            await self.never.wait()
+        finally:
+            writer.close()
+            self.ended.set()
+
+    async def connect(self) -> None:
+        """Serve one connection that is closed by its client."""
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await self.called.wait()
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+
+
+@REAL
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        ("Holding.serve", True),
+        ("*/test_no_leaks.py", True),
+        (f"tests/harness/test_no_leaks.py:{Holding.serve.__code__.co_firstlineno}", True),
+        (f"tests/harness/test_no_leaks.py:{Holding.serve.__code__.co_firstlineno + 1}", False),
+        ("Holding.connect", False),
+    ],
+)
+def test_ignore_created_by_knows_where_a_task_of_asyncio_begins(
+    new_loop: Loops, pattern: str, *, matches: bool
+) -> None:
+    """The task of a handler is made by asyncio itself."""
+
+    async def body() -> None:
+        held = Holding()
+        ignore = ignore_created_by(pattern, reason="a test")
+        expected = contextlib.nullcontext() if matches else pytest.raises(LeakError)
+        with expected:
+            async with no_leaks(kinds=["task"], ignore=ignore, budget=0.05):
+                await held.connect()
+        held.never.set()
+        await held.ended.wait()
+
+    # uvloop has no frames of its own: a runner's tell its callbacks from the code that drives it.
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(body())
+
+
 def test_ignore_name_knows_the_name_a_task_was_given() -> None:
     """A task's own name counts as well as its coroutine's."""
 

@@ -21,14 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from muxleak.checks.report import Record, creation_frames
 from muxleak.introspect.sites import SiteFrame, short_path
 from muxleak.introspect.waiting import is_stdlib
 from muxleak.ledger.counters import CURRENT, Counters, TaskRecord
-
-if TYPE_CHECKING:
-    from muxleak.checks.report import Record
 
 _INSTALLED = {"site-packages", "dist-packages"}
 _DESTROYED = frozenset({"destroyed"})
@@ -52,7 +50,7 @@ class Ignore:
     reason: str
     seen: tuple[tuple[Counters, int, int], ...] = ()
 
-    def covers(self, record: "Record") -> bool:
+    def covers(self, record: Record) -> bool:
         """Return True if `record` is exempt.
 
         Args:
@@ -89,7 +87,8 @@ def ignore_created_by(pattern: str, *, reason: str) -> Ignore:
 
     Args:
         pattern: for the qualified name of a function ("Client.connect"), a file ("*/pool.py") or a
-            line ("app/pool.py:12"), of any of the few frames of the creation site.
+            line ("app/pool.py:12"), of any of the few frames of the creation site. A task that
+            asyncio made, such as a handler of `start_server`, has the place where it begins.
         reason: why it is no leak; must not be empty.
 
     Returns:
@@ -255,7 +254,7 @@ def _is_text(value: object) -> bool:
 
 def _texts(by: str, record: Any) -> list[str]:
     if by == "created_by":
-        return [text for frame in record.site.frames for text in _frame_texts(frame)]
+        return [text for frame in creation_frames(record) for text in _frame_texts(frame)]
     if by == "name":
         own = [record.task.get_name()] if isinstance(record, TaskRecord) else []
         return [record.name, *own]

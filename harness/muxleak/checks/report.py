@@ -251,7 +251,7 @@ def _group(
         doing = f"{waiting.place} on {waiting.on}"
     else:
         doing = first.state()
-    created = first.site.frames or _made_by_asyncio(first)
+    created = creation_frames(first)
     site = str(created[0]) if created else "unknown"
     if created and not first.site.points:
         # Baselines hold this text: changing it would make their entries look like new leaks.
@@ -264,8 +264,10 @@ def _group(
     )
 
 
-def _made_by_asyncio(record: Record) -> tuple[SiteFrame, ...]:
-    """Return the first line of a task's function, if no user code is in its creation site."""
+def creation_frames(record: Record) -> tuple[SiteFrame, ...]:
+    """Return the frames of a creation site; the first line of a task that asyncio itself made."""
+    if record.site.points:
+        return record.site.frames
     code = attribute(ask(record.thing(), "get_coro"), "cr_code")
     if not isinstance(code, CodeType):
         return ()
