@@ -228,6 +228,64 @@ def test_one_shrinker_serves_every_search() -> None:
     assert found == {}
 
 
+REPLAYS = "muxleak.sim.replay"
+"""The one module that writes and reads replay files."""
+READERS = {"muxleak_scenarios.hunt.findings", "muxleak_scenarios.hunt.stacks"}
+"""Hunts read the details of their own findings, and the labels in a profile."""
+MARKS = {"muxleak_replay", "muxleak_hunt", "sim1:"}
+KEYS = {"trace", "verdict", "signature", "steps"}
+
+
+def replay_writers(text: str) -> list[str]:
+    """The marks of replays that a file writes or reads, and the keys that make a replay of data."""
+    tree = ast.parse(text)
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    keys = [
+        {key.value for key in node.keys if isinstance(key, ast.Constant)}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+    ]
+    writes = any({"line", "steps"} <= each and KEYS & (each - {"steps"}) for each in keys)
+    reads = any(
+        ast.unparse(node.func).endswith("from_json")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    )
+    return [*MARKS.intersection(texts), *["keys"] * writes, *["from_json"] * reads]
+
+
+def test_one_module_writes_and_reads_replays() -> None:
+    """All kinds of subjects have one form of replay file."""
+    found = {
+        name: own
+        for package in FOLDERS
+        for name, text in modules(package).items()
+        if name not in {REPLAYS, *READERS} and (own := replay_writers(text))
+    }
+
+    assert found == {}
+    assert set(replay_writers(modules("muxleak")[REPLAYS])) >= {*MARKS, "from_json"}
+    assert not replay_writers(modules("muxleak_scenarios")["muxleak_scenarios.cli.fuzz_program"])
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        'def keep(run):\n    return json.dumps({"line": run.line, "steps": [], "trace": ""})',
+        'def write(found):\n    return {"muxleak_hunt": 1, "findings": found}',
+        "def load(path):\n    return files.from_json(read_text(path))",
+        'def line(data):\n    return "sim1:" + data',
+    ],
+)
+def test_second_replay_format_is_found(planted: str) -> None:
+    """Data that look like a replay, the marks of one, and a reader of one are named."""
+    assert replay_writers(planted) != []
+
+
 @pytest.mark.parametrize(
     "planted",
     [

@@ -12,6 +12,7 @@ import pytest
 from muxleak.plugin import replays
 from muxleak.plugin.options import REPLAY_SUFFIX
 from muxleak.search import find_leaks
+from muxleak.server import search_server, server_subject
 from muxleak.sim import Replay
 from muxleak.sim.fresh_process import Difference
 from muxleak.sim.replay import SUFFIX
@@ -257,6 +258,107 @@ def test_replay_is_judged_by_itself_alone(chat: Project, mode: str) -> None:
     result = chat.run("--leaks-replays", f"--leaks={mode}")
 
     result.assert_outcomes(passed=2, warnings=0)
+
+
+SERVER = """
+import asyncio
+
+kept = []
+
+async def serve(reader, writer):
+    if await reader.readline() == b"hello\\n":
+        kept.append(asyncio.create_task(asyncio.sleep(3600)))
+    writer.close()
+"""
+
+
+def keep_server(project: Project) -> None:
+    """Search a server and write the replay file of its leak."""
+    scope: dict[str, Any] = {"__name__": "room"}
+    exec(compile(SERVER, str(project.path / "room.py"), "exec"), scope)  # noqa: S102 - our own text
+    found = search_server(server_subject(scope["serve"], messages=[b"hello\n"]))
+    assert found is not None
+    replace(found.replay, name="room:serve").save(project.path / FILE)
+
+
+@pytest.mark.parametrize("how", [["--leaks-replays"], [f"{FILE}::room:serve"]])
+def test_replay_of_a_server_fails_while_the_server_does(chat: Project, how: list[str]) -> None:
+    """With the messages of the file; it passes when the server is fixed, on another course."""
+    chat.write(SERVER, "room.py")
+    keep_server(chat)
+    result = chat.run(*how)
+
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(
+        [
+            "E   muxleak.LeakError: *",
+            f"E       made at {chat.line('create_task', 'room.py')} in serve",
+            "E   steps: a connects and sends b'hello*",
+            f"E   replay with: muxleak replay {FILE}",
+        ]
+    )
+    chat.write(SERVER.replace("kept.append", "").replace("sleep(3600)", "sleep(0)"), "room.py")
+    chat.run("--leaks-replays").assert_outcomes(passed=2)
+    exact = chat.run("--leaks-replays-exact")
+    exact.assert_outcomes(passed=1, failed=1)
+    exact.stdout.fnmatch_lines(["*the server or its settings have changed*"])
+
+
+def test_replay_of_a_server_is_not_imported_unasked(chat: Project) -> None:
+    """As for a program."""
+    chat.write("raise SystemExit('imported')\n", "room.py")
+    keep_server(chat)
+
+    assert chat.run(FILE).ret == pytest.ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"messages": ("\\x",)}, "*has an escape that means nothing*"),
+        ({"name": "room:kept"}, "*expected an async function (reader, writer)*"),
+        (
+            {"kind": "sequence", "name": "V1", "notation": "b:close"},
+            "*expected each connection to be opened first, got 'V1 b:close'*",
+        ),
+        ({"kind": "sequence", "name": "nobody", "notation": "a:open"}, "*expected a pair*"),
+    ],
+)
+def test_replay_that_cannot_be_repeated_is_no_pass(
+    chat: Project, changes: dict[str, Any], message: str
+) -> None:
+    """The reason is named."""
+    chat.write(SERVER, "room.py")
+    keep_server(chat)
+    replace(Replay.load(chat.path / FILE), **changes).save(chat.path / FILE)
+    result = chat.run("--leaks-replays")
+
+    assert result.parseoutcomes().get("passed") == 1
+    result.stdout.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize("how", ["--leaks-replays", FILE])
+def test_replay_of_a_pair_fails_while_the_pair_does(chat: Project, how: str) -> None:
+    """It needs no trust, since no module is imported that the file names."""
+    found = Replay(kind="sequence", name="V1", notation="a:open a:close")
+    found.save(chat.path / FILE)
+    result = chat.run(how)
+
+    assert result.parseoutcomes().get("failed") == 1
+    result.stdout.fnmatch_lines(
+        ["E   *violated: tasks: *", "E   steps: a:open  client a connects*"]
+    )
+    replace(found, name="REF").save(chat.path / FILE)
+    assert "failed" not in chat.run(how).parseoutcomes()
+
+
+def test_replay_of_a_hunt_is_an_error(chat: Project) -> None:
+    """Its run needs a server from outside."""
+    Replay(kind="hunt", name="127.0.0.1:1", notation="a:open").save(chat.path / FILE)
+    result = chat.run("--leaks-replays")
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*muxleak hunt HOST:PORT --replay FILE*"])
 
 
 def test_replay_leaves_the_path_as_it_was(chat: Project) -> None:

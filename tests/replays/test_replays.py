@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from muxleak.sim import Replay
 from muxleak_scenarios import load_pairs
-from muxleak_scenarios.pairs.replay import ReplayLine, SequenceReplay, expectation, read_lines
+from muxleak_scenarios.pairs.replay import (
+    ReplayLine,
+    SequenceReplay,
+    expectation,
+    read_lines,
+    recorded_subject,
+)
 
+FOUND = sorted(Path(__file__).parent.glob("*.sim.json"))
 FILES = sorted(Path(__file__).parent.glob("*.seq"))
 LINES = [
     pytest.param(line, id=f"{path.stem}:{line.number}")
@@ -21,7 +29,15 @@ def test_replay_does_what_its_line_expects(line: ReplayLine) -> None:
     assert expectation(SequenceReplay.parse(line.text).run()) == line.expected
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+def test_replay_file_does_what_it_says(path: Path) -> None:
+    """The run fails as the recorded one did."""
+    found = Replay.load(path)
+
+    assert recorded_subject(found).repeat(found).verdict == found.verdict
+
+
+@pytest.mark.parametrize("path", FILES + FOUND, ids=lambda path: path.stem)
 def test_replay_file_is_small(path: Path) -> None:
     """A file fits a report."""
     assert path.stat().st_size <= 4096

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from muxleak import LeakError
+from muxleak.introspect.sites import SiteFrame
 from muxleak.search import find_leaks
 from muxleak.sim import (
     Network,
@@ -24,6 +26,7 @@ from muxleak.sim import (
     simulate,
     simulated,
 )
+from muxleak.sim.replay import RecordedGroup
 from source_roots import PYTHONPATH
 from tasks import forever
 
@@ -179,6 +182,42 @@ def test_file_stays_small(tmp_path: Path) -> None:
         Replay(Random(1).randbytes(4_000)).save(path)
     with pytest.raises(ReplayError, match="shrink first"):
         Replay(Random(1).randbytes(4_000), steps=steps).save(path)
+
+
+def test_file_holds_the_signature_and_the_creation_sites(tmp_path: Path) -> None:
+    """As data, without absolute paths; equal for equal failures, in every process."""
+    found = find_leaks(leaks_on_the_third)
+    again = find_leaks(leaks_on_the_third, seed=5)
+    assert found is not None
+    assert again is not None
+    found.replay.save(tmp_path / "found.json")
+    data = json.loads((tmp_path / "found.json").read_text())
+
+    assert Replay.load(tmp_path / "found.json") == found.replay
+    assert (data["muxleak_replay"], data["kind"]) == (2, "program")
+    assert data["versions"]["python"] == platform.python_version()
+    assert len(data["signature"]) == 16
+    assert data["signature"] == again.replay.signature
+    (group,) = data["groups"]
+    assert (group["kind"], group["count"], group["name"]) == ("task", 1, "forever")
+    assert group["created"][0]["function"] == "leaks_on_the_third"
+    assert group["created"][0]["file"].endswith("sim/test_replay.py")
+    assert not Path(group["created"][0]["file"]).is_absolute()
+
+
+def test_file_leaves_out_groups_that_do_not_fit(tmp_path: Path) -> None:
+    """The largest stay; the steps give way when one group is left."""
+    frames = tuple(SiteFrame("folder/of/module.py", number, "function") for number in range(4))
+    groups = tuple(RecordedGroup("task", 9 - number, "name", frames) for number in range(9))
+    Replay(b"\1", steps=("a step",) * 9, groups=groups).save(tmp_path / "found.json")
+    Replay(steps=("a step" * 40,) * 20, groups=groups).save(tmp_path / "long.json")
+
+    assert (tmp_path / "found.json").stat().st_size <= 4096
+    loaded = Replay.load(tmp_path / "found.json")
+    assert 1 < len(loaded.groups) < 9
+    assert loaded.groups == groups[: len(loaded.groups)]
+    assert loaded.steps == ("a step",) * 9
+    assert [len(each) for each in Replay.load(tmp_path / "long.json").steps] == [240] * 10 + [3]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"line": "sim1:x"}', "[1]"])

@@ -6,7 +6,7 @@ import pytest
 
 from muxleak.search.shrink import shrink
 from muxleak.search.subject import Decisions, Outcome, Subject
-from muxleak.sim import Choices
+from muxleak.sim import Choices, Replay
 
 Event = tuple[int, int, int]
 
@@ -24,7 +24,7 @@ class Events(Subject[Outcome]):
         """Not asked for by the shrinker."""
         raise NotImplementedError
 
-    def replay(self, outcome: Outcome) -> str:
+    def replay(self, outcome: Outcome) -> Replay:
         """Not asked for by the shrinker."""
         raise NotImplementedError
 

@@ -2,8 +2,10 @@
 
 from muxleak.search import Finding
 from muxleak_scenarios import Sequence, SequenceOutcome
-from muxleak_scenarios.pairs.subject import SequenceLine, SequenceRunOutcome
+from muxleak_scenarios.pairs.subject import SequenceRunOutcome, SequenceSubject
 from muxleak_scenarios.sequence import encoding
+from muxleak_scenarios.sequence.describe import step_in_words
+from muxleak_vless.lifecycle import Lifecycle
 
 
 def finding(
@@ -13,8 +15,11 @@ def finding(
     outcome = SequenceRunOutcome(
         encoding.encode(sequence),
         frozenset(result.violated),
+        f"violated: {', '.join(result.violated)}",
+        tuple(f"{step}  {step_in_words(step)}" for step in sequence),
+        () if result.report is None else result.report.groups,
         sequence=sequence,
         result=result,
     )
-    line = SequenceLine(str(sequence))
-    return Finding("", outcome, line, examples, connections, shrinks=0)
+    subject = SequenceSubject(Lifecycle)
+    return Finding("", outcome, subject.replay(outcome), examples, connections, shrinks=0)

@@ -27,9 +27,11 @@ from uuid import UUID
 import click
 
 from muxleak.files import FileError
+from muxleak.introspect.sites import SiteFrame
 from muxleak.monitor.endpoint import Page, _Connection
 from muxleak.plugin import baseline
 from muxleak.sim import Replay, ReplayError
+from muxleak.sim.replay import RecordedGroup
 from muxleak_scenarios.cli import hunt, replay, replay_program
 from muxleak_scenarios.hunt import findings
 from muxleak_scenarios.hunt.stacks import StackParser
@@ -331,13 +333,17 @@ def _same(one: object, other: object) -> None:
 
 def _read_run(data: bytes, _: Random) -> None:
     path = _file("found.sim.json", data)
-    found = replay_program.load(str(path))
+    recorded = replay_program.recorded_run([str(path)])
+    assert recorded is not None
+    found, _words = recorded
     # A file with more than a file may hold can be read, and is not written again.
     with suppress(ReplayError):
         again = Replay.read(found.to_bytes().decode())
         shown = again.steps[:-1] if again.steps[-1:] == ("...",) else again.steps
         _same((*found.steps[: len(shown)], found.verdict[:400]), (*shown, again.verdict))
-        _same(found.line, again.line)
+        _same(found.groups[: len(again.groups)], again.groups)
+        for name in ("line", "kind", "name", "trace", "signature", "messages", "target"):
+            _same(getattr(found, name), getattr(again, name))
 
 
 def _read_line(data: bytes, _: Random) -> None:
@@ -479,7 +485,18 @@ _RUNS = (
         steps=("a", "b"),
     ),
     Replay(bytes(range(200)), bytes(500) + b"\7", name="a.b:c.d", steps=("step [1] {2}",) * 9),
+    Replay(
+        b"\1",
+        kind="server",
+        name="chat:start",
+        signature="ab" * 8,
+        messages=("hello\\n", "\\xff"),
+        target="tcp",
+        groups=(RecordedGroup("task", 2, "ping", (SiteFrame("chat.py", 11, "serve"),) * 2),),
+    ),
+    Replay(kind="sequence", name="V1", notation="a:open~0 a:close"),
 )
+_EARLIER = {"program": "chat:main", "line": _RUNS[1].line, "trace": "", "verdict": "", "steps": []}
 _LINES = (
     "# comment\n\nlive_id_reused/buggy a:open a:new:1:echo a:new:1:echo a:close  # expect: clean\n",
     "V1 a:open~0 a:new:7:@echo+5~3^01ff a:data:7+9 cancel wait a:half b:bad:flow\nREF a:open\n",
@@ -526,12 +543,13 @@ _REQUESTS = (
 
 
 def _run_subject() -> Subject:
-    samples = tuple(each.to_bytes() for each in _RUNS)
+    samples = (*(each.to_bytes() for each in _RUNS), json.dumps(_EARLIER).encode())
     return Subject(samples, _read_run, (click.UsageError,), _json)
 
 
 def _line_subject() -> Subject:
-    return Subject(tuple(each.line.encode() for each in _RUNS), _read_line, (ReplayError,), _text)
+    samples = tuple(each.line.encode() for each in _RUNS if each.kind != "sequence")
+    return Subject(samples, _read_line, (ReplayError,), _text)
 
 
 def _lines_subject() -> Subject:
@@ -547,7 +565,8 @@ def _baseline_subject() -> Subject:
 def _findings_subject() -> Subject:
     found = [_FINDING, {**_FINDING, "died": "killed", "counts": []}]
     texts = (json.dumps({"muxleak_hunt": 1, "findings": each}) for each in (found, found[:1], []))
-    samples = tuple(each.encode() for each in texts)
+    read = findings.read(json.dumps({"muxleak_hunt": 1, "findings": found}))
+    samples = (*(each.encode() for each in texts), findings.write(read, "127.0.0.1:1").encode())
     return Subject(samples, _read_findings, (click.BadParameter,), _json)
 
 

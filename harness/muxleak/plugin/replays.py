@@ -1,6 +1,6 @@
-"""Runs replay files of simulated programs as tests, which fail as long as the programs fail.
+"""Runs replay files as tests, which fail as long as their programs, servers or pairs fail.
 
-`muxleak fuzz module:callable` writes such a file. Loaded only by a session that has replay files
+`muxleak fuzz` writes such a file. Loaded only by a session that has replay files
 among its tests (`options.replays_of`).
 """
 
@@ -18,7 +18,10 @@ among its tests (`options.replays_of`).
 # - It is an error, too, if only the file names the program: to import it runs code, and a file may
 #   come from anybody. `--leaks-replays` trusts the files, and `FILE::MODULE:CALLABLE` names it.
 #
-# The run is not checked by the plugin. `simulate` checks it itself, with the settings of the
+# A pair or version is part of this distribution, so a file that names one imports nothing foreign.
+# The file of a hunt is an error: its run needs a server from outside.
+#
+# The run is not checked by the plugin. It is checked by itself, with the settings of the
 # program, which may allow what the plugin would report.
 
 import os
@@ -26,6 +29,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +37,10 @@ import pytest
 
 from muxleak.files import shown
 from muxleak.plugin.options import is_exact, mode_of
+from muxleak.server.check import recorded_subject
 from muxleak.sim.fresh_process import why_it_differs
-from muxleak.sim.programs import ProgramError, find_program
-from muxleak.sim.replay import SUFFIX, Replay, ReplayError
-from muxleak.sim.simulate import rerun
+from muxleak.sim.programs import find_program, locate
+from muxleak.sim.replay import PROGRAM, SEQUENCE, SUFFIX, Replay, ReplayError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 _SHOWN = 20  # replays that the summary names
 _PROPERTY = "muxleak_another_run"  # of the report of a replay; JUnit files have it, too
 _FRESH_SECONDS = 20.0  # for a run in a process of its own
+_PAIRS = "muxleak_scenarios.pairs.replay"  # by name, since it stands in a higher package
 _BEYOND = "needs wakeups=True: stock asyncio does not wake tasks in this order"
 
 
@@ -112,7 +117,8 @@ class ReplayFile(pytest.File):
             found = Replay.load(self.path)
         except OSError as error:
             raise ReplayError(f"{self.path}: {error.strerror or error}") from error
-        if self._programs is not None and found.name not in self._programs:
+        is_foreign = found.kind != SEQUENCE
+        if is_foreign and self._programs is not None and found.name not in self._programs:
             path = _shown(self.path)
             again = shlex.join(["pytest", f"{path}::{found.name}"])
             raise ReplayError(
@@ -132,14 +138,14 @@ class ReplayFile(pytest.File):
 
 
 class ReplayItem(pytest.Item):
-    """A run of a program that failed when the file was written."""
+    """A run that failed when the file was written."""
 
     def __init__(self, *, found: Replay, **settings: Any) -> None:
         super().__init__(**settings)
         self.found = found
-        self._program: Any = None
+        self._subject: Any = None
         if mode_of(self.config) != "off":
-            reason = "simulate() checks the run, with the settings of the program"
+            reason = "the run is checked by itself, with the settings of the program"
             self.add_marker(pytest.mark.leaks_allowed(reason=reason))
 
     def setup(self) -> None:
@@ -151,8 +157,8 @@ class ReplayItem(pytest.Item):
         root = self.config.rootpath
         with _importing(root):
             try:
-                self._program = find_program(self.found.name)
-            except ProgramError as error:
+                self._subject = _subject(self.found)
+            except (TypeError, ValueError, ImportError) as error:
                 reason = (
                     f"{_shown(self.path)}: {error}; expected a program that can be imported from "
                     f"{root}. Remove the file if its program no longer exists"
@@ -167,16 +173,16 @@ class ReplayItem(pytest.Item):
             pytest.fail.Exception: the run passed on another course, and that is to fail.
         """
         with _importing(self.config.rootpath):
-            result = rerun(self.found, self._program)
-        differs = bool(self.found.trace) and result.trace_hash != self.found.trace
-        error = result.error
+            outcome = self._subject.repeat(self.found)
+        differs = bool(self.found.trace) and outcome.trace != self.found.trace
+        error = outcome.error
         if error is None:
             if differs:
                 self._took_another_course()
             return
-        if result.steps:
-            error.add_note(f"steps: {' | '.join(result.steps)}")
-        if result.choices.woken:
+        if outcome.steps:
+            error.add_note(f"steps: {' | '.join(outcome.steps)}")
+        if outcome.beyond:
             error.add_note(_BEYOND)
         if differs:
             error.add_note(
@@ -194,8 +200,10 @@ class ReplayItem(pytest.Item):
         if not is_exact(self.config):
             self.user_properties.append((_PROPERTY, f"{_shown(self.path)}::{self.name}"))
             return
-        with _importing(self.config.rootpath):
-            why = why_it_differs(self.found.name, self.found, timeout=_FRESH_SECONDS)
+        why: object = "the server or its settings have changed, or it depends on hash order"
+        if self.found.kind == PROGRAM:
+            with _importing(self.config.rootpath):
+                why = why_it_differs(self.found.name, self.found, timeout=_FRESH_SECONDS)
         reason = (
             f"{_shown(self.path)}: passes, but takes another course than the recorded run: {why}. "
             f"Record it again with muxleak fuzz {self.found.name}, or run without "
@@ -205,7 +213,7 @@ class ReplayItem(pytest.Item):
 
     def teardown(self) -> None:
         """Release the program."""
-        self._program = None
+        self._subject = None
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the error with the frames of the program, without those of the plugin."""
@@ -220,6 +228,18 @@ class ReplayItem(pytest.Item):
     def reportinfo(self) -> tuple[Path, None, str]:
         """Return the file, no line, and the name in reports."""
         return self.path, None, f"{_shown(self.path)}: {self.name}"
+
+
+def _subject(found: Replay) -> Any:
+    """Return the subject of a replay.
+
+    Raises:
+        TypeError, ValueError, ImportError: there is none; the message says what was expected.
+    """
+    if found.kind == SEQUENCE:
+        return import_module(_PAIRS).recorded_subject(found)
+    is_program = found.kind == PROGRAM
+    return recorded_subject(found, (find_program if is_program else locate)(found.name))
 
 
 def _shown(path: Path) -> str:

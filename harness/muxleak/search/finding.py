@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Generic
 
 from muxleak.search.subject import OutcomeT
+
+if TYPE_CHECKING:
+    from muxleak.sim.replay import Replay
 
 _STEPS_SHOWN = 12
 
@@ -17,7 +20,7 @@ class Finding(Generic[OutcomeT]):
     Attributes:
         subject: the name of the subject.
         outcome: the outcome of the run.
-        replay: the facts by which the run can be repeated; its `line` is one word.
+        replay: the facts by which the run can be repeated.
         examples: number of runs until the first failure, that one included.
         connections: number of connections that those runs opened, where the subject counts them.
         shrinks: number of runs spent on shrinking.
@@ -27,7 +30,7 @@ class Finding(Generic[OutcomeT]):
 
     subject: str
     outcome: OutcomeT
-    replay: Any
+    replay: Replay
     examples: int
     connections: int
     shrinks: int

@@ -8,16 +8,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from muxleak.checks.report import LeakError
 from muxleak.search.search import EXAMPLES, Progress, search
 from muxleak.search.subject import Decisions, Outcome, Subject
 from muxleak.sim.guard import guarded
-from muxleak.sim.replay import Replay
+from muxleak.sim.replay import PROGRAM
 from muxleak.sim.run import run
 from muxleak.sim.schedulers import TURNS, portfolio
-from muxleak.sim.simulate import name_of_program, settings_of
+from muxleak.sim.simulate import name_of_program, rerun, settings_of
 from muxleak.sim.time_limits import TimeLimitError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from muxleak.search.finding import Finding
     from muxleak.sim.choices import Choices
+    from muxleak.sim.replay import Replay
+    from muxleak.sim.run import Run
     from muxleak.sim.settings import Settings
     from muxleak.sim.simulate import Options
 
@@ -58,32 +61,35 @@ class ProgramSubject(Subject[Outcome]):
     def run(self, choices: Choices, *, traced: bool = False) -> Outcome:
         """Run the program once."""
         result = run(self._program, choices, self._settings, traced=traced)
-        error = result.error
-        if error is None:
-            return _CLEAN
-        return Outcome(
-            Decisions.of(choices),
-            signature(error),
-            (str(error) or type(error).__name__).splitlines()[0],
-            tuple(result.steps),
-            error.report.groups if isinstance(error, LeakError) else (),
-            error,
-            bool(choices.woken),
-            result.trace_hash,
-        )
+        return _CLEAN if result.error is None else outcome_of(result)
 
     def replay(self, outcome: Outcome) -> Replay:
         """Return the replay of a run."""
-        return Replay(
-            outcome.data.program,
-            outcome.data.environment,
-            wakeups=self._settings.wakeups,
-            gaps=self._settings.gaps,
-            name=self.name,
-            trace=outcome.trace,
-            verdict=outcome.verdict,
-            steps=outcome.steps,
-        )
+        settings = self._settings
+        found = outcome.recorded(PROGRAM, self.name)
+        return replace(found, wakeups=settings.wakeups, gaps=settings.gaps)
+
+    def repeat(self, replay: Replay) -> Outcome:
+        """Run a recorded run again, with its settings, or as an earlier version ran it."""
+        return outcome_of(rerun(replay, self._program))
+
+
+def outcome_of(result: Run[Any]) -> Outcome:
+    """Return the outcome of a run in the simulation."""
+    error = result.error
+    trace, steps, woken = result.trace_hash, tuple(result.steps), bool(result.choices.woken)
+    if error is None:
+        return Outcome(steps=steps, trace=trace, beyond=woken)
+    return Outcome(
+        Decisions.of(result.choices),
+        signature(error),
+        (str(error) or type(error).__name__).splitlines()[0],
+        steps,
+        error.report.groups if isinstance(error, LeakError) else (),
+        error,
+        woken,
+        trace,
+    )
 
 
 def find_leaks(

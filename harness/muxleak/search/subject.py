@@ -25,10 +25,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from hashlib import sha256
 from random import Random
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from muxleak.sim.choices import Choices
+from muxleak.sim.replay import Replay, recorded_groups
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 StepBytes = tuple[bytes, bytes]
 """The draws of one step, and the decisions of the environment until the next."""
 
+_DIGITS = 16  # of the hash of a signature
 _REDRAWN = 2  # steps that `Subject.shorter` draws anew, at most
 
 
@@ -131,6 +134,40 @@ class Outcome:
         """True if something is wrong."""
         return self.signature is not None
 
+    def recorded(self, kind: str, name: str) -> Replay:
+        """Return the replay of the run, as far as it is the same for all kinds of subjects.
+
+        Args:
+            kind: one of `muxleak.sim.replay.KINDS`.
+            name: the name of the subject.
+        """
+        return Replay(
+            self.data.program,
+            self.data.environment,
+            kind=kind,
+            name=name,
+            trace=self.trace,
+            verdict=self.verdict,
+            signature=_hash(self.signature),
+            steps=self.steps,
+            groups=recorded_groups(self.groups),
+        )
+
+
+def _hash(signature: Hashable) -> str:
+    """Return a hash that is the same in every process; "" for None."""
+    if signature is None:
+        return ""
+    parts = signature if isinstance(signature, frozenset) else [signature]
+    words = sorted(
+        " ".join(map(_word, each if isinstance(each, tuple) else [each])) for each in parts
+    )
+    return sha256("\n".join(words).encode()).hexdigest()[:_DIGITS]
+
+
+def _word(part: object) -> str:
+    return part.__name__ if isinstance(part, type) else str(part)
+
 
 OutcomeT = TypeVar("OutcomeT", bound=Outcome)
 
@@ -205,8 +242,12 @@ class Subject(Advice, ABC, Generic[OutcomeT]):
         return Choices(data.program, data.environment)
 
     @abstractmethod
-    def replay(self, outcome: OutcomeT) -> Any:
+    def replay(self, outcome: OutcomeT) -> Replay:
         """Return the facts by which a traced run can be repeated in another process."""
+
+    def repeat(self, replay: Replay) -> OutcomeT:
+        """Run a recorded run again; the outcome has its trace even if nothing is wrong."""
+        return self.run(self.choices(Decisions(replay.program, replay.environment)), traced=True)
 
     def same(self, first: OutcomeT, other: OutcomeT) -> bool:
         """Return True if a run fails in the way in which the first did."""

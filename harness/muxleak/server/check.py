@@ -21,26 +21,28 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from muxleak.checks.ignores import valid_ignores
 from muxleak.introspect.sites import is_internal
 from muxleak.search.finding import Finding
+from muxleak.search.program import ProgramSubject
 from muxleak.search.search import search
-from muxleak.search.subject import Outcome
 from muxleak.server.counts import CountError, counting
 from muxleak.server.events import CLIENTS, EVENTS, IDLE, Plan, events_of
 from muxleak.server.given import address_of, recognise
-from muxleak.server.messages import client_input
+from muxleak.server.messages import client_input, unescaped
 from muxleak.server.real import REAL_GRACE, REAL_IDLE, RealServerSubject
 from muxleak.server.running import IMPOSSIBLE, RunningServerSubject
 from muxleak.server.simulated import SimulatedServerSubject
 from muxleak.server.subject import GRACE, ServerSettings
-from muxleak.sim.choices import Choices
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.replay import Replay
+from muxleak.sim.replay import SERVER, Replay
 from muxleak.sim.settings import Network
+from muxleak.sim.simulate import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from muxleak.checks.ignores import Ignore
     from muxleak.search.search import Progress
+    from muxleak.search.subject import Outcome, Subject
     from muxleak.server.subject import ServerSubject
 
 SEQUENCES = 1_000
@@ -51,7 +53,6 @@ TARGETS = (SIMULATED, "tcp", "uvloop")
 ONCE = "once"
 """The reason why the search for a finding ended that did not fail again."""
 _REAL_SEQUENCES = 50
-_REAL_REPLAYS = 20  # times that a sequence is repeated on a real loop, at most
 _SHRINKING = 10.0  # seconds, on a real loop
 
 
@@ -74,7 +75,7 @@ def check_server(
     *,
     sequences: int | None = None,
     seed: int = 0,
-    replay: str = "",
+    replay: Path | str = "",
     **options: Unpack[ServerOptions],
 ) -> None:
     r"""Run a server under generated sequences of connections; raise if something leaks.
@@ -97,7 +98,7 @@ def check_server(
             yields an address. It is started anew for each sequence.
         sequences: number of sequences, at most; by default 1,000 simulated or 50 real ones.
         seed: of all chance; the same seed makes the same sequences.
-        replay: the line of a sequence, to run this one alone.
+        replay: the line of a sequence, or the path of its file, to run this one alone.
         **options: how a sequence runs:
 
             - ``messages``: bytes that clients send, a Hypothesis strategy of such, or an async
@@ -123,7 +124,7 @@ def check_server(
         OSError: a server that runs already cannot be reached or counted.
         RuntimeError: it runs on the loop that waits for this call.
         TypeError: the server, or another argument, is none of the above.
-        ValueError: an argument is out of its range, or the replay is no line.
+        ValueError: an argument is out of its range, or the replay is no line and no file of one.
     """
     __tracebackhide__ = True
     subject = server_subject(server, seed=seed, **options)
@@ -132,10 +133,10 @@ def check_server(
 
     def check() -> BaseException | None:
         if replay:
-            outcome = repeat_sequence(subject, Replay.parse(replay))
+            outcome = subject.repeat(Replay.of(replay))
             if outcome.error is not None:
                 head = f"this sequence of {subject.name} fails:"
-                _describe(outcome.error, head, outcome, replay)
+                _describe(outcome.error, head, outcome, str(replay))
             return outcome.error
         return _searched(subject, sequences, seed)
 
@@ -208,6 +209,26 @@ def _settings(
         valid_ignores(options.get("ignore", ())),
         options.get("network") or Network(),
     )
+
+
+def recorded_subject(found: Replay, thing: Any) -> Subject[Outcome]:
+    """Return the program or server of a replay as a subject that can repeat it.
+
+    Args:
+        found: the replay.
+        thing: the program or server.
+
+    Raises:
+        TypeError, ValueError, ImportError: it is no server, or the replay's messages or target are
+            none.
+    """
+    if found.kind != SERVER:
+        return ProgramSubject(thing, settings_of(thing, {}))
+    messages = [unescaped(each) for each in found.messages]
+    subject = server_subject(thing, messages=messages, target=found.target or SIMULATED)
+    # The function may know itself under another name, which the import path does not lead to.
+    subject.name = found.name
+    return subject
 
 
 def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -303,27 +324,8 @@ class _Limits:
 
 
 def repeat_sequence(subject: ServerSubject, found: Replay) -> Outcome:
-    """Run one sequence again; on a real loop until it fails, but not for ever.
-
-    Args:
-        subject: of `server_subject`.
-        found: the recorded sequence.
-
-    Returns:
-        The outcome.
-
-    Raises:
-        SimulationError: the server does what cannot be simulated.
-        OSError: a server that runs already cannot be reached or counted.
-        TypeError: the thing given as a server has returned something else.
-    """
-    outcome = Outcome()
-    with subject.guard():
-        for _ in range(_REAL_REPLAYS if subject.is_real else 1):
-            outcome = subject.run(Choices(found.program, found.environment))
-            if outcome.failed:
-                break
-    return outcome
+    """Run a recorded sequence again; see `ServerSubject.repeat`."""
+    return subject.repeat(found)
 
 
 def _searched(subject: ServerSubject, sequences: int | None, seed: int) -> BaseException | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from muxleak.extras import need_hypothesis
@@ -85,3 +86,25 @@ def _examples(strategy: Any, seed: int) -> list[Any]:
 
 def _are_bytes(found: Any) -> bool:
     return all(isinstance(each, bytes) for each in found)
+
+
+def escaped(message: bytes) -> str:
+    """Return the text that stands for a message on a command line and in a replay file."""
+    return repr(message)[2:-1].replace("\\'", "'")
+
+
+def unescaped(text: str) -> bytes:
+    r"""Return the bytes that a text means; other characters than ASCII mean their UTF-8.
+
+    Args:
+        text: with the escapes of Python's bytes, such as ``\n`` and ``\xff``.
+
+    Raises:
+        ValueError: an escape means nothing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # for an unknown escape Python only warns
+        try:
+            return text.encode().decode("unicode_escape").encode("latin-1")
+        except (UnicodeError, DeprecationWarning) as error:
+            raise ValueError(f"{text!r} has an escape that means nothing: {error}") from None

@@ -73,6 +73,7 @@ class RealServerSubject(ServerSubject):
     ) -> None:
         super().__init__(given, settings)
         self._new_loop = new_loop
+        self.target = "tcp" if new_loop is None else "uvloop"
 
     def perform(self, choices: Choices, *, traced: bool) -> Performance:
         """Run one sequence on a new loop."""

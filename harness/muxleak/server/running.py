@@ -103,6 +103,7 @@ class RunningServerSubject(ServerSubject):
     """
 
     is_real = True
+    target = "tcp"
 
     def __init__(
         self, given: GivenServer, settings: ServerSettings, address: Address, counting: Counting

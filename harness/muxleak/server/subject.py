@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,9 +12,10 @@ from muxleak.checks.report import LeakError
 from muxleak.search.program import signature
 from muxleak.search.subject import Decisions, Outcome, Subject
 from muxleak.server.given import GivenServer, NoServerError
+from muxleak.server.messages import escaped
 from muxleak.sim.choices import Choices
 from muxleak.sim.errors import SimulationError
-from muxleak.sim.replay import Replay
+from muxleak.sim.replay import SERVER
 from muxleak.sim.schedulers import TURNS, portfolio
 from muxleak.sim.settings import Network
 
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from muxleak.server.events import ClientEvent, Plan
     from muxleak.server.given import Running
     from muxleak.server.sequence import EventSequence, Performed
+    from muxleak.sim.replay import Replay
 
 GRACE = 10.0
 """Seconds in which the objects of a connection that is over may still end."""
+REAL_REPLAYS = 20
+"""Times that a sequence is repeated on a real loop, at most."""
 _CLEAN = Outcome()
 
 
@@ -79,11 +83,13 @@ class ServerSubject(Subject[Outcome]):
         given: the server.
         settings: the settings of the sequences.
         is_real: True if sequences run on a real loop, in real time.
+        target: the name of the loop and network; "" for the simulation.
         failed: the last failing outcome, before the search has ended with a finding.
         performed: the events of the last sequence that had an effect.
     """
 
     is_real = False
+    target = ""
 
     def __init__(self, given: GivenServer, settings: ServerSettings) -> None:
         self.name, self.given, self.settings = given.name, given, settings
@@ -127,7 +133,7 @@ class ServerSubject(Subject[Outcome]):
         """
         error, steps, trace = self.perform(choices, traced=traced)
         if error is None:
-            return _CLEAN
+            return Outcome(steps=steps, trace=trace) if traced else _CLEAN
         if isinstance(error, SimulationError | NoServerError):
             raise error  # the fault of whoever has given the server, not of a sequence
         self.failed = Outcome(
@@ -153,14 +159,24 @@ class ServerSubject(Subject[Outcome]):
 
     def replay(self, outcome: Outcome) -> Replay:
         """Return the replay of a run."""
-        return Replay(
-            outcome.data.program,
-            outcome.data.environment,
-            name=self.name,
-            trace=outcome.trace,
-            verdict=outcome.verdict,
-            steps=outcome.steps,
-        )
+        found = outcome.recorded(SERVER, self.name)
+        messages = tuple(escaped(each) for each in self.settings.plan.messages)
+        return replace(found, messages=messages, target=self.target)
+
+    def repeat(self, replay: Replay) -> Outcome:
+        """Run a recorded sequence again; on a real loop until it fails, but not for ever.
+
+        Raises:
+            SimulationError: the server does what cannot be simulated.
+            NoServerError: the thing given as a server is none.
+        """
+        outcome = _CLEAN
+        with self.guard():
+            for _ in range(REAL_REPLAYS if self.is_real else 1):
+                outcome = super().repeat(replay)
+                if outcome.failed:
+                    break
+        return outcome
 
     def normal(self, data: Decisions) -> Decisions:
         """Return the decisions with the simplest events of the same effect."""

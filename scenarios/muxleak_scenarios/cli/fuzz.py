@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import click
 from rich.text import Text
 
 from muxleak.server.given import is_address
-from muxleak_scenarios.cli import describe, interrupt, params, render, replay_files
+from muxleak_scenarios.cli import interrupt, params, render, replay_files
 from muxleak_scenarios.cli.fuzz_program import fuzz_program
 from muxleak_scenarios.cli.fuzz_server import (
     MessageFile,
@@ -41,8 +42,8 @@ from muxleak_scenarios.pairs.campaign import (
     CampaignProgress,
     CampaignResult,
 )
-from muxleak_scenarios.pairs.registry import VARIANTS, find_pair, load_pairs
-from muxleak_scenarios.pairs.replay import EXPECT, SequenceReplay, expectation, find_subject
+from muxleak_scenarios.pairs.registry import VARIANTS
+from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject
 from muxleak_scenarios.sequence.steps import Sequence
 
 if TYPE_CHECKING:
@@ -55,10 +56,7 @@ if TYPE_CHECKING:
     from muxleak_scenarios.cli.params import TargetChoice
     from muxleak_scenarios.pairs.subject import SequenceRunOutcome
 
-SUFFIX = ".seq"
 _PROGRAM = ":"
-MAX_BYTES = 4096
-"""Bytes of a replay file, at most: it must stay small enough to be pasted into a report."""
 _WHY = {
     "time": "the time is up",
     "stopped": "stopped",
@@ -192,14 +190,15 @@ def fuzz_command(
     if _PROGRAM in subject:
         params.refuse(ctx, "a program", "variant", "fresh")
         if is_given_as_server(subject, messages=bool(messages or message_file)):
-            params.refuse(ctx, "a server", "out", "wakeups")
+            params.refuse(ctx, "a server", "wakeups")
             if is_address(subject):
                 params.refuse(ctx, "a server that runs already", "target", "test")
             else:
                 params.refuse(ctx, "a server that is started here", "pid", "endpoints")
+            replay_files.check_out(out)
             name = target.name
             words = ServerWords(subject, messages, name, message_file, pid, endpoints)
-            ctx.exit(fuzz_server(words, budget, seed, test, as_json=as_json))
+            ctx.exit(fuzz_server(words, budget, seed, test, out, as_json=as_json))
         params.refuse(ctx, "a program", "target", "test", "pid", "endpoints")
         replay_files.check_out(out)
         ctx.exit(fuzz_program(subject, budget, seed, out, wakeups=wakeups, as_json=as_json))
@@ -211,32 +210,34 @@ def fuzz_command(
         raise click.UsageError(str(error)) from None
     replay_files.check_out(out)
     result = _search(empty, budget, seed, target, fresh=fresh)
-    replay, path = _keep(empty, result, out)
+    replay, path, where = _keep(empty, result, target, out)
     if as_json:
         render.emit_json(_data(replay, result, budget, seed, target, path))
     elif result.found is None:
         _show_nothing(render.stdout(), result, budget)
     else:
-        _show_found(render.stdout(), result, result.found, replay, path)
+        _show_found(render.stdout(), result, result.found, replay, path, where)
     unfinished = result.found is None and result.ended == "stopped"
     ctx.exit(interrupt.CODE if unfinished else int(result.found is not None))
 
 
 def _keep(
-    empty: SequenceReplay, result: CampaignResult, out: Path
-) -> tuple[SequenceReplay, Path | None]:
-    """Return the replay of the finding, and the path of its file, if there are any."""
+    empty: SequenceReplay, result: CampaignResult, target: TargetChoice, out: Path
+) -> tuple[SequenceReplay, Path | None, str]:
+    """Return the line of the finding, and the path and place of its file, if there are any."""
     if result.found is None:
-        return empty, None
-    replay = empty._replace(sequence=result.found.outcome.sequence)
-    content = replay_file(replay, result.found).encode()
-    return replay, replay_files.keep(out, _name(replay), SUFFIX, content)
+        return empty, None, ""
+    line = empty._replace(sequence=result.found.outcome.sequence)
+    # A sequence of a real target is run there again.
+    target_name = "" if target.virtual else target.name
+    replay = replace(result.found.replay, name=line.subject, target=target_name)
+    return line, *replay_files.keep_replay(out, replay)
 
 
 def _search(
     replay: SequenceReplay, budget: Budget, seed: int, target: TargetChoice, *, fresh: bool
 ) -> CampaignResult:
-    key = f"{_name(replay)} {target.name}"
+    key = f"{replay.subject} {target.name}"
     with interrupt.caught() as stopped, render.progress(budget.examples or budget.seconds) as steps:
         return Campaign(
             replay.lifecycle,
@@ -246,7 +247,7 @@ def _search(
             virtual=target.virtual,
             database=None if fresh else _memory(),
             key=key,
-            progress=_teller(steps, _name(replay), budget),
+            progress=_teller(steps, replay.subject, budget),
             stopped=stopped,
         ).run()
 
@@ -276,29 +277,6 @@ def progress_in_words(name: str, status: CampaignProgress) -> str:
     return (
         f"{status.rate:,.0f} connections/s, {status.sequences:,} run{best}: {status.doing} {name}"
     )
-
-
-def _name(replay: SequenceReplay) -> str:
-    return f"{replay.name}/{replay.variant}" if replay.variant else replay.name
-
-
-def replay_file(replay: SequenceReplay, found: Finding[SequenceRunOutcome]) -> str:
-    """Return the text of a replay file: the line, its expected outcome, and the steps in words.
-
-    A sequence too long for `MAX_BYTES` has no words, and a longer one still has its line whole: a
-    line that is cut off would be another sequence.
-    """
-    title = _name(replay)
-    if replay.name in load_pairs():
-        title = f"{title}: {find_pair(replay.name).facts.title}"
-    told = [f"{step}  {describe.step_in_words(step)}" for step in replay.sequence]
-    line = f"{replay}  # {EXPECT}: {expectation(found.outcome.result)}\n"
-    # The words first, and without them where they would make the file too long.
-    for comments in ([title, "", *told], [title]):
-        text = "".join(f"# {each}".rstrip() + "\n" for each in comments) + line
-        if len(text.encode()) <= MAX_BYTES:
-            break
-    return text
 
 
 def _data(
@@ -352,19 +330,20 @@ def _show_found(
     found: Finding[SequenceRunOutcome],
     replay: SequenceReplay,
     path: Path | None,
+    where: str,
 ) -> None:
     at = f"after {render.plural(found.connections, 'connection')}"
     note = "remembered from an earlier run" if result.remembered else at
     # A search that was ended while it shrank has a sequence that leaks, but perhaps steps too many.
     if result.ended in _WHY:
         note += f"; {_WHY[result.ended]}, so perhaps not the shortest"
-    console.print(Text.assemble(("found", render.BAD), f" in {_name(replay)}, {note}"))
+    console.print(Text.assemble(("found", render.BAD), f" in {replay.subject}, {note}"))
     console.print()
     render.body(console, render.sequence(found.outcome.sequence))
     console.print()
     show(console, found.outcome.result)
     console.print()
-    console.print(f"again, also from {path}:" if path else "again:")
+    console.print(f"again{where}:")
     render.copyable(console, render.command("replay", str(replay)))
     if path:
         render.copyable(console, render.command("replay", str(path)))

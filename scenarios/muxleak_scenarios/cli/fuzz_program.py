@@ -24,9 +24,7 @@ import click
 from rich.text import Text
 
 from muxleak.search import Progress, find_leaks
-from muxleak.sim import ReplayError
 from muxleak.sim.fresh_process import difference
-from muxleak.sim.replay import SUFFIX
 from muxleak_scenarios.cli import interrupt, programs, render, replay_files
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from muxleak.search import Finding, Outcome
-    from muxleak.sim import Options, Replay
+    from muxleak.sim import Options
     from muxleak_scenarios.cli.programs import Program
     from muxleak_scenarios.cli.render import Steps
     from muxleak_scenarios.pairs.campaign import Budget
@@ -85,7 +83,7 @@ def fuzz_program(
     replay = replace(found.replay, name=name)
     line = render.command("replay", replay.line, name)
     failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
-    path, where = _keep(out, name, replay)
+    path, where = replay_files.keep_replay(out, replay)
     options = _options(wakeups=wakeups)
     differs = difference(name, replay, found.error, options=options, timeout=programs.FRESH_SECONDS)
     if as_json:
@@ -101,29 +99,28 @@ def fuzz_program(
         return 1
     note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
     head = f" in {name}, in run {found.examples:,}{note}"
-    show_found(head, failed, [line] if path is None else [line, str(path), name], where)
+    again = [line] if path is None else [line, render.command("replay", str(path), name)]
+    show_found(head, failed, again, where)
     if differs is not None:
         render.stdout().print(f"not the same run in a fresh process: {differs}", style=render.BAD)
     return 1
 
 
-def show_found(head: str, failed: programs.ProgramFailure, lines: list[str], where: str) -> None:
+def show_found(head: str, failed: programs.ProgramFailure, again: list[str], where: str) -> None:
     """Print a failing run.
 
     Args:
         head: the first line, after the verdict.
         failed: the run.
-        lines: the command that runs it again; then the words that do so by the file, if any.
+        again: the commands that run it again.
         where: the end of the line before them.
     """
     console = render.stdout()
     console.print(Text.assemble(("found", render.BAD), head))
     programs.show(console, failed)
     console.print(f"again{where}:")
-    line, *words = lines
-    render.copyable(console, line)
-    if words:
-        render.copyable(console, render.command("replay", *words))
+    for line in again:
+        render.copyable(console, line)
 
 
 class Gauge:
@@ -213,16 +210,6 @@ def _search(
         except RuntimeError as error:
             raise click.UsageError(f"{name}: {error}") from None
     return gauge, found
-
-
-def _keep(out: Path, name: str, replay: Replay) -> tuple[Path | None, str]:
-    try:
-        content = replay.to_bytes()
-    # A line may hold more choices than a file may have; the line is printed in any case.
-    except ReplayError:
-        return None, "; it is too long for a file"
-    path = replay_files.keep(out, name, SUFFIX, content)
-    return path, f", also from {path}" if path else ""
 
 
 def show_nothing(data: dict[str, Any], noun: str) -> None:

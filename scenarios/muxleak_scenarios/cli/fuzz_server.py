@@ -13,7 +13,8 @@
 #   5. else: a program, which has its own messages for what is none
 #
 # The decisions of a finding mean something only together with the messages. So the command that
-# repeats it has them too, and there is no replay file: `--test` writes a test instead.
+# repeats it has them too, and so has its file. A process or an endpoint that counts a server which
+# runs already is of the moment, and in the command only.
 
 from __future__ import annotations
 
@@ -23,7 +24,6 @@ import math
 import os
 import sys
 import textwrap
-import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,16 +32,16 @@ import click
 
 from muxleak import files
 from muxleak.introspect.syntax import parse
-from muxleak.server.check import ONCE, repeat_sequence, search_server, server_subject
+from muxleak.server.check import ONCE, search_server, server_subject
 from muxleak.server.counts import CountError
 from muxleak.server.given import NoServerError, is_address, is_server, recognise
+from muxleak.server.messages import escaped, unescaped
 from muxleak.server.regression import NoTestError, regression_test
-from muxleak.sim import Choices, Replay, Settings, SimulationError
+from muxleak.sim import Choices, Settings, SimulationError
 from muxleak.sim.guard import guarded
 from muxleak.sim.run import run
-from muxleak_scenarios.cli import interrupt, params, programs, render
+from muxleak_scenarios.cli import interrupt, params, programs, render, replay_files
 from muxleak_scenarios.cli.fuzz_program import Gauge, show_found, show_nothing
-from muxleak_scenarios.cli.replay_program import show_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,28 +106,6 @@ class _MessageFileType(click.ParamType[MessageFile]):
         return MessageFile(str(value), tuple(found))
 
 
-def unescaped(text: str) -> bytes:
-    r"""Return the bytes that a text means; other characters than ASCII mean their UTF-8.
-
-    Args:
-        text: with the escapes of Python's bytes, such as ``\n`` and ``\xff``.
-
-    Raises:
-        ValueError: an escape means nothing.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # for an unknown escape Python only warns
-        try:
-            return text.encode().decode("unicode_escape").encode("latin-1")
-        except (UnicodeError, DeprecationWarning) as error:
-            raise ValueError(f"{text!r} has an escape that means nothing: {error}") from None
-
-
-def escaped(message: bytes) -> str:
-    """Return the text that stands for a message on a command line."""
-    return repr(message)[2:-1].replace("\\'", "'")
-
-
 class ServerWords(NamedTuple):
     """The words of a command line that say which server is checked, and how.
 
@@ -160,8 +138,12 @@ class ServerWords(NamedTuple):
             words += ["--messages", self.file.path]
         if self.target != _SIMULATED:
             words += ["--target", self.target]
-        if self.pid is not None:
-            words += ["--pid", str(self.pid)]
+        return words + self.count_options
+
+    @property
+    def count_options(self) -> list[str]:
+        """Those of the options that count a server which runs already."""
+        words = [] if self.pid is None else ["--pid", str(self.pid)]
         return words + [word for each in self.endpoints for word in ("--endpoint", each)]
 
     def subject(self) -> ServerSubject:
@@ -282,15 +264,16 @@ def _returns_anything(function: Any) -> bool:
 
 
 def fuzz_server(
-    words: ServerWords, budget: Budget, seed: int, test: Path | None, *, as_json: bool
+    words: ServerWords, budget: Budget, seed: int, test: Path | None, out: Path, *, as_json: bool
 ) -> int:
-    """Search a server, print the finding, and write its test.
+    """Search a server, print the finding, and write its file and its test.
 
     Args:
         words: the server.
         budget: the limits of the search.
         seed: of all chance.
         test: the file of the test; None for none.
+        out: the file of the finding, or the folder for it.
         as_json: print JSON.
 
     Returns:
@@ -321,16 +304,25 @@ def fuzz_server(
         return interrupt.CODE if ended == "stopped" else 0
     line = render.command("replay", found.replay.line, name, *words.options)
     failed = programs.failure(name, found.error, found.steps, line, beyond=False)
+    path, where = replay_files.keep_replay(out, found.replay)
     if test is not None:
         _write_test(test, subject, found, words.messages)
     if as_json:
-        more = {"shrunk": ended == "shrunk", "replay": line, "test": str(test) if test else None}
+        more = {
+            "shrunk": ended == "shrunk",
+            "replay": line,
+            "file": str(path) if path else None,
+            "test": str(test) if test else None,
+        }
         render.emit_json({**data, **more, **failed.to_json()})
         return 1
     note = "" if ended == "shrunk" else "; ended early, so perhaps not the shortest"
     if found.ended == ONCE:
         note = "; it did not fail again"
-    show_found(f" in {name}, in sequence {found.examples:,}{note}", failed, [line], "")
+    again = [line]
+    if path is not None:
+        again.append(render.command("replay", str(path), name, *words.count_options))
+    show_found(f" in {name}, in sequence {found.examples:,}{note}", failed, again, where)
     if test is not None:
         render.stdout().print(f"test: {test}")
     return 1
@@ -376,37 +368,3 @@ def _search(
             notes = "; ".join(getattr(error, "__notes__", ()))
             raise click.UsageError(f"{subject.name}: {error}{notes and f'; {notes}'}") from None
     return gauge, found
-
-
-def replay_server(found: Replay, words: ServerWords, *, as_json: bool) -> int:
-    """Run one sequence of a server again and print the outcome.
-
-    Args:
-        found: the recorded sequence.
-        words: the server.
-        as_json: print JSON.
-
-    Returns:
-        1 if the sequence fails, else 0.
-    """
-    subject, name = words.subject(), words.name
-    with programs.running(name), redirect_stdout(sys.stderr):
-        try:
-            outcome = repeat_sequence(subject, found)
-        except CountError as error:
-            raise click.UsageError(f"{name}: {error}") from None
-    line = render.command("replay", found.line, name, *words.options)
-    failed = None
-    if outcome.error is not None:
-        failed = programs.failure(name, outcome.error, outcome.steps, line, beyond=False)
-    if as_json:
-        run_data = {
-            "line": found.line,
-            "program": name,
-            "failed": failed is not None,
-            **({} if failed is None else failed.to_json()),
-        }
-        render.emit_json({"clean": failed is None, "runs": [run_data]})
-    else:
-        show_outcome(name, failed, None)
-    return int(failed is not None)

@@ -67,7 +67,7 @@ class HuntSettings(NamedTuple):
     idle: float | None
     enough: int | None
     known_file: Path | None
-    replay: Sequence | None
+    replay: list[Sequence] | None
     out: Path
     seed: int
     owned: bool
@@ -97,21 +97,36 @@ class HuntSettings(NamedTuple):
         return limits
 
 
-def read_known(path: Path | None) -> list[HuntFinding]:
+def read_known(path: Path | None, option: str = "--known") -> list[HuntFinding]:
     """Return the findings of an earlier hunt, or none without a file.
 
     Raises:
         click.BadParameter: the file cannot be read, or holds no findings.
     """
+    hint = f"'{option}'"
     try:
         return [] if path is None else findings.read(read_text(path, findings.MAX_BYTES))
     except OSError as error:
         raise click.BadParameter(
             f"expected a file that can be read, got {str(path)!r}: {error.strerror or error}",
-            param_hint="'--known'",
+            param_hint=hint,
         ) from None
     except ValueError as error:
-        raise click.BadParameter(f"{path}: {error}", param_hint="'--known'") from None
+        raise click.BadParameter(f"{path}: {error}", param_hint=hint) from None
+
+
+def read_sequences(word: str) -> list[Sequence]:
+    """Return the sequence that a line means (`read_sequence`), or those of a file of findings.
+
+    Raises:
+        click.BadParameter: there are no steps, or a step is none of a client's.
+    """
+    if not replay_files.is_file(word):
+        return [read_sequence(word)]
+    found = read_known(Path(word), "--replay")
+    if not found:
+        raise click.BadParameter(f"{word}: expected findings to measure, got none")
+    return [read_sequence(str(each.sequence)) for each in found]
 
 
 def read_sequence(line: str) -> Sequence:
@@ -279,9 +294,9 @@ def check_loopback(*addresses: Listen) -> None:
 )
 @click.option(
     "--replay",
-    type=read_sequence,
-    metavar="STEPS",
-    help="Measure these steps only, such as those of a finding.",
+    type=read_sequences,
+    metavar="STEPS|FILE",
+    help="Measure these steps only, or those of all findings of a file.",
 )
 @click.option(
     "--out",
@@ -327,7 +342,8 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     def keep(result: HuntResult) -> None:
         # Growth that passes is written, too: a later hunt with --known then skips it, instead of
         # waiting for its end once more.
-        kept.write(findings.write([*result.findings, *result.passing]).encode())
+        found = [*result.findings, *result.passing]
+        kept.write(findings.write(found, str(given.address)).encode())
 
     try:
         result = _hunted(given, target, limits, known, keep)
@@ -371,7 +387,7 @@ def _hunted(
             found=found,
             stopped=stopped,
         )
-        replays = None if given.replay is None else [given.replay]
+        replays = given.replay
         destinations = Destinations(given.host)
         # Also where asyncio.run raises: a server of ours that is left would keep the port.
         try:

@@ -17,7 +17,7 @@ import click
 from rich.text import Text
 
 from muxleak_scenarios import PROPERTIES
-from muxleak_scenarios.cli import describe, params, render
+from muxleak_scenarios.cli import params, render
 from muxleak_scenarios.pairs.mutants import (
     SEQUENCES,
     MutantResult,
@@ -26,6 +26,7 @@ from muxleak_scenarios.pairs.mutants import (
     mutant_sequences,
     run_mutant,
 )
+from muxleak_scenarios.sequence import describe
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,8 +18,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from muxleak_scenarios import PROPERTIES, load_pairs
-from muxleak_scenarios.cli import describe, params, render
+from muxleak_scenarios.cli import params, render
 from muxleak_scenarios.pairs.replay import SequenceReplay
+from muxleak_scenarios.sequence import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -206,7 +206,7 @@ def need_hypothesis(use: str) -> None:
         raise click.UsageError(str(error)) from None
 
 
-def target(_ctx: click.Context, _parameter: click.Parameter, name: str) -> TargetChoice:
+def target(_ctx: click.Context, _parameter: click.Parameter | None, name: str) -> TargetChoice:
     """Return the target of a name; uvloop is imported for its own target only."""
     if name == "simulated":
         return TargetChoice(name, SimTarget, virtual=True)
@@ -242,12 +242,17 @@ def refuse(ctx: click.Context, use: str, *names: str) -> None:
     Raises:
         click.UsageError: one was given.
     """
-    # A default is not given, and so is never refused: only its source tells one from the other.
     for name in names:
-        source = ctx.get_parameter_source(name)
-        if source is not None and source is not click.core.ParameterSource.DEFAULT:
+        if is_given(ctx, name):
             option = next(each.opts[0] for each in ctx.command.params if each.name == name)
             raise click.UsageError(f"{option} means nothing for {use}; leave it out")
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Return True if an option was given, and False if its value is the default."""
+    # A default is not given, and so is never refused: only its source tells one from the other.
+    source = ctx.get_parameter_source(name)
+    return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
 def json_option(command: _Command) -> _Command:

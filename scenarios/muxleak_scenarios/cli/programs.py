@@ -21,7 +21,7 @@ from rich.text import Text
 from muxleak.checks.report import LeakError
 from muxleak.introspect.sites import is_internal, short_path
 from muxleak.search import find_leaks
-from muxleak.server.check import search_server
+from muxleak.server.check import recorded_subject, search_server
 from muxleak.sim import (
     DeadlockError,
     ProgramError,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from rich.console import Console
+
+    from muxleak.search import Outcome, Subject
+    from muxleak.sim import Replay
 
     Program = Callable[[], Coroutine[Any, Any, object]]
 
@@ -93,6 +96,15 @@ def read(name: str) -> Program:
         return find_program(name)
     except ProgramError as error:
         raise click.UsageError(str(error)) from None
+
+
+def subject_of(found: Replay) -> Subject[Outcome]:
+    """Import the program of a replay.
+
+    Raises:
+        click.UsageError: there is none of its name, or it is no async function.
+    """
+    return recorded_subject(found, read(found.name))
 
 
 def read_anything(name: str) -> Any:

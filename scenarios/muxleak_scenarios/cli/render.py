@@ -45,7 +45,7 @@ from rich.table import Column as TableColumn
 from rich.table import Table
 from rich.text import Text
 
-from muxleak_scenarios.cli.describe import step_in_words
+from muxleak_scenarios.sequence.describe import step_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

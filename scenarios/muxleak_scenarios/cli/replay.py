@@ -1,4 +1,4 @@
-"""``muxleak replay``: run a line again, a file of lines, or a run of a program."""
+"""``muxleak replay``: run a line again, a file of lines, or a replay file."""
 
 # The argument is a line, spread over several words or quoted as one, or a file. A word is looked up
 # as a file first; the shell completes both. A word that looks like a path (it has a slash and is no
@@ -17,17 +17,18 @@ import click
 from rich.text import Text
 
 from muxleak import files
+from muxleak.server.messages import unescaped
+from muxleak.sim.replay import SEQUENCE, SERVER
 from muxleak_scenarios import PROPERTIES
-from muxleak_scenarios.cli import params, render, replay_files
+from muxleak_scenarios.cli import params, programs, render, replay_files
 from muxleak_scenarios.cli.fuzz_server import (
     MessageFile,
     ServerWords,
     count_options,
     is_given_as_server,
     message_options,
-    replay_server,
 )
-from muxleak_scenarios.cli.replay_program import is_of_program, parsed_run, replay_program
+from muxleak_scenarios.cli.replay_program import named_run, recorded_run, replay_program
 from muxleak_scenarios.pairs.registry import VARIANTS, AmbiguousPairError, load_pairs
 from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject, find_version, read_lines
 
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from muxleak.search import Outcome, Subject
+    from muxleak.sim import Replay
     from muxleak_scenarios import SequenceOutcome
     from muxleak_scenarios.cli.params import TargetChoice
 
 _MAX_BYTES = 1 << 22  # of a file of lines
+_OF_SERVERS = ("messages", "message_file", "pid", "endpoints")  # options
 _SUFFIXES = {".seq", ".json", ".txt"}
 
 
@@ -58,7 +62,8 @@ class NumberedLine(NamedTuple):
         "replay V2 a:open cancel a:new:1:echo a:close",
         "replay --target tcp fixed a:open a:new:1:echo+5 a:abort",
         "replay V2 a:open a:udp:1:@echo a:new:1:@echo   found by a hunt",
-        "replay found.txt            a file of such lines; # starts a comment",
+        "replay muxleak-V1.sim.json  a file of muxleak fuzz V1",
+        "replay found.txt            a file of lines; # starts a comment",
         "replay sim1:AAAAAA myserver.sim:main",
         r"replay sim1:AAAAAQY chat:start --message 'hello\n'",
         "replay muxleak-myserver.sim-main.sim.json myserver.sim:main",
@@ -109,15 +114,25 @@ def replay_command(
     module:callable. A file names its program, too, but that is imported only with --trust: it may
     be any code. Exits with 1 if a property is violated, or the program fails.
     """
-    if is_of_program(line):
+    recorded, words = recorded_run(line) or (None, [])
+    if recorded is not None and recorded.kind != SEQUENCE:
         params.refuse(ctx, "a program", "variant")
-        found, name, _ = parsed_run(line, trust=trust)
-        if is_given_as_server(name, messages=bool(messages or message_file)):
-            words = ServerWords(name, messages, target.name, message_file, pid, endpoints)
-            ctx.exit(replay_server(found, words, as_json=as_json))
-        params.refuse(ctx, "a program", "target", "pid", "endpoints")
-        ctx.exit(replay_program(line, trust=trust, as_json=as_json))
-    params.refuse(ctx, "lines of steps", "trust", "messages", "message_file", "pid", "endpoints")
+        found = named_run(recorded, words, trust=trust)
+        has_messages = bool(messages or message_file)
+        if found.kind == SERVER or (
+            not found.path and is_given_as_server(found.name, messages=has_messages)
+        ):
+            given = ServerWords(found.name, messages, target.name, message_file, pid, endpoints)
+            server = _server(ctx, found, given)
+            subject: Subject[Outcome] = server.subject()
+            words += server.options
+        else:
+            params.refuse(ctx, "a program", "target", *_OF_SERVERS)
+            subject = programs.subject_of(found)
+        ctx.exit(replay_program(found, subject, render.command("replay", *words), as_json=as_json))
+    params.refuse(ctx, "lines of steps", "trust", *_OF_SERVERS)
+    if recorded is not None and recorded.target and not params.is_given(ctx, "target"):
+        target = params.target(ctx, None, recorded.target)
     runs = parsed(line, variant)
     console = render.stdout()
     results: list[dict[str, Any]] = []
@@ -136,6 +151,19 @@ def replay_command(
     if as_json:
         render.emit_json({"clean": clean, "runs": results})
     ctx.exit(0 if clean else 1)
+
+
+def _server(ctx: click.Context, found: Replay, given: ServerWords) -> ServerWords:
+    """Return the server of a run; the options that are given replace those of its file."""
+    if not found.path:
+        return given
+    if not params.is_given(ctx, "target"):
+        given = given._replace(target=found.target or "simulated")
+    try:
+        recorded = () if given.messages else tuple(map(unescaped, found.messages))
+        return given._replace(single=given.single + recorded)
+    except ValueError as error:
+        raise click.UsageError(f"{found.path}: {error}") from None
 
 
 def parsed(
@@ -160,8 +188,11 @@ def _lines(words: tuple[str, ...]) -> Iterator[NumberedLine]:
         _check_no_path(words)
         yield NumberedLine("", " ".join(words))
         return
-    # A file without lines proves nothing, and must not exit with 0.
     path, found = Path(words[0]), False
+    if recorded := recorded_run(words):
+        yield NumberedLine(f"{path}: ", recorded[0].line)
+        return
+    # A file without lines proves nothing, and must not exit with 0.
     try:
         content = files.read_text(path, _MAX_BYTES)
     except OSError as error:

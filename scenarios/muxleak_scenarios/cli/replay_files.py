@@ -26,9 +26,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from muxleak import files
+from muxleak.sim.replay import SUFFIX, ReplayError
 
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from muxleak.sim import Replay
 
 
 class _Out(click.Path):
@@ -109,6 +112,22 @@ def keep(out: Path, title: str, suffix: str, content: bytes) -> Path | None:
     except OSError as error:
         _complain(out, error)
         return None
+
+
+def keep_replay(out: Path, replay: Replay) -> tuple[Path | None, str]:
+    """Write the file of a replay, beside any other of the same name.
+
+    Returns:
+        The path of the file; None if it could not be written, or is too long. Then the place of the
+        run in words, to follow "again".
+    """
+    try:
+        content = replay.to_bytes()
+    # A line may hold more choices than a file may have; the line is printed in any case.
+    except ReplayError:
+        return None, "; it is too long for a file"
+    path = keep(out, replay.name, SUFFIX, content)
+    return path, f", also from {path}" if path else ""
 
 
 class Growing:

@@ -1,4 +1,4 @@
-"""``muxleak replay`` of a program: run one schedule again, by its line or its file."""
+"""``muxleak replay`` of a program or server: run it again, by its line or its file."""
 
 # A replay repeats the choices of a recorded run. The program may have changed since, and then the
 # same choices lead somewhere else: the file has a hash of the recorded trace, and a run with
@@ -15,21 +15,24 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
 
 from muxleak import files
-from muxleak.sim import Replay, ReplayError, rerun
-from muxleak.sim.fresh_process import why_it_differs
-from muxleak.sim.replay import MARK, SUFFIX
+from muxleak.server.counts import CountError
+from muxleak.server.given import NoServerError
+from muxleak.sim import Replay, ReplayError, SimulationError
+from muxleak.sim.fresh_process import Difference, why_it_differs
+from muxleak.sim.replay import MARK, PROGRAM, SUFFIX
 from muxleak_scenarios.cli import programs, render, replay_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from muxleak.sim.fresh_process import Difference
+    from muxleak.search import Outcome, Subject
 
 _WORDS = 2  # the line or file, and a program
 _SPACE = 4096  # bytes in which a file of JSON begins
@@ -37,53 +40,102 @@ _CHANGED = "the program or its settings have changed since"
 _NAMED = ("hash", "identity", "state")  # causes of a difference that lie in the program
 
 
-def is_of_program(words: Sequence[str]) -> bool:
-    """Return True if words name a run of a program, and False if they name one of a server."""
+def recorded_run(words: Sequence[str]) -> tuple[Replay, list[str]] | None:
+    """Return the run that words begin with, and the words one by one; None if they are steps.
+
+    Raises:
+        click.UsageError: the line or file is no replay, or cannot be read.
+    """
     first = words[0]
-    if first.startswith(MARK):
-        return True
-    # A file of a program is JSON, under whatever name it was saved; a file of lines never is.
-    if not replay_files.is_file(first):
+    try:
+        if first.startswith(MARK):
+            # It may be quoted as one word with the program, as it is copied from a report.
+            words = " ".join(words).split()
+            return Replay.parse(words[0]), words
+        # A path may hold spaces, and is taken as it is.
+        return (
+            (Replay.load(first), [first, *" ".join(words[1:]).split()]) if _is_json(first) else None
+        )
+    except ReplayError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{first}: {error.strerror or error}") from None
+
+
+def _is_json(word: str) -> bool:
+    # A replay file is JSON, under whatever name it was saved; a file of lines never is.
+    if not replay_files.is_file(word):
         return False
-    if first.endswith(SUFFIX):
+    if word.endswith(SUFFIX):
         return True
     try:
-        return files.first_bytes(first, _SPACE).lstrip()[:1] == b"{"
+        return files.first_bytes(word, _SPACE).lstrip()[:1] == b"{"
     except OSError:
         return False
 
 
-def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
-    """Run a program again and print the outcome.
+def named_run(found: Replay, words: Sequence[str], *, trust: bool) -> Replay:
+    """Return a run with the name of its program or server.
 
     Args:
-        words: the line or file, and the name of the program.
-        trust: import the program that a file names, if the words name none.
+        found: the run.
+        words: its line or file, and the name.
+        trust: take the name from the file, if the words have none.
+
+    Raises:
+        click.UsageError: there is no name, only the file's, or a word too many.
+    """
+    first, *names = words
+    if len(words) > _WORDS:
+        raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
+    if names:
+        return replace(found, name=names[0])
+    if found.name and trust:
+        return found
+    if found.name:
+        again = render.command("replay", first, found.name)
+        raise click.UsageError(
+            f"expected a program after the file, since {first} names {files.shown(found.name)}, "
+            f"which would be imported; if you trust that code: {again}, or --trust"
+        )
+    raise click.UsageError(
+        f"expected a program after the {'file' if found.path else 'line'}, as in: muxleak replay "
+        f"{first} module:callable"
+    )
+
+
+def replay_program(found: Replay, subject: Subject[Outcome], line: str, *, as_json: bool) -> int:
+    """Run a program or server again and print the outcome.
+
+    Args:
+        found: the recorded run, with the name of its subject.
+        subject: the program or server.
+        line: the command that repeats it.
         as_json: print JSON.
 
     Returns:
-        1 if the program failed, else 0.
+        1 if it failed, else 0.
 
     Raises:
-        click.UsageError: the words name no run or no program.
+        click.UsageError: it cannot be simulated, or a server that runs already not be counted.
     """
-    found, name, words = parsed_run(words, trust=trust)
-    program = programs.read(name)
+    name = found.name
     with programs.running(name), redirect_stdout(sys.stderr):
-        result = rerun(found, program)
+        try:
+            outcome = subject.repeat(found)
+        except (SimulationError, NoServerError, CountError) as error:
+            raise click.UsageError(f"{name}: {error}") from None
     differs = None
-    if found.trace and found.trace != result.trace_hash:
-        differs = why_it_differs(name, found, timeout=programs.FRESH_SECONDS)
-    command = render.command("replay", *words)
+    if found.trace and found.trace != outcome.trace:
+        differs = _why(found)
     failed = None
-    if result.error is not None:
-        beyond = bool(result.choices.woken)
-        failed = programs.failure(name, result.error, result.steps, command, beyond=beyond)
+    if outcome.error is not None:
+        failed = programs.failure(name, outcome.error, outcome.steps, line, beyond=outcome.beyond)
     if as_json:
         run = {
             "line": found.line,
             "program": name,
-            "trace": result.trace_hash,
+            "trace": outcome.trace,
             "same_run": differs is None if found.trace else None,
             "differs_by": None if differs is None else differs.cause,
             "failed": failed is not None,
@@ -95,35 +147,12 @@ def replay_program(words: Sequence[str], *, trust: bool, as_json: bool) -> int:
     return int(failed is not None)
 
 
-def parsed_run(words: Sequence[str], *, trust: bool) -> tuple[Replay, str, list[str]]:
-    """Return the recorded run, the name of its program, and the words one by one.
-
-    Raises:
-        click.UsageError: there is no such run, no program, one that only the file names, or a word
-            too many.
-    """
-    # A line may be quoted as one word with the program, as it is copied from a report. A path may
-    # hold spaces, and is taken as it is.
-    line = " ".join(words)
-    first = line.split()[0] if words[0].startswith(MARK) else words[0]
-    words = [first, *line.removeprefix(first).split()]
-    found = load(first)
-    if len(words) > _WORDS:
-        raise click.UsageError(f"expected a line or a file, and a program, got {words[_WORDS]!r}")
-    if len(words) == _WORDS:
-        return found, words[1], words
-    if found.name and trust:
-        return found, found.name, [*words, found.name]
-    if found.name:
-        again = render.command("replay", first, found.name)
-        raise click.UsageError(
-            f"expected a program after the file, since {first} names {files.shown(found.name)}, "
-            f"which would be imported; if you trust that code: {again}, or --trust"
-        )
-    raise click.UsageError(
-        f"expected a program after the {'file' if found.path else 'line'}, as in: muxleak replay "
-        f"{first} module:callable"
-    )
+def _why(found: Replay) -> Difference:
+    """Return the likely cause why a run is another one than the recorded run."""
+    if found.kind == PROGRAM:
+        return why_it_differs(found.name, found, timeout=programs.FRESH_SECONDS)
+    # A fresh process knows how to start a program, and no server.
+    return Difference("unknown", _CHANGED, ())
 
 
 def show_outcome(
@@ -145,17 +174,3 @@ def show_outcome(
     if differs is not None:
         why = f"{differs}" if differs.cause in _NAMED else _CHANGED
         console.print(f"another run than the file's: {why}", soft_wrap=True)
-
-
-def load(word: str) -> Replay:
-    """Return the run that a line or a file holds.
-
-    Raises:
-        click.UsageError: it holds none, or the file cannot be read.
-    """
-    try:
-        return Replay.parse(word) if word.startswith(MARK) else Replay.load(word)
-    except ReplayError as error:
-        raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.UsageError(f"{word}: {error.strerror or error}") from None

@@ -24,12 +24,13 @@ import click
 from rich.text import Text
 
 from muxleak_scenarios import PROPERTIES, SequenceOutcome, find_violation, run_sequence
-from muxleak_scenarios.cli import describe, params, render
+from muxleak_scenarios.cli import params, render
 from muxleak_scenarios.cli.reproduce_real import NAMES, reproduce_real
 from muxleak_scenarios.pairs.growth import COUNTS, TaskGrowth, grow
 from muxleak_scenarios.pairs.registry import FLAGSHIP
 from muxleak_scenarios.pairs.replay import SequenceReplay
 from muxleak_scenarios.real.compare import COPIES
+from muxleak_scenarios.sequence import describe
 from muxleak_vless.versions import VERSIONS
 
 if TYPE_CHECKING:

@@ -15,20 +15,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muxleak import files
+from muxleak.sim.replay import HUNT, Replay, read_all, text_of_all
 from muxleak_scenarios.hunt import pattern
 from muxleak_scenarios.hunt.measure import RepetitionGrowth
+from muxleak_scenarios.sequence.describe import step_in_words
 from muxleak_scenarios.sequence.steps import Sequence
 
 if TYPE_CHECKING:
     from muxleak_scenarios.hunt.stacks import Stack
 
-VERSION = 1
 MAX_BYTES = 1 << 23
 """Size of a file, at most."""
 MAX_STEPS = 500
@@ -112,6 +112,20 @@ class HuntFinding:
             "log": list(self.log),
         }
 
+    def replay(self, server: str) -> Replay:
+        """Return the facts by which it can be measured again at a server."""
+        held, kept = self.growth.held.total(), self.growth.kept.total()
+        return Replay(
+            kind=HUNT,
+            name=server,
+            notation=str(self.sequence),
+            verdict=f"the server died: it {self.died}"
+            if self.died
+            else f"each repetition leaves {held}, and {kept} after its destination has closed",
+            steps=tuple(f"{step}  {step_in_words(step)}" for step in self.sequence),
+            details=self.to_json(),
+        )
+
     @classmethod
     def from_json(cls, data: object) -> HuntFinding:
         """Read the data of `to_json`.
@@ -137,10 +151,14 @@ class HuntFinding:
         return cls(sequence, growth, died=died, gone=gone)
 
 
-def write(findings: list[HuntFinding]) -> str:
-    """Return the text of a file with findings."""
-    data = {"muxleak_hunt": VERSION, "findings": [each.to_json() for each in findings]}
-    return json.dumps(data, indent=2) + "\n"
+def write(findings: list[HuntFinding], server: str = "") -> str:
+    """Return the text of a replay file with findings.
+
+    Args:
+        findings: the findings.
+        server: the address of the server.
+    """
+    return text_of_all(each.replay(server) for each in findings)
 
 
 def read(text: str) -> list[HuntFinding]:
@@ -149,14 +167,11 @@ def read(text: str) -> list[HuntFinding]:
     Raises:
         ValueError: it is no such file, or one of another version.
     """
-    expected = f"expected a file that muxleak hunt has written, version {VERSION}"
+    expected = "expected a file that muxleak hunt has written, version 1"
     try:
-        data = files.from_json(text)
-        if (version := files.field(data, "muxleak_hunt", int)) != VERSION:
-            raise ValueError(f"got version {version}")  # noqa: TRY301 - the handler completes it
-        findings = files.field(data, "findings", list)
+        findings = read_all(text)
         if len(findings) > _MAX_FINDINGS:
-            raise ValueError(  # noqa: TRY301 - the same
+            raise ValueError(  # noqa: TRY301 - the handler completes it
                 f"expected at most {_MAX_FINDINGS:,} findings, got {len(findings):,}"
             )
         return [HuntFinding.from_json(each) for each in findings]

@@ -191,9 +191,12 @@ class Campaign:
             shorter = self._simplify(self._simulated, simulated)
             outcome = self._subject.run(self._subject.choices(shorter.outcome.data), traced=True)
             if outcome.failed and self._subject.same(first, outcome):
-                return replace(found, outcome=outcome, shrinks=shorter.shrinks)
+                replay = self._subject.replay(outcome)
+                return replace(found, outcome=outcome, replay=replay, shrinks=shorter.shrinks)
         shorter = self._simplify(self._subject, first)
-        return replace(found, outcome=shorter.outcome, shrinks=shorter.shrinks)
+        return replace(
+            found, outcome=shorter.outcome, replay=shorter.replay, shrinks=shorter.shrinks
+        )
 
     def _simplify(
         self, subject: SequenceSubject, first: SequenceRunOutcome

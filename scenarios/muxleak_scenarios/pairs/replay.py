@@ -1,4 +1,4 @@
-"""Replay lines: the text that identifies a run, by its server and its steps."""
+"""Replay lines of pairs and versions: the text that identifies a run, by server and steps."""
 
 #   PAIR[/VARIANT] STEPS     or     VERSION STEPS     and, in files,     # COMMENT
 #
@@ -22,6 +22,8 @@ from muxleak_scenarios.pairs.registry import (
     find_pair,
     load_pairs,
 )
+from muxleak_scenarios.pairs.subject import SequenceSubject
+from muxleak_scenarios.sequence.shrinking import is_connected
 from muxleak_scenarios.sequence.steps import Sequence
 from muxleak_scenarios.targets.run import run_sequence
 from muxleak_scenarios.targets.simulated import SimTarget
@@ -30,6 +32,7 @@ from muxleak_vless.versions import VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from muxleak.sim.replay import Replay
     from muxleak_scenarios.sequence.properties import SequenceOutcome
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle
@@ -85,6 +88,18 @@ class SequenceReplay(NamedTuple):
             ValueError: a step names a connection that no earlier step opened.
         """
         return run_sequence(self.sequence, self.lifecycle(), target)
+
+
+def recorded_subject(found: Replay) -> SequenceSubject:
+    """Return the server of a replay as a subject that can repeat it.
+
+    Raises:
+        ValueError: the replay's line is wrong.
+    """
+    server = SequenceReplay.parse(found.line)
+    if not is_connected(server.sequence):
+        raise ValueError(f"expected each connection to be opened first, got {shown(found.line)}")
+    return SequenceSubject(server.lifecycle, name=server.subject)
 
 
 class ReplayLine(NamedTuple):

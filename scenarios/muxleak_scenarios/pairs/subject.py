@@ -12,14 +12,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from muxleak.search.subject import Decisions, Outcome, Subject
 from muxleak.sim.choices import Choices
+from muxleak.sim.replay import SEQUENCE
 from muxleak_scenarios.sequence import encoding
 from muxleak_scenarios.sequence.decoder import STEPS, random_sequence
+from muxleak_scenarios.sequence.describe import step_in_words
 from muxleak_scenarios.sequence.properties import PROPERTIES, SequenceOutcome, ViolationError
 from muxleak_scenarios.sequence.shrinking import SequenceAdvice, normal
 from muxleak_scenarios.sequence.steps import Sequence
@@ -29,17 +31,12 @@ from muxleak_scenarios.targets.simulated import SimTarget
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from muxleak.sim.replay import Replay
     from muxleak_scenarios.targets.target import Target
     from muxleak_vless import Lifecycle
 
 
 _EMPTY = Sequence()
-
-
-class SequenceLine(NamedTuple):
-    """The line that repeats a run."""
-
-    line: str
 
 
 class SequenceChoices(Choices):
@@ -134,7 +131,7 @@ class SequenceSubject(SequenceAdvice, Subject[SequenceRunOutcome]):
             encoding.encode(normal(performed)),
             signature,
             f"violated: {', '.join(result.violated)}",
-            tuple(map(str, performed)),
+            tuple(f"{step}  {step_in_words(step)}" for step in performed),
             () if result.report is None else result.report.groups,
             ViolationError(result),
             connections=result.connections,
@@ -142,9 +139,18 @@ class SequenceSubject(SequenceAdvice, Subject[SequenceRunOutcome]):
             result=result,
         )
 
-    def replay(self, outcome: SequenceRunOutcome) -> SequenceLine:
-        """Return the line that repeats a run."""
-        return SequenceLine(f"{self.name} {outcome.sequence}".strip())
+    def replay(self, outcome: SequenceRunOutcome) -> Replay:
+        """Return the replay of a run."""
+        found = outcome.recorded(SEQUENCE, self.name)
+        return replace(found, program=b"", environment=b"", notation=str(outcome.sequence))
+
+    def repeat(self, replay: Replay) -> SequenceRunOutcome:
+        """Run a recorded sequence again.
+
+        Raises:
+            ValueError: its notation is wrong, or a step names a connection that none has opened.
+        """
+        return self.run(SequenceChoices(Sequence.parse(replay.notation)), traced=True)
 
     def same(self, first: SequenceRunOutcome, other: SequenceRunOutcome) -> bool:
         """Return True if both runs violate a property in common."""

@@ -18,6 +18,18 @@ BOMB = "sim1:" + base64.urlsafe_b64encode(b"\1" + zlib.compress(bytes(1 << 25)))
 RUN = {"program": "asyncio:sleep", "line": "sim1:AAAAAA", "trace": "", "verdict": "", "steps": []}
 
 
+GROUP = {"kind": "task", "count": 1, "name": "f", "created": []}
+RECORDED = {
+    **RUN,
+    "muxleak_replay": 2,
+    "kind": "program",
+    "subject": "asyncio:sleep",
+    "signature": "",
+    "groups": [GROUP],
+    "versions": {"muxleak": "1", "python": "3"},
+}
+
+
 def invoke(*words: str) -> Result:
     """Run the program in this process, at 80 columns."""
     return CliRunner().invoke(cli, words, env={"COLUMNS": "80"})
@@ -42,6 +54,11 @@ def run(**changes: Any) -> bytes:
     return json.dumps({**RUN, **changes}).encode()
 
 
+def recorded(**changes: Any) -> bytes:
+    """The text of a replay file of version 2, changed."""
+    return json.dumps({**RECORDED, **changes}).encode()
+
+
 ANY = [
     (b"\xff\xfe", "expected UTF-8, got the byte 0xff at offset 0"),
     (b"{" * 9_000, "expected at most 32 brackets inside each other, got more"),
@@ -63,6 +80,31 @@ PROGRAM_RUNS = [
     (run(steps={"a": 1}), "'steps': expected a list, got an object of 1"),
     (run(program=None), "'program': expected text, got null"),
     (run(trace=["x"]), "'trace': expected text, got a list of 1"),
+    (recorded(muxleak_replay=3), "expected version 2 or earlier, got version 3"),
+    (recorded(muxleak_replay="2"), "'muxleak_replay': expected a whole number, got '2'"),
+    (recorded(versions=[]), "'versions': expected an object, got a list of 0"),
+    (recorded(kind="x"), "'kind': expected one of program, server, sequence, hunt, got 'x'"),
+    (recorded(kind="hunt"), "muxleak hunt HOST:PORT --replay FILE"),
+    (recorded(findings=[]), "muxleak hunt HOST:PORT --replay FILE"),
+    (recorded(subject=1), "'subject': expected text, got 1"),
+    (recorded(line=1), "'line': expected text, got 1"),
+    (recorded(kind="server", line="V1 a:open"), "expected a line that starts with 'sim1:'"),
+    (recorded(signature=[]), "'signature': expected text, got a list of 0"),
+    (recorded(groups={}), "'groups': expected a list, got an object of 0"),
+    (recorded(groups=[1]), "expected an object, got 1"),
+    (recorded(groups=[{**GROUP, "count": "1"}]), "'count': expected a whole number, got '1'"),
+    (recorded(groups=[{**GROUP, "created": [[]]}]), "expected an object, got a list of 0"),
+    (recorded(messages=[1]), "a message: expected text, got 1"),
+    (recorded(target="os"), "'target': expected tcp, uvloop or none, got 'os'"),
+]
+SEQUENCES = [
+    ("", "expected a line that starts with 'V1', got ''"),
+    ("V1", "expected a line that starts with 'V1', got 'V1'"),
+    ("V1 ", "expected steps after 'V1'"),
+    ("V1 x", "step 'x': expected one of"),
+    ("V1 b:close", "connection 'b' was not opened before"),
+    ("V2 a:open", "expected a line that starts with 'V1', got 'V2 a:open'"),
+    ("x" * 9_000, "expected a line that starts with 'V1', got 'xxx"),
 ]
 FINDINGS = [
     *ANY,
@@ -117,6 +159,15 @@ def test_replay_refuses_lines_that_are_none(tmp_path: Path, content: bytes, mess
     file = tmp_path / "found.seq"
     file.write_bytes(content)
     refused(invoke("replay", str(file)), message)
+
+
+@pytest.mark.parametrize(("line", "message"), SEQUENCES)
+def test_replay_refuses_sequences_that_are_none(tmp_path: Path, line: str, message: str) -> None:
+    """With the path of the file."""
+    file = tmp_path / "found.sim.json"
+    file.write_bytes(recorded(kind="sequence", subject="V1", line=line))
+    refused(invoke("replay", str(file)), message)
+    assert "found.sim.json: " in "".join(invoke("replay", str(file)).stderr.split("\n"))
 
 
 @pytest.mark.parametrize(("content", "message"), FINDINGS)

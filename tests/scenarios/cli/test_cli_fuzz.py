@@ -13,17 +13,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from findings import finding
-from muxleak_scenarios import Sequence, find_pair, run_sequence
-from muxleak_scenarios.cli import cli, fuzz
+from muxleak_scenarios import Sequence, SequenceOutcome, find_pair, run_sequence
+from muxleak_scenarios.cli import cli, fuzz, replay
+from muxleak_scenarios.cli.params import TargetChoice
 from muxleak_scenarios.pairs.campaign import CampaignProgress, CampaignResult
-from muxleak_scenarios.pairs.replay import SequenceReplay
-from muxleak_vless.lifecycle import Lifecycle
 from pairs import SOME_SLUGS
 from source_roots import PYTHONPATH
 
 FLAGSHIP = "watcher_outlives_connection"
 LINE = f"{FLAGSHIP}/buggy a:open a:close"
-FILE = f"muxleak-{FLAGSHIP}-buggy.seq"
+FILE = f"muxleak-{FLAGSHIP}-buggy.sim.json"
 ROOT = Path(__file__).parents[3]
 
 
@@ -68,12 +67,19 @@ def test_fuzz_prints_what_it_found_and_how_to_see_it_again(find: Callable[..., N
 
 
 def test_fuzz_writes_a_file_that_replay_reads(find: Callable[..., None], folder: Path) -> None:
-    """The file is the line with comments; replaying it gives exit code 1 again."""
+    """The file has the line, the steps in words and the creation sites; it gives exit code 1."""
     find()
     invoke("fuzz", FLAGSHIP)
     text = (folder / FILE).read_text("utf-8")
+    data = json.loads(text)
 
-    assert text.splitlines()[-1] == f"{LINE}  # expect: violated tasks"
+    assert (data["muxleak_replay"], data["kind"]) == (2, "sequence")
+    assert (data["subject"], data["line"]) == (f"{FLAGSHIP}/buggy", LINE)
+    assert (data["verdict"], data["steps"][1]) == (
+        "violated: tasks",
+        "a:close  client a closes the connection",
+    )
+    assert data["groups"][0]["created"][0]["function"] == "MuxSession.run"
     assert len(text) <= 4096
     again = invoke("replay", FILE, "--json")
     assert again.exit_code == 1
@@ -86,10 +92,10 @@ def test_fuzz_overwrites_nothing(find: Callable[..., None], folder: Path) -> Non
     (folder / FILE).write_text("mine\n")
     data = [json.loads(invoke("fuzz", FLAGSHIP, "--json").stdout) for _ in range(2)]
 
-    second = FILE.replace(".seq", "-2.seq")
+    second = FILE.replace(".sim.json", "-2.sim.json")
     assert [each["file"] for each in data] == [second, second]
     assert (folder / FILE).read_text() == "mine\n"
-    assert len([*folder.glob("*.seq")]) == 2
+    assert len([*folder.glob("*.json")]) == 2
 
 
 def test_fuzz_writes_where_it_is_told(find: Callable[..., None], folder: Path) -> None:
@@ -100,7 +106,7 @@ def test_fuzz_writes_where_it_is_told(find: Callable[..., None], folder: Path) -
     invoke("fuzz", FLAGSHIP, "--out", "kept/mine.txt")
 
     assert {path.name for path in (folder / "kept").iterdir()} == {FILE, "mine.txt"}
-    assert not [*folder.glob("*.seq")]
+    assert not [*folder.glob("*.json")]
 
 
 def test_fuzz_says_what_may_not_be_the_shortest(find: Callable[..., None]) -> None:
@@ -119,9 +125,10 @@ def test_fuzz_file_of_a_long_sequence_leaves_out_the_words(find: Callable[..., N
     """Unshrunk sequences still make files of at most 4 KB."""
     find(" ".join(["a:open", *["a:new:1:stubborn+60~0", "a:reset:1~0"] * 40, "a:close"]))
     invoke("fuzz", FLAGSHIP)
-    lines = Path(FILE).read_text("utf-8").splitlines()
+    data = json.loads(Path(FILE).read_text("utf-8"))
 
-    assert len(lines) == 2
+    assert data["steps"][-1] == "..."
+    assert len(data["line"].split()) == 83
     assert Path(FILE).stat().st_size <= 4096
     assert invoke("replay", FILE).exit_code == 1
 
@@ -134,7 +141,7 @@ def test_fuzz_says_the_budget_in_which_nothing_was_found(folder: Path) -> None:
     text = " ".join(result.stdout.split())
     assert text.startswith("nothing found: 5 sequences, ")
     assert text.endswith("within the budget of 5 sequences and 100 s")
-    assert not [*folder.glob("*.seq")]
+    assert not [*folder.glob("*.json")]
 
 
 def test_fuzz_keeps_to_its_time() -> None:
@@ -202,14 +209,25 @@ def test_fuzz_progress_tells_speed_and_the_shortest() -> None:
     )
 
 
-def test_fuzz_file_of_a_version_has_no_half() -> None:
-    """Versions are named as they are in lines."""
-    sequence = Sequence.parse("a:open a:close")
-    outcome = run_sequence(sequence, Lifecycle())
-    text = fuzz.replay_file(SequenceReplay("REF", "", sequence), finding(sequence, outcome))
+def test_fuzz_file_of_a_real_target_is_run_there_again(
+    find: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless another target is given."""
+    find()
+    invoke("fuzz", FLAGSHIP, "--target", "tcp")
+    assert json.loads(Path(FILE).read_text("utf-8"))["target"] == "tcp"
 
-    assert text.splitlines()[0] == "# REF"
-    assert text.splitlines()[-1] == "REF a:open a:close  # expect: clean"
+    targets = []
+    outcome = run_sequence(Sequence.parse("a:open a:close"), find_pair(FLAGSHIP).buggy())
+
+    def run(_line: object, _replay: object, target: TargetChoice) -> SequenceOutcome:
+        targets.append(target.name)
+        return outcome
+
+    monkeypatch.setattr(replay, "_run", run)
+    for words in ((), ("--target", "simulated")):
+        assert invoke("replay", FILE, *words).exit_code == 1
+    assert targets == ["tcp", "simulated"]
 
 
 @pytest.mark.slow
@@ -233,7 +251,7 @@ def test_fuzz_fresh_neither_tries_nor_keeps_what_is_remembered(folder: Path) -> 
     data = [json.loads(invoke("fuzz", "V1", "--fresh", "--json").stdout) for _ in range(2)]
 
     assert [each["remembered"] for each in data] == [False, False]
-    assert [path.name for path in folder.iterdir()] == ["muxleak-V1.seq"]
+    assert [path.name for path in folder.iterdir()] == ["muxleak-V1.sim.json"]
 
 
 @pytest.mark.slow

@@ -269,6 +269,54 @@ def test_hunt_writes_each_finding_at_once(hunted: Hunted, tmp_path: Path) -> Non
     assert (tmp_path / mine).stat().st_mode == (tmp_path / name).stat().st_mode
 
 
+def test_hunt_measures_the_findings_of_a_file_again(hunted: Hunted, tmp_path: Path) -> None:
+    """It is a replay file like all others, and also one of the first version."""
+    other = replace(FOUND, sequence=Sequence.parse("a:open a:close"))
+    hunted.so_far = [HuntResult(ended="time", findings=[FOUND, other])]
+    invoke(SERVER, "--pid", "1", "--out", str(tmp_path / "found.hunt.json"))
+    data = json.loads((tmp_path / "found.hunt.json").read_text())
+    first = [{name: each[name] for name in FOUND.to_json()} for each in data["findings"]]
+    earlier = {"muxleak_hunt": 1, "findings": first}
+    (tmp_path / "earlier.hunt.json").write_text(json.dumps(earlier))
+
+    assert (data["muxleak_replay"], data["muxleak_hunt"]) == (2, 1)
+    each = data["findings"][0]
+    assert (each["kind"], each["subject"], each["line"]) == ("hunt", SERVER, str(FOUND.sequence))
+    assert each["verdict"] == "each repetition leaves 3, and 1 after its destination has closed"
+    assert each["steps"][2] == "a:close  client a closes the connection"
+    lines = []
+
+    async def run(*words: Any) -> HuntResult:
+        lines.append([str(each) for each in words[4]])
+        return HuntResult(ended="replayed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("muxleak_scenarios.cli.hunt"), "_run", run)
+        for name in ("found", "earlier"):
+            invoke(SERVER, "--pid", "1", "--replay", str(tmp_path / f"{name}.hunt.json"))
+    assert lines == [[str(FOUND.sequence), "a:open a:close"]] * 2
+    refused = CliRunner().invoke(cli, ("replay", str(tmp_path / "found.hunt.json")))
+    assert refused.exit_code == 2
+    assert "muxleak hunt HOST:PORT --replay FILE" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected a file that muxleak hunt has written"),
+        ('{"muxleak_hunt": 1, "findings": []}', "expected findings to measure, got none"),
+        ("V1 a:open", "expected JSON"),
+    ],
+)
+def test_hunt_refuses_a_file_without_findings(tmp_path: Path, text: str, message: str) -> None:
+    """Exit code 2."""
+    (tmp_path / "found.json").write_text(text)
+    result = invoke(SERVER, "--pid", "1", "--replay", str(tmp_path / "found.json"))
+
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
 @pytest.mark.slow
 def test_hunt_that_is_killed_loses_no_finding(tmp_path: Path) -> None:
     """It is a process of its own, and goes on after its finding, until SIGKILL."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from muxleak_scenarios import Sequence, SequenceOutcome, Violation
-from muxleak_scenarios.cli import describe, render
+from muxleak_scenarios.cli import render
+from muxleak_scenarios.sequence import describe
 from muxleak_scenarios.sequence import steps as vocabulary
 
 JSON = st.recursive(

@@ -150,7 +150,7 @@ def test_finding_is_shown_though_the_disk_is_full(
         told = invoke("fuzz", FLAGSHIP, "--json")
 
     assert shown.exit_code == told.exit_code == 1
-    line = f"muxleak-{FLAGSHIP}-buggy.seq could not be kept: File too large\n"
+    line = f"muxleak-{FLAGSHIP}-buggy.sim.json could not be kept: File too large\n"
     assert shown.stderr == told.stderr == line
     assert shown.stdout.endswith(f"again:\n  muxleak replay '{FLAGSHIP}/buggy a:open a:close'\n")
     assert json.loads(told.stdout)["file"] is None

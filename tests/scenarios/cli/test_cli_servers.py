@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from muxleak.server.messages import escaped
 from muxleak_scenarios.cli import cli
-from muxleak_scenarios.cli.fuzz_server import Bytes, escaped, is_given_as_server
+from muxleak_scenarios.cli.fuzz_server import Bytes, is_given_as_server
 
 ROOM = '''
 import asyncio
@@ -83,6 +84,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     __import__("sys").modules.pop("room", None)
 
 
+FILE = "muxleak-room-start.sim.json"
+
+
 def invoke(*words: str) -> Result:
     """Run the command."""
     return CliRunner().invoke(cli, words)
@@ -98,25 +102,75 @@ def test_fuzz_server_prints_what_it_found(name: str) -> None:
     assert lines[0].startswith(f"found in room:{name}, in sequence ")
     assert r"  a connects and sends b'hello\n'" in lines
     assert "    made at room.py:15 in handler" in lines
-    assert lines[-2] == "again:"
-    assert lines[-1].endswith(rf" room:{name} --message 'hello\n'")
+    file = f"muxleak-room-{name}.sim.json"
+    assert lines[-3] == f"again, also from {file}:"
+    assert lines[-2].endswith(rf" room:{name} --message 'hello\n'")
+    assert lines[-1] == f"  muxleak replay {file} room:{name}"
     assert "starts" not in result.output
 
 
 def test_replay_repeats_the_sequence() -> None:
     """The command of the report fails again with the same words; without the message it passes."""
     found = invoke("fuzz", "room:start", "--message", r"hello\n").stdout
-    words = shlex.split(found.splitlines()[-1])[1:]
+    words = shlex.split(found.splitlines()[-2])[1:]
 
     again = invoke(*words)
     other = invoke(*words[:-1], r"other\n")
     data = json.loads(invoke(*words, "--json").stdout)
 
     assert (again.exit_code, other.exit_code) == (1, 0)
-    verdict = found.partition("\n")[2].partition("again:")[0]
+    verdict = found.partition("\n")[2].partition("again, also")[0]
     assert again.stdout == f"failed: room:start\n{verdict}"
     assert other.stdout == "clean: room:start does not fail\n"
     assert (data["clean"], data["runs"][0]["error"]) == (False, "LeakError")
+
+
+def test_file_repeats_the_sequence(folder: Path) -> None:
+    """It has the messages; the server must be named, or the file trusted."""
+    found = invoke("fuzz", "room:start", "--message", r"hello\n").stdout
+    data = json.loads((folder / FILE).read_text())
+    verdict = found.partition("\n")[2].partition("again, also")[0]
+
+    assert (data["kind"], data["subject"]) == ("server", "room:start")
+    assert (data["messages"], data["steps"][0]) == (
+        [r"hello\n"],
+        r"a connects and sends b'hello\n'",
+    )
+    assert data["groups"][0]["created"][0] == {"file": "room.py", "line": 15, "function": "handler"}
+    assert (folder / FILE).stat().st_size <= 4096
+    for words in ((FILE, "room:start"), (FILE, "--trust")):
+        again = invoke("replay", *words)
+        assert (again.exit_code, again.stdout) == (1, f"failed: room:start\n{verdict}")
+    assert json.loads(invoke("replay", FILE, "--trust", "--json").stdout)["runs"][0]["same_run"]
+    other = invoke("replay", FILE, "room:start", "--message", r"other\n")
+    assert other.exit_code == 0
+    assert "another run than the file's: the program or its settings have changed" in other.stdout
+    refused = invoke("replay", FILE)
+    assert refused.exit_code == 2
+    assert "if you trust that code: muxleak replay" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "os"}, "'target': expected tcp, uvloop or none, got 'os'"),
+        ({"messages": ["\\x"]}, "has an escape that means nothing"),
+        ({"messages": ["a"] * 300}, "expected at most 256 messages, got 300"),
+        ({"subject": "room:tickers"}, "expected an async function (reader, writer)"),
+        ({"subject": "room:threads"}, "run_in_executor leaves the simulation"),
+    ],
+)
+def test_file_that_cannot_be_repeated_is_bad_usage(
+    folder: Path, changes: dict[str, object], message: str
+) -> None:
+    """Exit code 2, and the reason."""
+    invoke("fuzz", "room:start", "--message", r"hello\n")
+    data = json.loads((folder / FILE).read_text())
+    (folder / FILE).write_text(json.dumps({**data, **changes}))
+    result = invoke("replay", FILE, "--trust")
+
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
 
 
 def test_fuzz_server_json_has_everything() -> None:
@@ -131,6 +185,7 @@ def test_fuzz_server_json_has_everything() -> None:
     assert (data["found"], data["error"]) == (True, "LeakError")
     assert data["steps"][0] == r"a connects and sends b'hello\n'"
     assert data["replay"].startswith("muxleak replay sim1:")
+    assert data["file"] == FILE
 
 
 def test_fuzz_server_says_the_budget_in_which_nothing_was_found() -> None:

@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from muxleak_scenarios import PROPERTIES, Sequence, find_pair, load_pairs
-from muxleak_scenarios.cli import cli, controls, describe, go_comparison, mutants, verify
+from muxleak_scenarios.cli import cli, controls, go_comparison, mutants, verify
 from muxleak_scenarios.pairs.go_comparison import ENDINGS, VersionRow
 from muxleak_scenarios.pairs.mutants import Mutant, all_mutants
 from muxleak_scenarios.pairs.negative_controls import CONTROLS, Trial
 from muxleak_scenarios.pairs.verify import Verdict
+from muxleak_scenarios.sequence import describe
 from muxleak_vless.bugs.watcher_outlives_connection.buggy import WatchedContext
 from muxleak_vless.lifecycle import Lifecycle
 from muxleak_vless.versions import VERSIONS
