@@ -31,7 +31,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from muxleak_vless.errors import Cancelled, text_of
 
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("muxleak_vless")
+
+_Registered: TypeAlias = "dict[object, Callable[[BaseException], None] | asyncio.Future[None]]"
+# Shared by every context that has nothing registered; never changed.
+_EMPTY: _Registered = {}
 
 
 class Context:
@@ -61,13 +65,13 @@ class Context:
         self.cause: BaseException | None = None
         self.cancellable = parent is not None
         self._parent = parent
-        self._registered: dict[object, Callable[[BaseException], None]] = {}
+        self._registered = _EMPTY
         if parent is None:
             return
         if parent.cause is not None:
             self.cause = parent.cause
         elif parent.cancellable:
-            parent._registered[self] = self.cancel  # noqa: SLF001 - a node of the same tree
+            parent._register(self, self.cancel)  # noqa: SLF001 - a node of the same tree
 
     def __repr__(self) -> str:
         """Return name and state, without an address: reports must not differ between runs."""
@@ -113,9 +117,14 @@ class Context:
             if wake is None:
                 continue
             try:
-                wake(self.cause)
+                if callable(wake):
+                    wake(self.cause)
+                elif not wake.done():
+                    wake.set_result(None)
             except Exception:  # a callback is anybody's code, and others wait for this end, too
                 log.exception("a callback of %r raised", self)
+        # Nothing is registered once there is a cause, and a context may be kept for long.
+        self._registered = _EMPTY
 
     def on_cancel(self, callback: Callable[[BaseException], None]) -> Callable[[], None]:
         """Call ``callback(cause)`` when the context ends, at once if it has.
@@ -130,7 +139,7 @@ class Context:
             callback(self.cause)
         elif self.cancellable:
             key = object()
-            self._registered[key] = callback
+            self._register(key, callback)
             return partial(self._forget, key)
         return _nothing
 
@@ -139,7 +148,7 @@ class Context:
         if self.cause is None:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             if self.cancellable:
-                self._registered[waiter] = partial(_release, waiter)
+                self._register(waiter, waiter)
             try:
                 await waiter
             finally:
@@ -148,13 +157,15 @@ class Context:
             raise AssertionError("woken without a cause")
         return self.cause
 
+    def _register(
+        self, key: object, wake: Callable[[BaseException], None] | asyncio.Future[None]
+    ) -> None:
+        if self._registered is _EMPTY:
+            self._registered = {}
+        self._registered[key] = wake
+
     def _forget(self, key: object) -> None:
         self._registered.pop(key, None)
-
-
-def _release(waiter: asyncio.Future[None], _cause: BaseException) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
 
 
 def _nothing() -> None:

@@ -77,6 +77,7 @@ class Link(asyncio.Protocol):
         on_idle: Called in place of `end_idle`, if set.
         on_stalled: Called in place of `end_stalled`, if set.
         lost: Cause of a broken or aborted connection, else None.
+        ended: True once nothing more will be received.
     """
 
     def __init__(
@@ -87,7 +88,6 @@ class Link(asyncio.Protocol):
         self.on_stalled: Callable[[], None] | None = None
         self.lost: Exception | None = None
         self.ended = False
-        """True once nothing more will be received."""
         self._on_made = on_made
         self._limits = limits or Limits()
         self._transport: asyncio.Transport | None = None
@@ -97,7 +97,7 @@ class Link(asyncio.Protocol):
         self._paused = False
         self._finishing = False
         self._receiver: asyncio.Future[None] | None = None
-        self._drainers: dict[asyncio.Future[None], None] = {}
+        self._drainers: dict[asyncio.Future[None], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._active = False
@@ -135,16 +135,19 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Record the end, wake all waiters, and drop the transport, which holds this link."""
+        # A session that leaks keeps its link, so nothing that has ended stays here.
         if exc is not None and self.lost is None:
             self.lost = LinkLost(f"connection lost: {exc!r}")
         self._transport = None
         self._stop_timer()
         if self._idle is not None:
             self._idle.cancel()
+            self._idle = None
         self._end()
         self._wake_drainers()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+        self._closed = None
 
     def pause_writing(self) -> None:
         """Make writers wait, and start the write limit."""
@@ -225,11 +228,12 @@ class Link(asyncio.Protocol):
         """
         while self._paused and not self.closing:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._drainers[waiter] = None
+            drainers = self._drainers = self._drainers or {}
+            drainers[waiter] = None
             try:
                 await waiter
             finally:
-                self._drainers.pop(waiter, None)
+                drainers.pop(waiter, None)
         if self.closing:
             raise StreamClosed("the connection has ended") from self.lost
 
@@ -334,7 +338,7 @@ class Link(asyncio.Protocol):
             self._receiver.set_result(None)
 
     def _wake_drainers(self) -> None:
-        for waiter in self._drainers:
+        for waiter in self._drainers or ():
             if not waiter.done():
                 waiter.set_result(None)
 

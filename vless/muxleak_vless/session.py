@@ -110,6 +110,25 @@ class MuxSession:
         cause: Cause given to the first cleanup, None before it.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_handler",
+        "_lingering",
+        "_on_cleanup",
+        "_prefix",
+        "_watcher",
+        "cause",
+        "cleanups",
+        "closing",
+        "context",
+        "lifecycle",
+        "limits",
+        "link",
+        "parent",
+        "streams",
+        "unread",
+    )
+
     def __init__(
         self,
         link: Link,
@@ -164,6 +183,10 @@ class MuxSession:
             link.on_eof = link.on_idle = link.on_stalled = None
             self.lifecycle.receive_ended(self, cause)
         await self.lifecycle.join(self)
+        # A dict that has been emptied keeps its memory, and a leaked watcher keeps the session.
+        for table in (self.streams, self._lingering):
+            if not table:
+                table.clear()
         return self.cause or cause
 
     def cleanup(self, cause: BaseException) -> None:

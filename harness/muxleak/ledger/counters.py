@@ -231,22 +231,27 @@ class Entry(TaskRef):
     """A weak reference to a charged task, which is alive or whose end is not counted yet.
 
     Attributes:
-        points: the raw creation site.
-        site: the same, interned.
+        begun: the raw creation site if it is empty, since it may be a `Begun`; else None.
+        site: the creation site, interned.
         scope: the scope that is charged.
         number: of the task.
         row: for the use of an observer.
         held: the task, if it must not be destroyed.
     """
 
-    __slots__ = ("held", "number", "points", "row", "scope", "site")
+    __slots__ = ("begun", "held", "number", "row", "scope", "site")
 
-    points: Points
+    begun: Points | None
     site: Site
     scope: Scope
     number: int
     row: Any
     held: AnyTask | None
+
+    @property
+    def points(self) -> Points:
+        """The raw creation site."""
+        return self.site.points if self.begun is None else self.begun
 
     def forget(self, task: AnyTask) -> None:
         """Remove the task, which is done or given up, from the count; it is the done callback."""
@@ -659,7 +664,8 @@ class Scope:
         """Charge a live task to this scope, until its end."""
         entry = Entry(task, _died)
         entry.held = task if held else None
-        entry.points, entry.site, entry.scope, entry.number = points, intern(points), self, number
+        entry.begun = None if points else points
+        entry.site, entry.scope, entry.number = intern(points), self, number
         task.add_done_callback(entry.forget)
         if not self.entries:
             self._link()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from muxleak_scenarios.bench.measure import BenchPlan
 
-SIZE = 2_200
+SIZE = 2_600
 """Goal: bytes of a leaked session at most, with its entry in the ledger."""
 SENT = 2
 """Steps of the recorded sequence in each session: the header, and a New with its first bytes."""
