@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 import pytest
@@ -204,6 +204,62 @@ def test_given_up_task_is_not_woken_later() -> None:
     tasks: list[asyncio.Task[None]] = []
     asyncio.run(main())
     assert errors == []
+
+
+class Foreign:
+    """An object to await that is no future of asyncio's, and that cannot be cancelled."""
+
+    _asyncio_future_blocking = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop."""
+        return asyncio.get_running_loop()
+
+    def add_done_callback(self, callback: object, **_settings: object) -> None:
+        """Forget it: this is never done."""
+
+    def cancel(self, *_message: object, **_settings: object) -> bool:
+        """Refuse."""
+        raise LookupError("not mine")
+
+
+async def foreign() -> None:
+    """Await what cannot be cancelled."""
+    await Foreign()
+
+
+class Refusing(asyncio.Future[None]):
+    """A future that cannot be cancelled, and whose callbacks stay."""
+
+    def cancel(self, msg: object = None) -> bool:
+        """Refuse."""
+        raise LookupError(msg)
+
+    def remove_done_callback(self, callback: object, /) -> int:
+        """Refuse."""
+        raise LookupError(callback)
+
+
+async def refusing() -> None:
+    """Await another one."""
+    await Refusing()
+
+
+@LOOPS
+def test_release_ends_every_task_although_one_cannot_be_cancelled(new_loop: Loops) -> None:
+    """The others, before and after it, are cancelled; it is given up."""
+    notes, done = released(new_loop, tidy, foreign, refusing, tidy, stubborn)
+
+    assert notes[:2] == [
+        "foreign could not be cancelled: LookupError('not mine'); it was given up",
+        "refusing could not be cancelled: LookupError(None); it was given up",
+    ]
+    assert notes[2].startswith("stubborn swallowed its cancellation in stubborn")
+    assert done == [True, False, False, True, False]
 
 
 # Made in each test: an exception keeps the traceback of the test that raised it before.

@@ -14,7 +14,8 @@ close.
 # 3. A task that survives both is given up. Its coroutine is closed by force, its wake-up is removed
 #    from the future that it awaits (else the end of that future would step a closed coroutine), it
 #    is removed from asyncio's list of tasks, its "destroyed but pending" warning is switched off,
-#    and its scope forgets it. The object stays a pending task for ever, which nobody waits for.
+#    and its scope forgets it. The object stays a pending task for ever, which nobody waits for. So
+#    ends a task that cannot be cancelled, because `cancel` of the object that it awaits raises.
 # 4. Leaked generators are closed, each within the budget.
 #
 # A coroutine that awaits in its clean-up makes `close` raise; a few more calls get most of them to
@@ -103,13 +104,14 @@ async def release(records: Sequence["Record"], budget: float) -> list[str]:
                 end()
     with _exits_stopped([record.task for record in tasks]) as lines:
         groups = _quieten([record.task for record in tasks], lines)
-        swallowed = await _cancel([record.task for record in tasks], budget)
-        lines.extend(_line(task, where) for task, where in swallowed.items())
+        survived = await _cancel([record.task for record in tasks], budget)
+        lines.extend(_line(task, reason) for task, reason in survived.items())
         for record in tasks:
             if not record.task.done():
                 _give_up(record)
                 for forget in groups.get(record.task, ()):
-                    forget(record.task)
+                    with suppress(Exception):
+                        forget(record.task)
         lines.extend(await _close_generators(records, budget))
         await asyncio.sleep(0)
     for record in records:
@@ -124,23 +126,29 @@ async def _cancel(tasks: list[AnyTask], budget: float) -> dict[AnyTask, str]:
     """Cancel tasks, at most twice.
 
     Returns:
-        The tasks that survived at least once, each with the place that caught the cancellation.
+        The tasks that survived at least once, each with the reason as a clause.
     """
-    swallowed: dict[AnyTask, str] = {}
+    survived: dict[AnyTask, str] = {}
     for _ in range(_ROUNDS):
         left = [task for task in tasks if not task.done()]
         if not left:
             break
+        refused: dict[AnyTask, str] = {}
         with _frames_reached(left) as caught:
             for task in left:
-                task.cancel()
+                # `cancel` of the object that a task awaits is anybody's code.
+                try:
+                    task.cancel()
+                except Exception as error:  # noqa: BLE001 - the others must end all the same
+                    refused[task] = f"could not be cancelled: {safe_text(error)}"
             for _ in range(_ITERATIONS):
                 await asyncio.sleep(0)
         await settle(limit=budget, horizon=budget, until=_all_done(left), patient=False)
         for task in left:
             if not task.done():
-                swallowed[task] = caught.get(task, waiting_of(task).place)
-    return swallowed
+                place = caught.get(task, waiting_of(task).place)
+                survived[task] = refused.get(task, f"swallowed its cancellation in {place}")
+    return survived
 
 
 def _all_done(tasks: list[AnyTask]) -> Callable[[], bool]:
@@ -302,9 +310,9 @@ def _forget_quietly(callback: Callable[[Any], object], lines: list[str], task: A
     callback(_QuietTask(task))
 
 
-def _line(task: AnyTask, where: str) -> str:
+def _line(task: AnyTask, reason: str) -> str:
     end = "it ended when cancelled again" if task.done() else "it was given up"
-    return f"{name_of(task)} swallowed its cancellation in {where}; {end}"
+    return f"{name_of(task)} {reason}; {end}"
 
 
 def _give_up(record: TaskRecord) -> None:
@@ -312,10 +320,11 @@ def _give_up(record: TaskRecord) -> None:
     task = record.task
     asyncio._unregister_task(task)  # noqa: SLF001 - documented, despite its name
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - it is given up on purpose
-    waiter = getattr(task, "_fut_waiter", None)
-    for callback, _ in getattr(waiter, "_callbacks", None) or ():
-        if waiter is not None and getattr(callback, "__self__", None) is task:
-            waiter.remove_done_callback(callback)
+    waiter = attribute(task, "_fut_waiter")
+    with suppress(Exception):  # it may be of any class
+        for callback, _ in attribute(waiter, "_callbacks") or ():
+            if attribute(callback, "__self__") is task:
+                waiter.remove_done_callback(callback)
     close_coroutines([task])
     if record.scope is not None:
         record.scope.give_up(record)
