@@ -1,6 +1,7 @@
 """Imports run downwards only, between the packages and between the rooms of each."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -226,6 +227,56 @@ def test_one_shrinker_serves_every_search() -> None:
     }
 
     assert found == {}
+
+
+FINDING = "muxleak.search.finding"
+"""The module of the one type of finding."""
+PARTS = {"outcome", "replay"}
+"""Fields that make a finding of a class."""
+
+
+def finding_types(text: str) -> list[str]:
+    """The classes of a file that are findings: by their names, or by their fields."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef):
+            fields = {
+                line.target.id
+                for line in node.body
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+            }
+            bases = {ast.unparse(base).partition("[")[0] for base in node.bases}
+            is_one = re.search(r"(Finding|Found)$", node.name) or fields >= PARTS
+            if is_one or ("shrunk" in fields and "Outcome" not in bases) or "Finding" in bases:
+                found.append(node.name)
+    return found
+
+
+def test_one_type_of_finding_serves_every_search() -> None:
+    """What differs between the kinds of subjects is in their outcomes."""
+    found = {
+        name: types
+        for package in FOLDERS
+        for name, text in modules(package).items()
+        if (types := finding_types(text))
+    }
+
+    assert found == {FINDING: ["Finding"]}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "class HuntFinding:\n    sequence: Sequence",
+        "class Found(NamedTuple):\n    steps: list",
+        "class Result:\n    outcome: Outcome\n    replay: Replay",
+        "class Leak:\n    sequence: Sequence\n    shrunk: bool = True",
+        "class Other(Finding[Outcome]):\n    more: int",
+    ],
+)
+def test_second_type_of_finding_is_found(planted: str) -> None:
+    """A class with the name or the fields of a finding is named."""
+    assert finding_types(planted) != []
 
 
 REPLAYS = "muxleak.sim.replay"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from muxleak_scenarios.hunt.findings import HuntFinding
+    from muxleak_scenarios.hunt.findings import HuntOutcome
     from muxleak_scenarios.hunt.hunt import HuntProgress
     from muxleak_scenarios.real.programs import Config
 
@@ -84,7 +84,7 @@ def v2ray(folder: Path, idle: int) -> Server:
     return Server("v2ray", folder, config)
 
 
-def counted(finding: HuntFinding) -> tuple[int, ...]:
+def counted(finding: HuntOutcome) -> tuple[int, ...]:
     """Return goroutines and descriptors for one repetition, with destinations alive and closed."""
     (held, kept), (held_fds, kept_fds) = finding.growth.tasks, finding.growth.descriptors
     return (held, held_fds, kept, kept_fds)
@@ -96,7 +96,7 @@ def figures_of(finding: dict[str, Any]) -> tuple[int, ...]:
     return (tasks["held"], descriptors["held"], tasks["kept"], descriptors["kept"])
 
 
-def blocked(finding: HuntFinding, *names: str) -> bool:
+def blocked(finding: HuntOutcome, *names: str) -> bool:
     """Return True if a stack has all these functions, from the inside outwards."""
     return any(
         [name for name in names if any(name in function for function in stack)] == list(names)
@@ -159,13 +159,13 @@ def test_hunt_finds_the_leaks_of_sing_box(tmp_path: Path) -> None:
         command=server.command,
     )
 
-    async def main() -> dict[tuple[int, ...], HuntFinding]:
+    async def main() -> dict[tuple[int, ...], HuntOutcome]:
         async with Destinations() as destinations:
             await target.start()
-            found: dict[tuple[int, ...], HuntFinding] = {}
+            found: dict[tuple[int, ...], HuntOutcome] = {}
 
             def progress(_status: HuntProgress) -> None:
-                found.update((counted(each), each) for each in one.result.findings)
+                found.update((counted(each.outcome), each.outcome) for each in one.result.findings)
 
             one = Hunt(
                 target,

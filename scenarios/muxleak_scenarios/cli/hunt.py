@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from muxleak_scenarios.hunt.findings import HuntFinding
+    from muxleak_scenarios.hunt.findings import HuntOutcome
     from muxleak_scenarios.hunt.hunt import HuntProgress, HuntResult
 
 # The order in which things are refused: first the words themselves, then the file that a finding
@@ -97,7 +97,7 @@ class HuntSettings(NamedTuple):
         return limits
 
 
-def read_known(path: Path | None, option: str = "--known") -> list[HuntFinding]:
+def read_known(path: Path | None, option: str = "--known") -> list[HuntOutcome]:
     """Return the findings of an earlier hunt, or none without a file.
 
     Raises:
@@ -342,7 +342,7 @@ def hunt_command(ctx: click.Context, /, **options: Any) -> None:
     def keep(result: HuntResult) -> None:
         # Growth that passes is written, too: a later hunt with --known then skips it, instead of
         # waiting for its end once more.
-        found = [*result.findings, *result.passing]
+        found = [*(each.outcome for each in result.findings), *result.passing]
         kept.write(findings.write(found, str(given.address)).encode())
 
     try:
@@ -365,7 +365,7 @@ def _hunted(
     given: HuntSettings,
     target: RemoteServer,
     limits: HuntBudget,
-    known: list[HuntFinding],
+    known: list[HuntOutcome],
     found: Callable[[HuntResult], object],
 ) -> HuntResult:
     """Hunt the server with progress, until it is done or stopped; end a server of ours."""

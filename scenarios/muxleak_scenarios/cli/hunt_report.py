@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from muxleak_scenarios.cli.params import Listen
-    from muxleak_scenarios.hunt.findings import HuntFinding
+    from muxleak_scenarios.hunt.findings import HuntOutcome
     from muxleak_scenarios.hunt.hunt import HuntProgress, HuntResult
     from muxleak_scenarios.hunt.stacks import Stack
 
@@ -78,7 +78,7 @@ class Again(NamedTuple):
         goroutines = all("/debug/tasks" not in url for url in ctx.params["pprof"])
         return cls(tuple(words), "goroutine" if goroutines else "task")
 
-    def line(self, finding: HuntFinding) -> str:
+    def line(self, finding: HuntOutcome) -> str:
         """Return the command line that measures a finding again."""
         return render.command(*self.words, "--replay", str(finding.sequence))
 
@@ -108,7 +108,7 @@ def to_json(
         "seconds": round(result.seconds, 1),
         "gone_when_waited_for": result.unsure,
         "found": len(result.findings),
-        "findings": [_to_json(each, again) for each in result.findings],
+        "findings": [_to_json(each.outcome, again) for each in result.findings],
         "passing": [_to_json(each, again) for each in result.passing],
         "suspicion": None if result.suspicion is None else _to_json(result.suspicion, again),
         "looks_that_left_the_same": result.explained,
@@ -116,7 +116,7 @@ def to_json(
     }
 
 
-def _to_json(finding: HuntFinding, again: Again) -> dict[str, Any]:
+def _to_json(finding: HuntOutcome, again: Again) -> dict[str, Any]:
     return {**finding.to_json(), "replay": again.line(finding)}
 
 
@@ -124,7 +124,8 @@ def show(
     console: Console, result: HuntResult, address: Listen, path: Path | None, again: Again
 ) -> None:
     """Print the findings, or that there are none, and then the statistics of the hunt."""
-    for number, finding in enumerate(result.findings, 1):
+    for number, found in enumerate(result.findings, 1):
+        finding = found.outcome
         title = Text.assemble((f"{number}  ", render.QUIET), (headline(finding, again), render.BAD))
         console.print(title)
         console.print()
@@ -180,7 +181,7 @@ def _show_rest(console: Console, result: HuntResult, again: Again) -> None:
         console.print(Text(result.trouble, render.BAD))
 
 
-def headline(finding: HuntFinding, again: Again) -> str:
+def headline(finding: HuntOutcome, again: Again) -> str:
     """Return the growth of each repetition in one line."""
     if finding.died:
         return f"the server {_died(finding.died)}"
@@ -207,7 +208,7 @@ def _died(died: str) -> str:
     return f"died of it: it {died}"
 
 
-def _show_finding(console: Console, finding: HuntFinding) -> None:
+def _show_finding(console: Console, finding: HuntOutcome) -> None:
     growth = finding.growth
     if growth.leaks:
         render.body(console, _blocked(finding))
@@ -228,7 +229,7 @@ def _show_finding(console: Console, finding: HuntFinding) -> None:
     console.print()
 
 
-def _blocked(finding: HuntFinding) -> Table:
+def _blocked(finding: HuntOutcome) -> Table:
     grid = render.table("each", "after", "blocked in", fixed=("each", "after"))
     growth = finding.growth
     for stack in sorted({*growth.held, *growth.kept}, key=_order):

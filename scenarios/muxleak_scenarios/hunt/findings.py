@@ -1,4 +1,7 @@
-"""Findings of a hunt, their file, and the knowledge that keeps them from being found again."""
+"""Outcomes of measurements, the file of findings, and the knowledge that keeps them from repeating.
+
+A finding of a hunt is a `Finding` of the engine with a `HuntOutcome`.
+"""
 
 # A known finding is used in three ways (`Known`), from the strictest to the loosest:
 #
@@ -16,11 +19,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muxleak import files
-from muxleak.sim.replay import HUNT, Replay, read_all, text_of_all
+from muxleak.search.finding import Finding
+from muxleak.search.subject import Outcome
+from muxleak.sim.replay import HUNT, read_all, text_of_all
 from muxleak_scenarios.hunt import pattern
 from muxleak_scenarios.hunt.measure import RepetitionGrowth
 from muxleak_scenarios.sequence.describe import step_in_words
@@ -39,9 +44,15 @@ _MAX_SECONDS = 10**9
 _T = TypeVar("_T")
 
 
+_NOTHING = RepetitionGrowth(Counter(), Counter())
+_EMPTY = Sequence()
+
+
 @dataclass(frozen=True, slots=True)
-class HuntFinding:
+class HuntOutcome(Outcome):
     """A sequence and its growth.
+
+    What an outcome says in general, its verdict for instance, is filled in by `finding`.
 
     Attributes:
         sequence: the shortest sequence that was seen.
@@ -55,8 +66,8 @@ class HuntFinding:
         gone: seconds after which all growth had gone by itself; 0 if some of it stays.
     """
 
-    sequence: Sequence
-    growth: RepetitionGrowth
+    sequence: Sequence = _EMPTY
+    growth: RepetitionGrowth = _NOTHING
     shrunk: bool = True
     confirmed: bool = True
     seconds: float = 0
@@ -112,22 +123,34 @@ class HuntFinding:
             "log": list(self.log),
         }
 
-    def replay(self, server: str) -> Replay:
-        """Return the facts by which it can be measured again at a server."""
-        held, kept = self.growth.held.total(), self.growth.kept.total()
-        return Replay(
-            kind=HUNT,
-            name=server,
-            notation=str(self.sequence),
+    def finding(
+        self, server: str, measurements: int = 0, connections: int = 0
+    ) -> Finding[HuntOutcome]:
+        """Return it as a finding of the engine.
+
+        Args:
+            server: the address of the server.
+            measurements: number of measurements until then.
+            connections: number of connections until then.
+        """
+        growth = self.growth
+        held, kept = growth.held.total(), growth.kept.total()
+        outcome = replace(
+            self,
+            signature=self.died or frozenset({*growth.held, *growth.kept}),
             verdict=f"the server died: it {self.died}"
             if self.died
             else f"each repetition leaves {held}, and {kept} after its destination has closed",
             steps=tuple(f"{step}  {step_in_words(step)}" for step in self.sequence),
-            details=self.to_json(),
         )
+        replay = replace(
+            outcome.recorded(HUNT, server), notation=str(self.sequence), details=self.to_json()
+        )
+        ended = "" if self.shrunk else "time"
+        return Finding(server, outcome, replay, measurements, connections, 0, ended=ended)
 
     @classmethod
-    def from_json(cls, data: object) -> HuntFinding:
+    def from_json(cls, data: object) -> HuntOutcome:
         """Read the data of `to_json`.
 
         Raises:
@@ -148,20 +171,20 @@ class HuntFinding:
         gone = _optional(data, "gone_after_seconds", float, 0.0)
         if not 0 <= gone <= _MAX_SECONDS:
             raise ValueError(f"gone_after_seconds: expected 0 or more, got {gone:g}")
-        return cls(sequence, growth, died=died, gone=gone)
+        return cls(sequence=sequence, growth=growth, died=died, gone=gone)
 
 
-def write(findings: list[HuntFinding], server: str = "") -> str:
-    """Return the text of a replay file with findings.
+def write(findings: list[HuntOutcome], server: str = "") -> str:
+    """Return the text of a replay file with outcomes of measurements.
 
     Args:
-        findings: the findings.
+        findings: the outcomes.
         server: the address of the server.
     """
-    return text_of_all(each.replay(server) for each in findings)
+    return text_of_all(each.finding(server).replay for each in findings)
 
 
-def read(text: str) -> list[HuntFinding]:
+def read(text: str) -> list[HuntOutcome]:
     """Read the text of a file with findings.
 
     Raises:
@@ -174,7 +197,7 @@ def read(text: str) -> list[HuntFinding]:
             raise ValueError(  # noqa: TRY301 - the handler completes it
                 f"expected at most {_MAX_FINDINGS:,} findings, got {len(findings):,}"
             )
-        return [HuntFinding.from_json(each) for each in findings]
+        return [HuntOutcome.from_json(each) for each in findings]
     except ValueError as error:
         raise ValueError(f"{expected}: {error}") from None
 
@@ -199,10 +222,10 @@ class Known:
         findings: those of earlier hunts.
     """
 
-    def __init__(self, findings: list[HuntFinding]) -> None:
+    def __init__(self, findings: list[HuntOutcome]) -> None:
         self._findings = list(findings)
 
-    def add(self, finding: HuntFinding) -> None:
+    def add(self, finding: HuntOutcome) -> None:
         """Add a finding."""
         self._findings.append(finding)
 

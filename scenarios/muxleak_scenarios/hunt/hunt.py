@@ -44,7 +44,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import inf
 from random import Random
@@ -52,7 +51,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from muxleak_scenarios.hunt.batch import Driver, Spending, UnreachableError
 from muxleak_scenarios.hunt.counters import CounterError
-from muxleak_scenarios.hunt.findings import HuntFinding, Known
+from muxleak_scenarios.hunt.findings import HuntOutcome, Known
 from muxleak_scenarios.hunt.measure import BATCHES, Meter, RepetitionGrowth
 from muxleak_scenarios.hunt.random_sequences import draw
 from muxleak_scenarios.hunt.remote_server import StartError
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
+    from muxleak.search.finding import Finding
     from muxleak_scenarios.hunt.destinations import Destinations
     from muxleak_scenarios.hunt.remote_server import RemoteServer
     from muxleak_scenarios.sequence.steps import Sequence
@@ -149,9 +149,9 @@ class HuntResult:
         seconds: length of the hunt.
     """
 
-    findings: list[HuntFinding] = field(default_factory=list)
-    passing: list[HuntFinding] = field(default_factory=list)
-    suspicion: HuntFinding | None = None
+    findings: list[Finding[HuntOutcome]] = field(default_factory=list)
+    passing: list[HuntOutcome] = field(default_factory=list)
+    suspicion: HuntOutcome | None = None
     ended: str = ""
     trouble: str = ""
     explained: int = 0
@@ -211,7 +211,7 @@ class Hunt:
         *,
         limits: HuntBudget = HuntBudget(),  # noqa: B008 - a value that cannot change
         seed: int = 0,
-        known: list[HuntFinding] | None = None,
+        known: list[HuntOutcome] | None = None,
         progress: Callable[[HuntProgress], None] = lambda _: None,
         found: Callable[[HuntResult], object] = lambda _: None,
         stopped: Callable[[], bool] = bool,
@@ -230,7 +230,7 @@ class Hunt:
         driver = Driver(target.address, user, destinations, self._spending)
         self._meter = Meter(target, driver, destinations, clock)
         self._doing = "searches"
-        self._best: HuntFinding | None = None
+        self._best: HuntOutcome | None = None
         self._troubles = 0
         self._lasting = 0.0
         """Longest time in seconds that passing growth has lasted so far."""
@@ -258,8 +258,7 @@ class Hunt:
             if best is None or not best.died:
                 result.suspicion = best
             elif result.ended == "died" or not self._known.has_died(best.died):
-                result.findings.append(best)
-                self._found(result)
+                self._file(best)
         result.connections = self._spending.connections
         result.sent = self._spending.sent
         result.seconds = self._clock() - self._begun
@@ -300,8 +299,7 @@ class Hunt:
         if finding.died or (finding.growth.leaks and finding.growth.settled):
             died, growth = finding.died, finding.growth
             if not (self._known.has_died(died) if died else self._known.explains(growth)):
-                self.result.findings.append(finding)
-                self._found(self.result)
+                self._file(finding)
             self._known.add(finding)
         elif finding.gone > (0 if given else _LONGEST_QUICK):
             self._pass(finding, best)
@@ -316,7 +314,14 @@ class Hunt:
             # Nothing that these measurements left may go on during the next ones.
             await self._restart()
 
-    def _pass(self, finding: HuntFinding, best: HuntFinding | None) -> None:
+    def _file(self, outcome: HuntOutcome) -> None:
+        """Add a finding to the result."""
+        server = "{}:{}".format(*self._target.address)
+        measurements, connections = self.result.measurements, self._spending.connections
+        self.result.findings.append(outcome.finding(server, measurements, connections))
+        self._found(self.result)
+
+    def _pass(self, finding: HuntOutcome, best: HuntOutcome | None) -> None:
         """File passing growth, and keep it out of later sequences."""
         self._lasting = max(self._lasting, finding.gone)
         passing = replace(finding, growth=finding.growth._replace(held=finding.growth.passing))
@@ -333,7 +338,7 @@ class Hunt:
         except _HurryError:
             return (sequence if self._best is None else self._best.sequence), False
 
-    async def _measure(self, sequence: Sequence, *, shrunk: bool) -> HuntFinding:
+    async def _measure(self, sequence: Sequence, *, shrunk: bool) -> HuntOutcome:
         """Measure a sequence in full, on a server without leftovers of earlier measurements."""
         self._doing = "measures"
         try:
@@ -342,10 +347,10 @@ class Hunt:
             growth = await self._grow(sequence, BATCHES, self._limits.wait)
         except _DeadError as error:
             return self._dead(sequence, error, shrunk=shrunk and self._target.ours)
-        return HuntFinding(
-            sequence,
-            growth,
-            shrunk,
+        return HuntOutcome(
+            sequence=sequence,
+            growth=growth,
+            shrunk=shrunk,
             seconds=self._limits.wait,
             log=self._target.log(),
             after=self._clock() - self._begun,
@@ -383,7 +388,9 @@ class Hunt:
         explained = self._known.explains(growth)
         self.result.explained += growth.leaks and explained
         if not explained:
-            self._best = HuntFinding(sequence, growth, shrunk=False, confirmed=False)
+            self._best = HuntOutcome(
+                sequence=sequence, growth=growth, shrunk=False, confirmed=False
+            )
         return not explained
 
     async def _grow(
@@ -414,10 +421,9 @@ class Hunt:
             self.result.trouble = str(error)
             raise _End("trouble")
 
-    def _dead(self, sequence: Sequence, error: _DeadError, *, shrunk: bool = False) -> HuntFinding:
-        nothing = RepetitionGrowth(Counter(), Counter())
-        return HuntFinding(
-            sequence, nothing, shrunk=shrunk, died=str(error), log=self._target.log()
+    def _dead(self, sequence: Sequence, error: _DeadError, *, shrunk: bool = False) -> HuntOutcome:
+        return HuntOutcome(
+            sequence=sequence, shrunk=shrunk, died=str(error), log=self._target.log()
         )
 
     async def _refresh(self, seconds: float) -> None:

@@ -28,7 +28,7 @@ from muxleak_scenarios.cli.params import Listen
 from muxleak_scenarios.hunt import batch, findings, remote_server, v2ray
 from muxleak_scenarios.hunt.counters import DESCRIPTORS, GOROUTINES, CounterError
 from muxleak_scenarios.hunt.destinations import Destinations
-from muxleak_scenarios.hunt.findings import HuntFinding
+from muxleak_scenarios.hunt.findings import HuntOutcome
 from muxleak_scenarios.hunt.hunt import Hunt, HuntResult
 from muxleak_scenarios.hunt.measure import RepetitionGrowth
 from muxleak_scenarios.real.programs import free_port
@@ -98,7 +98,9 @@ def test_hunt_tells_what_is_no_leak() -> None:
     """What went by itself and what was not measured to the end: each with its line, no finding."""
     growth = RepetitionGrowth(Counter({GOROUTINES: 8, DESCRIPTORS: 2}), Counter())
     lines = ["a:open a:new:1:@deaf a:close", "a:open a:close"]
-    passing, suspicion = (HuntFinding(Sequence.parse(line), growth) for line in lines)
+    passing, suspicion = (
+        HuntOutcome(sequence=Sequence.parse(line), growth=growth) for line in lines
+    )
     result = HuntResult(
         completed=3,
         unsettled=1,
@@ -128,9 +130,9 @@ def test_hunt_tells_what_is_no_leak() -> None:
 REMEDY = (
     "the counts did not stand still; hunt a server that nobody else uses, or give less --patience"
 )
-FOUND = HuntFinding(
-    Sequence.parse("a:open a:new:1:@echo a:close"),
-    RepetitionGrowth(
+FOUND = HuntOutcome(
+    sequence=Sequence.parse("a:open a:new:1:@echo a:close"),
+    growth=RepetitionGrowth(
         Counter({("io.Read", "x/main.run"): 2, DESCRIPTORS: 1}),
         Counter({("io.Read", "x/main.run"): 1}),
         exact=False,
@@ -181,9 +183,9 @@ def hunted(monkeypatch: pytest.MonkeyPatch) -> Hunted:
         (HuntResult(ended="time", completed=5, unsettled=2), 0),
         (HuntResult(ended="time", completed=1, suspicion=FOUND, passing=[FOUND]), 0),
         (HuntResult(ended="known"), 0),
-        (HuntResult(ended="replayed", findings=[FOUND]), 1),
-        (HuntResult(ended="stopped", findings=[FOUND]), 1),
-        (HuntResult(ended="trouble", trouble="no profile", findings=[FOUND]), 1),
+        (HuntResult(ended="replayed", findings=[FOUND.finding(SERVER)]), 1),
+        (HuntResult(ended="stopped", findings=[FOUND.finding(SERVER)]), 1),
+        (HuntResult(ended="trouble", trouble="no profile", findings=[FOUND.finding(SERVER)]), 1),
         (HuntResult(ended="died"), 1),
         (HuntResult(ended="trouble", trouble="no profile"), 2),
         (HuntResult(ended="stopped"), 130),
@@ -191,7 +193,7 @@ def hunted(monkeypatch: pytest.MonkeyPatch) -> Hunted:
         (HuntResult(ended="time", completed=4, unsettled=2), 75),
         (HuntResult(ended="connections", completed=4, unsettled=4), 75),
         (HuntResult(ended="replayed", completed=1, unsettled=1), 75),
-        (HuntResult(ended="time", completed=4, unsettled=4, findings=[FOUND]), 1),
+        (HuntResult(ended="time", completed=4, unsettled=4, findings=[FOUND.finding(SERVER)]), 1),
         (CounterError("no profile"), 2),
     ],
 )
@@ -228,7 +230,10 @@ def test_hunt_keeps_what_it_found_for_the_next_one(hunted: Hunted, tmp_path: Pat
     words = [SERVER, "--pid", "1", "--out", str(tmp_path)]
     for result, known in (
         (HuntResult(ended="time", passing=[passing]), [passing]),
-        (HuntResult(ended="enough", findings=[FOUND], passing=[passing]), [FOUND, passing]),
+        (
+            HuntResult(ended="enough", findings=[FOUND.finding(SERVER)], passing=[passing]),
+            [FOUND, passing],
+        ),
     ):
         hunted.result = result
         told = invoke(*words, "--json")
@@ -251,8 +256,8 @@ def test_hunt_writes_each_finding_at_once(hunted: Hunted, tmp_path: Path) -> Non
     """One file grows, beside that of an earlier hunt; nothing else is in the folder then."""
     other = replace(FOUND, sequence=Sequence.parse("a:open a:close"))
     hunted.folder = tmp_path
-    first = HuntResult(ended="time", findings=[FOUND])
-    both = HuntResult(ended="time", findings=[FOUND], passing=[other])
+    first = HuntResult(ended="time", findings=[FOUND.finding(SERVER)])
+    both = HuntResult(ended="time", findings=[FOUND.finding(SERVER)], passing=[other])
     hunted.so_far, hunted.result = [first, both], both
     name = "muxleak-hunt-127.0.0.1-1.hunt.json"
     (tmp_path / name).write_text("of an earlier hunt")
@@ -272,7 +277,9 @@ def test_hunt_writes_each_finding_at_once(hunted: Hunted, tmp_path: Path) -> Non
 def test_hunt_measures_the_findings_of_a_file_again(hunted: Hunted, tmp_path: Path) -> None:
     """It is a replay file like all others, and also one of the first version."""
     other = replace(FOUND, sequence=Sequence.parse("a:open a:close"))
-    hunted.so_far = [HuntResult(ended="time", findings=[FOUND, other])]
+    hunted.so_far = [
+        HuntResult(ended="time", findings=[FOUND.finding(SERVER), other.finding(SERVER)])
+    ]
     invoke(SERVER, "--pid", "1", "--out", str(tmp_path / "found.hunt.json"))
     data = json.loads((tmp_path / "found.hunt.json").read_text())
     first = [{name: each[name] for name in FOUND.to_json()} for each in data["findings"]]
@@ -346,7 +353,12 @@ def test_hunt_that_is_killed_loses_no_finding(tmp_path: Path) -> None:
 def test_hunt_tells_the_line_that_measures_again(hunted: Hunted, tmp_path: Path) -> None:
     """With what says which server it is and how long it is waited for, as far as it was given."""
     hunted.result = HuntResult(
-        ended="enough", findings=[FOUND], passing=[FOUND], suspicion=FOUND, unsure=3, explained=4
+        ended="enough",
+        findings=[FOUND.finding(SERVER)],
+        passing=[FOUND],
+        suspicion=FOUND,
+        unsure=3,
+        explained=4,
     )
     server = ["--pprof", "http://192.0.2.1:6060", "--pprof", "http://192.0.2.1:6061", "--pid", "1"]
     server += ["--user", "00000000-0000-0000-0000-000000000001"]
@@ -369,7 +381,10 @@ def test_hunt_shows_what_it_found() -> None:
     shrinking = FOUND.growth._replace(memory=-(3 << 10))
     console = Console(width=100, file=StringIO(), color_system=None, emoji=False)
     result = HuntResult(
-        findings=[FOUND, replace(FOUND, shrunk=False, log=(), growth=shrinking)],
+        findings=[
+            FOUND.finding(SERVER),
+            replace(FOUND, shrunk=False, log=(), growth=shrinking).finding(SERVER),
+        ],
         ended="trouble",
         trouble="no profile",
     )
@@ -402,7 +417,9 @@ def test_hunt_fits_the_terminal(columns: int) -> None:
     stack = ("github.com/sagernet/sing-vmess.(*ServerSession).recvLoopOfAVeryLongName", "main.run")
     counts = Counter({stack: 2, DESCRIPTORS: 1})
     found = replace(FOUND, growth=FOUND.growth._replace(held=counts, kept=Counter()))
-    result = HuntResult(findings=[found], passing=[found], suspicion=found, trouble="no profile")
+    result = HuntResult(
+        findings=[found.finding(SERVER)], passing=[found], suspicion=found, trouble="no profile"
+    )
     again = hunt_report.Again(("hunt", SERVER), "goroutine")
     hunt_report.show(console, result, Listen("127.0.0.1", 1), None, again)
     lines = cast("StringIO", console.file).getvalue().splitlines()

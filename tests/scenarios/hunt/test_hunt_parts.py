@@ -10,7 +10,7 @@ import pytest
 from muxleak_scenarios.hunt import findings, pattern
 from muxleak_scenarios.hunt.batch import Spending
 from muxleak_scenarios.hunt.destinations import KINDS
-from muxleak_scenarios.hunt.findings import HuntFinding, Known
+from muxleak_scenarios.hunt.findings import HuntOutcome, Known
 from muxleak_scenarios.hunt.hunt import HuntBudget
 from muxleak_scenarios.hunt.measure import RepetitionGrowth, Samples, slopes
 from muxleak_scenarios.hunt.peers import encode
@@ -60,9 +60,11 @@ def seq(line: str) -> Sequence:
     return Sequence.parse(line)
 
 
-def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None) -> HuntFinding:
+def leak(line: str, held: dict[Stack, int], kept: dict[Stack, int] | None = None) -> HuntOutcome:
     """Return a finding with this growth."""
-    return HuntFinding(seq(line), RepetitionGrowth(Counter(held), Counter(kept or {})))
+    return HuntOutcome(
+        sequence=seq(line), growth=RepetitionGrowth(Counter(held), Counter(kept or {}))
+    )
 
 
 def test_stacks_are_counted_without_the_goroutines_that_count() -> None:
@@ -281,6 +283,21 @@ def test_findings_are_read_back() -> None:
     assert (died.sequence, died.growth.leaks) == (fatal.sequence, False)
     assert known.has_died("exited with status 2")
     assert not known.has_died("killed by SIGSEGV")
+
+
+def test_finding_is_the_one_of_the_engine() -> None:
+    """It has the steps in words, the line, and a hash that tells leaks of other stacks apart."""
+    one = leak("a:open a:close", {POLL: 2}, {POLL: 1}).finding("127.0.0.1:1", 7, 140)
+    same = leak("a:open b:open", {POLL: 1}, {POLL: 1}).finding("127.0.0.1:2")
+    other = leak("a:open a:close", {PIPE: 1}).finding("127.0.0.1:1")
+    late = replace(leak("a:open", {POLL: 1}), shrunk=False).finding("127.0.0.1:1")
+
+    assert (one.subject, one.examples, one.connections) == ("127.0.0.1:1", 7, 140)
+    assert one.steps[1] == "a:close  client a closes the connection"
+    assert str(one).splitlines()[-1] == "found in run 7, replay with: a:open a:close"
+    assert "each repetition leaves 2, and 1 after its destination has closed" in str(one)
+    assert one.replay.signature == same.replay.signature != other.replay.signature
+    assert (one.ended, late.ended) == ("", "time")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"muxleak_hunt": 9}', '{"muxleak_hunt": 1}'])

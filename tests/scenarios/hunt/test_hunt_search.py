@@ -13,7 +13,7 @@ import pytest
 from muxleak_scenarios.hunt import hunt as hunts
 from muxleak_scenarios.hunt import pattern
 from muxleak_scenarios.hunt.counters import CounterError
-from muxleak_scenarios.hunt.findings import HuntFinding
+from muxleak_scenarios.hunt.findings import HuntOutcome
 from muxleak_scenarios.hunt.hunt import Hunt, HuntBudget, HuntProgress, HuntResult
 from muxleak_scenarios.hunt.measure import BATCHES, COPIES, RepetitionGrowth
 from muxleak_scenarios.sequence.steps import Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from muxleak.search import Finding
     from muxleak_scenarios.hunt.batch import Driver
     from muxleak_scenarios.hunt.destinations import Destinations
     from muxleak_scenarios.hunt.remote_server import RemoteServer
@@ -104,7 +105,7 @@ class FakeServer:
         monkeypatch: pytest.MonkeyPatch,
         *lines: str,
         replays: list[Sequence] | None = None,
-        known: list[HuntFinding] | None = None,
+        known: list[HuntOutcome] | None = None,
         **limits: Any,
     ) -> HuntResult:
         """Hunt it with these sequences, over and over."""
@@ -185,9 +186,10 @@ def fake() -> FakeServer:
     return FakeServer()
 
 
-def summary(found: list[HuntFinding]) -> list[tuple[str, bool, bool]]:
+def summary(found: list[Finding[HuntOutcome]]) -> list[tuple[str, bool, bool]]:
     """Return sequence, shrunk and confirmed of findings."""
-    return [(str(each.sequence), each.shrunk, each.confirmed) for each in found]
+    outcomes = [each.outcome for each in found]
+    return [(str(each.sequence), each.shrunk, each.confirmed) for each in outcomes]
 
 
 def test_hunt_ends_with_enough_findings_each_once(
@@ -199,7 +201,7 @@ def test_hunt_ends_with_enough_findings_each_once(
 
     assert (result.ended, result.suspicion, result.passing) == ("enough", None, [])
     assert summary(result.findings) == [(SHORT, True, True), (OTHER, True, True)]
-    assert [each.growth.tasks for each in result.findings] == [(1, 1), (2, 2)]
+    assert [each.outcome.growth.tasks for each in result.findings] == [(1, 1), (2, 2)]
     assert result.measurements == len(fake.measured) == len(fake.statuses)
     assert result.connections == sum(copies for _, copies in fake.measured)
     assert result.sent == 100 * len(fake.measured)
@@ -215,7 +217,7 @@ def test_hunt_tells_each_finding_when_it_has_it(
     fake.waited = {OTHER: goes(PIPE, 9.0)}
     result = fake.hunt(monkeypatch, LONG, LONGER)
 
-    assert [str(each.sequence) for each in result.findings] == [SHORT]
+    assert [str(each.outcome.sequence) for each in result.findings] == [SHORT]
     assert [str(each.sequence) for each in result.passing] == [OTHER]
     assert fake.told == [(1, 0), (1, 1)]
 
@@ -267,7 +269,7 @@ def test_hunt_subtracts_the_leak_of_every_connection(
 ) -> None:
     """The leak of every connection cannot be left out, and is no second finding."""
     fake.quick = {"a:open a:close": leaves(POLL)}
-    known = [HuntFinding(seq("a:open a:close"), leaves(POLL))]
+    known = [HuntOutcome(sequence=seq("a:open a:close"), growth=leaves(POLL))]
     result = fake.hunt(monkeypatch, PLAIN, known=known)
 
     assert (result.ended, result.findings, result.explained) == ("connections", [], 0)
@@ -292,7 +294,7 @@ def test_shrinking_does_not_measure_known_sequences(
     twice = "a:open a:new:1:@echo a:new:1:@echo a:close"
     apart = "a:open a:new:1:@echo a:open a:new:1:@echo a:close"
     fake.quick = {apart: leaves(PIPE), twice: leaves(POLL)}
-    known = [HuntFinding(seq(twice), leaves(POLL))]
+    known = [HuntOutcome(sequence=seq(twice), growth=leaves(POLL))]
     result = fake.hunt(monkeypatch, apart, known=known, findings=1)
 
     assert summary(result.findings) == [(apart, True, True)]
@@ -319,7 +321,7 @@ def test_death_of_a_server_of_ours_is_shrunk_to_its_cause(
     fake.quick = {"a:open a:new:1:@echo a:close": leaves(POLL)}
     result = fake.hunt(monkeypatch, LONG.replace("b:", "a:"), "a:open b:open", findings=2)
 
-    died, leak = result.findings
+    died, leak = (each.outcome for each in result.findings)
     assert (str(died.sequence), died.died, died.shrunk, died.log) == (
         *(SHORT, EXITED, True),
         ("goodbye",),
@@ -341,7 +343,7 @@ def test_server_that_dies_when_it_is_measured_ends_the_hunt(
     result = fake.hunt(monkeypatch, LONG)
 
     assert (result.ended, result.suspicion) == ("died", None)
-    (found,) = result.findings
+    found = result.findings[0].outcome
     assert (str(found.sequence), found.died, found.shrunk) == (SHORT, EXITED, False)
 
 
@@ -354,7 +356,7 @@ def test_hunt_measures_its_candidate_when_time_runs_out(
     fake.fatal, fake.quick = ({SHORT: EXITED}, {}) if dies else ({}, {SHORT: leaves(POLL)})
     result = fake.hunt(monkeypatch, LONG, seconds=90)
 
-    (found,) = result.findings
+    found = result.findings[0].outcome
     assert (found.shrunk, found.died) == (False, EXITED if dies else "")
     assert len(seq(SHORT)) <= len(found.sequence) < len(seq(LONG))
     assert found.confirmed
@@ -463,8 +465,7 @@ def test_known_death_is_not_reported_again(
 ) -> None:
     """A known death is not reported again, unless it ends the hunt."""
     fake.ours, fake.cost, fake.fatal = ours, 10.0, {SHORT: EXITED}
-    nothing = RepetitionGrowth(Counter(), Counter())
-    known = [HuntFinding(seq(OTHER), nothing, died=EXITED)]
+    known = [HuntOutcome(sequence=seq(OTHER), died=EXITED)]
     result = fake.hunt(monkeypatch, LONG, seconds=40, patience=0.1, known=known)
 
     assert (result.ended, len(result.findings), result.suspicion) == (ended, found, None)

@@ -162,7 +162,7 @@ def test_hunt_survives_counts_that_mean_nothing(monkeypatch: pytest.MonkeyPatch)
         async with serving(nothing) as (_, counted):
             result = await hunt(Noisy(counted.address), connections=20)
         assert result.ended in {"connections", "enough"}
-        assert not any(each.growth.exact for each in result.findings)
+        assert not any(each.outcome.growth.exact for each in result.findings)
 
     asyncio.run(main())
 
@@ -193,7 +193,7 @@ def test_hunt_reports_a_server_that_accepts_nothing(monkeypatch: pytest.MonkeyPa
         async with Destinations() as black_hole:
             address = black_hole.address("@hang")
             result = await hunt(Counted((address.host, address.port)))
-        (found,) = result.findings
+        found = result.findings[0].outcome
         assert (result.ended, found.died) == ("died", "accepts nothing within 0.01 s")
 
     asyncio.run(main())
@@ -233,7 +233,7 @@ async def test_replay_is_measured_however_little_time_a_search_would_have() -> N
         one = Hunt(target, USER, destinations, limits=limits)
         result = await one.run([Sequence.parse("a:open a:close")])
     assert result.ended == "replayed"
-    assert [each.growth.tasks for each in result.findings] == [(1, 1)]
+    assert [each.outcome.growth.tasks for each in result.findings] == [(1, 1)]
 
 
 def test_hunt_finds_a_leak_of_every_connection() -> None:
@@ -246,8 +246,8 @@ def test_hunt_finds_a_leak_of_every_connection() -> None:
 
         async with serving(leaky) as (_, target):
             result = await hunt(target, connections=400)
-        assert [str(each.sequence) for each in result.findings] == ["a:open a:close"]
-        (found,) = result.findings
+        assert [str(each.outcome.sequence) for each in result.findings] == ["a:open a:close"]
+        found = result.findings[0].outcome
         assert (found.shrunk, found.confirmed, found.growth.exact) == (True, True, True)
         assert found.growth.tasks == (1, 1)
 
@@ -306,7 +306,7 @@ def test_hunt_finds_a_leak_beside_passing_growth() -> None:
         async with serving(leaks) as (_, counted):
             target = Idling(counted.address)
             result = await hunt(target, "a:open a:close", patience=0.05)
-        (found,) = result.findings
+        found = result.findings[0].outcome
         assert (result.passing, found.gone) == ([], 0)
         assert (found.growth.held[("stays",)], found.growth.kept[("stays",)]) == (1, 1)
 
@@ -344,7 +344,7 @@ def test_hunt_reports_a_server_that_dies() -> None:
 
         async with serving(dies) as (server, target):
             result = await hunt(target, connections=500)
-        (found,) = result.findings
+        found = result.findings[0].outcome
         assert (result.ended, found.died, found.shrunk) == ("died", "refuses connections", False)
 
     asyncio.run(main())
