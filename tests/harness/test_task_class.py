@@ -181,6 +181,50 @@ def test_ledgers_come_apart_in_any_order(first: int) -> None:
         assert asyncio.Task is TASK
 
 
+@contextlib.contextmanager
+def python_classes() -> Iterator[None]:
+    """Put asyncio's classes in Python in place, as nest_asyncio does while a program runs."""
+    places = [
+        (module, name)
+        for name, home in (("Task", asyncio.tasks), ("Future", asyncio.futures))
+        for module in (asyncio, home)
+    ]
+    before = [(TASK, asyncio.Future)[name == "Future"] for _, name in places]
+    for module, name in places:
+        setattr(module, name, getattr(vars(asyncio)[f"{name.lower()}s"], f"_Py{name}"))
+    try:
+        yield
+    finally:
+        for (module, name), value in zip(places, before, strict=True):
+            setattr(module, name, value)
+
+
+@LOOPS
+@pytest.mark.parametrize("early", [False, True])
+def test_tasks_of_both_implementations_are_named(new_loop: Loops, *, early: bool) -> None:
+    """Whether they are in place before a check begins or while it runs."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def main(stack: contextlib.ExitStack) -> None:
+        async with no_leaks(kinds=["task"], budget=0.02):
+            tasks.append(asyncio.create_task(forever()))
+            if not early:
+                stack.enter_context(python_classes())
+            tasks.append(asyncio.create_task(forever()))
+            await asyncio.sleep(0)
+
+    with contextlib.ExitStack() as stack, contextlib.closing(new_loop()) as loop:
+        if early:
+            stack.enter_context(python_classes())
+        with pytest.raises(LeakError, match="2 tasks leaked") as caught:
+            loop.run_until_complete(main(stack))
+    groups = caught.value.report.groups
+    assert {each.name for each in groups} == {"forever"}
+    assert all(each.waits_on.startswith("forever (tests/harness/") for each in groups)
+    assert all(each.done() for each in tasks)
+    assert type(tasks[1]) is asyncio.tasks._PyTask  # type: ignore[attr-defined]
+
+
 def test_class_that_somebody_else_has_put_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the ledger, or over it."""
 

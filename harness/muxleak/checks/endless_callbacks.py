@@ -18,7 +18,7 @@ from contextvars import Context
 from typing import Any, Self
 
 from muxleak.checks.settle import shows_callbacks
-from muxleak.introspect.names import attribute, is_a
+from muxleak.introspect.names import TASKS, attribute, is_a
 from muxleak.introspect.sites import Site, intern, is_internal, trace
 from muxleak.introspect.waiting import callable_name
 from muxleak.ledger.counters import CURRENT, Resource, Scope, charged
@@ -149,8 +149,4 @@ class CallbackWatch:
 
 def _explained(callback: Any, filename: str) -> bool:
     """Return True for the step of a task, and for calls of asyncio's own."""
-    return (
-        callback is None
-        or is_a(attribute(callback, "__self__"), asyncio.Task)
-        or is_internal(filename)
-    )
+    return callback is None or is_a(attribute(callback, "__self__"), TASKS) or is_internal(filename)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import attribute, is_a, type_name
+from muxleak.introspect.names import FUTURES, TASKS, attribute, is_a, type_name
 from muxleak.introspect.sites import Site, intern
 from muxleak.introspect.waiting import Waiting, callable_name, name_of
 from muxleak.ledger.counters import Entry, Scope
@@ -149,10 +149,10 @@ def _callbacks(loop: asyncio.AbstractEventLoop, objects: list[Any]) -> Counter[G
     found: Counter[GrowthRecord] = Counter()
     for future in objects:
         # Every object of the process passes here, so none may be asked for more than its type.
-        if is_a(future, asyncio.Future) and ask(future, "get_loop") is loop and not future.done():
+        if is_a(future, FUTURES) and ask(future, "get_loop") is loop and not future.done():
             for pair in getattr(future, "_callbacks", None) or ():
                 callback: Any = pair[0]
-                if not is_a(attribute(callback, "__self__"), (asyncio.Task, Entry)):
+                if not is_a(attribute(callback, "__self__"), (*TASKS, Entry)):
                     found[_callback_record(callback, future)] += 1
     return found
 

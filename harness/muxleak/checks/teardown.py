@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
 from muxleak.checks.settle import settle
-from muxleak.introspect.names import attribute, is_a, safe_text
+from muxleak.introspect.names import TASKS, attribute, is_a, safe_text
 from muxleak.introspect.waiting import AnyTask, code_place, name_of, waiting_of
 from muxleak.ledger.counters import TaskRecord
 
@@ -188,7 +188,7 @@ def _exits_stopped(tasks: Iterable[AnyTask]) -> Iterator[list[str]]:
 
     def call_soon(callback: Any, *args: Any, **settings: Any) -> asyncio.Handle:
         task = getattr(callback, "__self__", None)
-        if isinstance(task, asyncio.Task) and task in wanted:
+        if isinstance(task, TASKS) and task in wanted:
             return original(step, task, callback, *args, **settings)
         return original(callback, *args, **settings)
 

@@ -9,6 +9,7 @@ No function of this module raises, and none lets a foreign object decide the typ
 # So classes are read through the descriptors of `type`, which no metaclass can override, instances
 # by their real type, and all other answers are used only if they are text.
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,11 @@ _MRO = type.__dict__["__mro__"].__get__
 _NAMESPACE = type.__dict__["__dict__"].__get__
 
 PLAIN_REPR: Any = object.__repr__
+
+# asyncio has two implementations, and nest_asyncio puts the one in Python in place of the one in C
+# while a program runs, so that there are objects of both.
+TASKS: tuple[type[Any], ...] = (asyncio.Task, asyncio.tasks._PyTask)  # type: ignore[attr-defined]  # noqa: SLF001
+FUTURES: tuple[type[Any], ...] = (asyncio.Future, asyncio.futures._PyFuture)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def is_a(thing: Any, kinds: type | tuple[type, ...]) -> bool:

@@ -65,6 +65,8 @@ from typing import Any, NamedTuple
 
 from muxleak.introspect.heap import Heap
 from muxleak.introspect.names import (
+    FUTURES,
+    TASKS,
     attribute,
     class_name,
     has_method,
@@ -83,7 +85,7 @@ MAX_OBJECTS = 4_000
 _DECIDES = "; budget= decides"
 _UNSEEN = "code in C holds what it waits for"
 
-_FUTURES = (asyncio.Future, concurrent.futures.Future)
+_FUTURES = (*FUTURES, concurrent.futures.Future)
 # These may hold any number of objects, or hold them for somebody else.
 _CONTAINERS: tuple[type, ...] = (list, tuple, set, frozenset, dict, deque, type)
 _CONTAINERS += (CellType, CoroutineType, FunctionType, FrameType, *_FUTURES)
@@ -98,7 +100,7 @@ _RUNNABLE: tuple[type, ...] = (
     CellType,
     type,
 )
-_RUNNABLE += (CoroutineType, GeneratorType, AsyncGeneratorType, asyncio.Task)
+_RUNNABLE += (CoroutineType, GeneratorType, AsyncGeneratorType, *TASKS)
 
 
 class _Root(NamedTuple):
@@ -291,7 +293,7 @@ class _Search:
         name = self._heap.keep(thing)
         self._seen.add((name, way.cancels))
         # A finished task only holds its result, as any object might.
-        if is_a(thing, asyncio.Task) and not thing.done():
+        if is_a(thing, TASKS) and not thing.done():
             self._meet_task(thing, way)
             return
         root = self._root(thing, way)

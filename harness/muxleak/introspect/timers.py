@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from muxleak.introspect.names import attribute, has_method, is_a, module_of, type_name
+from muxleak.introspect.names import FUTURES, attribute, has_method, is_a, module_of, type_name
 
 
 class ArmedTimers:
@@ -118,4 +118,4 @@ def _subject_of(handle: Any) -> Iterator[Any]:
     if has_method(owner, "cancel"):
         tasks = attribute(owner, "_tasks", ())
         candidates += tasks if type(tasks) in {set, list} else ()
-    return (each for each in candidates if is_a(each, asyncio.Future))
+    return (each for each in candidates if is_a(each, FUTURES))

@@ -35,7 +35,9 @@ from types import (
 from typing import Any, NamedTuple
 
 from muxleak.introspect.names import (
+    FUTURES,
     PLAIN_REPR,
+    TASKS,
     attribute,
     is_a,
     qualified_name,
@@ -50,7 +52,7 @@ _MAX_REPR = 80
 
 AnyFuture = asyncio.Future[Any]
 AnyTask = asyncio.Task[Any]
-_LINKS = (asyncio.Future, CoroutineType, AsyncGeneratorType, GeneratorType)
+_LINKS: tuple[type[Any], ...] = (*FUTURES, CoroutineType, AsyncGeneratorType, GeneratorType)
 
 
 class Waiting(NamedTuple):
@@ -83,7 +85,7 @@ def waiting_of(task: AnyFuture) -> Waiting:
 
 def name_of(task: AnyFuture) -> str:
     """Return the qualified name of a task's coroutine; the type's name of any other future."""
-    if not is_a(task, asyncio.Task):
+    if not is_a(task, TASKS):
         return type_name(task)
     coro = coroutine_of(task)
     if coro is None:
@@ -112,7 +114,7 @@ def callable_name(callback: Any) -> str:
     qualified name it is the name of the type.
     """
     owner = attribute(callback, "__self__")
-    if is_a(owner, asyncio.Task):
+    if is_a(owner, TASKS):
         return f"task {name_of(owner)}"
     return qualified_name(attribute(callback, "func", callback))
 
@@ -143,7 +145,7 @@ def _waiting_of(task: AnyFuture) -> Waiting:
     where = (own or frames)[-1]
     place = code_place(where.f_code, where.f_lineno)
     on = _own_repr(own[-1]) if own and awaited is not None else None
-    if on is None and not isinstance(awaited, asyncio.Task) and awaited is not None:
+    if on is None and not isinstance(awaited, TASKS) and awaited is not None:
         on = _own_repr(frames[-1])
     return Waiting(chain, place, on or _future(awaited, task))
 
@@ -161,8 +163,8 @@ def links(task: AnyFuture) -> list[tuple[FrameType | None, Any]]:
         iterator. The awaited future at the end of the chain is left out.
     """
     found: list[tuple[FrameType | None, Any]] = []
-    link: Any = coroutine_of(task) if isinstance(task, asyncio.Task) else None
-    while link is not None and not isinstance(link, asyncio.Future):
+    link: Any = coroutine_of(task) if isinstance(task, TASKS) else None
+    while link is not None and not isinstance(link, FUTURES):
         frame, following = _step(link)
         found.append((frame, link))
         link = following
@@ -194,7 +196,7 @@ def _own_repr(frame: FrameType) -> str | None:
 def _future(awaited: AnyFuture | None, task: AnyFuture) -> str:
     if awaited is None:
         return "nothing, it has ended" if task.done() else "nothing, it is ready to run"
-    if isinstance(awaited, asyncio.Task):
+    if isinstance(awaited, TASKS):
         return f"task {name_of(awaited)}"
     state = "cancelled" if awaited.cancelled() else "done" if awaited.done() else "pending"
     return f"<{type_name(awaited)} {state}>"

@@ -24,7 +24,7 @@ from muxleak.introspect.names import type_name
 from muxleak.introspect.sites import Points, trace
 from muxleak.introspect.waiting import coroutine_of
 from muxleak.ledger.counters import CURRENT, YOUNG, Begun, Counters, Scope, charged, compact
-from muxleak.ledger.task_class import TASK, Note
+from muxleak.ledger.task_class import STAND_IN, TASK, Note
 
 
 def counting(  # noqa: C901 - a function for each step would cost a call for each task
@@ -41,7 +41,7 @@ def counting(  # noqa: C901 - a function for each step would cost a call for eac
     Returns:
         A factory for `loop.set_task_factory`.
     """
-    current, young, new_task = CURRENT.get, counters.young, TASK
+    current, young, tasks = CURRENT.get, counters.young, asyncio.tasks
     refer: Any = Held if holds else ref
     note = young.append
 
@@ -61,16 +61,18 @@ def counting(  # noqa: C901 - a function for each step would cost a call for eac
             settings["name"] = name
         if eager_start is not None:
             settings["eager_start"] = eager_start
+        # Another tool may have put a class there, of which a loop makes its tasks then.
+        kind: Any = TASK if tasks.Task is STAND_IN else tasks.Task
         if previous is None:
-            task = new_task(coro, loop=loop, **settings) if settings else new_task(coro, loop=loop)
+            task = kind(coro, loop=loop, **settings) if settings else kind(coro, loop=loop)
         else:
             task = previous(loop, coro, **settings)
         if counters.active:
             scope = current() if context is None else context.get(CURRENT)
             if scope is None or scope.counters is not counters:
                 scope = charged(scope, counters) or root
-            # The previous factory has made it by `asyncio.Task`, so it is noted already.
-            if previous is not None and young and young[-1][0]() is task:
+            # One made by the stand-in, or by a subclass of it, is noted already.
+            if (previous is not None or kind is not TASK) and young and young[-1][0]() is task:
                 young.pop()
             try:
                 note((refer(task), trace(2) or Begun(coro), scope, id(task)))

@@ -17,7 +17,7 @@ real class and notifies the ledgers of their loop.
 # Code that imported the class by name before the ledger was installed keeps the real one; tasks it
 # makes are not seen. The ledger's own factory calls `TASK` directly, so that a task is noted once;
 # if a factory that it calls makes its task by `asyncio.Task`, the ledger's factory removes the note
-# (see `factory`).
+# (see `factory`). If another tool has put a class there, the factory calls that one, as loops do.
 #
 # There is one class for the process but a ledger for each loop, so the notes are kept by loop, and
 # the first ledger puts the class in place and the last one puts `TASK` back. Loops may run in
@@ -66,6 +66,8 @@ class _Noting(type):
 class _Task(TASK[Any], metaclass=_Noting):
     """Stands in for `TASK`."""
 
+
+STAND_IN: type = _Task
 
 for _name in ("__module__", "__name__", "__qualname__", "__doc__"):
     setattr(_Task, _name, getattr(TASK, _name))
