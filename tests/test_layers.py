@@ -264,6 +264,39 @@ def test_one_type_of_finding_serves_every_search() -> None:
     assert found == {FINDING: ["Finding"]}
 
 
+RENDERING = "muxleak_scenarios.cli.search_report"
+"""The module that shows findings of programs, servers and sequences."""
+
+
+def renderings(text: str) -> list[str]:
+    """The keys and the phrases of a file that belong to a finding, as commands show it."""
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    keys = texts & {"raised_at", "beyond_stock_asyncio"}
+    return sorted(keys | {each for each in texts if "so perhaps not the" in each})
+
+
+def test_one_module_shows_findings() -> None:
+    """All commands that search or replay show a finding by it; a hunt has measurements to show."""
+    found = {
+        name: own
+        for package in FOLDERS
+        for name, text in modules(package).items()
+        if (own := renderings(text))
+    }
+
+    assert set(found) == {RENDERING}
+
+
+def test_second_rendering_is_found() -> None:
+    """By its keys or its words."""
+    assert renderings('data = {"raised_at": place, "report": None}') != []
+    assert renderings('print(f"{why}, so perhaps not the shortest")') != []
+
+
 @pytest.mark.parametrize(
     "planted",
     [

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.text import Text
 
 from muxleak.server.given import is_address
 from muxleak_scenarios.cli import interrupt, params, render, replay_files
@@ -34,7 +33,7 @@ from muxleak_scenarios.cli.fuzz_server import (
     is_given_as_server,
     message_options,
 )
-from muxleak_scenarios.cli.replay import show
+from muxleak_scenarios.cli.search_report import SearchReport
 from muxleak_scenarios.pairs.campaign import (
     EXAMPLES,
     Budget,
@@ -50,17 +49,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hypothesis.database import ExampleDatabase
-    from rich.console import Console
 
-    from muxleak.search import Finding
     from muxleak_scenarios.cli.params import TargetChoice
-    from muxleak_scenarios.pairs.subject import SequenceRunOutcome
 
 _PROGRAM = ":"
-_WHY = {
-    "time": "the time is up",
-    "stopped": "stopped",
-}
 
 
 def subject(word: str) -> str:
@@ -210,15 +202,19 @@ def fuzz_command(
         raise click.UsageError(str(error)) from None
     replay_files.check_out(out)
     result = _search(empty, budget, seed, target, fresh=fresh)
+    found, status = result.found, result.status
+    report = SearchReport(empty.subject, "sequence", budget, seed, result.ended, found)
     replay, path, where = _keep(empty, result, target, out)
     if as_json:
-        render.emit_json(_data(replay, result, budget, seed, target, path))
-    elif result.found is None:
-        _show_nothing(render.stdout(), result, budget)
+        render.emit_json(_data(report, replay, result, target, path))
+    elif found is None:
+        ran = render.plural(status.sequences, "sequence")
+        report.show_nothing(f"{ran}, {status.connections:,} connections")
     else:
-        _show_found(render.stdout(), result, result.found, replay, path, where)
-    unfinished = result.found is None and result.ended == "stopped"
-    ctx.exit(interrupt.CODE if unfinished else int(result.found is not None))
+        at = f"after {render.plural(found.connections, 'connection')}"
+        again = [render.command("replay", str(each)) for each in (replay, path) if each]
+        report.show("remembered from an earlier run" if found.remembered else at, again, where)
+    ctx.exit(report.code)
 
 
 def _keep(
@@ -280,70 +276,24 @@ def progress_in_words(name: str, status: CampaignProgress) -> str:
 
 
 def _data(
+    report: SearchReport,
     replay: SequenceReplay,
     result: CampaignResult,
-    budget: Budget,
-    seed: int,
     target: TargetChoice,
     path: Path | None,
 ) -> dict[str, Any]:
     found, status = result.found, result.status
-    return {
+    more: dict[str, Any] = {
         "subject": replay.name,
         "half": replay.variant or None,
         "target": target.name,
-        "seed": seed,
-        "budget": budget._asdict(),
-        "ended": result.ended,
         "sequences": status.sequences,
         "connections": status.connections,
-        "found": found is not None,
         "remembered": result.remembered,
-        "found_at": None
-        if found is None
-        else {"sequences": found.examples, "connections": found.connections},
-        "minimal": None if found is None else str(found.outcome.sequence),
-        "shrunk": found is not None and result.ended == "shrunk",
-        "replay": None if found is None else str(replay),
-        "file": None if path is None else str(path),
-        **({} if found is None else {"outcome": found.outcome.result.to_json()}),
     }
-
-
-def _show_nothing(console: Console, result: CampaignResult, budget: Budget) -> None:
-    status = result.status
-    ran = f"{render.plural(status.sequences, 'sequence')}, {status.connections:,} connections"
-    limits = []
-    if budget.examples is not None:
-        limits.append(render.plural(budget.examples, "sequence"))
-    if budget.seconds is not None:
-        limits.append(f"{budget.seconds:g} s")
-    within = "stopped before the budget of" if result.ended == "stopped" else "within the budget of"
-    console.print(
-        Text.assemble(("nothing found", render.GOOD), f": {ran}, {within} {' and '.join(limits)}")
-    )
-
-
-def _show_found(
-    console: Console,
-    result: CampaignResult,
-    found: Finding[SequenceRunOutcome],
-    replay: SequenceReplay,
-    path: Path | None,
-    where: str,
-) -> None:
-    at = f"after {render.plural(found.connections, 'connection')}"
-    note = "remembered from an earlier run" if result.remembered else at
-    # A search that was ended while it shrank has a sequence that leaks, but perhaps steps too many.
-    if result.ended in _WHY:
-        note += f"; {_WHY[result.ended]}, so perhaps not the shortest"
-    console.print(Text.assemble(("found", render.BAD), f" in {replay.subject}, {note}"))
-    console.print()
-    render.body(console, render.sequence(found.outcome.sequence))
-    console.print()
-    show(console, found.outcome.result)
-    console.print()
-    console.print(f"again{where}:")
-    render.copyable(console, render.command("replay", str(replay)))
-    if path:
-        render.copyable(console, render.command("replay", str(path)))
+    if found is None:
+        nothing = dict.fromkeys(("found_at", "minimal", "replay", "file"))
+        return {**report.to_json(**more), "shrunk": False, **nothing}
+    more["found_at"] = {"sequences": found.examples, "connections": found.connections}
+    more["minimal"] = str(found.outcome.sequence)
+    return report.to_json(str(replay), path, **more)

@@ -15,30 +15,28 @@ import math
 import os
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.text import Text
 
 from muxleak.search import Progress, find_leaks
 from muxleak.sim.fresh_process import difference
 from muxleak_scenarios.cli import interrupt, programs, render, replay_files
+from muxleak_scenarios.cli.search_report import SearchReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from muxleak.search import Finding, Outcome
     from muxleak.sim import Options
-    from muxleak_scenarios.cli.programs import Program
     from muxleak_scenarios.cli.render import Steps
     from muxleak_scenarios.pairs.campaign import Budget
 
 _REFRESH = 0.1  # seconds between two updates of the progress
-_WHY = {"time": "; the time is up", "stopped": "; stopped"}
 
 
 def fuzz_program(
@@ -61,66 +59,72 @@ def fuzz_program(
         click.UsageError: there is no such program, or it cannot be simulated.
     """
     program = programs.read(name)
-    gauge, found = _search(name, program, budget, seed, wakeups=wakeups)
-    ended = gauge.ended if gauge.ended or found is None else "shrunk"
-    data: dict[str, Any] = {
-        "subject": name,
-        "seed": seed,
-        "budget": budget._asdict(),
-        "wakeups": wakeups,
-        "ended": ended or "examples",
-        "runs": gauge.last.examples if found is None else found.examples,
-        "shrinks": 0 if found is None else found.shrinks,
-        "found": found is not None,
-    }
+    options: Options = {"wakeups": True} if wakeups else {}
+    try:
+        with searching(name, budget) as gauge:
+            found = find_leaks(
+                program,
+                examples=budget.examples or sys.maxsize,
+                seed=seed,
+                progress=gauge,
+                **options,
+            )
+    except RuntimeError as error:
+        raise click.UsageError(f"{name}: {error}") from None
+    report = gauge.report("schedule", seed, found)
+    more: dict[str, Any] = {"wakeups": wakeups, **gauge.counts(found)}
     if found is None:
         if as_json:
-            render.emit_json(data)
+            render.emit_json(report.to_json(**more))
         else:
-            show_nothing(data, "schedule")
-        return interrupt.CODE if ended == "stopped" else 0
+            report.show_nothing(render.plural(gauge.last.examples, "schedule"))
+        return report.code
     # The function may know itself under another name, which the import path does not lead to.
     replay = replace(found.replay, name=name)
     line = render.command("replay", replay.line, name)
-    failed = programs.failure(name, found.error, found.steps, line, beyond=found.beyond)
+    programs.check_simulated(name, found.error, line)
     path, where = replay_files.keep_replay(out, replay)
-    options = _options(wakeups=wakeups)
     differs = difference(name, replay, found.error, options=options, timeout=programs.FRESH_SECONDS)
     if as_json:
-        more = {
-            "shrunk": ended == "shrunk",
-            "repeatable": differs is None,
-            "differs_by": None if differs is None else differs.cause,
-            "replay": f"{replay.line} {name}",
-            "trace": replay.trace,
-            "file": None if path is None else str(path),
-        }
-        render.emit_json({**data, **more, **failed.to_json()})
-        return 1
-    note = f"{_WHY[ended]}, so perhaps not the simplest" if ended in _WHY else ""
-    head = f" in {name}, in run {found.examples:,}{note}"
+        more["repeatable"] = differs is None
+        more["differs_by"] = None if differs is None else differs.cause
+        more["trace"] = replay.trace
+        render.emit_json(report.to_json(f"{replay.line} {name}", path, **more))
+        return report.code
     again = [line] if path is None else [line, render.command("replay", str(path), name)]
-    show_found(head, failed, again, where)
+    report.show(f"in run {found.examples:,}", again, where)
     if differs is not None:
         render.stdout().print(f"not the same run in a fresh process: {differs}", style=render.BAD)
-    return 1
+    return report.code
 
 
-def show_found(head: str, failed: programs.ProgramFailure, again: list[str], where: str) -> None:
-    """Print a failing run.
+@contextmanager
+def searching(name: str, budget: Budget) -> Iterator[Gauge]:
+    """Show the progress of a search, end it by its budget or Ctrl-C, and discard all output.
 
     Args:
-        head: the first line, after the verdict.
-        failed: the run.
-        again: the commands that run it again.
-        where: the end of the line before them.
+        name: of the program or server.
+        budget: the limits of the search.
+
+    Yields:
+        The progress function of the search.
+
+    Raises:
+        click.UsageError: the program called sys.exit.
     """
-    console = render.stdout()
-    console.print(Text.assemble(("found", render.BAD), head))
-    programs.show(console, failed)
-    console.print(f"again{where}:")
-    for line in again:
-        render.copyable(console, line)
+    with (
+        programs.running(name),
+        interrupt.caught() as stopped,
+        render.progress(budget.examples or budget.seconds) as steps,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        redirect_stdout(nowhere),
+    ):
+        gauge = Gauge(name, budget, steps, stopped)
+        steps.say(f"searches {name}")
+        # A budget of examples has no time limit, so a run that never returns is left to Ctrl-C.
+        limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
+        with interrupt.alarm(limit, gauge.late):
+            yield gauge
 
 
 class Gauge:
@@ -141,6 +145,23 @@ class Gauge:
         self._steps = steps
         self._stopped = stopped
         self._begun = self._told = self._returned = time.monotonic()
+
+    def report(self, noun: str, seed: int, found: Finding[Outcome] | None) -> SearchReport:
+        """Return the result of the search.
+
+        Args:
+            noun: one of its runs: "schedule" or "sequence".
+            seed: of all chance.
+            found: the finding; None without one.
+        """
+        ended = self.ended or ("examples" if found is None else found.ended or "shrunk")
+        return SearchReport(self._name, noun, self._budget, seed, ended, found)
+
+    def counts(self, found: Finding[Outcome] | None) -> dict[str, int]:
+        """Return the number of runs of the search, and of those spent on shrinking, for JSON."""
+        if found is None:
+            return {"runs": self.last.examples, "shrinks": 0}
+        return {"runs": found.examples, "shrinks": found.shrinks}
 
     def late(self, _number: int, frame: FrameType | None) -> None:
         """End the process, with a line that says where the run is that does not return."""
@@ -178,48 +199,3 @@ def progress_in_words(name: str, now: Progress, seconds: float) -> str:
     off = len(decided) - decided.count(0)
     best = f"{render.plural(len(draws), 'draw')} and {render.plural(off, 'deviation')}"
     return f"{head}, best {best}: shrinks {name}"
-
-
-def _options(*, wakeups: bool) -> Options:
-    return {"wakeups": True} if wakeups else {}
-
-
-def _search(
-    name: str, program: Program, budget: Budget, seed: int, *, wakeups: bool
-) -> tuple[Gauge, Finding[Outcome] | None]:
-    with (
-        programs.running(name),
-        interrupt.caught() as stopped,
-        render.progress(budget.examples or budget.seconds) as steps,
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        redirect_stdout(nowhere),
-    ):
-        gauge = Gauge(name, budget, steps, stopped)
-        steps.say(f"searches {name}")
-        # A budget of examples has no time limit, so a run that never returns is left to Ctrl-C.
-        limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
-        try:
-            with interrupt.alarm(limit, gauge.late):
-                found = find_leaks(
-                    program,
-                    examples=budget.examples or sys.maxsize,
-                    seed=seed,
-                    progress=gauge,
-                    **_options(wakeups=wakeups),
-                )
-        except RuntimeError as error:
-            raise click.UsageError(f"{name}: {error}") from None
-    return gauge, found
-
-
-def show_nothing(data: dict[str, Any], noun: str) -> None:
-    """Say that a search has found nothing, and what its budget was."""
-    budget, limits = data["budget"], []
-    if budget["examples"] is not None:
-        limits.append(render.plural(budget["examples"], noun))
-    if budget["seconds"] is not None:
-        limits.append(f"{budget['seconds']:g} s")
-    within = "stopped before" if data["ended"] == "stopped" else "within"
-    ran = render.plural(data["runs"], noun)
-    text = f": {ran}, {within} the budget of {' and '.join(limits)}"
-    render.stdout().print(Text.assemble(("nothing found", render.GOOD), text))

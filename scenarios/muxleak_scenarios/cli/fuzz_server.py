@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import math
 import os
 import sys
 import textwrap
@@ -32,7 +31,7 @@ import click
 
 from muxleak import files
 from muxleak.introspect.syntax import parse
-from muxleak.server.check import ONCE, search_server, server_subject
+from muxleak.server.check import search_server, server_subject
 from muxleak.server.counts import CountError
 from muxleak.server.given import NoServerError, is_address, is_server, recognise
 from muxleak.server.messages import escaped, unescaped
@@ -40,14 +39,15 @@ from muxleak.server.regression import NoTestError, regression_test
 from muxleak.sim import Choices, Settings, SimulationError
 from muxleak.sim.guard import guarded
 from muxleak.sim.run import run
-from muxleak_scenarios.cli import interrupt, params, programs, render, replay_files
-from muxleak_scenarios.cli.fuzz_program import Gauge, show_found, show_nothing
+from muxleak_scenarios.cli import params, programs, render, replay_files
+from muxleak_scenarios.cli.fuzz_program import searching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from muxleak.search import Finding, Outcome
     from muxleak.server.subject import ServerSubject
+    from muxleak_scenarios.cli.fuzz_program import Gauge
     from muxleak_scenarios.pairs.campaign import Budget
 
 _SIMULATED = "simulated"
@@ -284,48 +284,31 @@ def fuzz_server(
     """
     subject, name = words.subject(), words.name
     gauge, found = _search(subject, budget, seed)
-    ended = gauge.ended if gauge.ended or found is None else found.ended or "shrunk"
-    data: dict[str, Any] = {
-        "subject": name,
-        "target": words.target,
-        "messages": [escaped(each) for each in words.messages],
-        "seed": seed,
-        "budget": budget._asdict(),
-        "ended": ended or "examples",
-        "runs": gauge.last.examples if found is None else found.examples,
-        "shrinks": 0 if found is None else found.shrinks,
-        "found": found is not None,
-    }
+    report = gauge.report("sequence", seed, found)
+    messages = [escaped(each) for each in words.messages]
+    more: dict[str, Any] = {"target": words.target, "messages": messages, **gauge.counts(found)}
     if found is None:
         if as_json:
-            render.emit_json(data)
+            render.emit_json(report.to_json(**more))
         else:
-            show_nothing(data, "sequence")
-        return interrupt.CODE if ended == "stopped" else 0
-    line = render.command("replay", found.replay.line, name, *words.options)
-    failed = programs.failure(name, found.error, found.steps, line, beyond=False)
+            report.show_nothing(render.plural(gauge.last.examples, "sequence"))
+        return report.code
+    again = [render.command("replay", found.replay.line, name, *words.options)]
     path, where = replay_files.keep_replay(out, found.replay)
     if test is not None:
         _write_test(test, subject, found, words.messages)
     if as_json:
-        more = {
-            "shrunk": ended == "shrunk",
-            "replay": line,
-            "file": str(path) if path else None,
-            "test": str(test) if test else None,
-        }
-        render.emit_json({**data, **more, **failed.to_json()})
-        return 1
-    note = "" if ended == "shrunk" else "; ended early, so perhaps not the shortest"
-    if found.ended == ONCE:
-        note = "; it did not fail again"
-    again = [line]
+        more["test"] = None if test is None else str(test)
+        render.emit_json(report.to_json(again[0], path, **more))
+        return report.code
     if path is not None:
         again.append(render.command("replay", str(path), name, *words.count_options))
-    show_found(f" in {name}, in sequence {found.examples:,}{note}", failed, again, where)
+    # On a real loop a search ends by a limit of its own.
+    why = "" if report.ended == "shrunk" else "ended early"
+    report.show(f"in sequence {found.examples:,}", again, where, why)
     if test is not None:
         render.stdout().print(f"test: {test}")
-    return 1
+    return report.code
 
 
 def _write_test(
@@ -346,25 +329,15 @@ def _write_test(
 def _search(
     subject: ServerSubject, budget: Budget, seed: int
 ) -> tuple[Gauge, Finding[Outcome] | None]:
-    with (
-        programs.running(subject.name),
-        interrupt.caught() as stopped,
-        render.progress(budget.examples or budget.seconds) as steps,
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        redirect_stdout(nowhere),
-    ):
-        gauge = Gauge(subject.name, budget, steps, stopped)
-        steps.say(f"searches {subject.name}")
-        limit = math.inf if budget.seconds is None else budget.seconds + interrupt.GRACE
-        try:
-            with interrupt.alarm(limit, gauge.late):
-                found = search_server(
-                    subject, sequences=budget.examples or sys.maxsize, seed=seed, progress=gauge
-                )
-        except SimulationError as error:
-            text = str(error).replace('target="tcp"', "--target tcp")
-            raise click.UsageError(f"{subject.name}: {text}") from None
-        except (NoServerError, CountError, RuntimeError) as error:
-            notes = "; ".join(getattr(error, "__notes__", ()))
-            raise click.UsageError(f"{subject.name}: {error}{notes and f'; {notes}'}") from None
+    try:
+        with searching(subject.name, budget) as gauge:
+            found = search_server(
+                subject, sequences=budget.examples or sys.maxsize, seed=seed, progress=gauge
+            )
+    except SimulationError as error:
+        text = str(error).replace('target="tcp"', "--target tcp")
+        raise click.UsageError(f"{subject.name}: {text}") from None
+    except (NoServerError, CountError, RuntimeError) as error:
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        raise click.UsageError(f"{subject.name}: {error}{notes and f'; {notes}'}") from None
     return gauge, found

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from rich.text import Text
 
 from muxleak import files
 from muxleak.server.messages import unescaped
 from muxleak.sim.replay import SEQUENCE, SERVER
-from muxleak_scenarios import PROPERTIES
 from muxleak_scenarios.cli import params, programs, render, replay_files
 from muxleak_scenarios.cli.fuzz_server import (
     MessageFile,
@@ -29,13 +27,12 @@ from muxleak_scenarios.cli.fuzz_server import (
     message_options,
 )
 from muxleak_scenarios.cli.replay_program import named_run, recorded_run, replay_program
+from muxleak_scenarios.cli.search_report import show_violations
 from muxleak_scenarios.pairs.registry import VARIANTS, AmbiguousPairError, load_pairs
 from muxleak_scenarios.pairs.replay import SequenceReplay, find_subject, find_version, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.console import Console
 
     from muxleak.search import Outcome, Subject
     from muxleak.sim import Replay
@@ -147,7 +144,7 @@ def replay_command(
                 results.append({"line": str(replay), "target": target.name, **outcome.to_json()})
             else:
                 with steps.aside():
-                    show(console, outcome, str(replay) if len(runs) > 1 else "")
+                    show_violations(console, outcome, str(replay) if len(runs) > 1 else "")
     if as_json:
         render.emit_json({"clean": clean, "runs": results})
     ctx.exit(0 if clean else 1)
@@ -244,24 +241,3 @@ def _run(line: NumberedLine, replay: SequenceReplay, target: TargetChoice) -> Se
         return replay.run(target.make)
     except ValueError as error:
         raise click.UsageError(f"{line.place}{error}") from None
-
-
-def show(console: Console, outcome: SequenceOutcome, title: str = "") -> None:
-    """Print the outcome of a run: violated properties, leaked tasks, and the number of them."""
-    if title:
-        render.copyable(console, title, 0)
-    if not outcome.violations:
-        count = render.plural(outcome.connections, "connection")
-        console.print(Text.assemble(("clean", render.GOOD), f": {count}, every property held"))
-        return
-    for name in outcome.violated:
-        console.print(Text.assemble(("violated", render.BAD), f": {name}: {PROPERTIES[name]}"))
-        for each in outcome.violations:
-            if each.property == name:
-                render.body(console, f"connection {each.connection}: {each.detail}")
-    if outcome.report is not None:
-        console.print()
-        render.leaks(console, outcome.report)
-        console.print()
-        end = f"{outcome.left} left when all are closed, {outcome.left_after_end} after the server"
-        render.body(console, Text(f"{end} has ended", render.QUIET))

@@ -28,6 +28,7 @@ from muxleak.sim import Replay, ReplayError, SimulationError
 from muxleak.sim.fresh_process import Difference, why_it_differs
 from muxleak.sim.replay import MARK, PROGRAM, SUFFIX
 from muxleak_scenarios.cli import programs, render, replay_files
+from muxleak_scenarios.cli.search_report import outcome_to_json, show_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,9 +129,8 @@ def replay_program(found: Replay, subject: Subject[Outcome], line: str, *, as_js
     differs = None
     if found.trace and found.trace != outcome.trace:
         differs = _why(found)
-    failed = None
-    if outcome.error is not None:
-        failed = programs.failure(name, outcome.error, outcome.steps, line, beyond=outcome.beyond)
+    programs.check_simulated(name, outcome.error, line)
+    failed = outcome.error is not None
     if as_json:
         run = {
             "line": found.line,
@@ -138,13 +138,13 @@ def replay_program(found: Replay, subject: Subject[Outcome], line: str, *, as_js
             "trace": outcome.trace,
             "same_run": differs is None if found.trace else None,
             "differs_by": None if differs is None else differs.cause,
-            "failed": failed is not None,
-            **({} if failed is None else failed.to_json()),
+            "failed": failed,
+            **(outcome_to_json(outcome) if failed else {}),
         }
-        render.emit_json({"clean": failed is None, "runs": [run]})
+        render.emit_json({"clean": not failed, "runs": [run]})
     else:
-        show_outcome(name, failed, differs)
-    return int(failed is not None)
+        _show(name, outcome, differs)
+    return int(failed)
 
 
 def _why(found: Replay) -> Difference:
@@ -155,22 +155,13 @@ def _why(found: Replay) -> Difference:
     return Difference("unknown", _CHANGED, ())
 
 
-def show_outcome(
-    name: str, failed: programs.ProgramFailure | None, differs: Difference | None
-) -> None:
-    """Print the outcome of a run that was repeated.
-
-    Args:
-        name: of the program.
-        failed: the run, if it failed.
-        differs: the reason why it is not the recorded one, if it is not.
-    """
+def _show(name: str, outcome: Outcome, differs: Difference | None) -> None:
     console = render.stdout()
-    if failed is None:
+    if outcome.error is None:
         console.print(Text.assemble(("clean", render.GOOD), f": {name} does not fail"))
     else:
         console.print(Text.assemble(("failed", render.BAD), f": {name}"))
-        programs.show(console, failed)
+        show_outcome(console, outcome)
     if differs is not None:
         why = f"{differs}" if differs.cause in _NAMED else _CHANGED
         console.print(f"another run than the file's: {why}", soft_wrap=True)

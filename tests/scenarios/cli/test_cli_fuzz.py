@@ -152,6 +152,10 @@ def test_fuzz_keeps_to_its_time() -> None:
     assert data["ended"] == "time"
     assert data["found"] is False
     assert data["sequences"] <= 10
+    nothing = {name for name, value in data.items() if value is None or value is False}
+    assert nothing == {
+        *("found", "found_at", "minimal", "remembered", "replay", "file", "shrunk", "half")
+    }
 
 
 def test_fuzz_json_has_everything(find: Callable[..., None]) -> None:
