@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,11 @@ from rich.text import Text
 
 from muxleak_scenarios.cli import params, render
 from muxleak_scenarios.pairs.negative_controls import CONTROLS, SEQUENCES, Trial, try_control
+from muxleak_scenarios.worker_processes import Job, in_order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import Console
 
 LEGEND = {
@@ -50,7 +54,10 @@ def controls_command(ctx: click.Context, sequences: int, seed: int, *, as_json: 
     """
     console = None if as_json else render.stdout()
     with render.progress(len(CONTROLS)) as steps:
-        trials = try_controls(console, steps, seed, sequences, max(map(len, CONTROLS)))
+        jobs = control_jobs(seed, sequences)
+        trials = show_trials(
+            console, steps, in_order(jobs, 1, steps.begin), max(map(len, CONTROLS))
+        )
     holds = all(trial.holds for trial in trials)
     if console is None:
         controls = [trial.to_json() for trial in trials]
@@ -65,38 +72,50 @@ def controls_command(ctx: click.Context, sequences: int, seed: int, *, as_json: 
     ctx.exit(0 if holds else 1)
 
 
-def try_controls(
-    console: Console | None, steps: render.Steps, seed: int, sequences: int, width: int
+def control_jobs(seed: int, sequences: int) -> list[Job]:
+    """Return the calls that drive the controls, each of which gives a `Trial`.
+
+    Args:
+        seed: of the random sequences.
+        sequences: how many of them each control is driven through.
+    """
+    return [
+        Job(
+            partial(try_control, name, seed=seed, sequences=sequences),
+            f"drives the control {name}",
+        )
+        for name in CONTROLS
+    ]
+
+
+def show_trials(
+    console: Console | None, steps: render.Steps, driven: Iterable[Trial], width: int
 ) -> list[Trial]:
-    """Drive the controls, and print a row for each as it is done.
+    """Print a row for each control as it has been driven.
 
     Args:
         console: for the rows; None prints nothing.
-        steps: the progress, which advances by one for each control.
-        seed: of the random sequences.
-        sequences: how many of them each control is driven through.
+        steps: the progress.
+        driven: a trial for each control.
         width: of the column of names.
 
     Returns:
-        A trial for each control, in the order of `CONTROLS`.
+        The trials.
     """
     rows = None if console is None else render.proof_rows(console, width)
     # The columns of pairs, with other titles: in `verify`, both tables stand below each other.
     if rows is not None:
         rows.head("      control", "flagged", "unbounded", "holds for")
     trials = []
-    for name in CONTROLS:
-        steps.say(f"drives the control {name}")
-        trial = try_control(name, seed=seed, sequences=sequences)
+    for trial in driven:
         trials.append(trial)
-        steps.advance()
         if console is None or rows is None:
             continue
         with steps.aside():
             flagged = ", ".join(trial.flagged) or "nothing"
             # A control may lose its bound in several ways; the first property of each is shown.
             unbounded = dict.fromkeys(each for twin in trial.twins.values() for each in twin[:1])
-            head = render.marked(trial.holds, name)
+            head = render.marked(trial.holds, trial.name)
             rows.print(head, flagged, ", ".join(unbounded) or "nothing", f"{trial.connections:,}")
             for line in trial.broken:
                 render.copyable(console, line, render.MARK_WIDTH)

@@ -147,6 +147,11 @@ class Steps:
         """Add steps to those that are done."""
         self._progress.advance(self._task, steps)
 
+    def begin(self, text: str) -> None:
+        """Show the text of a step, and count it as one of those that are done."""
+        self.say(text)
+        self.advance()
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Remove the line of progress for a block that prints to the same terminal."""

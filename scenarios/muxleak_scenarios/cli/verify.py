@@ -1,7 +1,8 @@
 """``muxleak verify``: prove every claim made of the pairs, the reference and the controls."""
 
 # A proof has a row for each claim, printed as soon as it is decided, because the whole takes
-# minutes and a reader who sees a FAIL need not wait for the rest. Below a FAIL stand the claims
+# minutes and a reader who sees a FAIL need not wait for the rest. Several processes share the
+# proofs; the rows stand in the same order, however many there are. Below a FAIL stand the claims
 # that do not hold, and a line that replays the run: where the proof has no such line itself, that
 # of the minimal sequence.
 #
@@ -11,6 +12,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +21,7 @@ from rich.text import Text
 
 from muxleak_scenarios import load_pairs
 from muxleak_scenarios.cli import params, render
-from muxleak_scenarios.cli.controls import LEGEND, try_controls
+from muxleak_scenarios.cli.controls import LEGEND, control_jobs, show_trials
 from muxleak_scenarios.cli.go_comparison import print_versions
 from muxleak_scenarios.cli.mutants import print_mutants
 from muxleak_scenarios.pairs.mutants import SEQUENCES as MUTANT_SEQUENCES
@@ -31,8 +34,11 @@ from muxleak_scenarios.pairs.verify import (
     verify,
     verify_wrong,
 )
+from muxleak_scenarios.worker_processes import Job, cpus, in_order
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import Console
 
     from muxleak_scenarios import Pair
@@ -75,6 +81,11 @@ _LEGEND = {
     help="Random sequences, of about 15 connections each, in which each fixed variant and control"
     f" must hold.  [default: {FIXED_SEQUENCES}]",
 )
+@click.option(
+    "--processes",
+    type=params.COUNT,
+    help="Processes that share the work.  [default: one for each CPU]",
+)
 @params.seed_option
 @params.json_option
 @click.pass_context
@@ -82,6 +93,7 @@ def verify_command(
     ctx: click.Context,
     pairs: tuple[Pair, ...],
     sequences: int | None,
+    processes: int | None,
     seed: int,
     *,
     versions: bool,
@@ -99,7 +111,8 @@ def verify_command(
             _moved(pairs, sequences, seed, versions=versions, answers=answers, as_json=as_json)
         )
     params.need_hypothesis("muxleak verify")
-    proof = _Proof(pairs or tuple(load_pairs().values()), seed, sequences or FIXED_SEQUENCES)
+    chosen = pairs or tuple(load_pairs().values())
+    proof = _Proof(chosen, seed, sequences or FIXED_SEQUENCES, processes or cpus())
     holds = proof.run(None if as_json else render.stdout(), whole=not pairs)
     if as_json:
         render.emit_json(proof.to_json())
@@ -138,8 +151,9 @@ def _moved(
 class _Proof:
     """A proof of some pairs, and of the reference and the controls if the proof is of all."""
 
-    def __init__(self, pairs: tuple[Pair, ...], seed: int, sequences: int) -> None:
+    def __init__(self, pairs: tuple[Pair, ...], seed: int, sequences: int, processes: int) -> None:
         self.pairs = pairs
+        self._processes = processes
         self.verdicts: list[Verdict] = []
         self.wrong: list[Verdict] = []
         self.trials: list[Trial] = []
@@ -175,12 +189,26 @@ class _Proof:
             self._rows.head("      pair", "breaks", "found after", "holds for")
         # One step for each claim of a pair, each wrong fix, the reference and each control.
         work = sum(CLAIMS + len(pair.wrong) for pair in self.pairs)
-        with render.progress(work + whole * (1 + len(CONTROLS))) as steps:
+        with (
+            render.progress(work + whole * (1 + len(CONTROLS))) as steps,
+            closing(in_order(self._jobs(whole=whole), self._processes, steps.begin)) as results,
+        ):
             for pair in self.pairs:
-                self._prove(console, steps, pair)
+                verdict = next(results)
+                self.verdicts.append(verdict)
+                with steps.aside():
+                    self._report(console, pair, pair.slug, verdict, f"{verdict.connections:,}")
+                for wrong in pair.wrong:
+                    verdict = next(results)
+                    self.wrong.append(verdict)
+                    with steps.aside():
+                        self._report(console, pair, f"  /{wrong.name}", verdict, "", wrong)
             if whole:
-                self._drive(console, steps)
-                self.trials = try_controls(console, steps, self._seed, self._sequences, self._width)
+                self.violated = next(results)
+                held = "" if self.violated else render.plural(self._sequences, "sequence")
+                with steps.aside():
+                    self._row(console, self.violated, REFERENCE, "", "", held)
+                self.trials = show_trials(console, steps, results, self._width)
         if console is not None:
             console.print()
             console.print(render.facts(_LEGEND), style=render.QUIET)
@@ -199,29 +227,17 @@ class _Proof:
             data["controls"] = [trial.to_json() for trial in self.trials]
         return {**data, "holds": self.holds}
 
-    def _prove(self, console: Console | None, steps: render.Steps, pair: Pair) -> None:
-        def say(claim: str) -> None:
-            steps.say(f"{pair.slug}: {claim}")
-            steps.advance()
-
-        verdict = verify(pair, seed=self._seed, fixed_sequences=self._sequences, progress=say)
-        self.verdicts.append(verdict)
-        with steps.aside():
-            self._report(console, pair, pair.slug, verdict, f"{verdict.connections:,}")
-        for wrong in pair.wrong:
-            say(wrong.name)
-            verdict = verify_wrong(pair, wrong, seed=self._seed)
-            self.wrong.append(verdict)
-            with steps.aside():
-                self._report(console, pair, f"  /{wrong.name}", verdict, "", wrong)
-
-    def _drive(self, console: Console | None, steps: render.Steps) -> None:
-        steps.say("drives the reference")
-        self.violated = reference_holds(seed=self._seed, sequences=self._sequences)
-        steps.advance()
-        held = "" if self.violated else render.plural(self._sequences, "sequence")
-        with steps.aside():
-            self._row(console, self.violated, REFERENCE, "", "", held)
+    def _jobs(self, *, whole: bool) -> Iterator[Job]:
+        """Yield the proofs in the order of their rows."""
+        seed, sequences = self._seed, self._sequences
+        for pair in self.pairs:
+            yield Job(partial(_verify, pair, seed, sequences))
+            for wrong in pair.wrong:
+                yield Job(partial(verify_wrong, pair, wrong, seed=seed), wrong.name)
+        if whole:
+            reference = partial(reference_holds, seed=seed, sequences=sequences)
+            yield Job(reference, "drives the reference")
+            yield from control_jobs(seed, sequences)
 
     def _report(
         self,
@@ -257,3 +273,10 @@ class _Proof:
             self._rows.print(render.marked(not broken, name), *cells)
             for line in broken:
                 render.copyable(console, line, render.MARK_WIDTH)
+
+
+def _verify(pair: Pair, seed: int, sequences: int, progress: Callable[[str], object]) -> Verdict:
+    def say(claim: str) -> None:
+        progress(f"{pair.slug}: {claim}")
+
+    return verify(pair, seed=seed, fixed_sequences=sequences, progress=say)

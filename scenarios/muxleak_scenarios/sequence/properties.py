@@ -95,3 +95,7 @@ class ViolationError(AssertionError):
         if outcome.report is not None:
             lines.append(str(outcome.report))
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[ViolationError], tuple[SequenceOutcome]]:
+        """Return what another process makes the error of."""
+        return type(self), (self.outcome,)

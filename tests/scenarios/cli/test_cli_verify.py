@@ -38,6 +38,8 @@ def verdicts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Verdict]:
         verify, "verify_wrong", lambda pair, wrong, **_: made[f"{pair.slug}/{wrong.name}"]
     )
     monkeypatch.setattr(verify, "reference_holds", lambda **_: [])
+    # Other processes would not have them.
+    monkeypatch.setattr(verify, "cpus", lambda: 1)
     monkeypatch.setattr(controls, "try_control", lambda name, **_: Trial(name, connections=1234))
     return made
 
@@ -201,6 +203,17 @@ def test_verify_fails_with_the_reference(
     assert json.loads(data.stdout)["holds"] is False
 
 
+@pytest.mark.slow
+def test_verify_in_two_processes_prints_the_same() -> None:
+    """Rows, order and exit code do not depend on the number of processes."""
+    words = ("verify", FLAGSHIP, "live_id_reused", "--sequences", "2", "--processes")
+    one, two = invoke(*words, "1"), invoke(*words, "2")
+
+    assert (two.exit_code, two.stdout) == (one.exit_code, one.stdout)
+    assert two.exit_code == 0
+    assert "ok  2 pairs, 3 wrong fixes: every claim holds" in two.stdout
+
+
 def test_verify_versions_takes_no_pair() -> None:
     """The comparison is of all versions."""
     result = invoke("verify", "--versions", FLAGSHIP)
@@ -320,7 +333,8 @@ def test_verify_versions_marks_what_differs(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.timeout(400)
 def test_verify_json_proves_every_pair() -> None:
     """For real: every pair is caught, its fixed variant and the reference hold."""
-    result = invoke("verify", "--json", "--sequences", "5")
+    # Other processes would have the reference without it.
+    result = invoke("verify", "--json", "--sequences", "5", "--processes", "1")
     data = json.loads(result.stdout)
 
     assert result.exit_code == 0
@@ -342,7 +356,8 @@ def test_verify_json_proves_every_pair() -> None:
 def test_verify_catches_a_bug_planted_into_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the buggy answer in the reference, the proof fails and gives a line that shows it."""
     monkeypatch.setattr(Lifecycle, "watched_context", WatchedContext.watched_context)
-    result = invoke("verify", "--json", "--sequences", "5")
+    # Other processes would have the reference without it.
+    result = invoke("verify", "--json", "--sequences", "5", "--processes", "1")
     data = json.loads(result.stdout)
 
     assert result.exit_code == 1
