@@ -349,3 +349,26 @@ def test_settle_sees_into_a_subclass_that_uses_the_lists_of_asyncio() -> None:
         assert left == 0
 
     run(Subclass, main())
+
+
+def test_heartbeat_does_not_defeat_a_settle_without_renewed_timers() -> None:
+    """Only the timers are waited for that are due within the horizon of the call."""
+
+    async def main() -> None:
+        beats = 0
+
+        async def beat() -> None:
+            nonlocal beats
+            while True:
+                await asyncio.sleep(0.01)
+                beats += 1
+
+        heart = asyncio.create_task(beat())
+        await asyncio.sleep(0)
+        assert not await settle(limit=0.1, horizon=0.02)
+        before = beats
+        assert await settle(limit=60, horizon=0.02, renewed=False)
+        assert beats > before
+        heart.cancel()
+
+    run(asyncio.SelectorEventLoop, main())

@@ -4,13 +4,22 @@ import asyncio
 import os
 import socket
 import struct
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import pytest
 
 from leaky_servers import MESSAGES, SERVERS
+from loops import REAL
 from muxleak import LeakError, check_server
+from muxleak.checks.settle import shows_callbacks
+from muxleak.ledger.ledger import Ledger
+from muxleak.server import check
+from muxleak.server.real import RECORDED, HiddenTimers, RealServerTarget
 from muxleak.sim import Replay
 
 Reader: TypeAlias = asyncio.StreamReader
@@ -168,3 +177,104 @@ def test_a_replay_on_a_real_loop() -> None:
         )
 
     assert "tell" in str(caught.value)
+
+
+async def serve_with_heartbeat(reader: Reader, writer: Writer) -> None:
+    """Beat as long as the client is there."""
+    heart = asyncio.create_task(beat())
+    try:
+        await reader.read()
+    finally:
+        heart.cancel()
+        writer.close()
+
+
+async def beat() -> None:
+    """Do something every few milliseconds."""
+    while True:  # noqa: ASYNC110 - a heartbeat waits for nothing
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def with_heartbeat(*, leaks: bool) -> AsyncIterator[asyncio.Server]:
+    """Run a server with a heartbeat of its own, which ends with it or not."""
+    heart = asyncio.create_task(beat())
+    async with await asyncio.start_server(serve_with_heartbeat, "127.0.0.1", 0) as server:
+        yield server
+    if not leaks:
+        heart.cancel()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_heartbeats_are_no_leak(target: str) -> None:
+    """Neither the server's own nor those of connections keep a sequence from its verdict."""
+    options: dict[str, Any] = {"messages": MESSAGES, "target": target, "sequences": 3, "grace": 0.2}
+    check_server(partial(with_heartbeat, leaks=False), **options)
+    with pytest.raises(LeakError, match="beat"):
+        check_server(partial(with_heartbeat, leaks=True), **options)
+
+
+@REAL
+def test_time_is_skipped_only_where_nothing_but_timers_can_come(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A thread that works, and a descriptor of somebody else, need real time."""
+    subject = check.server_subject(in_threads, messages=MESSAGES, target="tcp")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        timers = None if shows_callbacks(loop) else HiddenTimers(loop)
+        with Ledger(RECORDED).watching(loop) as ledger:
+            count = threading.active_count()
+            target = RealServerTarget(loop, ledger, subject.settings, [], timers, count)
+            server = await asyncio.start_server(in_threads, "127.0.0.1", 0)
+            client = await target.connect(server.sockets[0].getsockname(), "client a")
+            await target.settle()
+            assert client is not None
+            assert target._only_timers_come()
+            over = threading.Event()
+            thread = threading.Thread(target=over.wait, args=(10,))
+            thread.start()
+            assert not target._only_timers_come()
+            over.set()
+            thread.join()
+            assert target._only_timers_come()
+            own, other = socket.socketpair()
+            loop.add_reader(own, lambda: None)
+            assert not target._only_timers_come()
+            loop.remove_reader(own)
+            own.close()
+            other.close()
+            client.transport.close()
+            server.close()
+            await target.settle()
+
+    run_on(new_loop, main())
+
+
+def run_on(new_loop: Callable[[], asyncio.AbstractEventLoop], main: Any) -> None:
+    """Run a coroutine on a loop."""
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main)
+
+
+@REAL
+def test_timers_of_a_loop_that_hides_them_are_known(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """The next one, unless it was cancelled or has fired."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        timers = HiddenTimers(loop)
+        assert timers.wait() == float("inf")
+        late = loop.call_later(60, print)
+        soon = loop.call_later(30, print)
+        assert 0 < timers.wait() <= 30
+        soon.cancel()
+        assert 30 < timers.wait() <= 60
+        late.cancel()
+        await asyncio.sleep(0.001)
+        assert timers.wait() == float("inf")
+
+    run_on(new_loop, main())

@@ -25,6 +25,10 @@ result with `until`.
 # `select(0)` consumes nothing: the selectors of asyncio are level-triggered, so the loop gets the
 # same events in its own next call.
 #
+# A heartbeat shorter than the horizon sets its timer anew whenever it fires, and so keeps a loop
+# from being quiescent. `renewed=False` waits for no timer that is due later than the horizon,
+# counted from the call: so for one beat, and for the beginning of a chain of short sleeps.
+#
 # The clean path is `sleep(0)` alone. It sleeps only towards a timer within the horizon, or, with
 # `until`, in pauses that double from 1 ms to 64 ms: a result that comes from the kernel or a thread
 # arrives unannounced. Without `patient` these pauses end as soon as nothing can arrive: only the
@@ -32,6 +36,7 @@ result with `until`.
 # in the usual case; where anything might still arrive it takes the whole `limit`.
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +57,7 @@ async def settle(
     horizon: float = 0.1,
     until: Callable[[], bool] | None = None,
     patient: bool = True,
+    renewed: bool = True,
 ) -> bool:
     """Wait until the running loop is quiescent, or until `until()` is true.
 
@@ -67,14 +73,17 @@ async def settle(
             work in another thread.
         patient: with `until`, go on waiting even when nothing can arrive any more: no socket is
             watched and no other thread runs.
+        renewed: wait for timers that are set meanwhile, too; False to wait only for those that are
+            due within `horizon` seconds from now.
 
     Returns:
         True if the loop became quiescent; with `until`, True if that became true.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit
+    now = loop.time()
+    deadline, last = now + limit, None if renewed else now + horizon
     pause = 0.001
-    while await _until_quiescent(loop, deadline, horizon, until):
+    while await _until_quiescent(loop, deadline, horizon, until, last):
         if until is not None:
             if until() or loop.time() >= deadline or not (patient or _may_arrive(loop)):
                 return until()
@@ -94,10 +103,16 @@ async def _until_quiescent(
     deadline: float,
     horizon: float,
     until: Callable[[], bool] | None,
+    last: float | None,
 ) -> bool:
-    """Yield until the loop is quiescent or `until` is true; return False when time is up."""
+    """Yield until the loop is quiescent or `until` is true; return False when time is up.
+
+    Timers are waited for within `horizon`, and if `last` is a time, until then.
+    """
     pauses = iter(() if shows_callbacks(loop) else _PAUSES)
     while until is None or not until():
+        if last is not None:
+            horizon = last - loop.time()
         wait = next(pauses, None) if not shows_callbacks(loop) else _wait_needed(loop, horizon)
         if wait is None:
             break
@@ -165,5 +180,5 @@ def _wait_needed(loop: Any, horizon: float) -> float | None:
     timers = loop._scheduled  # noqa: SLF001
     if timers and timers[0].cancelled():
         return 0.0
-    wait = timers[0].when() - loop.time() if timers else horizon + 1
+    wait = timers[0].when() - loop.time() if timers else math.inf
     return max(wait, 0.0) if wait <= horizon else None

@@ -12,20 +12,36 @@
 # Time is real, so it is short: a connection that is over has half a second, and an idle time lasts
 # a tenth of a second at most. The system decides when bytes arrive. So a sequence may fail once and
 # not again; the finding says so.
+#
+# Most of a sequence would be waiting, so nothing is waited for that cannot come:
+#
+# - Between two events the timers of the next 10 ms are waited for, once: a server with a heartbeat
+#   would never settle. A loop that hides its callbacks, such as uvloop's, gets a pause of 1 ms, and
+#   another one as long as bytes are on their way; a wrapper of `call_later` knows its timers. The
+#   price is an event that comes earlier than the server's answer. It is no false alarm, since
+#   everything that is left has the whole grace to end.
+# - In an idle time only timers can fire, unless a thread works, or the loop watches more than the
+#   connections. So it ends with the last timer that is due in it.
+# - Garbage is collected only where something is left after a tenth of the grace: a collection of
+#   everything takes longer than a sequence.
 
 from __future__ import annotations
 
 import asyncio
+import math
+import select
 import socket
 import struct
+import threading
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from muxleak.checks.descriptors import OpenedDescriptors
 from muxleak.checks.garbage import collect_garbage
 from muxleak.checks.ignores import remaining
-from muxleak.checks.settle import settle
+from muxleak.checks.settle import settle, shows_callbacks
 from muxleak.checks.teardown import release
 from muxleak.ledger.kinds import KINDS
 from muxleak.ledger.ledger import Ledger
@@ -48,9 +64,12 @@ REAL_IDLE = (0.01, 0.03, 0.1)
 _SOON = 0.01  # seconds within which timers are waited for
 _LIMIT = 1.0  # seconds after which a loop that does not settle is left
 _ANSWERS = 0.05  # seconds
-_RECORDED = KINDS & {
+_PAUSE = 0.001  # seconds; the shortest that uvloop does not take for none
+_WATCHED = frozenset({"transport", "reader"})
+RECORDED = KINDS & {
     *("task", "timer", "transport", "server", "reader", "generator", "job", "error", "destroyed"),
 }
+"""The kinds of objects that are checked."""
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -74,6 +93,7 @@ class RealServerSubject(ServerSubject):
         super().__init__(given, settings)
         self._new_loop = new_loop
         self.target = "tcp" if new_loop is None else "uvloop"
+        self._threads = threading.active_count()
 
     def perform(self, choices: Choices, *, traced: bool) -> Performance:
         """Run one sequence on a new loop."""
@@ -93,8 +113,10 @@ class RealServerSubject(ServerSubject):
         errors = ReportedErrors(settings.allowed)
         loop.set_exception_handler(errors)
         running = Running(self.given)
-        with Ledger(_RECORDED).watching(loop) as ledger:
-            target = RealServerTarget(loop, ledger, settings, steps)
+        # Before the ledger, whose hooks read the frame that calls them.
+        timers = None if shows_callbacks(loop) else HiddenTimers(loop)
+        with Ledger(RECORDED).watching(loop) as ledger:
+            target = RealServerTarget(loop, ledger, settings, steps, timers, self._threads)
             sequence = EventSequence(target, running, settings.plan, settings.client, errors)
             self.note(running, sequence)
             try:
@@ -105,8 +127,48 @@ class RealServerSubject(ServerSubject):
                 raise
 
 
+class HiddenTimers:
+    """The timers of a loop that does not show them; it calls `call_later` for each.
+
+    Args:
+        loop: the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._set: list[tuple[float, ref[asyncio.TimerHandle]]] = []
+        self._call_later: Any = loop.call_later
+        wrapper: Any = self._note
+        loop.call_later = wrapper  # type: ignore[method-assign]
+
+    def _note(
+        self, delay: float, callback: Any, *args: Any, **settings: Any
+    ) -> asyncio.TimerHandle:
+        handle: asyncio.TimerHandle = self._call_later(delay, callback, *args, **settings)
+        self._set.append((self._loop.time() + delay, ref(handle)))
+        return handle
+
+    def wait(self) -> float:
+        """Return the seconds until the next timer is due; infinity without one."""
+        now = self._loop.time()
+        self._set = [
+            (when, handle)
+            for when, handle in self._set
+            if when > now and (timer := handle()) is not None and not timer.cancelled()
+        ]
+        return min((when for when, _ in self._set), default=math.inf) - now
+
+
 class RealServerTarget:
     """A server on a real loop, for `EventSequence`.
+
+    Args:
+        loop: the running loop.
+        ledger: counts its objects.
+        settings: the settings of the sequence.
+        steps: receives the events in words.
+        timers: the timers of a loop that hides them; None for another loop.
+        threads: number of threads that were there before the server.
 
     Attributes:
         grace: seconds in which objects of a connection that is over may still end.
@@ -118,11 +180,15 @@ class RealServerTarget:
         ledger: Ledger,
         settings: ServerSettings,
         steps: list[str],
+        timers: HiddenTimers | None,
+        threads: int,
     ) -> None:
+        self._timers, self._threads = timers, threads
         self._loop, self._ledger, self._steps = loop, ledger, steps
         self._ignores, self.grace = settings.ignores, settings.grace
         # The ports of each server, and the scopes of its connections that have no client yet.
         self._servers: list[tuple[set[int], list[Scope]]] = []
+        self._listening: set[int] = set()  # their descriptors
         self._clients: list[GeneratedConnection] = []
         self._waiting: list[GeneratedConnection] = []
         self._opened = OpenedDescriptors(ledger)
@@ -174,12 +240,12 @@ class RealServerTarget:
         self._assign_scopes()
         if connection.scope is None:
             return []
-        return remaining(connection.scope.everything(), _RECORDED, self._ignores)
+        return remaining(connection.scope.everything(), RECORDED, self._ignores)
 
     def everything(self) -> list[Any]:
         """Return records of all live objects but for the running task, descriptors included."""
         found = [each for each in self._ledger.everything() if each.thing() is not self._own]
-        found = remaining(found, _RECORDED, self._ignores)
+        found = remaining(found, RECORDED, self._ignores)
         return found or self._opened.records(self._ignores)
 
     def step(self, text: str) -> int:
@@ -196,14 +262,50 @@ class RealServerTarget:
 
     async def settle(self) -> None:
         """Wait until the loop would block."""
-        await settle(limit=_LIMIT, horizon=_SOON)
+        await self._settle(_SOON)
 
     async def await_answers(self) -> None:
         """Wait until the loop would block, and for timers that are due soon."""
-        await settle(limit=_LIMIT, horizon=_ANSWERS)
+        await self._settle(_ANSWERS)
+
+    async def _settle(self, horizon: float) -> None:
+        if self._timers is None:
+            await settle(limit=_LIMIT, horizon=horizon, renewed=False)
+        else:
+            await self._settle_hidden(horizon, renewed=False)
+
+    async def _settle_hidden(self, horizon: float, *, renewed: bool) -> None:
+        """Wait until a loop that hides its callbacks would block, and for timers of a horizon.
+
+        Args:
+            horizon: seconds.
+            renewed: True to wait also for the timers that are set meanwhile.
+        """
+        assert self._timers is not None  # noqa: S101 - such a loop has them
+        begun = self._loop.time()
+        while True:
+            await asyncio.sleep(_PAUSE)
+            passed = self._loop.time() - begun
+            wait = self._timers.wait()
+            if passed > (horizon if renewed else _LIMIT):
+                break
+            if wait + passed <= horizon:
+                await asyncio.sleep(wait)
+            elif not self._bytes_wait():
+                break
+
+    def _bytes_wait(self) -> bool:
+        """Return True if bytes wait for a transport of a connection that reads."""
+        self._assign_scopes()
+        ends = [end for each in self._clients for end in (each.transport, each.far)]
+        reading = [number for end in ends if (number := _reads_from(end)) >= 0]
+        return bool(reading and select.select(reading, [], [], 0)[0])
 
     async def give_time(self, left: Callable[[], Sequence[Any]]) -> None:
         """Wait until something has ended, at most for the grace; collect garbage."""
+        first = self.grace / 10
+        if await settle(limit=first, horizon=first, until=lambda: not left()):
+            return
         await collect_garbage(lambda: len(left()))
         await settle(limit=self.grace, horizon=self.grace, until=lambda: not left())
         if left():
@@ -215,8 +317,27 @@ class RealServerTarget:
             await asyncio.sleep(0)
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        await asyncio.sleep(seconds)
+        """Let time pass, as far as something can happen in it."""
+        if not self._only_timers_come():
+            await asyncio.sleep(seconds)
+        elif self._timers is None:
+            await settle(limit=seconds, horizon=seconds)
+        else:
+            await self._settle_hidden(seconds, renewed=True)
+
+    def _only_timers_come(self) -> bool:
+        """Return True if nothing but its timers can wake the loop, once it is quiescent."""
+        if threading.active_count() > self._threads:
+            return False
+        self._assign_scopes()
+        ends = [end for each in self._clients for end in (each.transport, each.far)]
+        if self._timers is not None:
+            watched = [each for each in self._ledger.everything() if each.kind in _WATCHED]
+            return all(any(each.thing() is end for end in ends) for each in watched)
+        known = {*self._listening, *map(_descriptor, ends)}
+        selector: Any = self._loop._selector  # type: ignore[attr-defined] # noqa: SLF001 - pinned by a test of `settle`
+        # One more is the loop's own, by which other threads wake it.
+        return len(set(selector.get_map()) - known) <= 1
 
     def abort_clients(self) -> None:
         """Close the clients of a sequence that has failed."""
@@ -231,6 +352,7 @@ class RealServerTarget:
         made = self._ledger.scoped_factory(factory, made=scopes.append)
         server = await create(made, *args, **settings)
         self._servers.append(({each.getsockname()[1] for each in server.sockets}, scopes))
+        self._listening |= {each.fileno() for each in server.sockets}
         return server
 
     def _assign_scopes(self) -> None:
@@ -263,6 +385,18 @@ def _limit_writes(connection: GeneratedConnection, high: int | None) -> None:
     # The transports of some loops refuse this once they are closed.
     with suppress(Exception):
         connection.far.set_write_buffer_limits(high)
+
+
+def _descriptor(transport: Any) -> int:
+    """Return the descriptor of a transport; -1 without one."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    return -1 if sock is None else int(sock.fileno())
+
+
+def _reads_from(transport: Any) -> int:
+    """Return the descriptor of a transport that reads; -1 for another one."""
+    reads = transport is not None and not transport.is_closing() and transport.is_reading()
+    return _descriptor(transport) if reads else -1
 
 
 def _own_end(connection: GeneratedConnection) -> Any:
