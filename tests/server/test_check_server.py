@@ -582,6 +582,44 @@ def test_a_failing_assertion_of_the_client_is_a_finding() -> None:
         check_server(echo, messages=wrong_client)
 
 
+async def answers(reader: Reader, writer: Writer) -> None:
+    """Answer the name of a client, and wait for its question."""
+    try:
+        if name := await reader.readline():
+            writer.write(name)
+            await reader.readline()
+    except (ConnectionError, ValueError):
+        pass
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "events", [{"close"}, {"half-close"}, {"stall", "idle"}, {"shutdown"}, {"cancel"}, {"random"}]
+)
+def test_a_client_whose_connection_the_check_changes_ends(events: set[str]) -> None:
+    """Its exceptions then say nothing about the server, and are none if it is cut short."""
+    check_server(answers, messages=login, events={*events, "connect", "client"}, sequences=100)
+
+
+def test_a_client_that_fails_when_it_is_cut_short_ends() -> None:
+    """The exception follows from the cut."""
+
+    async def refuses(connection: ClientStreams) -> None:
+        try:
+            await login(connection)
+        except asyncio.CancelledError:
+            pytest.fail("cut short")
+
+    check_server(answers, messages=refuses, events=["client", "cut"], sequences=60)
+
+
+def test_an_event_of_another_client_excuses_no_failure() -> None:
+    """Only an event on its own connection, or of the server, changes what a client sees."""
+    with pytest.raises(AssertionError, match="name"):
+        check_server(echo, messages=wrong_client, events=["connect", "client", "close"])
+
+
 def test_messages_come_from_a_strategy() -> None:
     """Examples of a Hypothesis strategy are sent, the same ones each time."""
     strategy = st.sampled_from([b"ann\n", b"bob\n"])

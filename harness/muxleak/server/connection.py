@@ -38,6 +38,8 @@ class GeneratedConnection(asyncio.Protocol):
         scope: the scope that is charged for the server's side, once it is accepted.
         tasks: the tasks in which the user's client runs.
         half_closed: True if the client has closed its sending side.
+        disturbed: True once an event has changed the connection under the user's client, or has cut
+            that client short; its exceptions then say nothing about the server.
         stalled: True if the client has stopped reading.
         on_first: called with the first bytes that the client receives; None for nothing.
         server_port: the port of the server, on a real loop.
@@ -50,7 +52,7 @@ class GeneratedConnection(asyncio.Protocol):
         self.far: Any = None
         self.scope: Scope | None = None
         self.tasks: list[asyncio.Task[None]] = []
-        self.half_closed = self.stalled = False
+        self.half_closed = self.stalled = self.disturbed = False
         self.on_first: Callable[[], None] | None = None
         self.server_port = 0
         self.own_address: Any = None
@@ -100,6 +102,10 @@ class GeneratedConnection(asyncio.Protocol):
             return False
         return True
 
+    def disturb(self) -> None:
+        """Note that an event has changed the connection, or has cut the user's client short."""
+        self.disturbed = True
+
     def run(self, client: UserClient, cut: int) -> None:
         """Run the client of a user in a task, and close the connection after it.
 
@@ -122,9 +128,14 @@ class GeneratedConnection(asyncio.Protocol):
         # It keeps the writer until the transport is closed: a writer that is dropped before warns.
         performance = client(streams)
         try:
-            await (CutShort(performance, cut) if cut else performance)
+            await (CutShort(performance, cut, self.disturb) if cut else performance)
         except (asyncio.CancelledError, *ENDINGS):
             pass
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # test runners have failures that are no `Exception`
+            if not self.disturbed:
+                raise
         finally:
             self.transport.close()
 
@@ -138,10 +149,16 @@ class CutShort:
     Args:
         coroutine: the coroutine.
         at: the number of the await, from 1.
+        before: called before it is cancelled.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, object], at: int) -> None:
-        self._coroutine, self._at = coroutine, at
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, object],
+        at: int,
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._coroutine, self._at, self._before = coroutine, at, before
 
     def __await__(self) -> Generator[Any, Any, object]:
         task = asyncio.current_task()
@@ -156,6 +173,7 @@ class CutShort:
                 return stop.value
             number += 1
             if number == self._at and task is not None:
+                self._before()
                 asyncio.get_running_loop().call_soon(task.cancel)
             try:
                 resume, value = step.send, (yield waits_for)

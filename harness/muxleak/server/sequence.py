@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from muxleak.checks.report import LeakError, LeakReport
 from muxleak.introspect.waiting import links
 from muxleak.ledger.counters import TaskRecord
-from muxleak.server.events import CLIENTS, ClientEvent, in_words
+from muxleak.server.events import CLIENTS, OF_CLIENT, ClientEvent, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -277,13 +277,18 @@ class EventSequence:
             self._announce(event, silent=silent)
             self._note(event)
             await self.target.sleep(event.seconds(self.plan))
-            return
-        if event.what == "shutdown":
+        elif event.what == "shutdown":
             if not self.running.stopped:
                 self._announce(event, silent=silent)
                 self._note(event)
                 self.running.stop()
-            return
+                for each in filter(None, self._slots):
+                    each.disturb()
+        else:
+            await self._begin_of_client(event, silent=silent)
+
+    async def _begin_of_client(self, event: ClientEvent, *, silent: bool) -> None:
+        """Begin an event of a client, which connects first if it has no connection."""
         connection = self._slots[event.slot]
         connects = connection is None or connection.ended
         if connects:
@@ -315,9 +320,13 @@ class EventSequence:
         """Perform an event on an open connection; return False if it means nothing now."""
         act = self._acts.get(event.what)
         if act is not None:
-            return act(connection, event)
+            done = act(connection, event)
+            if done and event.what not in OF_CLIENT:
+                connection.disturb()
+            return done
         if event.what == "connect" or connection.half_closed:
             return False
+        connection.disturb()
         first, *rest = self.plan.pieces(event)
         connection.send(first)
         for piece in rest:
