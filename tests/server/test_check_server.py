@@ -734,6 +734,22 @@ def test_output_of_a_search_is_dropped(
     assert caplog.text.count("connected") == 1
 
 
+def test_a_replay_file_repeats_its_sequence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given by its path; another file, and one that is missing, are refused."""
+    Replay(b"\1", kind="server", name="room:talks").save(tmp_path / "found.sim.json")
+    (tmp_path / "other.sim.json").write_text("{}")
+
+    for path in (tmp_path / "found.sim.json", str(tmp_path / "found.sim.json")):
+        check_server(talks, replay=path)
+        assert capsys.readouterr().out == "connected\n"
+    with pytest.raises(ReplayError, match=r"other\.sim\.json: not a replay file"):
+        check_server(talks, replay=tmp_path / "other.sim.json")
+    with pytest.raises(FileNotFoundError):
+        check_server(talks, replay=tmp_path / "missing.sim.json")
+
+
 def test_it_runs_while_a_loop_runs() -> None:
     """Called from a coroutine it checks as well, in another thread."""
 

@@ -4,7 +4,8 @@
 # fault, first in, first out. So the shrinker knows nothing of events, frames or faults.
 #
 # It is a generator that yields decisions to try and is sent what the run used, or None if the run
-# did not fail alike. So it makes no run itself; `shrink` drives it.
+# did not fail alike. So it makes no run itself: `shrink` drives it with runs that end at once, and
+# a hunt with measurements that it awaits.
 #
 # The passes; after a round in which one of them succeeded, all are made again:
 #
@@ -12,7 +13,7 @@
 #   fewer        without a row of steps: half of them, a quarter, down to one. Where the subject
 #                marks no steps, blocks of a few sizes stand for them
 #   plainer      blocks of the environment's decisions set to 0
-#   smaller      one value lower, the program's first
+#   smaller      one value lower, the program's first; or the lower values that are advised
 #   shifted      without some decisions of the environment: this moves the later ones to other
 #                events, and seldom succeeds
 #   two at once  without one step, and one value elsewhere changed with it: lower by one, lowest, or
@@ -127,7 +128,10 @@ class _Shrinker:
         yield from self._each(self._cuts)
         yield from self._fewer_steps() if self.best.starts else self._each(_fewer_draws)
         yield from self._each(_plainer)
-        yield from self._smaller()
+        if self._advice is None or self._advice.lower(self.best) is None:
+            yield from self._smaller()
+        else:
+            yield from self._each(self._lower)
         yield from self._each(_shifted)
         if self._thorough:
             yield from self._each(_two_at_once if self.best.starts else _renumbered)
@@ -171,6 +175,10 @@ class _Shrinker:
         yield best._replace(environment=b"", starts=tuple((at, 0) for at, _ in best.starts))
         if self._advice is not None:
             yield from self._advice.cuts(best)
+
+    def _lower(self, best: Decisions) -> Iterator[Decisions]:
+        if self._advice is not None:
+            yield from self._advice.lower(best) or ()
 
     def _fewer_steps(self) -> _Trying:
         """Try to leave out rows of steps, long rows first, from the end."""

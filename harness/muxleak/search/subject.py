@@ -18,8 +18,8 @@ kind of thing.
 #   to another event. A subject that marks no steps is shrunk by blocks of a few sizes instead.
 #
 # `Advice` has defaults that suit a program of which nothing is known. It says which decisions mean
-# nothing (`normal`), which large cuts are worth a run (`cuts`), and which runs are shorter than a
-# given one and yet not made from it (`shorter`).
+# nothing (`normal`), which large cuts and lower values are worth a run (`cuts`, `lower`), and which
+# runs are shorter than a given one and yet not made from it (`shorter`).
 
 from __future__ import annotations
 
@@ -190,6 +190,15 @@ class Advice:
         """Yield large cuts that are worth a run before all others."""
         del data
         yield from ()
+
+    def lower(self, data: Decisions) -> Iterator[Decisions] | None:
+        """Return decisions with lower values, if no others are worth a run; None to try them all.
+
+        Args:
+            data: decisions of which no step can go.
+        """
+        del data
+        return None
 
     def shorter(self, data: Decisions, seed: int) -> Iterator[Decisions]:
         """Yield decisions with fewer steps, at random: cuts after which the rest is drawn anew.

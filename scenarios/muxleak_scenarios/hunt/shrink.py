@@ -1,16 +1,14 @@
 """Shrinks a sequence where every measurement costs real time."""
 
-# A measurement takes from milliseconds to seconds, so the order of the candidates decides the price
-# of a hunt:
+# The shrinker is that of every search (`muxleak.search.shrink`), without the passes that cost many
+# runs. A measurement takes from milliseconds to seconds, so the advice names all that is worth one:
 #
-# - Large cuts come first: one connection alone, all but one connection, half of the steps, a
-#   quarter, down to single steps. Most steps of a random sequence do not matter.
-# - After each success the candidates are made anew from the shorter sequence, the largest cuts
-#   first again.
-# - Steps are made plainer only when none can go: an echo for a destination, no gap, a close for a
-#   reset, less data. Then cuts are tried again.
-# - No sequence is measured twice, since different cuts often give the same one. Equal means equal
-#   after `canonical`, with every close spelled out.
+# - Large cuts come first: one connection alone, all but one connection. Then the shrinker leaves
+#   out rows of steps. Most steps of a random sequence do not matter.
+# - Values are lowered only when no step can go, and each to a few values: an echo for a
+#   destination, no gap, a close for a reset, less data.
+# - Sequences are equal if they are after `canonical`, with every close spelled out. None is
+#   measured twice. A close that is left out comes back, so it costs no measurement.
 # - The number of measurements is bounded, since a leak that is a race may go on for ever.
 #
 # The result is minimal under these cuts: no single step can go. It is not always the shortest
@@ -19,16 +17,64 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from muxleak.search.shrink import shrinking
+from muxleak_scenarios.sequence import encoding
 from muxleak_scenarios.sequence.decoder import SIZES
-from muxleak_scenarios.sequence.steps import Sequence
+from muxleak_scenarios.sequence.shrinking import SequenceAdvice, cuts, is_connected, numbered_anew
+from muxleak_scenarios.sequence.steps import DESTINATIONS, Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-_SIZES = (0, *SIZES[1:])
+    from muxleak.search.subject import Decisions
+    from muxleak_scenarios.sequence.steps import Step
+
+_EMPTY = Sequence()
+
+
+class HuntAdvice(SequenceAdvice):
+    """Advice on sequences of which each run is a measurement."""
+
+    def __init__(self) -> None:
+        super().__init__(virtual=False)
+
+    def normal(self, data: Decisions) -> Decisions | None:
+        """Return the decisions that say a sequence in canonical form; None if they say none."""
+        sequence = encoding.decode(data)
+        if not sequence or not is_connected(sequence):
+            return None
+        return encoding.encode(sequence.canonical())
+
+    def cuts(self, data: Decisions) -> Iterator[Decisions]:
+        """Yield the decisions that say the `cuts` of a sequence which have fewer steps."""
+        sequence = encoding.decode(data) or _EMPTY
+        for each in cuts(sequence):
+            if len(each) < len(sequence):
+                yield encoding.encode(each)
+
+    def lower(self, data: Decisions) -> Iterator[Decisions]:
+        """Yield the decisions that say as many steps, one of them plainer."""
+        sequence = encoding.decode(data) or _EMPTY
+        yield encoding.encode(numbered_anew(sequence))
+        for at, step in enumerate(sequence):
+            for each in _plainer(step):
+                yield encoding.encode(Sequence((*sequence[:at], each, *sequence[at + 1 :])))
+
+
+def _plainer(step: Step) -> Iterator[Step]:
+    if step.what in DESTINATIONS[1:]:
+        yield step._replace(what=DESTINATIONS[0])
+    if step.gap is not None:
+        yield step._replace(gap=None)
+    if step.verb in {"connect", "bad"}:
+        yield step._replace(verb="open", what="")
+    if step.verb in {"half", "abort"}:
+        yield step._replace(verb="close")
+    for size in SIZES:
+        if size < step.size:
+            yield step._replace(size=size)
 
 
 async def shrink(
@@ -41,58 +87,16 @@ async def shrink(
         leaks: measures a sequence and returns True if it leaks.
         measurements: number of measurements, at most.
     """
-    seen: set[str] = {str(sequence)}
-    changed = True
-    while changed:
-        changed = False
-        for candidates in (_fewer, _plainer):
-            found: Sequence | None = sequence
-            while found is not None:
-                found = None
-                for candidate in candidates(sequence):
-                    if str(candidate) in seen or not candidate or len(seen) > measurements:
-                        continue
-                    seen.add(str(candidate))
-                    if await leaks(candidate):
-                        sequence, found, changed = candidate, candidate, True
-                        break
-    return sequence
-
-
-def _fewer(sequence: Sequence) -> Iterator[Sequence]:
-    """Yield sequences with fewer steps, the largest cuts first."""
-    for name in sorted({step.connection for step in sequence}):
-        yield Sequence(step for step in sequence if step.connection == name).canonical()
-    for name in sorted({step.connection for step in sequence}):
-        yield Sequence(step for step in sequence if step.connection != name).canonical()
-    for at, (one, two) in enumerate(pairwise(sequence)):
-        if (one.verb, two.verb) == ("connect", "header") and one.connection == two.connection:
-            both = one._replace(verb="open", gap=two.gap)
-            yield Sequence((*sequence[:at], both, *sequence[at + 2 :])).canonical()
-    size = len(sequence) // 2
-    while size:
-        for start in range(0, len(sequence), size):
-            yield Sequence((*sequence[:start], *sequence[start + size :])).canonical()
-        size //= 2
-
-
-def _plainer(sequence: Sequence) -> Iterator[Sequence]:
-    """Yield sequences with as many steps, one of them plainer; first with streams renumbered."""
-    ids = dict.fromkeys(step.stream for step in sequence if step.stream is not None)
-    numbers = {stream: number for number, stream in enumerate(ids, 1)}
-    yield Sequence(
-        step if step.stream is None else step._replace(stream=numbers[step.stream])
-        for step in sequence
-    )
-    for at, step in enumerate(sequence):
-        plainer = []
-        if step.what.startswith("@") and step.what != "@echo":
-            plainer.append(step._replace(what="@echo"))
-        if step.gap is not None:
-            plainer.append(step._replace(gap=None))
-        if step.verb in {"half", "abort"}:
-            plainer.append(step._replace(verb="close"))
-        if step.size:
-            plainer += [step._replace(size=size) for size in _SIZES if size < step.size]
-        for each in plainer:
-            yield Sequence((*sequence[:at], each, *sequence[at + 1 :])).canonical()
+    best = sequence
+    candidates = shrinking(encoding.encode(sequence.canonical()), advice=HuntAdvice())
+    candidate = next(candidates, None)
+    while candidate is not None and measurements > 0:
+        measurements -= 1
+        tried = encoding.decode(candidate) or _EMPTY
+        leaked = await leaks(tried)
+        best = tried if leaked else best
+        try:
+            candidate = candidates.send(candidate if leaked else None)
+        except StopIteration:
+            break
+    return best

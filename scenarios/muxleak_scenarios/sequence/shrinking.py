@@ -100,14 +100,14 @@ def cuts(sequence: Sequence) -> Iterator[Sequence]:
         if (one.verb, two.verb) == ("connect", "header") and one.connection == two.connection:
             both = one._replace(verb="open", gap=two.gap)
             yield Sequence((*sequence[:at], both, *sequence[at + 2 :]))
-    yield _numbered_anew(sequence)
+    yield numbered_anew(sequence)
     for at, step in enumerate(sequence):
         if step.what in DESTINATIONS[1:]:
             plainer = step._replace(what=DESTINATIONS[0])
             yield Sequence((*sequence[:at], plainer, *sequence[at + 1 :]))
 
 
-def _numbered_anew(sequence: Sequence) -> Sequence:
+def numbered_anew(sequence: Sequence) -> Sequence:
     """Return the sequence with streams numbered in the order of their first use."""
     ids = dict.fromkeys(step.stream for step in sequence if step.stream is not None)
     numbers = {stream: number for number, stream in enumerate(ids, 1)}

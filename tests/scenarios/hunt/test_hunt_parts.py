@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from random import Random
 
 import pytest
@@ -17,6 +19,7 @@ from muxleak_scenarios.hunt.peers import encode
 from muxleak_scenarios.hunt.random_sequences import draw, hosted
 from muxleak_scenarios.hunt.shrink import shrink
 from muxleak_scenarios.hunt.stacks import Stack, StackParser, parse_stacks, readable
+from muxleak_scenarios.sequence.shrinking import is_connected
 from muxleak_scenarios.sequence.steps import (
     DATAGRAM_DESTINATIONS,
     MAX_SIZE,
@@ -319,7 +322,51 @@ def test_shrink_reaches_the_shortest() -> None:
         return pattern.find(twice, sequence) is not None
 
     assert asyncio.run(shrink(start, leaks)) == twice
-    assert len(measured) == len(set(measured)) < 100
+    assert len(measured) == len(set(measured)) < 40
+
+
+def ends_silent(sequence: Sequence) -> bool:
+    """Return True if a stream to a silent destination is ended by the client."""
+    silent = set()
+    for step in sequence:
+        if step.what == "@silent":
+            silent.add((step.connection, step.stream))
+        if step.verb == "end" and (step.connection, step.stream) in silent:
+            return True
+    return False
+
+
+def fills_deaf(sequence: Sequence) -> bool:
+    """Return True if more is sent than a frame has, and a destination does not read."""
+    is_deaf = any(step.what == "@deaf" for step in sequence)
+    return is_deaf and sum(step.size for step in sequence) > MAX_SIZE
+
+
+@pytest.mark.parametrize(
+    ("leak", "most", "length"),
+    [
+        (lambda each: pattern.find(seq("a:open a:new:1:@echo a:close"), each) is not None, 130, 3),
+        (ends_silent, 230, 4),
+        (fills_deaf, 500, 7),
+    ],
+    ids=["stream", "silent", "deaf"],
+)
+def test_shrink_needs_few_measurements(
+    leak: Callable[[Sequence], bool], most: int, length: int
+) -> None:
+    """Of ten random sequences together; each measurement at a real server takes seconds."""
+    measured: list[Sequence] = []
+
+    async def leaks(sequence: Sequence) -> bool:
+        measured.append(sequence)
+        return is_connected(sequence) and leak(sequence)
+
+    drawn = (draw(Random(seed)) for seed in range(10_000))
+    starts = islice((each for each in drawn if is_connected(each) and leak(each)), 10)
+    shrunk = [asyncio.run(shrink(each, leaks)) for each in starts]
+
+    assert len(measured) <= most
+    assert max(map(len, shrunk)) <= length
 
 
 def test_shrink_makes_one_step_of_two_that_open() -> None:

@@ -354,7 +354,7 @@ def test_hunt_measures_its_candidate_when_time_runs_out(
     """The shortest so far is measured, marked as perhaps not minimal; also for a death."""
     fake.ours, fake.cost = True, 10.0
     fake.fatal, fake.quick = ({SHORT: EXITED}, {}) if dies else ({}, {SHORT: leaves(POLL)})
-    result = fake.hunt(monkeypatch, LONG, seconds=90)
+    result = fake.hunt(monkeypatch, LONG, seconds=60)
 
     found = result.findings[0].outcome
     assert (found.shrunk, found.died) == (False, EXITED if dies else "")
