@@ -21,6 +21,7 @@ FAMILIES = {
     *("muxleak_tasks_finished", "muxleak_tasks_left"),
     *("muxleak_connections_accepted", "muxleak_connections_ended"),
     *("muxleak_connections_stuck", "muxleak_connections_climbing", "muxleak_connections_unseen"),
+    *("muxleak_descriptors", "muxleak_descriptors_climbing", "muxleak_messages"),
     *("muxleak_sites", "muxleak_timers", "muxleak_transports"),
 }
 
@@ -49,8 +50,9 @@ def test_metrics_tell_what_the_monitor_knows() -> None:
         minutes = count(0.0, 60.0)  # one passes with every look
         with Monitor(interval=None, window=9, clock=minutes.__next__) as monitor:
             left = await leak(monitor)
+            asyncio.get_running_loop().call_exception_handler({"message": "Unclosed thing at 1"})
             (host, port), status = await monitor.listen(), monitor.status()
-            assert (status.tasks, status.created) == (18, 27)
+            assert (status.tasks, status.created, status.messages) == (18, 27, 1)
             url = f"http://{host}:{port}/metrics"
             text = await asyncio.to_thread(fetch, url)
             for task in left:
@@ -63,7 +65,7 @@ def test_metrics_tell_what_the_monitor_knows() -> None:
     found = {
         name: {sample.labels["site"]: sample.value for sample in families[name].samples}
         for name in FAMILIES
-        if families[name].samples[0].labels
+        if "site" in families[name].samples[0].labels
     }
 
     assert set(families) == FAMILIES
@@ -73,6 +75,9 @@ def test_metrics_tell_what_the_monitor_knows() -> None:
     assert found["muxleak_growth_per_minute"][site] == pytest.approx(2)
     assert sum(found["muxleak_tasks_finished"].values()) == 9
     assert families["muxleak_sites"].samples[0].value == 2
+    (message,) = families["muxleak_messages"].samples[:1]
+    assert message.labels == {"kind": "message", "text": "Unclosed thing", "site": "unknown"}
+    assert message.value == 1
 
 
 def test_metrics_have_a_bounded_number_of_series() -> None:
@@ -126,5 +131,6 @@ def test_alert_rules_are_about_metrics_that_are_exported() -> None:
     assert named == {
         *("muxleak_climbing", "muxleak_tasks_left"),
         *("muxleak_connections_climbing", "muxleak_connections_stuck"),
+        *("muxleak_descriptors_climbing", "muxleak_descriptors"),
     }
     assert named <= FAMILIES

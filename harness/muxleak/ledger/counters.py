@@ -306,6 +306,9 @@ class Observer(Protocol):
     def destroyed(self, points: Points) -> None:
         """Note that a task was destroyed while pending; called from inside a collection."""
 
+    def noted(self, record: Resource) -> None:
+        """Note a lost exception, a message or a warning; called from inside a collection, too."""
+
     def kept(self, resource: Resource) -> None:
         """Note a resource that was alive at a sweep."""
 
@@ -398,6 +401,16 @@ class Counters:
     def created(self) -> int:
         """Number of tasks made."""
         return self.swept + len(self.young)
+
+    def note(self, record: Resource) -> None:
+        """Pass a lost exception, a message or a warning on, and keep it if its kind is wanted.
+
+        The next sweep charges its scope: a collection may come while its lists are being pruned.
+        """
+        if self.observer is not None:
+            self.observer.noted(record)
+        if record.kind in self.kinds:
+            self.fresh.append(record)
 
     def hide(self, kind: str, which: str) -> None:
         """Note that objects of a kind cannot be counted.

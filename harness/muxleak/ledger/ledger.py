@@ -406,7 +406,7 @@ class Ledger:
             why = f"{name} of {type_name(loop)} raises {type_name(error)}"
             self._unseen[f"messages, as setting {why}"] = None
         self._sees_messages = True
-        if self._counters.wants_errors:
+        if self._counters.wants_errors or self._counters.wants_warnings:
             collector.install()
         if self._counters.wants_warnings:
             resource_warnings.install(self)
@@ -417,7 +417,7 @@ class Ledger:
         if not self._sees_messages:
             return
         self._sees_messages = False
-        if self._counters.wants_errors:
+        if self._counters.wants_errors or self._counters.wants_warnings:
             collector.remove()
         if self._counters.wants_warnings:
             resource_warnings.remove(self)

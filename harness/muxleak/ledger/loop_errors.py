@@ -85,10 +85,12 @@ def charge(
     """
     counters, kind = root.counters, _kind_of(context, handled=handled)
     destroyed = kind == "destroyed"
-    if not (kind in counters.kinds or (destroyed and counters.observer is not None)):
+    if not (kind in counters.kinds or (kind and counters.observer is not None)):
         return
     future: Any = context.get("task") or context.get("future")
-    made_at = counters.made_at(future) if kind != "message" else None
+    # The data of failed tasks are kept only if their kind is wanted.
+    known = destroyed or (kind == "error" and counters.wants_errors)
+    made_at = counters.made_at(future) if known else None
     if made_at is not None:
         site, scope, name = intern(made_at[0]), made_at[1], name_of(future)
     else:
@@ -104,8 +106,7 @@ def charge(
     elif destroyed:
         _note_destroyed(ref(future), record, made_at, counters)
     else:
-        # The next sweep charges the scope: a collection may come while its lists are being pruned.
-        counters.fresh.append(record)
+        counters.note(record)
 
 
 def _note_destroyed(

@@ -17,6 +17,9 @@
 # ledger has a record of it, the record becomes a leak: "transport", as if it were still open. So
 # the verdict is the same before and after a collection. All others are of the kind "warning", and
 # the scope is found as for messages (`loop_errors`).
+#
+# A monitor only counts warnings: its ledger keeps no records of them, and leaves its transports as
+# they are. The site is the line that dropped the object, unless a collection freed it.
 
 import asyncio
 import re
@@ -27,7 +30,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
-from muxleak.introspect.sites import intern, trace
+from muxleak.introspect.sites import Points, intern, trace
 from muxleak.introspect.waiting import scrub
 from muxleak.ledger.collector import collecting
 from muxleak.ledger.counters import CURRENT, Scope, charged
@@ -130,7 +133,9 @@ def _see(text: str, frame: FrameType | None) -> None:
         root = ledger.root
         if root.counters in known:
             continue
-        record = next((each for each in _transports(root) if each.ident in found), None)
+        keeps = "warning" in root.counters.kinds
+        transports = _transports(root) if keeps else ()
+        record = next((each for each in transports if each.ident in found), None)
         if record is not None:
             record.dropped = True
         else:
@@ -139,8 +144,16 @@ def _see(text: str, frame: FrameType | None) -> None:
                 continue
             name = _NUMBERS.sub("...", _DETAILS.sub(r"<\1>", text))
             names = scrub(text, _MAX_TEXT), scrub(name, _MAX_TEXT)
-            root.counters.fresh.append(WarningRecord(*names, intern(trace(3)), owner))
+            points = trace(3) if keeps else _dropped_at(trace(3))
+            root.counters.note(WarningRecord(*names, intern(points), owner))
         known.add(root.counters)
+
+
+def _dropped_at(points: Points) -> Points:
+    """Return the raw site below the finalizers; none in a collection, whose caller is anybody."""
+    while points and points[0].co_name == "__del__":
+        points = points[2:]
+    return [] if collecting() else points
 
 
 def _owner(ledger: Watched, loop: Any) -> Scope | None:

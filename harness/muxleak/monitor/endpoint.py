@@ -127,6 +127,11 @@ class Endpoint:
         # In the order of their beginning.
         self._connections: dict[asyncio.Transport, _Connection] = {}
 
+    @property
+    def connections(self) -> int:
+        """Number of open connections."""
+        return len(self._connections)
+
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Start to listen.
 

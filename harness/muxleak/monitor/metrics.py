@@ -1,7 +1,8 @@
 """Exports the monitor's figures to Prometheus by its official client, which is an extra."""
 
-# The number of time series is bounded, as Prometheus needs it: the only label is the creation site,
-# which has at most `max_sites` values and one for all others. Figures are taken when they are
+# The number of time series is bounded, as Prometheus needs it: tasks have one label, the creation
+# site, which has at most `max_sites` values and one for all others. Messages have at most as many
+# series, and one for all others of each kind. Figures are taken when they are
 # scraped. The client is imported at first use, since it is not a dependency; `alerts.yml` has the
 # alert rule for these names.
 
@@ -32,7 +33,8 @@ def client() -> Any:
 class Collector:
     """Collects the figures of a monitor for a registry of `prometheus_client`.
 
-    The one label is the site, with at most `max_sites` + 1 values.
+    The label of tasks is the site, with at most `max_sites` + 1 values. Messages have the labels
+    kind, text and site, and at most `max_sites` + 3 series.
 
     Args:
         monitor: may be closed later; the figures then stay as they are.
@@ -70,6 +72,14 @@ class Collector:
             for site in sites:
                 metric.add_metric([site.site], float(getattr(site, figure)))
             yield metric
+        messages = counter(
+            "muxleak_messages",
+            "Lost exceptions, messages to the exception handler, and ResourceWarnings.",
+            labels=["kind", "text", "site"],
+        )
+        for each in self._monitor.messages():
+            messages.add_metric([each.kind, each.text, each.site], float(each.number))
+        yield messages
         totals = (
             (counter, "connections_accepted", "Connections accepted.", status.accepted),
             (counter, "connections_ended", "Accepted connections that have ended.", status.ended),
@@ -84,6 +94,14 @@ class Collector:
             (
                 *(gauge, "connections_unseen"),
                 *("1 while no server has shown a connection.", status.unseen),
+            ),
+            (
+                *(gauge, "descriptors"),
+                *("Open descriptors that belong to no transport.", status.descriptors),
+            ),
+            (
+                *(gauge, "descriptors_climbing"),
+                *("1 while the alarm of the descriptors is on.", self._monitor.descriptors_climb),
             ),
             (gauge, "transports", "Open transports, accepted and others.", status.transports),
             (gauge, "timers", "Timers that the service has set.", status.timers),

@@ -21,7 +21,13 @@
 # 4. Connections have ended in each third, if any were ever accepted. Without ends there is no
 #    evidence that the tasks outlive their connections.
 #
-# Stuck connections (`connections`) are a row of their own, which climbs by the same tests.
+# Stuck connections (`connections`) are a row of their own, which climbs by the same tests. So are
+# the open descriptors that belong to no transport of the loop; without an accepted connection they
+# may be those of unseen connections, and raise no alarm.
+#
+# Messages (`message_counts`) are counted as they come, and raise no alarm: each is a fault already.
+# ResourceWarnings have a price, a filter that is asked for each warning of the process, so a ledger
+# that is installed already must want them. The monitor's own ledger keeps no record of a message.
 #
 # Unseen connections. A server that does not listen by the loop's methods (picows, tornado, granian,
 # grpc.aio) shows the monitor no connection, so that every task counts as left. As long as none was
@@ -44,14 +50,14 @@ from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Self
 
-from muxleak.introspect.descriptors import count_open
+from muxleak.introspect.names import attribute
 from muxleak.ledger.ledger import Ledger
 from muxleak.monitor import metrics
-from muxleak.monitor.connections import StuckConnections
+from muxleak.monitor.connections import OpenDescriptors, StuckConnections
 from muxleak.monitor.endpoint import Endpoint, Page, host_of, is_loopback
 from muxleak.monitor.profile import profile
 from muxleak.monitor.site_counts import SiteCounts, SiteRow
-from muxleak.monitor.status import Alarm, SiteStatus, Status
+from muxleak.monitor.status import Alarm, MessageStatus, SiteStatus, Status
 from muxleak.monitor.trend import FLAT, Trend, drift_of, floors_rise, trend_of
 
 KINDS = frozenset({"task", "timer", "transport"})
@@ -66,6 +72,8 @@ _UNSEEN = (
     "no server has shown a connection in {} samples: those of servers that do not listen by the "
     "loop's create_server are unseen, and tasks count as leaked while open descriptors do not grow"
 )
+
+_Row = SiteRow | StuckConnections | OpenDescriptors
 
 log = logging.getLogger("muxleak.monitor")
 
@@ -85,7 +93,11 @@ class Monitor:
       listen by the loop's methods, the descriptors of unseen connections have not grown as well.
 
     The same holds for the accepted connections that are stuck: their peer has ended its direction,
-    or the server does not read, and for an interval no byte has passed.
+    or the server does not read, and for an interval no byte has passed. It also holds for the open
+    descriptors that belong to no transport of the loop, once a connection was accepted.
+
+    Exceptions that nobody retrieves, other messages to the loop's exception handler, and
+    ResourceWarnings about things that were not closed are counted by line; see `messages`.
 
     An alarm ends when the lower bound is 0 or less. Beginning and end are logged by the logger
     `muxleak.monitor`, as a warning and as information, and passed to `on_alarm`. For a leak slower
@@ -138,7 +150,7 @@ class Monitor:
         self._counts = SiteCounts(self._ledger.root, *self._bounds)
         self._times: deque[float] = deque(maxlen=window)
         self._ended: deque[int] = deque(maxlen=window)
-        self._descriptors: deque[int] = deque(maxlen=window)
+        self._descriptors = OpenDescriptors(window)
         self._said = False
         self._counted: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,6 +178,7 @@ class Monitor:
         if self._loop is not None or counters.observer is not None:
             raise RuntimeError("expected a ledger without a monitor; close() the one it has first")
         if not counters.active:
+            counters.wants_warnings = True
             self._ledger.install(loop)
             self._installed_ledger = True
         counters.sweep()
@@ -173,7 +186,7 @@ class Monitor:
         self._counts.adopt()
         self._times.clear()
         self._ended.clear()
-        self._descriptors.clear()
+        self._descriptors = OpenDescriptors(self._bounds[1])
         counters.observer = self._counts
         self._loop = loop
         self._tick()
@@ -211,14 +224,15 @@ class Monitor:
         self._counted = counts.count_resources()
         self._times.append((self._clock or loop.time)())
         self._ended.append(counts.ended)
-        if not counts.accepted:
-            self._descriptors.append(count_open() - self._counted["transport"])
-            if len(self._descriptors) == self._bounds[1] and not self._said:
-                self._said = True
-                log.info("%s", _UNSEEN.format(self._bounds[1]))
+        if not counts.accepted and len(self._times) == self._bounds[1] and not self._said:
+            self._said = True
+            log.info("%s", _UNSEEN.format(self._bounds[1]))
         counts.stuck.sample()
+        if not attribute(loop, "is_virtual", default=False):  # its connections have none
+            own = self._endpoint.connections if self._endpoint is not None else 0
+            self._descriptors.sample(self._counted["transport"] + own)
         alarms = []
-        rows: list[SiteRow | StuckConnections] = [*counts.all_rows(), counts.stuck]
+        rows: list[_Row] = [self._descriptors, *counts.all_rows(), counts.stuck]
         for row in rows:
             row.samples.append(row.left)
             trend = self._trend(row) if row.climbing or self._may_climb(row) else FLAT
@@ -247,6 +261,10 @@ class Monitor:
         ]
         return sorted(found, key=lambda each: (-each.left, -each.live))
 
+    def messages(self) -> list[MessageStatus]:
+        """Return the lost exceptions, messages and warnings by line, the most numerous first."""
+        return [MessageStatus(*key, count) for key, count in self._counts.messages.all_counts()]
+
     def status(self) -> Status:
         """Return the totals."""
         self._ledger.root.counters.sweep()
@@ -257,14 +275,26 @@ class Monitor:
         stuck, unseen = self._counts.stuck.left, not self._counts.accepted
         destroyed = sum(row.destroyed for row in rows)
         totals = live, made, made - live
+        total = self._counts.messages.total
+        messages = total("error"), total("message"), total("warning")
         return Status(
-            *totals, *connections, *kinds, stuck=stuck, unseen=unseen, destroyed=destroyed
+            *(*totals, *connections, *kinds),
+            stuck,
+            unseen,
+            destroyed,
+            *messages,
+            self._descriptors.left,
         )
 
     @property
     def connections_climb(self) -> bool:
         """True while the alarm of the stuck connections is on."""
         return self._counts.stuck.climbing
+
+    @property
+    def descriptors_climb(self) -> bool:
+        """True while the alarm of the open descriptors is on."""
+        return self._descriptors.climbing
 
     def climbing(self) -> list[SiteStatus]:
         """Return the sites whose alarm is on."""
@@ -345,11 +375,11 @@ class Monitor:
         except Exception:
             log.exception("a sample of the monitor failed; please report this error of muxleak")
 
-    def _trend(self, row: SiteRow | StuckConnections) -> Trend:
+    def _trend(self, row: _Row) -> Trend:
         samples = row.samples
         return trend_of(list(self._times)[-len(samples) :], samples) if samples else FLAT
 
-    def _may_climb(self, row: SiteRow | StuckConnections) -> bool:
+    def _may_climb(self, row: _Row) -> bool:
         """Return True if a row passes every test for an alarm but the slope; cheapest first."""
         samples = row.samples
         if len(samples) < (samples.maxlen or 0) or samples[-1] <= samples[0]:
@@ -358,7 +388,7 @@ class Monitor:
             return False
         if self._counts.accepted:
             return self._ends()
-        return not floors_rise(list(self._descriptors))
+        return row is not self._descriptors and not floors_rise(list(self._descriptors.samples))
 
     def _ends(self) -> bool:
         """Return True if connections have ended in each third of the window."""

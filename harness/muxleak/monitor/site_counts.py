@@ -40,6 +40,7 @@ from types import CodeType
 from muxleak.introspect.sites import Points, Site, SiteFrame
 from muxleak.ledger.counters import CURRENT, FEW, Entry, Observer, Resource, Scope, charged
 from muxleak.monitor.connections import StuckConnections
+from muxleak.monitor.message_counts import MessageCounts
 
 OTHER = "other sites"
 _KEYS_PER_ROW = 16
@@ -87,6 +88,7 @@ class SiteCounts(Observer):
         accepted: connections that servers have accepted.
         ended: those of them whose transport was found gone.
         stuck: those of them that serve nobody.
+        messages: lost exceptions, messages to the exception handler, and ResourceWarnings.
     """
 
     def __init__(self, root: Scope, max_sites: int, window: int) -> None:
@@ -96,6 +98,7 @@ class SiteCounts(Observer):
         self.rows: dict[str, SiteRow] = {}
         self.other = SiteRow(OTHER, window)
         self.stuck = StuckConnections(window)
+        self.messages = MessageCounts(max_sites)
         self.accepted = self.ended = 0
         self._begun = 0
         self._open: dict[Scope, list[Resource]] = {}
@@ -147,6 +150,10 @@ class SiteCounts(Observer):
     def destroyed(self, points: Points) -> None:
         """Count a task that a garbage collection has destroyed while it was pending."""
         self._row(points).destroyed += 1
+
+    def noted(self, record: Resource) -> None:
+        """Count a lost exception, a message or a warning."""
+        self.messages.add(record)
 
     def kept(self, resource: Resource) -> None:
         """Count a resource that was alive at a sweep, but for the monitor's own; amortised O(1)."""

@@ -2,11 +2,14 @@
 
 from typing import NamedTuple
 
+from muxleak.monitor.connections import DESCRIPTORS
 from muxleak.monitor.connections import SITE as CONNECTIONS
 
 _UNSEEN = (
     "; no server has shown its connections, but open descriptors have not grown with the tasks"
 )
+
+_COUNTED = {CONNECTIONS: "stuck", DESCRIPTORS: "of no transport"}
 
 
 class SiteStatus(NamedTuple):
@@ -51,6 +54,11 @@ class Status(NamedTuple):
             read from them, and for one interval no byte has passed.
         unseen: True as long as no server has accepted a connection that the monitor could see.
         destroyed: those of `finished` that were destroyed while pending.
+        errors: exceptions of tasks and futures that nobody retrieved.
+        messages: other messages to the exception handler.
+        warnings: ResourceWarnings about things that were not closed.
+        descriptors: open descriptors of the process that belong to no transport of the loop, at the
+            last sample.
     """
 
     tasks: int
@@ -63,14 +71,36 @@ class Status(NamedTuple):
     stuck: int = 0
     unseen: bool = False
     destroyed: int = 0
+    errors: int = 0
+    messages: int = 0
+    warnings: int = 0
+    descriptors: int = 0
+
+
+class MessageStatus(NamedTuple):
+    """The messages of one kind and text that came from one line.
+
+    Attributes:
+        kind: "error", "message" or "warning".
+        text: of an error, the name of its task; else the text without addresses and numbers.
+        site: "file:line in function": the line that raised an exception, or that dropped what was
+            not closed; "unknown" where there is none.
+        number: how many there were.
+    """
+
+    kind: str
+    text: str
+    site: str
+    number: int
 
 
 class Alarm(NamedTuple):
-    """The beginning or the end of the growth of the tasks of one line, or of stuck connections.
+    """The beginning or the end of the growth of tasks, stuck connections or descriptors.
 
     Attributes:
-        site: "file:line in function"; `CONNECTIONS` for connections.
-        left: its live tasks that belong to no open connection; or stuck connections.
+        site: "file:line in function"; `CONNECTIONS` for connections, `DESCRIPTORS` for descriptors.
+        left: its live tasks that belong to no open connection; or stuck connections; or open
+            descriptors.
         slope: change of `left` per minute.
         lower: lower bound of the slope, 99 % one-sided.
         minutes: length of the window.
@@ -87,7 +117,7 @@ class Alarm(NamedTuple):
     unseen: bool = False
 
     def __str__(self) -> str:
-        what = "stuck" if self.site == CONNECTIONS else "tasks without open connection"
+        what = _COUNTED.get(self.site, "tasks without open connection")
         if self.recovered:
             return f"{self.site}: no longer climbs; {self.left:,} {what}"
         return (

@@ -511,5 +511,8 @@ class _Accepted:
     def destroyed(self, points: Points) -> None:
         """Do nothing."""
 
+    def noted(self, record: Resource) -> None:
+        """Do nothing."""
+
     def kept(self, resource: Resource) -> None:
         """Do nothing."""
