@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -142,7 +143,29 @@ def test_search_tells_of_a_program_that_cannot_be_repeated() -> None:
     async def program() -> None:
         assert next(runs) != 3
 
-    with pytest.raises(RuntimeError, match="cannot be repeated"):
+    with pytest.raises(RuntimeError, match="cannot be repeated") as caught:
+        find_leaks(program, shrinking=False)
+    assert "could not be run in a fresh process" in caught.value.__notes__[0]
+
+
+UNREPEATABLE = """
+runs = iter(range(100))
+
+async def program():
+    assert next(runs) != 3
+"""
+
+
+@pytest.mark.slow
+def test_search_tells_why_a_program_cannot_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh processes name the cause, if they can import it."""
+    (tmp_path / "unrepeatable_program.py").write_text(UNREPEATABLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    program = __import__("unrepeatable_program").program
+
+    with pytest.raises(RuntimeError, match="keeps state between the runs of one process"):
         find_leaks(program, shrinking=False)
 
 

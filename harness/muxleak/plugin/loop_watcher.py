@@ -17,6 +17,9 @@
 # - Libraries that run or end loops in another way are seen by `checks.loop_ends`. A loop that runs
 #   inside trio's cannot be run for a measurement; what is left on it is then reported at once.
 #
+# A loop of a simulated run is left alone. The run judges what is left of it, and is meant to fail
+# in a search: a leak that a test looks for with `find_leaks` is not the test's own.
+#
 # All ledgers share the scopes and counts of one, so that a test is charged for the objects that it
 # makes on any loop. Loops of other threads are not touched: measuring them is a race with the
 # thread that runs them.
@@ -177,7 +180,7 @@ class LoopWatcher:
     def _around_init(self, original: Any) -> Any:
         def __init__(loop: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
             original(loop, *args, **settings)
-            if threading.get_ident() == self._thread:
+            if self._is_ours(loop):
                 try:
                     self._adopt(loop)
                 except AttributeError:
@@ -188,7 +191,7 @@ class LoopWatcher:
 
     def _around_run(self, original: Any) -> Any:
         def run_forever(loop: Any) -> None:
-            if threading.get_ident() == self._thread:
+            if self._is_ours(loop):
                 self._run(loop)
             original(loop)
 
@@ -200,6 +203,10 @@ class LoopWatcher:
             original(loop)
 
         return cancel_all_tasks
+
+    def _is_ours(self, loop: _Loop) -> bool:
+        """Return True for a loop of this thread whose tests are to be checked."""
+        return threading.get_ident() == self._thread and not getattr(loop, "judges_itself", False)
 
     def _run(self, loop: _Loop) -> None:
         state = _state(loop)

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from muxleak.checks.report import LeakError
-from muxleak.search.search import EXAMPLES, Progress, search
+from muxleak.search.search import EXAMPLES, Progress, UnrepeatableError, search
 from muxleak.search.subject import Decisions, Outcome, Subject
+from muxleak.sim.fresh_process import why_it_differs
 from muxleak.sim.guard import guarded
 from muxleak.sim.replay import PROGRAM
 from muxleak.sim.run import run
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from muxleak.sim.simulate import Options
 
 _CLEAN = Outcome()
+_FRESH_SECONDS = 20.0  # for a run in a process of its own
 
 
 class ProgramSubject(Subject[Outcome]):
@@ -122,12 +124,23 @@ def find_leaks(
 
     Raises:
         RuntimeError: the failing run cannot be repeated, since the program depends on something
-            that the simulation does not decide.
+            that the simulation does not decide. Runs in fresh processes tell what that is.
         ValueError: a scheduler is unknown.
     """
     subject = ProgramSubject(program, settings_of(program, options), schedulers)
-    with guarded():
-        return search(subject, examples=examples, seed=seed, shrinking=shrinking, progress=progress)
+    try:
+        with guarded():
+            return search(
+                subject, examples=examples, seed=seed, shrinking=shrinking, progress=progress
+            )
+    except UnrepeatableError as error:
+        replay = subject.replay(error.outcome)
+        differs = why_it_differs(subject.name, replay, options=options, timeout=_FRESH_SECONDS)
+        why = "" if differs.cause == "unknown" else str(differs)
+        again = UnrepeatableError(error.outcome, why)
+        if not why:
+            again.add_note(f"{differs}; that would tell why")
+        raise again from None
 
 
 def signature(error: BaseException) -> Hashable:

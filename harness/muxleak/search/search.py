@@ -21,10 +21,29 @@ from muxleak.search.shrink import shrink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from muxleak.search.subject import Decisions, OutcomeT, Subject
+    from muxleak.search.subject import Decisions, Outcome, OutcomeT, Subject
 
 EXAMPLES = 1_000
 """Runs of a search, unless it is told otherwise."""
+
+
+class UnrepeatableError(RuntimeError):
+    """Raised when a failing run does not fail again with the same decisions.
+
+    Args:
+        outcome: the outcome of the run.
+        why: the reason, as a clause; "" if it is not known.
+
+    Attributes:
+        outcome: the outcome of the run.
+    """
+
+    def __init__(self, outcome: Outcome, why: str = "") -> None:
+        why = why or "the program depends on something that the simulation does not decide"
+        super().__init__(
+            f"the failing run cannot be repeated: {why}; it failed with {outcome.error!r}"
+        )
+        self.outcome = outcome
 
 
 class Progress(NamedTuple):
@@ -69,8 +88,8 @@ def search(
         The finding, or None if no run failed.
 
     Raises:
-        RuntimeError: the failing run cannot be repeated, since the subject depends on something
-            that the decisions do not decide.
+        UnrepeatableError: the failing run cannot be repeated, since the subject depends on
+            something that the decisions do not decide.
     """
     connections = ran = 0
     for data in remembered:
@@ -116,7 +135,7 @@ def simplify(
         The finding.
 
     Raises:
-        RuntimeError: as `search`.
+        UnrepeatableError: as `search`.
     """
     best, connections, ended = first, found.connections, False
     narrowed = subject.narrowed(first)
@@ -143,10 +162,7 @@ def simplify(
     if not last.failed:
         # On real time a run need not repeat itself.
         if not subject.costly:
-            raise RuntimeError(
-                "the failing run cannot be repeated: the program depends on something that the "
-                f"simulation does not decide; it failed with {first.error!r}"
-            )
+            raise UnrepeatableError(best)
         last = best
     return Finding(
         subject.name,

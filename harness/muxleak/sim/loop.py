@@ -91,6 +91,7 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
     """
 
     _notes_timers = True
+    judges_itself = True  # for the plugin: objects that a run leaves are the run's own result
 
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None = None) -> None:
         super().__init__(step_limit=settings.step_limit)
