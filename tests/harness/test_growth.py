@@ -6,6 +6,8 @@ import gc
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from itertools import accumulate
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from muxleak import (
     measure_growth,
     no_leaks,
 )
+from muxleak.checks.growth_rule import grows
 from muxleak.ledger.kinds import KINDS
 
 pytestmark = pytest.mark.usefixtures("small_heap")
@@ -142,6 +145,75 @@ def test_growth_of_a_leak_at_the_third_time() -> None:
     tasks: list[asyncio.Task[None]] = []
     (growth,) = grown(operation).growing
     assert growth.counts == (0, 0, 1, 2, 3, 4)
+
+
+def every(n: int, first: int) -> Callable[[int], list[int]]:
+    """Return counts of a leak of each n-th repetition; `first` repetitions are past."""
+    return lambda length: [number // n for number in range(first, first + length)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_growth_of_each_nth_repetition_is_found_by_more_repetitions(n: int) -> None:
+    """From six times n on, wherever the count begins."""
+    for length in range(max(6 * n, 4), 20 * n):
+        for first in range(n):
+            counts = every(n, first)(length)
+            assert grows(counts), (length, first)
+            assert grows([9 + count for count in counts]), (length, first)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_growth_of_each_nth_repetition_is_found_after_a_pool_has_filled(n: int) -> None:
+    """Both at one place."""
+    filled = [min(number, 3) for number in range(60)]
+    assert grows([a + b for a, b in zip(filled, every(n, 0)(60), strict=True)])
+
+
+def random_keys(keys: int, random: Random) -> list[int]:
+    """Return the entries of a cache after each of sixty uses with a random key."""
+    drawn = [random.randrange(keys) for _ in range(60)]
+    return [len(set(drawn[: number + 1])) for number in range(60)]
+
+
+def lazy_workers(most: int, random: Random) -> list[int]:
+    """Return the threads of an executor that starts one more when it happens to be busy."""
+    return list(accumulate(range(60), lambda n, _: n + (n < most and random.random() < 0.15)))
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param(lambda _: [min(n // 2, 13) for n in range(60)], id="slow pool"),
+        pytest.param(lambda _: [min(n // 3, 15) for n in range(60)], id="slower pool"),
+        pytest.param(lambda _: [min(n, 40) for n in range(60)], id="pool"),
+        pytest.param(lambda _: [(n > 40) + (n > 50) for n in range(60)], id="two late ones"),
+        pytest.param(lambda _: [n % 8 for n in range(60)], id="cleared table"),
+        pytest.param(lambda _: [n.bit_length() for n in range(60)], id="amortised table"),
+        pytest.param(lambda r: random_keys(20, r), id="cache"),
+        pytest.param(lambda r: lazy_workers(6, r), id="executor"),
+        pytest.param(lambda r: [4 + r.choice([0, 0, 1, 2]) for _ in range(60)], id="jitter"),
+        pytest.param(lambda _: [2 - (n == 30) for n in range(60)], id="one that ended"),
+    ],
+)
+def test_growth_leaves_alone(counts: Callable[[Random], list[int]]) -> None:
+    """Counts that fill up, are cleared, or go up and down."""
+    assert not [seed for seed in range(100) if grows(counts(Random(seed)))]
+
+
+@pytest.mark.parametrize(("n", "repetitions"), [(2, 8), (2, 20), (3, 20)])
+def test_growth_of_a_leak_of_each_nth_repetition(n: int, repetitions: int) -> None:
+    """A task and an entry of a table, though no repetition but each second or third leaks."""
+
+    async def operation() -> None:
+        runs.append(None)
+        if len(runs) % n == 0:
+            tasks.append(asyncio.create_task(forever()))
+
+    runs: list[None] = []
+    tasks: list[asyncio.Task[None]] = []
+    report = grown(operation, repetitions=repetitions, kinds=["task", "object"])
+    assert kinds(report) == ["task", "object", "object"]
+    assert report.growing[0].counts[-1] == repetitions // n
 
 
 def test_growth_outside_every_scope_counts() -> None:

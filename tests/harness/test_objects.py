@@ -87,6 +87,37 @@ def add_to_module(server: Server) -> None:
     sys.modules["tables"].TABLE.append(server)
 
 
+def test_tables_of_plain_values_grow() -> None:
+    """The collector does not know dicts of numbers and texts; what refers to them is known."""
+    module: Any = ModuleType("plain")
+    module.SEEN = {}
+    server: Any = Server()
+    server.pools, server.sessions = [{}], {}
+    kind: Any = type("Table", (), {"entries": {}})
+    numbers = iter(range(1000))
+
+    def closing() -> Callable[[], Any]:
+        table: dict[str, float] = {}
+        return lambda: table
+
+    table = closing()
+
+    def connect() -> None:
+        for each in (module.SEEN, server.pools[0], server.sessions, kind.entries, table()):
+            each[f"10.0.0.{next(numbers)}"] = 1.5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "plain", module)
+        found = grown(lambda: measure(connect, repetitions=8))
+    assert sorted(found) == [
+        (f"object float in {path}", f"held by dict {path}", (4, 8))
+        for path in (
+            *("Server.pools[...]", "Server.sessions", "Table.entries", "plain.SEEN"),
+            "table of test_tables_of_plain_values_grow.<locals>.closing.<locals>.<lambda>",
+        )
+    ]
+
+
 @pytest.mark.parametrize(
     ("add", "holder"),
     [

@@ -4,12 +4,9 @@ An object that is created once and kept, such as a cached client, does not grow 
 task for each operation is a leak, wherever it is held.
 """
 
-# A single run cannot distinguish a leak from a cache. Repetitions can, by this rule (`_grows`): a
-# count grows if it is higher at the end than at half-time, and rose in more than half of the steps
-# between. The first half is left to everything that fills once: connection pools, services that
-# start when they are needed, memoised results. An object that is created once but late makes one
-# step. The slope in a report is the rise over the second half, for each of its repetitions. Four
-# repetitions are the fewest for which the second half has two steps.
+# A single run cannot distinguish a leak from a cache. Repetitions can (`growth_rule`): a count
+# grows if it still rises in the second half, in most of the steps or at a steady rate. The slope in
+# a report is the rise over the second half, for each of its repetitions.
 #
 # Counted together are objects of one kind and name made at one place (`key_of`): those of the
 # operation's scope, and those made outside every scope since the beginning, for a server that was
@@ -37,7 +34,6 @@ task for each operation is a leak, wherever it is held.
 import asyncio
 import dataclasses
 import functools
-import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 from muxleak.checks import descriptors, objects
 from muxleak.checks.descriptors import OpenedDescriptors
 from muxleak.checks.garbage import collect_garbage
+from muxleak.checks.growth_rule import FEWEST, grows
 from muxleak.checks.ignores import Ignore, remaining, valid_ignores
 from muxleak.checks.objects import GrowingContainers
 from muxleak.checks.report import LeakReport, Record
@@ -70,7 +67,6 @@ if TYPE_CHECKING:
 
 
 REPETITIONS = 6
-_FEWEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +194,7 @@ class GrowthMeasurement:
         self._count_entries()
 
     def _sample_containers(self, number: int) -> None:
-        if self.containers is not None and self.half <= number < self.repetitions:
+        if self.containers is not None and number < self.repetitions:
             self.containers.sample()
 
     def _count_entries(self) -> None:
@@ -237,7 +233,7 @@ class GrowthMeasurement:
         """Return the counts of each key that grew, the highest last count first."""
         keys = {key: None for sample in self.series for key in sample}
         series = {key: tuple(sample[key] for sample in self.series) for key in keys}
-        found = {key: counts for key, counts in series.items() if self._grows(counts)}
+        found = {key: counts for key, counts in series.items() if grows(counts)}
         return dict(sorted(found.items(), key=lambda item: -item[1][-1]))
 
     def report(self) -> LeakReport:
@@ -329,16 +325,10 @@ class GrowthMeasurement:
         now = self._count()
         last = self.series[-1]
         return not any(
-            self._grows((*(sample[key] for sample in self.series[:-1]), now[key]))
+            grows((*(sample[key] for sample in self.series[:-1]), now[key]))
             for key in last
             if key[0] not in LASTING | GROWTH_KINDS
         )
-
-    def _grows(self, counts: tuple[int, ...]) -> bool:
-        """Return True if more are alive at the end than at half-time, and most steps are rises."""
-        late = counts[self.half - 1 :]
-        rises = sum(after > before for before, after in itertools.pairwise(late))
-        return late[-1] > late[0] and 2 * rises > len(late) - 1
 
 
 async def measure_growth(
@@ -394,8 +384,8 @@ def valid_repetitions(repetitions: object) -> None:
     Raises:
         ValueError: it is too small, or no integer.
     """
-    if isinstance(repetitions, bool) or not isinstance(repetitions, int) or repetitions < _FEWEST:
-        raise ValueError(f"expected at least {_FEWEST} repetitions, got {repetitions!r}")
+    if isinstance(repetitions, bool) or not isinstance(repetitions, int) or repetitions < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} repetitions, got {repetitions!r}")
 
 
 def _report(measurement: GrowthMeasurement) -> GrowthReport:
