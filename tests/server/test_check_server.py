@@ -813,3 +813,55 @@ def test_chosen_seeds_make_other_sequences() -> None:
 
     assert numbers(1) == numbers(1)
     assert len({numbers(seed) for seed in range(4)}) > 1
+
+
+async def fails_later(delay: float) -> None:
+    """Fail, with nobody to retrieve the exception."""
+    await asyncio.sleep(delay)
+    raise LookupError("too late")
+
+
+async def logs_its_exception(reader: Reader, writer: Writer) -> None:
+    """Serve as websockets does: log the exception of a handler with its traceback."""
+
+    async def session() -> None:
+        task = asyncio.create_task(fails_later(0.0))
+        if await reader.readline() == b"bad\n":
+            raise ValueError("bad line")
+        task.cancel()
+
+    try:
+        await session()
+    except (ValueError, ConnectionError):
+        logging.getLogger("served").exception("connection handler failed")
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("target", ["simulated", "tcp"])
+def test_a_failed_task_is_reported_though_a_log_record_keeps_it(
+    target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replay logs; the record keeps the traceback, whose frame keeps the task until the end."""
+    options: Any = {"messages": [b"bad\n"], "target": target, "events": ["send"]}
+    subject = server_subject(logs_its_exception, **options)
+    found = search_server(subject, sequences=20)
+    assert found is not None
+    assert isinstance(found.error, LookupError)
+
+    with pytest.raises(LookupError, match="too late"):
+        check_server(logs_its_exception, replay=found.replay.line, **options)
+    assert "bad line" in caplog.text
+
+
+def test_an_allowed_exception_of_a_kept_task_is_no_finding() -> None:
+    """What nobody retrieves is judged as what asyncio reports."""
+    kept = []
+
+    async def serve(_reader: Reader, writer: Writer) -> None:
+        kept.append(asyncio.create_task(fails_later(0.0)))
+        writer.close()
+
+    check_server(serve, allowed=LookupError, sequences=5)
+    with pytest.raises(LookupError, match="too late"):
+        check_server(serve, sequences=5)

@@ -14,6 +14,7 @@ from muxleak.server.regression import NoTestError, regression_test
 
 SOURCE = """
 import asyncio
+import logging
 import leaky_servers
 
 FIXED = {fixed}
@@ -49,6 +50,34 @@ class Divider:
         if line or not FIXED:
             writer.write(b"%d" % (10 // len(line)))
         writer.close()
+
+
+class Logger:
+    async def serve(self, reader, writer):
+        try:
+            await self.session(reader)
+        except ValueError:
+            logging.getLogger("served").exception("connection handler failed")
+        finally:
+            writer.close()
+
+    async def session(self, reader):
+        task, line = asyncio.create_task(self.fails()), b""
+        try:
+            line = await reader.readline()
+        except ConnectionError:
+            pass
+        if FIXED or line != b"hello\\n":
+            task.cancel()
+        if line == b"hello\\n":
+            raise ValueError("bad line")
+
+    async def fails(self):
+        await asyncio.sleep(0.01)
+        raise LookupError("too late")
+
+
+logs = Logger().serve
 
 
 divider = Divider()
@@ -123,6 +152,21 @@ def test_an_exception_of_a_handler_becomes_a_test(served: Any) -> None:
 
     with pytest.raises((LeakError, ZeroDivisionError)):
         run(text)
+    served(fixed=True)
+    run(text)
+
+
+@pytest.mark.slow
+def test_a_written_test_fails_though_log_records_are_kept(
+    served: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A runner of tests keeps them, and so the failed task, which `no_leaks` then does not see."""
+    text = written(served(fixed=False).logs, "logs")
+
+    assert "check_server" in text
+    with pytest.raises(LookupError, match="too late"):
+        run(text)
+    assert "bad line" in caplog.text
     served(fixed=True)
     run(text)
 

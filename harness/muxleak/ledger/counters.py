@@ -478,6 +478,17 @@ class Counters:
             each.pending() and each.scope.is_inside(scope) for each in [*self.failed.values()]
         )
 
+    def retrieve_failures(self) -> list[BaseException]:
+        """Retrieve the exceptions of failed tasks that nobody has retrieved; oldest task first.
+
+        Such a task reports its exception only when it is freed. A log record may keep it alive by
+        the frames of a traceback, and a test runner keeps the log records.
+        """
+        self.sweep()
+        tasks = [each.task() for each in self.failed.values() if each.pending()]
+        found = [task.exception() for task in tasks if task is not None]
+        return [error for error in found if error is not None]
+
     def _sweep_tasks(self, spared: int) -> None:
         batch, number = self.young[: len(self.young) - spared], self.swept
         # In place: the task factory has bound the `append` of this very list.

@@ -248,6 +248,10 @@ class RealServerTarget:
         found = remaining(found, RECORDED, self._ignores)
         return found or self._opened.records(self._ignores)
 
+    def retrieve_failures(self) -> list[BaseException]:
+        """Retrieve the exceptions of failed tasks that nobody has retrieved."""
+        return self._ledger.root.counters.retrieve_failures()
+
     def step(self, text: str) -> int:
         """Announce an event."""
         self._steps.append(text)

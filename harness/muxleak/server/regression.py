@@ -10,9 +10,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from contextlib import redirect_stderr, redirect_stdout
+import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from logging.handlers import BufferingHandler
 from typing import TYPE_CHECKING, Any
 
 from muxleak.checks.report import LeakError
@@ -216,11 +219,22 @@ def _source(message: bytes) -> str:
     return text if '"' in text else 'b"' + text[2:-1].replace("\\'", "'") + '"'
 
 
+@contextmanager
+def _kept_records() -> Iterator[None]:
+    """Keep all log records, as pytest does: their tracebacks keep what the frames refer to."""
+    handler = BufferingHandler(sys.maxsize)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+
+
 def _fails(text: str, error: BaseException) -> bool:
     """Return True if a written test fails as the sequence did."""
     space: dict[str, Any] = {"__name__": "written"}
     try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), _kept_records():
             exec(compile(text, "<regression test>", "exec"), space)  # noqa: S102 - our own text
             next(call for name, call in space.items() if name.startswith("test_"))()
     except LeakError as failed:

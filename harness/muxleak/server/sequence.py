@@ -85,6 +85,9 @@ class ServerTarget(Protocol):
     def everything(self) -> list[Any]:
         """Return records of all live objects but for the running task."""
 
+    def retrieve_failures(self) -> list[BaseException]:
+        """Retrieve the exceptions of failed tasks that nobody has retrieved."""
+
     def step(self, text: str) -> int:
         """Announce an event, as reports print it; return its number."""
 
@@ -140,7 +143,10 @@ class ReportedErrors:
 
     def __call__(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Note a report; the exception handler of the loop."""
-        error = context.get("exception")
+        self.note(context.get("exception"))
+
+    def note(self, error: object) -> None:
+        """Note an exception that is not allowed."""
         if not isinstance(error, BaseException) or isinstance(error, self._allowed):
             return
         # A write to a connection that is lost; asyncio's own loops ignore it.
@@ -397,6 +403,9 @@ class EventSequence:
         if found := left():
             report = LeakReport.of(found)
             raise LeakError(report.noting("alive after the server has stopped"))
+        for error in self.target.retrieve_failures():
+            self.errors.note(error)
+        self.errors.check()
 
     async def _ended(self) -> None:
         await self.target.settle()

@@ -197,6 +197,10 @@ class SimulatedServerTarget:
         for transport in list(fabric.open):
             transport.abort()
 
+    def retrieve_failures(self) -> list[BaseException]:
+        """Retrieve the exceptions of failed tasks that nobody has retrieved."""
+        return self._simulation.ledger.root.counters.retrieve_failures()
+
     def step(self, text: str) -> int:
         """Announce an event."""
         self._simulation.step(text)
