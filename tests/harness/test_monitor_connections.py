@@ -84,8 +84,10 @@ def run(
     handler: Callable[[Service], Handler],
     load: Callable[[Service], Awaitable[None]],
     samples: int = 2 * WINDOW,
+    *,
+    visited: bool = True,
 ) -> list[Alarm]:
-    """Serve a load and one visit before each sample; return the alarms."""
+    """Serve a load, and one visit unless told otherwise, before each sample; return the alarms."""
 
     async def main() -> list[Alarm]:
         service = Service(handler)
@@ -94,9 +96,10 @@ def run(
             service.address = server.sockets[0].getsockname()
             for _ in range(samples):
                 await load(service)
-                await service.visit()
+                if visited:
+                    await service.visit()
                 monitor.sample()
-            assert monitor.status().accepted >= 2 * samples
+            assert monitor.status().accepted >= (1 + visited) * samples
             assert not monitor.status().unseen
             await service.end()
             server.close()
@@ -188,6 +191,22 @@ def test_monitor_alarms_for_connections_that_a_leak_keeps_open(
     assert (alarm.site, alarm.recovered, alarm.unseen) == (SITE, False, False)
     assert alarm.slope == pytest.approx(1)
     assert str(alarm).startswith(f"{SITE}: {alarm.left} stuck, and climbing by 1 per minute")
+
+
+@REAL
+def test_monitor_alarms_if_no_connection_ends_at_all(new_loop: NewLoop) -> None:
+    """The clients have gone, and the server keeps every connection."""
+    (alarm,) = run(new_loop, waits, leaves, visited=False)
+    assert (alarm.site, alarm.recovered) == (SITE, False)
+
+
+@REAL
+@pytest.mark.parametrize("load", [stays, floods])
+def test_monitor_is_silent_about_clients_that_stay_by_design(
+    load: Callable[[Service], Awaitable[None]], new_loop: NewLoop
+) -> None:
+    """More and more of them, none of which ends, whether the server reads or not."""
+    assert run(new_loop, waits, load, visited=False) == []
 
 
 @REAL

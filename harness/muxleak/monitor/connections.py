@@ -15,6 +15,10 @@
 # server does not read cannot say so, since the bytes before its end are still on the way; hence the
 # second half of the first condition. A peer that lost its power is not found: its end never comes.
 #
+# Those of them whose peer has ended are counted apart as *abandoned*, since no other connection has
+# to end before they can be called a leak (`service`): a connection that stays open by design, such
+# as a WebSocket, has a peer that is there. A server that does not read may do so by design.
+#
 # Evidence comes from the system: one `poll` with no wait for all connections tells whose peer has
 # ended, also where reading is paused; and TCP_INFO of Linux has the bytes that were received and
 # acknowledged, for those alone that the first condition holds for. Where a system has neither, or
@@ -78,6 +82,7 @@ class StuckConnections:
         site: the name in alarms.
         left: connections that were stuck at the last sample.
         samples: `left` at each of the last samples.
+        abandoned: those whose peer has ended, at each of the last samples.
         climbing: True while an alarm is on.
     """
 
@@ -86,6 +91,7 @@ class StuckConnections:
     def __init__(self, window: int) -> None:
         self.left = 0
         self.samples: deque[int] = deque(maxlen=window)
+        self.abandoned: deque[int] = deque(maxlen=window)
         self.climbing = False
         self._open: list[_Accepted] = []
         self._limit = FEW
@@ -103,10 +109,12 @@ class StuckConnections:
         ended = _ended(transports)
         # All of them are looked at, since each remembers its bytes for the next sample.
         stuck = [
-            each.stuck(transport, ended=id(transport) in ended)
+            id(transport)
             for each, transport in zip(self._open, transports, strict=True)
+            if each.stuck(transport, ended=id(transport) in ended)
         ]
-        self.left = sum(stuck)
+        self.left = len(stuck)
+        self.abandoned.append(len(ended.intersection(stuck)))
 
     def _prune(self) -> None:
         self._open = [each for each in self._open if each.transport.alive()]
@@ -134,6 +142,7 @@ class OpenDescriptors:
     def __init__(self, window: int) -> None:
         self.left = 0
         self.samples: deque[int] = deque(maxlen=window)
+        self.abandoned: deque[int] = deque(maxlen=window)
         self.climbing = False
 
     def sample(self, transports: int) -> None:

@@ -387,7 +387,8 @@ class Monitor:
         if not floors_rise(list(samples)) or drift_of(samples) < _DRIFT:
             return False
         if self._counts.accepted:
-            return self._ends()
+            stuck = self._counts.stuck
+            return self._ends() or (row is stuck and floors_rise(list(stuck.abandoned)))
         return row is not self._descriptors and not floors_rise(list(self._descriptors.samples))
 
     def _ends(self) -> bool:
