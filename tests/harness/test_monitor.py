@@ -220,34 +220,75 @@ async def spin(times: int = 5) -> None:
         await asyncio.sleep(0)
 
 
+class Starting(asyncio.Protocol):
+    """Starts a task that stays for each message, and answers with it.
+
+    Args:
+        tasks: the tasks.
+        lost: set at the end of a connection.
+    """
+
+    transport: Any
+
+    def __init__(self, tasks: list[asyncio.Task[object]], lost: asyncio.Event) -> None:
+        self.tasks, self.lost = tasks, lost
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Start a task, and answer."""
+        self.tasks.append(asyncio.create_task(asyncio.Event().wait()))
+        self.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Announce the end."""
+        del exc
+        self.lost.set()
+
+
+class Upgrading(Starting):
+    """Hands over to another protocol at the first message, as servers do for WebSocket."""
+
+    def data_received(self, data: bytes) -> None:
+        """Let another protocol answer, and the messages from now on."""
+        following = Starting(self.tasks, self.lost)
+        following.connection_made(self.transport)
+        self.transport.set_protocol(following)
+        self.transport.write(data)
+
+
+class UpgradingAtOnce(Starting):
+    """Hands over to another protocol as soon as it is connected, and that one once more."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Let another protocol answer."""
+        following = Upgrading(self.tasks, self.lost)
+        following.connection_made(transport)
+        transport.set_protocol(following)
+
+
 @REAL
+@pytest.mark.parametrize("protocol", [Starting, Upgrading, UpgradingAtOnce])
 def test_monitor_knows_whose_callback_runs(
-    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    new_loop: Callable[[], asyncio.AbstractEventLoop], protocol: type[Starting]
 ) -> None:
     """A task of an open connection is not taken for one of a later connection that has closed."""
     tasks: list[asyncio.Task[object]] = []
     lost = asyncio.Event()
 
-    class Starting(asyncio.Protocol):
-        def connection_made(self, transport: Any) -> None:
-            self.transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            tasks.append(asyncio.create_task(asyncio.Event().wait()))
-            self.transport.write(data)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            del exc
-            lost.set()
-
     async def main() -> None:
         with Monitor(interval=None) as monitor:
-            server = await asyncio.get_running_loop().create_server(Starting, "127.0.0.1", 0)
+            server = await asyncio.get_running_loop().create_server(
+                lambda: protocol(tasks, lost), "127.0.0.1", 0
+            )
             address = server.sockets[0].getsockname()
             pairs = [await asyncio.open_connection(*address) for _ in range(2)]
-            for reader, writer in reversed(pairs):
-                writer.write(b"x")
-                await reader.readexactly(1)
+            for message in [b"x"] * (1 if protocol is Starting else 2):
+                for reader, writer in reversed(pairs):
+                    writer.write(message)
+                    await reader.readexactly(1)
             pairs[1][1].close()
             await lost.wait()
             await spin()
