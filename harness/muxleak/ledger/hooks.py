@@ -76,11 +76,11 @@ _CLIENTS = {
     "subprocess_shell": "subprocess",
 }
 _SERVERS = {"create_server": "server", "create_unix_server": "unix server"}
-_READERS = ("add_reader", "add_writer")
+_READERS = {"add_reader": "remove_reader", "add_writer": "remove_writer"}
 # asyncio's loops make the transport of every connection by these; a test pins them.
 _MAKERS = ("_make_socket_transport", "_make_ssl_transport")
 # Replaced by `Hooks.install_rest`, which may be called later than `Hooks.install`.
-RARE = (*_CLIENTS, *_SERVERS, *_READERS, "remove_reader", "remove_writer", "run_in_executor")
+RARE = (*_CLIENTS, *_SERVERS, *_READERS, *_READERS.values(), "run_in_executor")
 _TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
 
 # True while a loop makes its own pool, which it shuts down itself.
@@ -124,13 +124,14 @@ class Hooks:
             for name in _SERVERS:
                 self._replace(name, self._server)
         if "transport" in kinds and isinstance(self.loop, asyncio.BaseEventLoop):
+            before = len(self._replaced)
             for name in _MAKERS:
                 self._replace(name, self._maker)
-            self._makes = any(name in _MAKERS for name, *_ in self._replaced)
+            self._makes = len(self._replaced) > before
         if "reader" in kinds:
-            for name in _READERS:
+            for name, undo in _READERS.items():
                 self._replace(name, self._watch)
-                self._replace(name.replace("add", "remove"), self._unwatch)
+                self._replace(undo, self._unwatch)
         if kinds & {"job", "thread"}:
             self._replace("run_in_executor", self._run_in_executor)
 
@@ -192,13 +193,20 @@ class Hooks:
         return scope
 
     def _replace(self, name: str, make: Callable[[str, Any], Any]) -> None:
-        original = attribute(self.loop, name)
-        if original is None:
-            return
-        ours = make(name, original)
-        previous = own_attribute(self.loop, name, original)
+        loop, previous = self.loop, None
+        # Done a dozen times for each block of `no_leaks`, so the usual case takes no other call.
         try:
-            setattr(self.loop, name, ours)
+            original = getattr(loop, name)
+            inherited = original.__func__ is getattr(type(loop), name)
+        except Exception:  # noqa: BLE001 - an attribute may raise anything, or be no method
+            original, inherited = attribute(loop, name), False
+            if original is None:
+                return
+        if not inherited:
+            previous = own_attribute(loop, name, original)
+        ours = make(name, original)
+        try:
+            setattr(loop, name, ours)
         except Exception:  # noqa: BLE001 - a class may refuse attributes by any exception
             self.unseen[f"{type(self.loop).__name__}.{name} cannot be watched"] = None
         else:
