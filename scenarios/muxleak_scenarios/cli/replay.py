@@ -101,15 +101,16 @@ def replay_command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Run a line of steps, or a program of yours, once more.
+    """Run a line of steps, or a program or server of yours, once more.
 
     A line is PAIR[/VARIANT] STEPS or VERSION STEPS. A variant is buggy, fixed or one of the pair's
     wrong fixes (`muxleak show PAIR`); versions are V0, V1, P-A, P-B, P-C, V2 and REF (fixed). A
     step is CONNECTION:VERB[:STREAM][:WHAT][+BYTES][~GAP][^HEX].
 
-    A run of a program is the line or file that `muxleak fuzz` wrote, and the program as
+    A run of a program or server is the line or file that `muxleak fuzz` wrote, and the program as
     module:callable. A file names its program, too, but that is imported only with --trust: it may
-    be any code. Exits with 1 if a property is violated, or the program fails.
+    be any code. The file of a pair or version needs no more. Exits with 1 if a property is
+    violated, or the program fails.
     """
     recorded, words = recorded_run(line) or (None, [])
     if recorded is not None and recorded.kind != SEQUENCE:

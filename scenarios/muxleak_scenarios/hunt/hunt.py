@@ -10,6 +10,9 @@
 #    itself, but too late for a quick measurement; otherwise wait longer in later quick
 #    measurements.
 #
+# A hunt drives the engine's shrinker, and not its search: a measurement is awaited while the hunt's
+# own destinations answer, and the search for the next leak depends on the findings before it.
+#
 # Known findings are left out of later sequences (`pattern.mask`) for two reasons. A frequent leak
 # would be found again by most random sequences, and a rare one beside it would be shrunk away: the
 # shrinker keeps any leak, not the one it began with. Two kinds of findings need more than that:
