@@ -6,6 +6,7 @@ import re
 import unittest
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +21,8 @@ from muxleak.server.check import search_server, server_subject
 from muxleak.server.events import ClientEvent
 from muxleak.sim import Choices, LivelockError, Network, Replay, ReplayError, SimulationError
 
+needs_uvloop = pytest.mark.skipif(not find_spec("uvloop"), reason="uvloop is not installed")
+TARGETS = ["tcp", pytest.param("uvloop", marks=needs_uvloop)]
 Reader: TypeAlias = asyncio.StreamReader
 Writer: TypeAlias = asyncio.StreamWriter
 
@@ -251,6 +254,74 @@ def test_a_starter_must_end_what_it_starts() -> None:
         return await asyncio.start_server(Services("none").serve, "127.0.0.1", 0)
 
     assert "1 x tick" in failure(start)
+
+
+class Program:
+    """A program whose `main` never returns, in several variants."""
+
+    def __init__(self, variant: str) -> None:
+        self.variant = variant
+
+    async def main(self) -> None:
+        """Serve for ever."""
+        self.service = asyncio.create_task(tick())
+        await asyncio.sleep(0.01)
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        if self.variant == "waits":
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return
+        async with server:
+            await server.serve_forever()
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Serve a connection; one variant leaves a task of each."""
+        ticker = asyncio.create_task(tick())
+        try:
+            await reader.read()
+        finally:
+            if self.variant != "leaks":
+                ticker.cancel()
+            writer.close()
+
+
+@pytest.mark.parametrize("variant", ["serves", "waits"])
+def test_a_main_that_never_returns_is_a_server(variant: str) -> None:
+    """It is cancelled to end it, and its own tasks end with it, as `asyncio.run` sees to."""
+    check_server(Program(variant).main, messages=MESSAGES, sequences=60)
+
+
+@pytest.mark.parametrize("target", ["simulated", *TARGETS])
+def test_a_leak_of_a_main_that_never_returns_is_found(target: str) -> None:
+    """Its connections are checked as those of other servers."""
+    text = failure(Program("leaks").main, target=target, events=["connect", "close"], grace=0.1)
+
+    assert "tick" in text
+    assert "in Program.serve" in text
+
+
+def test_a_starter_may_take_its_time() -> None:
+    """It is used before it has returned, and closed as a starter once it has."""
+    started = []
+
+    async def start() -> asyncio.Server:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        await asyncio.sleep(5)
+        started.append(server)
+        return server
+
+    check_server(start, sequences=60)
+    assert started
+
+
+def test_a_main_without_a_server_is_none() -> None:
+    """It is not waited for without end."""
+
+    async def main() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(TypeError, match="neither returned nor made a server"):
+        check_server(main)
 
 
 class ServiceAndLeak(Services):

@@ -94,8 +94,9 @@ def check_server(
     Args:
         server: an async function ``(reader, writer)``; a class of protocols or a function that
             returns one; an async function that starts and returns an `asyncio.Server`, with or
-            without ``host`` and ``port``; or a function that returns an async context manager which
-            yields an address. It is started anew for each sequence.
+            without ``host`` and ``port``, or never returns, such as by ``serve_forever``; or a
+            function that returns an async context manager which yields an address. It is started
+            anew for each sequence.
         sequences: number of sequences, at most; by default 1,000 simulated or 50 real ones.
         seed: of all chance; the same seed makes the same sequences.
         replay: the line of a sequence, or the path of its file, to run this one alone.

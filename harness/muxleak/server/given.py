@@ -1,17 +1,22 @@
 """Recognises the server that a user gives, and starts and stops it."""
 
-# Six kinds of things can be given:
+# Seven kinds of things can be given:
 #
 #   handler     `async def handler(reader, writer)`
 #   protocol    a class of protocols, or a function that returns one
 #   starter     `async def start()` or `async def start(host, port)`, which returns a server
 #   context     a function that returns an async context manager, which yields an address
 #   running     "host:port", of a server that runs already
+#   main        a starter that does not return: it ends with `await server.serve_forever()`
 #
 # The signature tells most of them apart. `async def f(x, y)` is a handler unless its arguments are
 # named as those of a starter. A plain function says only by its result which of the last three it
 # is, so it is called, and that is done anew for each run: state that one run has left must not
 # reach the next one. For the same reason each run gets a copy of the object of a bound method.
+#
+# Nothing tells beforehand that a starter will not return. So its first server is noted, by
+# replacing `loop.create_server` on the loop's object. A starter that has not returned a while after
+# that is a main: its server is used, and it is cancelled to end it.
 #
 # A context manager is entered and left by one task, `Running._serve`, since cancel scopes of anyio
 # and task groups must be left by the task that has entered them.
@@ -25,12 +30,14 @@ import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 HOST = "127.0.0.1"
 _HOSTS = frozenset({"host", "address", "addr", "bind", "interface", "ip", "hostname"})
 _STREAMS = 2  # arguments of a handler
 _MAX_SHOWN = 80
+_RETURN = 1.0  # seconds in which a starter returns; virtual ones in the simulation
+_LISTEN = 30.0  # seconds in which it makes a server
 _EXPECTED = (
     "an async function (reader, writer), a protocol class or factory, an async function that "
     "starts and returns an asyncio.Server, or a function that returns an async context manager "
@@ -49,8 +56,8 @@ class GivenServer(NamedTuple):
 
     Attributes:
         thing: the function, class or method.
-        kind: "handler", "protocol", "starter", "context", "running", or "factory" for a function
-            that says by its result which of "protocol", "starter" and "context" it is.
+        kind: "handler", "protocol", "starter", "main", "context", "running", or "factory" for a
+            function that says by its result which of "protocol", "starter" and "context" it is.
         name: the name in reports, "module:qualified name", or "host:port".
     """
 
@@ -184,12 +191,12 @@ class Running:
 
     Attributes:
         address: the address to connect to.
-        kind: the kind of the thing: "handler", "protocol", "starter" or "context", once it has
-            started.
+        kind: the kind of the thing: "handler", "protocol", "starter", "main" or "context", once it
+            has started.
         form: the kind of value that tells the address: "server", "tuple", "text" or "port".
         stopped: True once `stop` was called.
         ends_all: True if the thing is responsible for everything that it has started, and has a way
-            to end it: a starter or a context manager, but not a mere handler.
+            to end it: a starter, a main or a context manager, but not a mere handler.
     """
 
     def __init__(self, given: GivenServer) -> None:
@@ -198,9 +205,10 @@ class Running:
         self.kind = given.kind
         self.form = ""
         self._task: asyncio.Task[None] | None = None
+        self._called = False  # True once a starter or factory has returned
         self.address: Address = (HOST, 0)
         self.stopped = False
-        self.ends_all = given.kind in {"starter", "context"}
+        self.ends_all = given.kind in {"starter", "main", "context"}
 
     async def start(self) -> None:
         """Start the server, for the first time or again after `stop`.
@@ -212,19 +220,54 @@ class Running:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[Address] = loop.create_future()
         self._end: asyncio.Future[None] = loop.create_future()
-        self.stopped = False
+        self.stopped = self._called = False
+        self._made: asyncio.Future[Any] = loop.create_future()
         self._task = loop.create_task(self._serve(ready, self._end))
         either: list[asyncio.Future[Any]] = [self._task, ready]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self.kind in {"starter", "factory", "main"}:
+            await self._await_return(either, ready)
+        else:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             ready.cancel()
             await self._task
             raise NoServerError(f"{self._given.name} ended before it served")
         self.address = ready.result()
 
+    async def _await_return(
+        self, either: list[asyncio.Future[Any]], ready: asyncio.Future[Address]
+    ) -> None:
+        """Wait until a starter has returned, or will not, but has made a server.
+
+        Raises:
+            NoServerError: it has done neither.
+        """
+        if self.kind == "main":
+            await asyncio.wait([*either, self._made], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # for a server that only `serve_forever` lets listen
+        else:
+            await asyncio.wait(either, timeout=_RETURN, return_when=asyncio.FIRST_COMPLETED)
+        if not (self._called or self._made.done() or any(each.done() for each in either)):
+            both = [*either, self._made]
+            await asyncio.wait(both, timeout=_LISTEN, return_when=asyncio.FIRST_COMPLETED)
+        if self._called or any(each.done() for each in either):
+            # A context manager may take its time.
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return
+        if not self._made.done():
+            either[0].cancel()
+            raise NoServerError(
+                f"{self._given.name} has neither returned nor made a server by loop.create_server "
+                f"within {_LISTEN:g} s; return the server that it has started"
+            )
+        self.kind = "main"
+        ready.set_result(address_of(self._made.result(), self._given.name))
+
     def stop(self) -> None:
         """Begin to stop the server, as its own function does."""
         self.stopped = True
+        if self.kind == "main" and not self._called and self._task is not None:
+            self._task.cancel()
         if not self._end.done():
             self._end.set_result(None)
 
@@ -247,14 +290,18 @@ class Running:
         else:
             served = _call(thing)
             if inspect.isawaitable(served) and not hasattr(served, "__aenter__"):
-                served = await served
+                with self._noting_servers():
+                    served = await served
             elif isinstance(served, asyncio.BaseProtocol):
                 # It was made to see what it is; the loop makes one for each connection.
                 self.kind = "protocol"
                 served = await loop.create_server(thing, HOST, 0)
+        if self.kind == "main" and self.stopped:
+            return  # it has taken the cancellation for its end
+        self._called = True
         self.ends_all = self.kind not in {"handler", "protocol"}
         if is_server(served):
-            if self.kind == "factory":
+            if self.kind in {"factory", "main"}:
                 self.kind = "starter"
             self._announce(ready, served)
             await end
@@ -270,9 +317,28 @@ class Running:
                 f"{self._given.name}, got {served!r}; return the server that it has started"
             )
 
+    @contextlib.contextmanager
+    def _noting_servers(self) -> Iterator[None]:
+        """Note the first server that the loop makes in a block."""
+        loop: Any = asyncio.get_running_loop()
+        create, made = loop.create_server, self._made
+
+        async def noting(*args: Any, **settings: Any) -> Any:
+            server = await create(*args, **settings)
+            if not made.done():
+                made.set_result(server)
+            return server
+
+        loop.create_server = noting
+        try:
+            yield
+        finally:
+            loop.create_server = create
+
     def _announce(self, ready: asyncio.Future[Address], value: Any) -> None:
         """Note the address that a value tells, and the form of the value."""
-        ready.set_result(address_of(value, self._given.name))
+        if not ready.done():  # else it is a main that has returned in the end
+            ready.set_result(address_of(value, self._given.name))
         if is_server(value):
             self.form = "server"
         elif isinstance(value, str):

@@ -395,6 +395,8 @@ class EventSequence:
         services = {each for each in self._suspects if not self.running.ends_all}
 
         def left() -> list[Any]:
+            if self.running.kind == "main":
+                return []  # the program has ended, and `asyncio.run` cancels its other tasks
             found = self.errors.counted(self.target.everything())
             return [each for each in found if id(each.thing()) not in services]
 

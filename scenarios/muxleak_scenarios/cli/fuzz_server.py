@@ -8,8 +8,8 @@
 #   3. it takes (reader, writer), or host and port, it is a class of protocols, or it is decorated
 #      with @asynccontextmanager: a server
 #   4. it is an async function without arguments: it is a starter if it is annotated as returning a
-#      server; or if it has no annotation, but a `return` with a value, and returns a server when it
-#      is run once in a simulation
+#      server, or awaits `serve_forever` itself; or if it has no annotation, but a `return` with a
+#      value, and returns a server when it is run once in a simulation
 #   5. else: a program, which has its own messages for what is none
 #
 # The decisions of a finding mean something only together with the messages. So the command that
@@ -43,7 +43,7 @@ from muxleak_scenarios.cli import params, programs, render, replay_files
 from muxleak_scenarios.cli.fuzz_program import searching
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from muxleak.search import Finding, Outcome
     from muxleak.server.subject import ServerSubject
@@ -240,10 +240,13 @@ def is_given_as_server(name: str, *, messages: bool) -> bool:
 
 
 def _returns_server(starter: Any) -> bool:
+    own = list(_own_nodes(starter))
+    if any(isinstance(node, ast.Await) and _serves(node.value) for node in own):
+        return True
     annotated = getattr(starter, "__annotations__", {}).get("return", "")
     if annotated != "":
         return "Server" in str(annotated)
-    if not _returns_anything(starter):
+    if not any(isinstance(node, ast.Return) and node.value is not None for node in own):
         return False
     with (
         programs.running(starter.__qualname__),
@@ -254,13 +257,23 @@ def _returns_server(starter: Any) -> bool:
         return is_server(run(starter, Choices(), Settings(leaks=False), traced=False).value)
 
 
-def _returns_anything(function: Any) -> bool:
-    """Return True if the source of a function has a `return` with a value."""
+def _own_nodes(function: Any) -> Iterator[ast.AST]:
+    """Yield the nodes of a function's source, without those of functions in it."""
     try:
-        tree = parse(textwrap.dedent(inspect.getsource(function)))
+        found: list[ast.AST] = list(parse(textwrap.dedent(inspect.getsource(function))).body[:1])
     except (OSError, TypeError, SyntaxError):
-        return False
-    return any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(tree))
+        return
+    found = [node for top in found for node in ast.iter_child_nodes(top)]
+    while found:
+        node = found.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found += ast.iter_child_nodes(node)
+
+
+def _serves(call: ast.expr) -> bool:
+    function = call.func if isinstance(call, ast.Call) else None
+    return isinstance(function, ast.Attribute) and function.attr == "serve_forever"
 
 
 def fuzz_server(

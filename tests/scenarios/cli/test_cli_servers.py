@@ -63,6 +63,21 @@ async def with_settings():
     return await start()
 
 
+async def forever() -> None:
+    server = await start()
+    async with server:
+        await server.serve_forever()
+
+
+async def with_clients():
+    async def serve(server):
+        await server.serve_forever()
+
+    server = await start()
+    task = asyncio.create_task(serve(server))
+    task.cancel()
+
+
 async def threads(reader, writer):
     await asyncio.to_thread(len, "")
     writer.close()
@@ -92,7 +107,9 @@ def invoke(*words: str) -> Result:
     return CliRunner().invoke(cli, words)
 
 
-@pytest.mark.parametrize("name", ["handler", "start", "start_at", "annotated", "running"])
+@pytest.mark.parametrize(
+    "name", ["handler", "start", "start_at", "annotated", "running", "forever"]
+)
 def test_fuzz_server_prints_what_it_found(name: str) -> None:
     """The steps, the leak with its sites, and the command that repeats it; exit code 1."""
     result = invoke("fuzz", f"room:{name}", "--message", r"hello\n", "--examples", "300")
@@ -204,8 +221,10 @@ def test_fuzz_server_says_the_budget_in_which_nothing_was_found() -> None:
         ("start_at", True),
         ("annotated", True),
         ("running", True),
+        ("forever", True),
         ("Silent", True),
         ("main", False),
+        ("with_clients", False),
         ("with_settings", False),
         ("answer", False),
         ("tickers", False),
