@@ -43,7 +43,7 @@ COMMANDS = {
         "fuzz", _FIND, "Search for a sequence that violates a property; shrink it."
     ),
     "replay": LazyCommand(
-        "replay", _FIND, "Run a line of steps, or a program of yours, once more."
+        "replay", _FIND, "Run a line of steps, or a program or server of yours, once more."
     ),
     "hunt": LazyCommand("hunt", _FIND, "Search a running VLESS server for sequences that leak."),
     "soak": LazyCommand("soak", _FIND, "Make very many connections; check that nothing grows."),
