@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from creation_sites import site
 from muxleak.introspect import sites
 from muxleak.introspect.sites import MAX_FRAMES, Site, add_wrappers, capture, short_path
 from muxleak.ledger.kinds import KINDS
@@ -220,3 +221,46 @@ def test_wrappers_of_tornado() -> None:
     assert asyncio.run(main()) == [
         f"tests/harness/test_sites.py:{line} in {main.__qualname__}" for line in (first, first + 1)
     ]
+
+
+async def of_asyncssh(module: Any) -> None:
+    """Make a task by a connection, without a network."""
+    connection = module.SSHClientConnection.__new__(module.SSHClientConnection)
+    connection._tasks = set()
+    await connection.create_task(asyncio.Event().wait())
+
+
+async def of_engineio(module: Any) -> None:
+    """Make a task by a server, as programs do; socketio's is alike."""
+    await module.AsyncServer(async_mode="asgi").start_background_task(asyncio.Event().wait)
+
+
+async def of_hypercorn(module: Any) -> None:
+    """Make a task by the group of a worker."""
+    async with module.TaskGroup(asyncio.get_running_loop()) as group:
+        group.spawn(asyncio.Event().wait)
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "make", "call"),
+    [
+        ("asyncssh", "asyncssh", of_asyncssh, "create_task("),
+        ("engineio", "python-engineio", of_engineio, "start_background_task("),
+        ("socketio", "python-socketio", of_engineio, "start_background_task("),
+        ("hypercorn.asyncio.task_group", "hypercorn", of_hypercorn, "spawn("),
+    ],
+)
+def test_wrappers_that_make_a_task(module: str, package: str, make: Any, call: str) -> None:
+    """The task has the line that calls the framework."""
+    framework = pytest.importorskip(module, reason=f"needs {package}: pip install {package}")
+
+    async def main() -> list[str]:
+        with Ledger().watching(asyncio.get_running_loop()) as ledger:
+            outer = asyncio.create_task(make(framework))
+            await asyncio.sleep(0)
+            found = [str(record.site) for record in ledger.live() if record.task is not outer]
+            outer.cancel()
+            await asyncio.wait([outer])
+        return found
+
+    assert asyncio.run(main()) == [site(make, call)]
