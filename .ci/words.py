@@ -24,7 +24,7 @@ PACKAGES = ("harness/muxleak", "vless/muxleak_vless", "scenarios/muxleak_scenari
 QUESTIONS = {"what", "who", "whose", "where", "which", "whether"}
 MOST_WHAT = 2.0  # per 1,000 words of docstrings
 FEWEST_COMMENTS = 6.0  # per cent of lines
-PAIRS = "/bugs/"
+PAIRS = re.compile("/bugs/|/corpus/[^/]+/")
 
 
 class Words:
@@ -87,7 +87,7 @@ def main() -> int:
             words.add(name, text)
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                    classes[node.name] += [] if PAIRS in name else [f"{name}:{node.lineno}"]
+                    classes[node.name] += [] if PAIRS.search(name) else [f"{name}:{node.lineno}"]
         print(
             f"{package:<29}{f'{words.what_per_thousand:.1f} / 1,000':>14}"
             f"{len(words.questions):>11}{f'{words.comments_per_cent:.1f} %':>10}"

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 ROOMS = {
     "muxleak": ("introspect", "ledger", "checks", "sim", "search", "server", ("plugin", "monitor")),
-    "muxleak_scenarios": ("sequence", "targets", "pairs", "hunt", "real", "bench", "cli"),
+    "muxleak_scenarios": ("sequence", "targets", "pairs", "corpus", "hunt", "real", "bench", "cli"),
 }
 """The rooms of a package, lowest first; those in one tuple stand beside each other."""
 SANS_IO = ("errors", "address", "header", "frames", "packets")
