@@ -51,6 +51,11 @@ COMMANDS = {
     "bench": LazyCommand(
         "bench", _PROVE, "Measure the costs of muxleak beside those of its alternatives."
     ),
+    "corpus": LazyCommand(
+        "corpus_group",
+        _PROVE,
+        "See and prove the corpus of real leaks in asyncio programs.",
+    ),
     "self": LazyCommand(
         "self_group",
         _PROVE,

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from muxleak.search.subject import Decisions, Outcome, Subject
 from muxleak.sim.choices import Choices
 from muxleak.sim.errors import LivelockError
 from muxleak.sim.leak_scan import left_behind
+from muxleak.sim.replay import SEQUENCE
 from muxleak.sim.run import run
 from muxleak.sim.schedulers import portfolio
 from muxleak.sim.settings import KINDS, Settings
@@ -29,6 +30,7 @@ from muxleak_scenarios.corpus.steps import GAPS, STREAM_STEPS, STREAMS, CaseStep
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from muxleak.sim.replay import Replay
     from muxleak_scenarios.corpus.registry import CorpusCase
 
 MOST_STEPS = 10
@@ -65,13 +67,6 @@ class CaseOutcome(Outcome):
     def violated(self) -> tuple[str, ...]:
         """The names of the violated properties, in the order of `CASE_PROPERTIES`."""
         return violated(list(self.violations))
-
-
-@dataclass(frozen=True, slots=True)
-class CaseReplay:
-    """The facts by which a run is repeated: `line` is ``SLUG/VARIANT STEPS``."""
-
-    line: str
 
 
 class CaseSubject(Subject[CaseOutcome]):
@@ -195,9 +190,11 @@ class CaseSubject(Subject[CaseOutcome]):
                 fewer = [each for each in steps if each is not gone]
                 yield self._encoded([_moved(each, gone.stream) for each in fewer], data.environment)
 
-    def replay(self, outcome: CaseOutcome) -> CaseReplay:
-        """Return the replay of a run."""
-        return CaseReplay(f"{self.name} {steps_in_notation(outcome.sequence)}")
+    def replay(self, outcome: CaseOutcome) -> Replay:
+        """Return the replay of a run; its line is ``SLUG/VARIANT STEPS``."""
+        found = outcome.recorded(SEQUENCE, self.name)
+        notation = steps_in_notation(outcome.sequence)
+        return replace(found, program=b"", environment=b"", notation=notation)
 
     def same(self, first: CaseOutcome, other: CaseOutcome) -> bool:
         """Return True if both runs violate a property in common."""
