@@ -538,6 +538,68 @@ def test_rest_of_a_plain_test_ends_what_needs_no_loop(project: Project) -> None:
     result.stdout.fnmatch_lines(["*_ test_forgets _*", "1 thread left behind"])
 
 
+def test_threads_of_tests_without_a_loop_are_found(project: Project) -> None:
+    """But not those of pools that are kept, those that end soon, and a library's own."""
+    installed = project.path / "site-packages" / "library.py"
+    installed.parent.mkdir()
+    installed.write_text("""import threading
+
+
+class Monitor:
+    def __init__(self):
+        self.stop = threading.Event()
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        self.stop.wait()
+""")
+    project.write(
+        """
+        import sys
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+
+        import pytest
+
+        sys.path.insert(0, "site-packages")
+        from library import Monitor
+
+        POOL = ThreadPoolExecutor(1)
+
+        @pytest.fixture
+        def stop():
+            stop = threading.Event()
+            yield stop
+            stop.set()
+
+        def test_forgets():
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+        def test_ends():
+            threading.Thread(target=threading.Event().wait, args=(0.01,)).start()
+
+        def test_fixture_ends(stop):
+            threading.Thread(target=stop.wait).start()
+
+        def test_module_keeps():
+            POOL.submit(print).result()
+
+        def test_pool():
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(print).result()
+
+        def test_library_keeps():
+            Monitor()
+        """
+    )
+    # Apart, since nobody ends the thread.
+    result = project.run_apart("--leaks=strict", "-p", "no:randomly", "-p", "no:xdist")
+    result.assert_outcomes(passed=5, failed=1)
+    result.stdout.fnmatch_lines(["*_ test_forgets _*", "1 thread left behind"])
+    made_at = project.line("threading.Event().wait, daemon=True")
+    result.stdout.fnmatch_lines([f"    made at {made_at} in test_forgets"])
+
+
 def test_plain_fixtures_excuse_nothing_that_they_do_not_end(project: Project) -> None:
     """The report comes after their teardown; that on a task, which needs the loop, names them."""
     project.ini("asyncio_mode = auto", "leaks_budget = 0.05")

@@ -52,7 +52,7 @@ _PROCESS_POOL = "concurrent.futures.process", "multiprocessing.queues"
 
 _roots: ByIdentity[tuple[Scope, ...]] = ByIdentity()  # by loop
 _pools: WeakKeyDictionary[Any, tuple[Points, list[Scope]]] = WeakKeyDictionary()
-_users = 0
+_counted: list[Scope] = []  # the root of each `install`
 _lock = threading.Lock()
 _originals: list[tuple[Any, str, Any, Any]] = []
 
@@ -66,11 +66,10 @@ def install(loop: object, root: Scope) -> None:
             scopes alone are charged.
         root: the root of the ledger.
     """
-    global _users  # noqa: PLW0603 - one process, one set of hooks
     with _lock:
         _roots.set(loop, (*_roots.get(loop, ()), root))
-        _users += 1
-        if _users == 1:
+        _counted.append(root)
+        if len(_counted) == 1:
             _replace(ThreadPoolExecutor, "__init__", _new_pool)
             _replace(ThreadPoolExecutor, "submit", partial(_submit, run=_in_scope))
             # A program that has a process pool has imported it.
@@ -82,7 +81,6 @@ def install(loop: object, root: Scope) -> None:
 
 def remove(loop: object, root: Scope) -> None:
     """Undo one `install`."""
-    global _users  # noqa: PLW0603 - as above
     with _lock:
         left = [*_roots.get(loop, ())]
         _roots.remove(loop)
@@ -90,8 +88,8 @@ def remove(loop: object, root: Scope) -> None:
             left.remove(root)
         if left:
             _roots.set(loop, tuple(left))
-        _users -= 1
-        if not _users:
+        _counted.remove(root)
+        if not _counted:
             for owner, name, ours, original in _originals:
                 if getattr(owner, name) is ours:
                     setattr(owner, name, original)
@@ -174,7 +172,8 @@ def _start(original: Any) -> Any:
 def _note(record: type[Resource], thing: Any, name: str, points: Points, scope: Scope) -> None:
     """Record a job or a thread for one ledger; never raises."""
     counters = scope.counters
-    if counters.active and record.kind in counters.kinds:
+    # Not `active`: the plugin counts the threads of tests that run no loop.
+    if record.kind in counters.kinds and any(each.counters is counters for each in _counted):
         try:
             counters.fresh.append(record(thing, name, points, scope))
         except Exception as error:  # noqa: BLE001 - the program must not see it

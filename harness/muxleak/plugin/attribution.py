@@ -35,6 +35,8 @@
 #   `LoopWatcher` calls `_before_cancel` at that moment. Plain fixtures of the test may be torn down
 #   later, and a plain test itself goes on (`_later`). What these can end without the loop, such as
 #   a thread or the socket of a watched descriptor, is judged after them.
+# - A test that runs no loop is measured at the same moment on a loop that is made for that, if it
+#   has left threads or jobs.
 # - A fixture of a wider scope is measured after its own teardown. A parametrized fixture may be
 #   torn down while the next test is being set up; that test is interrupted and not charged.
 # - A scope that is clean is not measured; asking costs O(1). So a suite in which every test ends
@@ -50,7 +52,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -282,8 +284,11 @@ class Attribution:
         if check.finished:
             return
         check.finished = True
-        for loop in self._watcher.open_loops() if check.needed else ():
+        loops = self._watcher.open_loops() if check.needed else []
+        for loop in loops:
             self._measure(check, loop)
+        if check.needed and not loops:
+            self._measure_threads(check)
         if check.held:
             from muxleak.plugin.leak_reports import judge_held  # noqa: PLC0415 - only leaking tests pay for it
 
@@ -327,6 +332,19 @@ class Attribution:
             else:
                 leak_reports.measure_now(check, loop, unseen, self._root)
         except Exception as error:  # noqa: BLE001 - the outcome of the test must stay
+            check.failed = True
+            self.outcomes.note_failure(check.owner, error)
+
+    def _measure_threads(self, check: Check) -> None:
+        """Measure what has no loop, where no loop is open that a measurement could run on."""
+        from muxleak.plugin import leak_reports  # noqa: PLC0415 - as above
+
+        try:
+            if leak_reports.has_threads(check):
+                with closing(leak_reports.OwnLoop()) as loop:
+                    if can_run(loop):
+                        self._run(loop, leak_reports.measure_threads(check, self._root))
+        except Exception as error:  # noqa: BLE001 - as above
             check.failed = True
             self.outcomes.note_failure(check.owner, error)
 

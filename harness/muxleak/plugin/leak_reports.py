@@ -34,6 +34,7 @@ END = 2.0  # seconds for each of the two cancellations of the tasks left on a lo
 # Kinds that can be ended when their loop has ended: a socket closed, a timer cancelled, a thread or
 # a pool stopped. A task, transport or server needs its loop.
 _LOOPLESS = frozenset({"reader", "timer", "job", "thread"})
+_THREADS = frozenset({"job", "thread"})
 _LINE = re.compile(r":\d+ in ")
 
 
@@ -85,15 +86,59 @@ async def measure(
     if held:
         found = [each for each in found if each.kind not in _LOOPLESS]
     if found:
-        report = diagnosed(found, check.scope).noting(*unseen, *_too_late(later))
-        _add(check, report, found, root)
-        if plan.strict:
-            try:
-                notes = await release(found, plan.budget)
-            except Exception as error:  # noqa: BLE001 - the report must not be lost
-                notes = [failed(f"the end of the leaks of {check.owner}", error)]
-            check.reports[-1] = check.reports[-1].noting(*notes)
+        await _report(check, found, [*unseen, *_too_late(later)], root)
     _ignore_reported(check)
+
+
+class OwnLoop(asyncio.SelectorEventLoop):
+    """A loop of the plugin's own, which is not watched."""
+
+    judges_itself = True
+
+
+def has_threads(check: "Check") -> bool:
+    """Return True if a check has left threads or jobs that are in no report yet."""
+    return bool(_threads(check.scope.everything(), check))
+
+
+async def measure_threads(check: "Check", root: Path) -> None:
+    """Add the threads and jobs of a check that has no loop to its reports.
+
+    A daemon thread that a library has made, and that runs the library's code, is taken for one that
+    it keeps for the process.
+
+    Args:
+        check: the test or fixture.
+        root: as for `measure`.
+    """
+    plan = check.plan
+    found = await left_behind(check.scope, plan.kinds & _THREADS, plan.ignores, plan.budget)
+    found = [each for each in _threads(found, check) if not _is_kept(each)]
+    if found:
+        await _report(check, found, [], root)
+
+
+def _threads(records: Iterable[Any], check: "Check") -> list[Any]:
+    """Return those of records that a check without a loop is charged for."""
+    held = {id(record) for record, _ in check.held}
+    ignores = (*check.plan.ignores, *check.reported)
+    found = remaining(records, check.plan.kinds & _THREADS, ignores)
+    return [each for each in found if id(each) not in held]
+
+
+def _is_kept(record: Any) -> bool:
+    return bool(getattr(record.thing(), "daemon", False) and kept_by_libraries([record]))
+
+
+async def _report(check: "Check", found: Sequence[Any], notes: Sequence[str], root: Path) -> None:
+    """Add leaks to the reports of a check; in strict mode, end them."""
+    _add(check, diagnosed(found, check.scope).noting(*notes), found, root)
+    if check.plan.strict:
+        try:
+            ends = await release(found, check.plan.budget)
+        except Exception as error:  # noqa: BLE001 - the report must not be lost
+            ends = [failed(f"the end of the leaks of {check.owner}", error)]
+        check.reports[-1] = check.reports[-1].noting(*ends)
 
 
 def measure_now(
