@@ -206,6 +206,8 @@ class Monitor:
         if self._installed_ledger:
             self._ledger.uninstall()
             self._installed_ledger = False
+            counters = self._ledger.root.counters
+            counters.wants_warnings = "warning" in counters.kinds
 
     def sample(self) -> list[Alarm]:
         """Take a sample now; return the alarms that begin or end with it.
