@@ -1,13 +1,18 @@
 """`check_server`: leaks are found and shrunk, and servers without leaks are not accused."""
 
 import asyncio
+import gc
 import logging
 import re
+import sys
+import time
 import unittest
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeAlias
 
 import pytest
@@ -936,3 +941,82 @@ def test_an_allowed_exception_of_a_kept_task_is_no_finding() -> None:
     check_server(serve, allowed=LookupError, sequences=5)
     with pytest.raises(LookupError, match="too late"):
         check_server(serve, sequences=5)
+
+
+FEW: dict[str, Any] = {"events": ["connect", "close"], "clients": 1, "sequences": 20}
+
+
+class Aged:
+    """Ends what it starts by its age, which it reads from a clock."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+
+    async def serve(self, reader: Reader, writer: Writer) -> None:
+        """Ping the client until it has been there for 5 seconds."""
+        pinging = asyncio.create_task(self.ping())
+        await reader.read()
+        writer.close()
+        await pinging
+
+    async def ping(self) -> None:
+        """Wake up until enough time has passed."""
+        begun = self.clock()
+        while self.clock() - begun < 5:  # noqa: ASYNC110 - time is its point
+            await asyncio.sleep(1)
+
+
+@pytest.mark.parametrize("clock", [monotonic, time.time, lambda: datetime.now(UTC).timestamp()])
+def test_reads_of_the_real_clock_are_named(clock: Callable[[], float]) -> None:
+    """It stands still, so that an age is never reached; the report says where it was read."""
+    text = failure(Aged(clock).serve, **FEW)
+
+    assert "note: the real clock, which stands still in the simulation, was read by " in text
+    assert "test_check_server.py:" in text.partition("was read by")[2]
+    assert sys.getprofile() is None
+
+
+def test_reads_of_virtual_time_are_not_named() -> None:
+    """Its ages are reached; and a leak without a clock has no such note."""
+    check_server(Aged(lambda: asyncio.get_running_loop().time()).serve, **FEW)
+
+    assert "real clock" not in failure(SERVERS["half-close"][0], messages=MESSAGES)
+
+
+def test_callbacks_of_the_collector_are_not_named() -> None:
+    """They run in the middle of a function of the server, which has nothing to do with them."""
+
+    def see(_phase: str, _info: object) -> None:
+        """Read the clock, as Hypothesis's callback does."""
+        monotonic()
+
+    kept = []
+
+    async def serve(_reader: Reader, writer: Writer) -> None:
+        kept.append(asyncio.create_task(tick()))
+        gc.collect(0)
+        writer.close()
+
+    gc.callbacks.append(see)
+    try:
+        text = failure(serve, **FEW)
+    finally:
+        gc.callbacks.remove(see)
+
+    assert "real clock" not in text
+
+
+def test_a_profiler_that_runs_is_left_alone() -> None:
+    """Then nothing is said about clocks."""
+
+    def see(*_arguments: object) -> None:
+        """Profile nothing."""
+
+    sys.setprofile(see)
+    try:
+        text = failure(Aged(monotonic).serve, **FEW)
+        assert sys.getprofile() is see
+    finally:
+        sys.setprofile(None)
+
+    assert "real clock" not in text

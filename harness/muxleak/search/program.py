@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from muxleak.checks.report import LeakError
 from muxleak.search.search import EXAMPLES, Progress, UnrepeatableError, search
 from muxleak.search.subject import Decisions, Outcome, Subject
+from muxleak.sim import real_clock
 from muxleak.sim.fresh_process import why_it_differs
 from muxleak.sim.guard import guarded
 from muxleak.sim.replay import PROGRAM
@@ -62,7 +63,9 @@ class ProgramSubject(Subject[Outcome]):
 
     def run(self, choices: Choices, *, traced: bool = False) -> Outcome:
         """Run the program once."""
-        result = run(self._program, choices, self._settings, traced=traced)
+        with real_clock.watched(watching=traced) as read:
+            result = run(self._program, choices, self._settings, traced=traced)
+        result.error = real_clock.noting(result.error, read)
         return _CLEAN if result.error is None else outcome_of(result)
 
     def replay(self, outcome: Outcome) -> Replay:

@@ -13,6 +13,7 @@ from muxleak.server.connection import GeneratedConnection
 from muxleak.server.given import Running
 from muxleak.server.sequence import EventSequence, ReportedErrors
 from muxleak.server.subject import Performance, ServerSettings, ServerSubject
+from muxleak.sim import real_clock
 from muxleak.sim.choices import Choices
 from muxleak.sim.errors import LivelockError
 from muxleak.sim.guard import guarded
@@ -100,8 +101,9 @@ class SimulatedServerSubject(ServerSubject):
             close_limit=math.inf,
             step_limit=_STEP_LIMIT,
         )
-        result = run(self._program, RepeatableChoices(choices), simulation, traced=traced)
-        error = result.error
+        with real_clock.watched(watching=traced) as read:
+            result = run(self._program, RepeatableChoices(choices), simulation, traced=traced)
+        error = real_clock.noting(result.error, read)
         if isinstance(error, LivelockError) and result.now > _STEP_LIMIT * _TICK:
             error = None
         return Performance(error, tuple(result.steps), result.trace_hash)
