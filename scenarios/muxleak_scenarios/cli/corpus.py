@@ -249,5 +249,5 @@ def _facts(case: CorpusCase) -> dict[str, Any]:
 
 
 def _origin(origin: Origin) -> str:
-    releases = f", fixed in {origin.fixed}" if origin.fixed else ""
-    return f"{origin.project}, {origin.reference} ({origin.year}{releases})"
+    releases = f" (fixed in {origin.fixed})" if origin.fixed else ""
+    return f"{origin.project}, {origin.reference}{releases}"

@@ -61,7 +61,7 @@ CLASSES = (
 )
 """The fault classes; `docs/corpus.md` describes each in one sentence."""
 
-STORY = ("What users saw.", "The sequence.", "The mistake.", "The fix.", "History.")
+STORY = ("The symptom.", "The sequence.", "The mistake.", "The fix.", "History.")
 """The paragraphs of a README of a case with a buggy variant; a control has any."""
 
 NEEDS = ("nothing", "order", "gap", "time")
@@ -80,14 +80,12 @@ class Origin:
     Attributes:
         project: the project.
         reference: its issue, pull request or commit.
-        year: the year of the fix.
         affected: a release that has the bug; "" if it was never released or is unknown.
         fixed: the first release without it; "" as well.
     """
 
     project: str
     reference: str
-    year: int
     affected: str = ""
     fixed: str = ""
 

@@ -147,7 +147,9 @@ class CaseSubject(Subject[CaseOutcome]):
                 return
             verb, stream = self._verbs[(number - 1) % len(self._verbs)], None
             if verb == "new":
-                streams = stream = min(streams + 1, STREAMS)
+                if streams == STREAMS:
+                    continue
+                streams = stream = streams + 1
             elif verb in STREAM_STEPS:
                 back = choices.below(max(streams, 1))
                 # Counted from the last, so that it stays the same if earlier ones are deleted.
@@ -170,7 +172,7 @@ class CaseSubject(Subject[CaseOutcome]):
                 number = self._verbs.index(step.verb) + 1
                 choices.want(number, _FEW_ENDS * len(self._verbs) + 1)
             if step.verb == "new":
-                streams = min(streams + 1, STREAMS)
+                streams += 1
             elif step.stream is not None:
                 back = streams - step.stream if opens else step.stream - 1
                 choices.want(max(back, 0), max(streams, 1))

@@ -1,12 +1,12 @@
 """``muxleak corpus``: the cases are listed, shown, run and proved."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
 from muxleak_scenarios.cli import cli
-from muxleak_scenarios.corpus import CaseFacts, Origin
 from muxleak_scenarios.corpus.registry import CorpusCase, load_cases
 from muxleak_scenarios.corpus.verify import verify_case
 
@@ -101,17 +101,7 @@ def test_false_claims_are_found(name: str) -> None:
     """Nothing that the facts say is believed."""
     change, message = FALSE[name]
     known = load_cases()["accept_backlog"]
-    facts = CaseFacts(
-        **{  # type: ignore[arg-type]
-            "title": "planted",
-            "fault": "abandoned hand-off",
-            "origins": (Origin(project="none", reference="none", year=2026),),
-            "roles": (),
-            "minimal": MINIMAL,
-            "fails": ("tasks",),
-            **change,
-        }
-    )
+    facts = replace(known.facts, **change)  # type: ignore[arg-type] # a claim of each type
     case = CorpusCase(known.slug, facts, known.buggy, known.fixed, {})
 
     broken = verify_case(case, fixed_sequences=20).broken

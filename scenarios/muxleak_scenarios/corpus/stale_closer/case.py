@@ -5,7 +5,7 @@ from muxleak_scenarios.corpus import CaseFacts, Origin
 FACTS = CaseFacts(
     title="an entry that has ended removes the entry that has taken its place",
     fault="double clean-up",
-    origins=(Origin(project="Xray-core", reference="issue #4899, commit f90fae22", year=2025),),
+    origins=(Origin(project="Xray-core", reference="issue #4899, commit f90fae22"),),
     roles=(
         "reader, one for each entry: waits for the end of its entry, then removes it",
         "delivery, one for each unit of data: takes a second",

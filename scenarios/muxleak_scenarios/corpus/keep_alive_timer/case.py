@@ -1,0 +1,12 @@
+"""The facts of the case."""
+
+from muxleak_scenarios.corpus import CaseFacts, Origin
+
+FACTS = CaseFacts(
+    title="the keep-alive timer of a connection outlives it",
+    fault="stray timer",
+    origins=(Origin(project="hypercorn", reference="commit 01c6e82"),),
+    roles=("keep-alive timer: waits for five seconds without a request",),
+    minimal="open data:1",
+    fails=("timers",),
+)
