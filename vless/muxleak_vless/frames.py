@@ -70,10 +70,16 @@ _NONE: Final = ("", 0, 0)
 
 # Positions in the metadata, from the stream id on.
 _MIN_NEW: Final = 8  # id, status, option, network, port, address type
+_AT_STATUS: Final = 2
 _AT_NETWORK: Final = 4
 _AT_TARGET: Final = 5
 _NETWORKS: Final = {int(network): network for network in NetworkType}
 _UDP_BYTE: Final = bytes((NetworkType.UDP,))
+
+
+_Rest = tuple[NetworkType | None, "Address | None", bytes | None, bytes]
+_news: dict[bytes, _Rest] = {}  # of the last News, by their metadata after the id
+_MAX_NEWS: Final = 256
 
 
 class FrameStatus(IntEnum):
@@ -91,6 +97,7 @@ _STATUSES: Final = {int(status): status for status in FrameStatus}
 # constructor would be a call in Python.
 _KEEP: Final = FrameStatus.KEEP
 _KEEP_BYTE: Final = int(_KEEP)
+_END: Final = int(FrameStatus.END)
 _HEAD_SIZE: Final = _META_AND_SIZE.size
 _unpack_head: Final = _META_AND_SIZE.unpack_from
 _unpack_keep: Final = _KEEP_HEAD.unpack_from
@@ -181,9 +188,7 @@ def _encode_rest(frame: Frame) -> bytes:
     return bytes((network,)) + encode_address(target) + (global_id or b"") + padding
 
 
-def _decode_rest(
-    metadata: bytes, status: FrameStatus, option: int, origin: int
-) -> tuple[NetworkType | None, Address | None, bytes | None, bytes]:
+def _decode_rest(metadata: bytes, status: FrameStatus, option: int, origin: int) -> _Rest:
     """Decode the metadata after the option byte: network, target, Global ID, padding.
 
     Args:
@@ -216,6 +221,20 @@ def _decode_rest(
         stop = at + _GLOBAL_ID_SIZE
         return network, target, metadata[at:stop], metadata[stop:]
     return network, target, None, metadata[at:]
+
+
+def _decode_new(metadata: bytes, status: FrameStatus, option: int, origin: int) -> _Rest:
+    """Decode as `_decode_rest`, for a New.
+
+    Clients open many streams to few destinations, so the last results are kept.
+    """
+    known = _news.get(metadata[_AT_STATUS:])
+    if known is None:
+        known = _decode_rest(metadata, status, option, origin)
+        if len(_news) >= _MAX_NEWS:
+            _news.clear()
+        _news[metadata[_AT_STATUS:]] = known
+    return known
 
 
 def _may_have_global_id(status: FrameStatus, option: int, network: NetworkType | None) -> bool:
@@ -262,6 +281,21 @@ def encode_frame(frame: Frame) -> bytes:
     return metadata + _LENGTH.pack(len(data)) + data
 
 
+def encode_end(stream_id: int, *, error: bool = False) -> bytes:
+    """Encode the End that closes a stream, as `encode_frame` does `Frame.end`.
+
+    Args:
+        stream_id: 0 to 65535.
+        error: True for the error bit.
+
+    Raises:
+        ValueError: The id does not fit its field.
+    """
+    if not 0 <= stream_id <= _MAX_ID:
+        raise ValueError(f"stream id: expected 0 to {_MAX_ID}, got {stream_id!r}")
+    return _META.pack(_MIN_METADATA, stream_id, _END, ERROR if error else 0)
+
+
 def data_frames(stream_id: int, data: bytes, target: Address | None = None) -> list[bytes]:
     """Encode data as Keep frames, one for each 65535 bytes begun; no data gives no frame.
 
@@ -278,9 +312,10 @@ def data_frames(stream_id: int, data: bytes, target: Address | None = None) -> l
         return [encode_frame(Frame.keep(stream_id, data, target))] if data else []
     if not 0 <= stream_id <= _MAX_ID:
         raise ValueError(f"stream id: expected 0 to {_MAX_ID}, got {stream_id!r}")
+    if 0 < len(data) <= MAX_DATA:
+        return [_META_AND_SIZE.pack(_MIN_METADATA, stream_id, _KEEP_BYTE, DATA, len(data)) + data]
     pieces = (data[start : start + MAX_DATA] for start in range(0, len(data), MAX_DATA))
-    head = _MIN_METADATA, stream_id, _KEEP, DATA
-    return [_META_AND_SIZE.pack(*head, len(piece)) + piece for piece in pieces]
+    return [frame for piece in pieces for frame in data_frames(stream_id, piece)]
 
 
 class FrameDecoder:
@@ -417,7 +452,8 @@ class FrameDecoder:
         if status is None:
             raise FrameError("frame status", origin + 4, "1 to 4", str(number))
         metadata = buffer[pos + _LENGTH_SIZE : pos + stop]
-        network, target, global_id, padding = _decode_rest(metadata, status, option, origin + 2)
+        decode = _decode_new if status is FrameStatus.NEW else _decode_rest
+        network, target, global_id, padding = decode(metadata, status, option, origin + 2)
         data = None
         if option & DATA:
             start = stop + _LENGTH_SIZE

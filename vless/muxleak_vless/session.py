@@ -72,7 +72,7 @@ from muxleak_vless.errors import (
     WriteStalled,
     text_of,
 )
-from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_frame
+from muxleak_vless.frames import Frame, FrameDecoder, FrameStatus, encode_end
 from muxleak_vless.header import Response, encode_response
 from muxleak_vless.lifecycle import Lifecycle
 from muxleak_vless.limits import Limits
@@ -238,7 +238,7 @@ class MuxSession:
     def close_stream(self, stream: Stream, *, error: bool) -> None:
         """Retire a stream and send the peer an End, if the id is still this stream's."""
         if self._owns(stream):
-            self._send(Frame.end(stream.stream_id, error=error))
+            self._send(encode_end(stream.stream_id, error=error))
         self.retire(stream, StreamClosed("closed by its handler"))
 
     async def make_room(self) -> None:
@@ -254,7 +254,7 @@ class MuxSession:
 
     def refuse(self, stream_id: int) -> None:
         """Send the peer an End with the error bit for an id."""
-        self._send(Frame.end(stream_id, error=True))
+        self._send(encode_end(stream_id, error=True))
 
     async def write(self, stream: Stream, data: bytes, address: Address | None) -> None:
         """Send a stream's bytes when the peer has room for them (see `StreamOwner.write`).
@@ -290,10 +290,16 @@ class MuxSession:
                 decoder.receive_data(data)
                 while True:
                     for stream_id, payload in decoder.keeps():
-                        await self._data(stream_id, payload, None)
+                        stream = self._keep(stream_id, payload)
+                        if stream is not None:
+                            await self._deliver(stream, payload, None)
                     if (frame := decoder.next_frame()) is None:
                         break
-                    await self._handle(frame)
+                    stream = self._handle(frame)
+                    if stream is not None:
+                        last = frame.status is FrameStatus.END
+                        await self._deliver(stream, frame.data, frame.target, last=last)
+                stream = None  # An ended stream must not be kept while the loop waits.
                 data = await self.link.receive()
                 if not data:
                     decoder.receive_eof()
@@ -342,23 +348,30 @@ class MuxSession:
 
     # Frames.
 
-    async def _handle(self, frame: Frame) -> None:
+    def _handle(self, frame: Frame) -> Stream | None:
+        """Take a frame; return the stream that its data is for, and that an End without error ends.
+
+        None if there is nothing to deliver.
+        """
         if frame.padding and not self.lifecycle.tolerates(frame):
             raise FrameError("metadata", 0, "no padding", f"{frame.padding!r}")
         if frame.status is FrameStatus.NEW:
-            await self._open(frame)
-        elif frame.status is FrameStatus.KEEP:
-            await self._data(frame.stream_id, frame.data, frame.target)
-        elif frame.status is FrameStatus.END:
-            await self._end(frame)
+            return self._open(frame)
+        if frame.status is FrameStatus.KEEP:
+            return self._keep(frame.stream_id, frame.data)
+        stream = self.streams.get(frame.stream_id) if frame.status is FrameStatus.END else None
+        if stream is not None and frame.is_error:
+            self.retire(stream, StreamReset(f"stream {frame.stream_id} reset by the peer"))
+            return None
+        return stream
 
-    async def _open(self, frame: Frame) -> None:
+    def _open(self, frame: Frame) -> Stream | None:
         target, network = frame.target, frame.network
         if target is None or network is None:
             raise AssertionError("the decoder lets no New pass without a target")
         if not self.lifecycle.admit(self):
             self.refuse(frame.stream_id)
-            return
+            return None
         # Before the refusals below: once the peer has sent a New, it does not mean the old stream
         # by this id any more, also if the new stream is refused.
         old = self.streams.get(frame.stream_id)
@@ -366,9 +379,8 @@ class MuxSession:
             self.lifecycle.id_reused(self, old)
         if self.lifecycle.full(self) or not target.host:
             self.refuse(frame.stream_id)
-            return
-        stream = self._start(frame.stream_id, network, target.literal)
-        await self._deliver(stream, frame.data, frame.target)
+            return None
+        return self._start(frame.stream_id, network, target.literal)
 
     def _start(self, stream_id: int, network: NetworkType, target: Address) -> Stream:
         inbox = self.limits.inbox_bytes
@@ -381,35 +393,28 @@ class MuxSession:
         stream.task.add_done_callback(partial(self._handler_gone, stream))
         return stream
 
-    async def _data(self, stream_id: int, data: bytes | None, target: Address | None) -> None:
+    def _keep(self, stream_id: int, data: bytes | None) -> Stream | None:
         stream = self.streams.get(stream_id)
-        if stream is not None:
-            await self._deliver(stream, data, target)
-        elif data:
+        if stream is None and data:
             self.lifecycle.unknown(self, stream_id)
+        return stream
 
-    async def _end(self, frame: Frame) -> None:
-        stream = self.streams.get(frame.stream_id)
-        if stream is None:
-            return
-        if frame.is_error:
-            self.retire(stream, StreamReset(f"stream {frame.stream_id} reset by the peer"))
-            return
-        await self._deliver(stream, frame.data, frame.target)
-        self.lifecycle.peer_ended(self, stream)
-
-    async def _deliver(self, stream: Stream, data: bytes | None, target: Address | None) -> None:
+    async def _deliver(
+        self, stream: Stream, data: bytes | None, target: Address | None, *, last: bool = False
+    ) -> None:
         if data:
             await self.lifecycle.deliver(self, stream, data, target)
             if self.unread.full:
                 await self.lifecycle.make_room(self)
+        if last:
+            self.lifecycle.peer_ended(self, stream)
 
     def _owns(self, stream: Stream) -> bool:
         return self.lifecycle.owns(self, stream)
 
-    def _send(self, frame: Frame) -> None:
+    def _send(self, frame: bytes) -> None:
         # Replies do not wait, since the receive loop sends them; so their backlog has a limit.
-        self._send_bytes(encode_frame(frame))
+        self._send_bytes(frame)
         if self.link.backlog > self.limits.backlog_bytes:
             self.link.abort(WriteStalled("the peer does not read our replies"))
 
