@@ -165,8 +165,7 @@ def trace(depth: int = 1) -> Points:
         except KeyError:
             part = _part(code.co_filename)
         if not part:
-            points.append(code)
-            points.append(frame.f_lasti)
+            points += (code, frame.f_lasti)
             if len(points) == _FULL:
                 break
         elif part > _INTERNAL:

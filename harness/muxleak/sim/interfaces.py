@@ -107,6 +107,8 @@ class Carrier(Protocol):
         loop: the simulation's loop.
         settings: what is declared.
         earlier: True if connections end as in earlier versions.
+        traced: True if `note` has an effect, so that its text is worth making.
+        notes_sites: True if the creation sites of connections and servers may be asked for.
         open: every open transport, with its side: "client", "server", "datagrams", "forgotten".
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
@@ -116,6 +118,8 @@ class Carrier(Protocol):
     loop: SimulatedLoop
     settings: Network
     earlier: bool
+    traced: bool
+    notes_sites: bool
     open: dict[Any, str]
     servers: dict[Address, Any]
     closed: bool
@@ -135,6 +139,9 @@ class Carrier(Protocol):
         self, callback: Callable[[], object], context: Context | None, transport: Any = None
     ) -> None:
         """Run `callback` when the thing that has been sent arrives."""
+
+    def decide(self, kind: str, limit: int) -> int:
+        """Return a decision of the environment, see `Choices.decide`."""
 
     def unlisten(self, addresses: list[Address], server: Any) -> None:
         """Take a server's addresses from it."""

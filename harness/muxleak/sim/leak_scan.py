@@ -144,7 +144,8 @@ def left_behind(
     counters = ledger.root.counters
     counters.sweep()
     # A failed task may be part of a cycle through its own traceback, and is silent until then.
-    if any(each.site.points and each.pending() for each in counters.failed.values()):
+    failed = counters.failed
+    if failed and any(each.site.points and each.pending() for each in failed.values()):
         _collect(generation)
     found: list[Any] = []
     if not scope.clean:

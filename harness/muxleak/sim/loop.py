@@ -49,6 +49,8 @@ from muxleak.sim.virtual_loop import VirtualLoop
 
 sites.end_at(__file__)
 
+_SITED = frozenset({"transport", "server"})  # kinds whose creation sites the network notes
+
 
 class _State:
     """The rarely used state of a loop, kept apart: with 30 attributes every look-up is slower.
@@ -88,18 +90,24 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
 
     Attributes:
         fabric: the network.
+        adopts: True if new tasks must pass through `adopt`.
     """
 
-    _notes_timers = True
+    adopts = False
     judges_itself = True  # for the plugin: objects that a run leaves are the run's own result
 
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None = None) -> None:
         super().__init__(step_limit=settings.step_limit)
-        self.fabric = Fabric(self, settings.network)
         self._state = _State(choices, settings, trace)
+        self.fabric = Fabric(self, settings.network)
+        kinds = settings.counted
+        self._notes_timers = "timer" in kinds
+        if kinds.isdisjoint(_SITED):
+            self.fabric.notes_sites = False
         if trace is not None:
+            self.fabric.traced = self.adopts = True
             self._task_factory = make_task
-        if "callback" in settings.counted:
+        if "callback" in kinds:
             self.create_future = partial(_seen_future, self)  # type: ignore[method-assign]
 
     @property
@@ -234,13 +242,15 @@ class SimLoop(NetworkCalls, VirtualLoop):  # type: ignore[misc] # as much of asy
         fabric, ready = self.fabric, self._ready
         if fabric.pending or fabric.held:
             fabric.poll()
-        if ready:
-            return self._wake(self._now)
-        if fabric.held:
-            self._wake(self._now)
-            return True
         watch = self._state.watch
-        self.must_check = fabric.closed or bool(self._state.settling) or watch is not None
+        self.must_check = bool(
+            fabric.held or fabric.closed or self._state.settling or watch is not None
+        )
+        if ready or fabric.held:
+            timers: Any = self._scheduled
+            if timers and timers[0]._when <= self._now:  # noqa: SLF001 - as in `VirtualLoop`
+                self._wake(self._now)
+            return True
         if fabric.closed and not fabric.in_flight > self._now:
             fabric.closed = False
             if self.simulation is not None:
@@ -315,6 +325,7 @@ class ChoosingLoop(SimLoop):
     def __init__(self, choices: Choices, settings: Settings, trace: Trace | None = None) -> None:
         super().__init__(choices, settings, trace)
         if settings.cancel:
+            self.adopts = True
             self._task_factory = make_task
 
     @property

@@ -10,7 +10,7 @@
 # So flow control begins at the high-water mark exactly, and a program's behaviour at a full buffer
 # is seen after 64 KiB instead of after megabytes.
 #
-# How a connection ends, in the order in which `_hand_over` looks:
+# How a connection ends, in the order in which `_deliver` looks:
 #
 #   inbox not empty     its bytes are delivered first, whatever follows
 #   `_reset`            the peer aborted, or closed with unread data: connection_lost(reset)
@@ -66,6 +66,7 @@ class Wire(asyncio.Transport):
     _eof_seen = _reset = False  # what follows the inbox
     _deaf = False  # after end-of-file nothing is read, so nothing is noticed
     _paused = False  # our protocol does not read
+    _stalled = False  # nothing is delivered for now; for a subclass
     _throttled = False  # our protocol was told not to write, and not yet that it may again
     _resuming = False  # it will be told so in the next iteration
     _eof_sent = _closing = _aborted = False
@@ -112,10 +113,13 @@ class Wire(asyncio.Transport):
 
     def _deliver(self) -> None:
         self._scheduled = False
-        if self._paused or self._closing:
+        if self._paused or self._closing or self._stalled:
             return
         try:
-            self._hand_over()
+            if self._inbox:
+                self._take()
+            else:
+                self._hand_over_end()
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:  # noqa: BLE001 - as asyncio does, for CancelledError too
@@ -127,10 +131,8 @@ class Wire(asyncio.Transport):
         if self._inbox or self._reset or self._eof_seen:
             self._expect()
 
-    def _hand_over(self) -> None:
-        if self._inbox:
-            self._take()
-        elif self._reset:
+    def _hand_over_end(self) -> None:
+        if self._reset:
             self._lose(_error(ConnectionResetError, errno.ECONNRESET))
         elif self._eof_seen:
             self._deaf = True
@@ -156,6 +158,11 @@ class Wire(asyncio.Transport):
     def _pull(self, limit: int) -> bytes:
         """Take at most `limit` bytes out of the inbox."""
         inbox, parts = self._inbox, []
+        if len(inbox) == 1 and self._size <= limit:
+            whole, self._size = inbox.pop(), 0
+            if self._peer is not None:
+                self._peer._taken(0)
+            return whole if isinstance(whole, bytes) else bytes(whole)
         left = limit
         while inbox and left:
             part = inbox.popleft()

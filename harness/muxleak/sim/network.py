@@ -62,8 +62,11 @@ class Fabric:
 
     Attributes:
         loop: the simulation's loop.
+        decide: makes a decision of the environment, as `Choices.decide`.
         settings: the freedoms and faults of the network.
         earlier: True if connections end as in earlier versions, for replays from then (see `tcp`).
+        traced: True if `note` has an effect, so that its text is worth making.
+        notes_sites: True if the creation sites of connections and servers may be asked for.
         pending: arrivals that the next poll makes ready.
         held: arrivals that a later poll makes ready, each with the number of polls to go.
         in_flight: virtual time at which the last thing now under way arrives.
@@ -76,25 +79,27 @@ class Fabric:
         declared: faults that the program has declared, by the server's address.
     """
 
+    earlier = traced = closed = _ended = False
+    notes_sites = True
+    in_flight = 0.0
+    _names: Names | None = None
+    _connections = 0
+    _ports = _EPHEMERAL
+    _making: tuple[str, ...] = ()
+    _made: tuple[str, ...] = ()
+
     def __init__(self, loop: SimulatedLoop, settings: Network) -> None:
         self.loop = loop
-        self._ended = False
+        self.decide = loop.choices.decide
         self.settings = settings
-        self.earlier = False
-        self._names: Names | None = None
         self.pending: list[Arrival] = []
         self.held: list[list[Any]] = []
-        self.in_flight = 0.0
         self.open: dict[Any, str] = {}
-        self.closed = False
         self.accepted: list[tuple[SimTransport, Scope]] = []
         self.declared: dict[Address, str] = {}
         self.servers: dict[Address, SimServer] = {}
         self._endpoints: dict[Address, SimDatagrams] = {}
-        self._connections = 0
-        self._ports = _EPHEMERAL
-        self._making: tuple[str, ...] = ()
-        self._made: tuple[str, ...] = ()
+        self._delays = settings.latency[1] > 0
         if settings.faults:
             self._making = tuple(each for each in settings.faults if each in _MAKING)
             self._made = tuple(each for each in settings.faults if each not in _MAKING)
@@ -139,10 +144,12 @@ class Fabric:
         """Cut the references from transports and tables back to the loop."""
         for transport in self.open:
             transport.give_up()
-        tables: list[Any] = [self.servers, self._endpoints, self.open, self.pending, self.held]
-        tables.append(self.accepted)
-        for table in tables:
-            table.clear()
+        self.servers.clear()
+        self._endpoints.clear()
+        self.open.clear()
+        self.pending.clear()
+        self.held.clear()
+        self.accepted.clear()
         self._ended = True
         del self.loop
 
@@ -163,12 +170,11 @@ class Fabric:
         if self._ended:
             return
         if transport is not None and self._made:
-            fate = self.loop.choices.decide("fault", 1 + len(self._made))
+            fate = self.decide("fault", 1 + len(self._made))
             if fate:
                 name = self._made[fate - 1]
                 self.loop.call_soon(transport.drawn_fault, name, self.settings.stall)
-        delay = self._latency()
-        if delay:
+        if self._delays and (delay := self._latency()):
             self.in_flight = max(self.in_flight, self.loop.time() + delay)
             self.loop.call_later(delay, callback, context=context)
         else:
@@ -177,25 +183,26 @@ class Fabric:
 
     def poll(self) -> None:
         """Make ready the callbacks of all arrivals, in an order that the environment decides."""
-        choices, hold = self.loop.choices, self.settings.hold
-        seen = []
-        for entry in self.held:
-            entry[0] -= 1
-            if not entry[0]:
-                seen.append(entry[1])
-        if seen:
+        loop, decide, hold = self.loop, self.decide, self.settings.hold
+        seen: list[Arrival] = []
+        if self.held:
+            for entry in self.held:
+                entry[0] -= 1
+                if not entry[0]:
+                    seen.append(entry[1])
             self.held = [entry for entry in self.held if entry[0]]
         for arrival in self.pending:
-            later = choices.decide("hold", hold + 1) if hold else 0
-            if later:
+            if hold and (later := decide("hold", hold + 1)):
                 self.held.append([later, arrival])
             else:
                 seen.append(arrival)
         self.pending.clear()
-        while seen:
-            first = choices.decide("order", len(seen)) if self._free(seen) else 0
-            callback, context = seen.pop(first)
-            self.loop.call_soon(callback, context=context)
+        while len(seen) > 1:
+            callback, context = seen.pop(decide("order", len(seen)) if self.settings.order else 0)
+            loop.call_soon(callback, context=context)
+        if seen:
+            callback, context = seen[0]
+            loop.call_soon(callback, context=context)
 
     def host(
         self, addresses: list[Address], factory: Callable[[], asyncio.BaseProtocol]
@@ -337,7 +344,7 @@ class Fabric:
         """Carry a datagram, or lose it."""
         if self.declared.get(target) == "black hole":
             return
-        if self.settings.drop and self.loop.choices.decide("drop", 2):
+        if self.settings.drop and self.decide("drop", 2):
             self.note("dropped", f"{source[1]} to {target[1]}")
             return
         if is_any(source[0]):
@@ -352,14 +359,11 @@ class Fabric:
 
         self.arrive(_land, None)
 
-    def _free(self, seen: list[Arrival]) -> bool:
-        return len(seen) > 1 and self.settings.order
-
     def _latency(self) -> float:
         least, most = self.settings.latency
         if most <= least:
             return least
-        steps = self.loop.choices.decide("latency", _LATENCIES)
+        steps = self.decide("latency", _LATENCIES)
         return float(least + (most - least) * steps / (_LATENCIES - 1))
 
     def _fate(self, target: Address) -> str | None:
@@ -367,7 +371,7 @@ class Fabric:
             return self.declared[target]
         if not self._making:
             return None
-        fate = self.loop.choices.decide("connect", 1 + len(self._making))
+        fate = self.decide("connect", 1 + len(self._making))
         if not fate:
             return None
         name = self._making[fate - 1]

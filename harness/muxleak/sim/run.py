@@ -298,7 +298,8 @@ def _open(choices: Choices, settings: Settings, trace: Trace | None) -> tuple[Si
     ledger = Ledger(ledger_kinds(settings.counted))
     ledger.install(loop)
     simulation = Simulation(loop, ledger, settings)
-    task_class.install(loop, simulation.adopting)
+    if loop.adopts:
+        task_class.install(loop, simulation.adopting)
     loop.simulation = simulation
     return loop, simulation
 
@@ -311,7 +312,8 @@ def _close(loop: SimLoop, simulation: Simulation) -> None:
             close_coroutines(loop.dispose())
     else:
         close_coroutines(loop.dispose())
-    task_class.remove(loop, simulation.adopting)
+    if loop.adopts:
+        task_class.remove(loop, simulation.adopting)
     simulation.ledger.uninstall()
     simulation.__dict__.clear()
 

@@ -97,7 +97,6 @@ class SimTransport(MemoryTransport):
     maker = ""
     stranded = False
     _passed = 0  # bytes that its protocol was given
-    _stalled = False
     _severed = False  # nothing passes any more, and neither end learns of it
 
     def __init__(
@@ -365,22 +364,18 @@ class SimTransport(MemoryTransport):
             context = copy_context()
         super()._lose(exc, context)
 
-    def _deliver(self) -> None:
-        if self._stalled:
-            self._scheduled = False
-        else:
-            super()._deliver()
-
-    def _hand_over(self) -> None:
-        if not self._inbox:
-            self._fabric.note("reset" if self._reset else "eof", self.label)
-        super()._hand_over()
+    def _hand_over_end(self) -> None:
+        self._fabric.note("reset" if self._reset else "eof", self.label)
+        super()._hand_over_end()
 
     def _pull(self, limit: int) -> bytes:
-        size = min(limit, self._size)
-        if size > 1 and self._fabric.settings.cut:
-            size = _cut(size, self._fabric.loop.choices.decide("cut", min(size, _MOST)))
-        self._fabric.note("data", f"{self.label} {size}")
+        size, fabric = min(limit, self._size), self._fabric
+        if size > 1 and fabric.settings.cut:
+            choice = fabric.decide("cut", min(size, _MOST))
+            if choice:
+                size = _cut(size, choice)
+        if fabric.traced:
+            fabric.note("data", f"{self.label} {size}")
         self._passed += size
         return super()._pull(size)
 
@@ -508,7 +503,8 @@ def connect_pair(
     theirs = SimTransport(
         fabric, f"{number}<", server, client, copy_context() if context is None else context
     )
-    ours.points = trace()
+    if fabric.notes_sites:
+        ours.points = trace()
     ours.pair_with(theirs)
     return ours, theirs
 
@@ -555,7 +551,7 @@ class SimServer(asyncio.AbstractServer):
         self._factory = factory
         self._context = copy_context()
         self._addresses = addresses
-        self.points: Points = trace()
+        self.points: Points = trace() if fabric.notes_sites else []
         self._serving = self._closed = False
         self._open: dict[Any, None] = {}  # transports, and dropped ones
         self._forever: asyncio.Future[None] | None = None

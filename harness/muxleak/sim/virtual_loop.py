@@ -32,7 +32,7 @@ import math
 import sys
 import threading
 from asyncio import format_helpers
-from asyncio.events import _set_running_loop
+from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -411,8 +411,10 @@ class VirtualLoop(SchedulingLoop):
             until: virtual time.
             limit: number of iterations, at most.
         """
-        self._check_closed()
-        self._check_running()
+        if self._closed:
+            self._check_closed()
+        if self._thread_id is not None or _get_running_loop() is not None:
+            self._check_running()
         hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
         sys.set_asyncgen_hooks(self._asyncgen_firstiter_hook, self._asyncgen_finalizer_hook)
@@ -471,16 +473,15 @@ class VirtualLoop(SchedulingLoop):
                     try:
                         if spared:
                             self._run_sparing(handle)
+                        elif not args:
+                            handle._context.run(handle._callback)
                         elif len(args) == 1:
                             handle._context.run(handle._callback, args[0])
-                        elif args:
-                            if handle._callback is WAKES_SLEEPER:
-                                if not args[0].cancelled():
-                                    args[0].set_result(args[1])
-                            else:
-                                handle._context.run(handle._callback, *args)
+                        elif handle._callback is WAKES_SLEEPER:
+                            if not args[0].cancelled():
+                                args[0].set_result(args[1])
                         else:
-                            handle._context.run(handle._callback)
+                            handle._context.run(handle._callback, *args)
                     except (SystemExit, KeyboardInterrupt):
                         raise
                     except BaseException as exc:  # noqa: BLE001 - as asyncio does
