@@ -30,7 +30,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,16 @@ from muxleak_scenarios.sequence.limits import LIMITS
 from muxleak_scenarios.sequence.malformed import junk, partial
 from muxleak_scenarios.sequence.steps import MAX_SIZE, OPENING
 from muxleak_vless import Address, NetworkType, ProtocolError
-from muxleak_vless.frames import DATA, ERROR, Frame, FrameDecoder, FrameStatus, encode_frame
+from muxleak_vless.frames import (
+    DATA,
+    ERROR,
+    Frame,
+    FrameDecoder,
+    FrameStatus,
+    data_frames,
+    encode_end,
+    encode_frame,
+)
 from muxleak_vless.header import Command, Request, ResponseDecoder, encode_request
 
 if TYPE_CHECKING:
@@ -159,9 +169,9 @@ class ConnectionModel:
         self._replaced: dict[int, list[StreamModel]] = {}
         self._never: dict[int, None] = {}
         """Ids that were never opened and were sent data, which the server must refuse."""
-        self._ends: Counter[int] = Counter()
+        self._ends: defaultdict[int, int] = defaultdict(int)
         """How many Ends the server may still send for an id: one for each New and each data."""
-        self._header = encode_request(Request(user, Command.MUX, None))
+        self._header = _request(user)
         self._response: ResponseDecoder | None = ResponseDecoder()
         self._frames = FrameDecoder()
         self._opened = 0
@@ -221,8 +231,8 @@ class ConnectionModel:
         stream.excused |= self._opened > LIMITS.max_streams
         self.strained |= not self.exact
         self._weigh()
-        target = Address.of(host, 7)
-        return encode_frame(Frame.new(stream_id, network, target, data, global_id))
+        head = _new_head(stream_id, network, host, global_id, has_data=data is not None)
+        return head if data is None else head + len(data).to_bytes(2, "big") + data
 
     def _keep(self, stream_id: int, step: Step) -> bytes:
         if step.verb == "keep":
@@ -231,9 +241,11 @@ class ConnectionModel:
         self._ends[stream_id] += bool(step.size)
         if step.size and stream_id not in self.streams:
             self._never[stream_id] = None
-        target = OTHER_ADDRESS if step.verb == "packet" else None
         data = stream.next_bytes(step.size)
         self._weigh()
+        if step.verb == "data" and data:
+            return b"".join(data_frames(stream_id, data))
+        target = OTHER_ADDRESS if step.verb == "packet" else None
         return encode_frame(Frame.keep(stream_id, data, target))
 
     def _end(self, stream_id: int, step: Step) -> bytes:
@@ -242,7 +254,9 @@ class ConnectionModel:
         data = stream.next_bytes(step.size) if step.size else None
         stream.ended = True
         stream.excused |= error
-        option = (0 if data is None else DATA) | (ERROR if error else 0)
+        if data is None:
+            return encode_end(stream_id, error=error)
+        option = DATA | (ERROR if error else 0)
         return encode_frame(Frame(stream_id, FrameStatus.END, option, data=data))
 
     def take(self) -> None:
@@ -269,7 +283,7 @@ class ConnectionModel:
         if self.peer.ended:
             return "the server ended it, without cause" if not self._header else ""
         for stream_id, stream in self.streams.items():
-            if stream.owed and not stream.excused:
+            if not stream.excused and stream.owed:
                 expected = len(stream.promise)
                 return f"stream {stream_id}: expected {expected} bytes, got {stream.received}"
         return ""
@@ -279,17 +293,23 @@ class ConnectionModel:
         """The first stream that the server has not ended or refused, when settled; or empty."""
         if self._excused or self.peer.ended:
             return ""
-        owing = [stream_id for stream_id, stream in self.streams.items() if stream.unanswered]
-        owing += self._never
-        return next((f"stream {each}: expected its End, got none" for each in owing), "")
+        for stream_id, stream in self.streams.items():
+            if stream.unanswered:
+                return f"stream {stream_id}: expected its End, got none"
+        for stream_id in self._never:
+            return f"stream {stream_id}: expected its End, got none"
+        return ""
 
     @property
     def _excused(self) -> bool:
         return self.over or self.lossy or (self.strained and self.peer.ended)
 
     def _weigh(self) -> None:
-        owed = sum(stream.owed for stream in self.streams.values())
-        self.strained |= owed > LIMITS.backlog_bytes // 2
+        owed = 0
+        for stream in self.streams.values():
+            owed += len(stream.promise) - stream.received
+        if owed > LIMITS.backlog_bytes // 2:
+            self.strained = True
 
     def _count_end(self, frame: Frame) -> str:
         """Count a frame that ends or refuses a stream; say if that is one too many."""
@@ -326,6 +346,21 @@ class ConnectionModel:
                 "" if self.strained else f"stream {stream_id}: reset by the server, without cause"
             )
         return f"stream {stream_id}: ended by the server, without cause"
+
+
+@lru_cache(maxsize=16)
+def _request(user: UUID) -> bytes:
+    return encode_request(Request(user, Command.MUX, None))
+
+
+@lru_cache(maxsize=256)
+def _new_head(
+    stream_id: int, network: NetworkType, host: str, global_id: bytes | None, *, has_data: bool
+) -> bytes:
+    """Return a New up to the length of its data."""
+    data = b"" if has_data else None
+    frame = encode_frame(Frame.new(stream_id, network, Address.of(host, 7), data, global_id))
+    return frame[:-2] if has_data else frame
 
 
 def _show(data: bytes) -> str:

@@ -51,6 +51,8 @@ ON_STREAM = frozenset({"data", "keep", "packet", "end", "reset"})
 """Verbs that name a stream: Keep with data, without, with an address; End, End with error."""
 OPENING = frozenset({"new", "udp", "xudp"})
 """Verbs that name a stream and its handler: New for TCP, for UDP, for UDP with a Global ID."""
+SENDING = frozenset({"header", "keepalive", "padding", "junk", "cut", *ON_STREAM, *OPENING})
+"""Verbs that send bytes on an open connection."""
 CONNECTING = frozenset({"open", "connect", "bad"})
 """Verbs that connect."""
 OPERATOR = frozenset({"cancel", "wait"})

@@ -48,6 +48,7 @@ from muxleak_scenarios.sequence.steps import (
     ENDINGS,
     OPENING,
     OPERATOR,
+    SENDING,
     Sequence,
     Step,
 )
@@ -182,13 +183,17 @@ class SequenceRun:
     def perform(self, step: Step) -> None:
         """Perform one step, without its gap."""
         verb, name = step.verb, step.connection
+        connection = self.connections.get(name)
+        if connection is not None and verb in SENDING:
+            self.streams += verb in OPENING
+            self.send(connection, connection.encode(step, self.streams))
+            return
         if verb in OPERATOR:
             self.operate(verb)
             return
         if verb in CONNECTING:
             self.connect(step)
             return
-        connection = self.connections.get(name)
         if connection is None:
             if name not in self.known:
                 raise ValueError(f"step {str(step)!r}: connection {name!r} was not opened before")
@@ -199,11 +204,8 @@ class SequenceRun:
             connection.stalled = verb == "stall"
             connection.lossy |= connection.stalled
             getattr(connection.peer, verb)()
-        elif verb == "drip":
-            connection.drips = True
         else:
-            self.streams += verb in OPENING
-            self.send(connection, connection.encode(step, self.streams))
+            connection.drips = True
 
     def operate(self, verb: str) -> None:
         """Perform a step that has no connection: ``cancel`` or ``wait``."""
@@ -250,7 +252,8 @@ class SequenceRun:
             connection.peer.half_close()
             return
         connection.take()
-        self.record("data", name, connection.wrong)
+        if connection.wrong:
+            self.record("data", name, connection.wrong)
         if verb == "close":
             connection.peer.close()
         else:
@@ -266,8 +269,10 @@ class SequenceRun:
             ended = connection.peer.ended
             connection.take()
             late |= connection.peer.ended and not ended
-            self.record("data", name, connection.wrong or connection.missing)
-            self.record("answers", name, connection.unanswered)
+            if detail := connection.wrong or connection.missing:
+                self.record("data", name, detail)
+            if detail := connection.unanswered:
+                self.record("answers", name, detail)
             self.check_open(name, connection)
             if connection.over or connection.peer.ended:
                 del self.connections[name]
@@ -302,7 +307,7 @@ class SequenceRun:
         """Return True if the server waits for a peer or a destination to read."""
         # Where settling is inferred, a peer that reads may not have read everything yet.
         certain = self.target.exact or connection.stalled
-        return certain and bool(self.target.paused_links(connection.peer.scope))
+        return certain and self.target.has_paused_link(connection.peer.scope)
 
     def excess_unread(self, scope: Scope) -> int:
         """Return the unread bytes of a connection's streams if they are at the limit, else 0."""
@@ -377,7 +382,7 @@ class SequenceRun:
                 self.record(property_, _SERVER, f"{expected}, got {got}")
 
     def record(self, property_: str, name: str, detail: str) -> None:
-        """Record a violation once; an empty ``detail`` means that there is none."""
+        """Record a violation once."""
         violation = Violation(property_, name, detail)
-        if detail and violation not in self.outcome.violations:
+        if violation not in self.outcome.violations:
             self.outcome.violations.append(violation)

@@ -178,9 +178,12 @@ class Target(ABC):
         """Return the number of open links, in and out, of a connection; of the server for None."""
         return sum(link.transport is not None for link in self._links.get(scope, ()))
 
-    def paused_links(self, scope: Scope) -> int:
-        """Return the number of a connection's links with a sender that waits for its peer."""
-        return sum(link.paused for link in self._links.get(scope, ()))
+    def has_paused_link(self, scope: Scope) -> bool:
+        """Return True if a sender of one of a connection's links waits for its peer."""
+        for link in self._links.get(scope, ()):  # noqa: SIM110 - a generator costs more
+            if link.paused:
+                return True
+        return False
 
     def _session_started(self, session: MuxSession) -> None:
         scope = CURRENT.get()

@@ -4,11 +4,21 @@
 # leads back to the task, so that the two are in a cycle, and the message comes with some later
 # collection: perhaps in another run, perhaps never. A done callback keeps the failed tasks instead,
 # so that each run sees its own. `unretrieved` retrieves what it reports, which silences asyncio.
+#
+# Most tasks have ended by the time that many others are made. So new tasks wait on a short list,
+# and only those that outlive it get the done callback, which costs a turn of the loop.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from muxleak.ledger.task_class import TASK
+
+if TYPE_CHECKING:
+    import asyncio
+
+_MANY = 64
+"""New tasks above which those that have ended are dropped."""
 
 
 class UnretrievedExceptions:
@@ -20,16 +30,25 @@ class UnretrievedExceptions:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._failed: list[asyncio.Task[Any]] = []
+        self._new: list[asyncio.Task[Any]] = []
         loop.set_task_factory(self._make)
 
     def unretrieved(self) -> list[str]:
         """Return a description of each exception, and mark it as retrieved."""
-        failed = filter(_is_unretrieved, self._failed)
+        failed = filter(_is_unretrieved, [*self._failed, *self._new])
         return [f"{_name(task)}: never retrieved: {task.exception()!r}" for task in failed]
 
     def _make(self, loop: asyncio.AbstractEventLoop, coro: Any, **settings: Any) -> Any:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **settings)
-        task.add_done_callback(self._done)
+        # Not `asyncio.Task`: its stand-in would note the task, and the ledger's factory does.
+        task: asyncio.Task[Any] = TASK(coro, loop=loop, **settings)
+        self._new.append(task)
+        if len(self._new) >= _MANY:
+            new, self._new = self._new, []
+            for each in new:
+                if each.done():
+                    self._done(each)
+                else:
+                    each.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
