@@ -162,7 +162,7 @@ SUITES = (
         options=(*_PLAIN, *_LOOP),
         judged=(
             Judgement(
-                "unclosed <StreamWriter>",
+                "was dropped, and freed without being closed",
                 "own sloppiness",
                 "The test opens a passive connection and does not close it.",
             ),

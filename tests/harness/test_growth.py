@@ -502,6 +502,35 @@ def test_transports_accepted_by_an_earlier_server_count(new_loop: Loops, *, keep
     assert not keeps or report.growing[0].counts[-1] == 6
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_connections_of_an_earlier_server_have_a_site(watched: bool) -> None:  # noqa: FBT001
+    """The line of the server, if some ledger saw that; else the handler's first line."""
+    kept: list[asyncio.StreamWriter] = []
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept.append(writer)
+
+    async def main() -> GrowthReport:
+        loop = asyncio.get_running_loop()
+        with Ledger(KINDS).watching(loop) if watched else contextlib.nullcontext():
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+
+        async def operation() -> None:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.close()
+            await writer.wait_closed()
+
+        report = await measure_growth(operation, kinds=["transport"], budget=0.05)
+        server.close()
+        for each in kept:
+            each.transport.abort()
+        return report
+
+    (growth,) = asyncio.run(main()).growing
+    line = (main if watched else serve).__code__.co_firstlineno + (3 if watched else 0)
+    assert growth.site.startswith(f"tests/harness/test_growth.py:{line} in ")
+
+
 def test_asyncio_makes_transports_by_two_methods() -> None:
     """The private methods that record the connections of an earlier server; pinned here."""
     for name in ("_make_socket_transport", "_make_ssl_transport"):

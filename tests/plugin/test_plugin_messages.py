@@ -223,3 +223,64 @@ def test_descriptors_of_one_run_count_if_they_are_named(project: Project) -> Non
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*FAILED test_it.py::test_opens - *2 open descriptors*"])
     project.run("--leaks=warn").assert_outcomes(passed=2, warnings=1)
+
+
+def test_clients_that_are_dropped_are_named_by_the_line_that_opened_them(project: Project) -> None:
+    """A stream's connection, in a function that returns or by a collection."""
+    project.write(
+        """
+        import asyncio
+        import gc
+
+        async def main(cycle):
+            server = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            server.close()
+            await server.wait_closed()
+            if cycle:
+                writer.cycle = writer
+            del writer
+            gc.collect()
+
+        def test_dropped():
+            asyncio.run(main(False))
+
+        def test_cycle():
+            asyncio.run(main(True))
+        """
+    )
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=2)
+    opened = project.line("open_connection")
+    lines = ["1 transport left behind", "  1 x transport: connection", f"    made at {opened} in *"]
+    result.stdout.fnmatch_lines([*lines, *lines])
+    result.stdout.no_fnmatch_line("*unknown*")
+
+
+@pytest.mark.parametrize("cycle", [False, True])
+def test_a_session_of_aiohttp_is_named_by_the_line_that_made_it(
+    project: Project,
+    cycle: bool,  # noqa: FBT001 - a table
+) -> None:
+    """Whether its import comes first or not, and whoever frees it."""
+    pytest.importorskip("aiohttp", reason="needs aiohttp: pip install aiohttp")
+    project.write(
+        f"""
+        import asyncio
+
+        def test_session():
+            async def main():
+                import gc
+                import aiohttp
+                session = aiohttp.ClientSession()
+                session.__dict__["cycle"] = session if {cycle} else None
+                del session
+                gc.collect()
+
+            asyncio.run(main())
+        """
+    )
+    result = project.run_apart("--leaks=strict")
+    result.assert_outcomes(failed=1)
+    made_at = project.line("aiohttp.ClientSession()")
+    result.stdout.fnmatch_lines(["*Unclosed client session", f"    made at {made_at} in *"])

@@ -17,6 +17,9 @@
 # Both still tell asyncio which loop runs, by `asyncio.events._set_running_loop`. The loops of
 # trio-asyncio are never run; they are known from their making.
 #
+# One more hook of a library is here, as it comes with its import, too: sessions of aiohttp note the
+# line that makes them, which the message "Unclosed client session" does not say.
+#
 # Programs without these libraries pay nothing: the hooks come with the import of the library.
 
 import asyncio
@@ -25,6 +28,8 @@ import threading
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
+
+from muxleak.ledger.loop_errors import noting_sessions
 
 _CANCELLERS = frozenset({"aiohttp.web", "trio_asyncio._loop"})
 _RUN_BY_OTHERS = "trio_asyncio"
@@ -55,6 +60,7 @@ class LibraryHooks:
             "nest_asyncio2": running,
             "qasync": running,
             "aiohttp.web": self._see_cancelling,
+            "aiohttp.client": self._see_sessions,
             _RUN_BY_OTHERS: self._see_trio,
         }
 
@@ -63,6 +69,9 @@ class LibraryHooks:
 
     def _see_cancelling(self, _module: ModuleType) -> None:
         self._replace(asyncio, "all_tasks", self._around_all)
+
+    def _see_sessions(self, module: ModuleType) -> None:
+        self._replace(vars(module)["ClientSession"], "__init__", noting_sessions)
 
     def _see_trio(self, module: ModuleType) -> None:
         self._see_cancelling(module)

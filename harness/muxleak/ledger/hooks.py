@@ -46,12 +46,14 @@ that they work on any loop whose objects take attributes, uvloop's included.
 import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from muxleak.introspect.foreign import ask
-from muxleak.introspect.names import attribute, module_of, type_name
+from muxleak.introspect.names import attribute, is_a, module_of, type_name
 from muxleak.introspect.sites import Points, is_internal, trace
 from muxleak.introspect.waiting import callable_name
 from muxleak.ledger.connection_scope import pin
@@ -83,6 +85,8 @@ _MAKERS = ("_make_socket_transport", "_make_ssl_transport")
 RARE = (*_CLIENTS, *_SERVERS, *_READERS, *_READERS.values(), "run_in_executor")
 _TIMER_CODE = asyncio.BaseEventLoop.call_later.__code__
 
+# The raw creation sites of servers, for connections that another ledger sees.
+_servers: WeakKeyDictionary[Any, Points] = WeakKeyDictionary()
 # True while a loop makes its own pool, which it shuts down itself.
 DEFAULT_POOL: ContextVar[bool] = ContextVar("default_pool", default=False)
 
@@ -242,6 +246,8 @@ class Hooks:
             if "transport" in self.counters.kinds:
                 protocol_factory = self._accepting(protocol_factory, points)
             server = await original(protocol_factory, *args, **settings)
+            with suppress(TypeError):  # another loop's may allow no weak reference
+                _servers.setdefault(server, points)
             if self.counters.active and "server" in self.counters.kinds:
                 self._record(ServerRecord, server, _SERVERS[name], points)
             return server
@@ -301,7 +307,8 @@ class Hooks:
                 return transport
             scope, observer = self.scope(), self.counters.observer
             name = f"accepted connection of {type_name(protocol)}"
-            resource = self._record(TransportRecord, transport, name, trace(2), scope=scope)
+            points = _servers.get(settings["server"]) or _handler_of(protocol)
+            resource = self._record(TransportRecord, transport, name, points, scope=scope)
             if ours and observer is not None and resource is not None:
                 observer.connected(scope, resource)
             return transport
@@ -361,6 +368,18 @@ class Hooks:
             ours = wrap("", previous)
             self._firstiter = ours, previous
             sys.set_asyncgen_hooks(firstiter=ours)
+
+
+def _handler_of(protocol: Any) -> Points:
+    """Return the first line of the program's that serves a connection, as a raw site, or none.
+
+    It is that of the handler given to `start_server`, or of the protocol's `connection_made`.
+    """
+    handler = attribute(protocol, "_client_connected_cb") or attribute(protocol, "connection_made")
+    code = attribute(attribute(handler, "__func__", handler), "__code__")
+    if not is_a(code, CodeType) or is_internal(code.co_filename):
+        return []
+    return [code, 0]
 
 
 def own_attribute(loop: Any, name: str, value: Any) -> Any:

@@ -35,6 +35,7 @@
 # So nobody is charged for an object that a collection frees on a loop of several scopes.
 
 import asyncio
+import functools
 import re
 from contextvars import Context
 from functools import partial
@@ -44,7 +45,7 @@ from weakref import ref
 
 from muxleak.introspect.foreign import ask
 from muxleak.introspect.names import attribute, has_method, is_a, safe_text
-from muxleak.introspect.sites import Points, Site, intern, is_internal
+from muxleak.introspect.sites import Points, Site, intern, is_internal, trace
 from muxleak.introspect.waiting import coroutine_of, name_of, scrub, waiting_of
 from muxleak.ledger.collector import at_end, collecting
 from muxleak.ledger.counters import CURRENT, Counters, Scope, charged
@@ -52,6 +53,7 @@ from muxleak.ledger.kinds import DestroyedRecord, ErrorRecord, MessageRecord
 
 _MAX_ERROR = 200  # characters
 _NO_FAULTS = (asyncio.CancelledError, ConnectionError)
+_MADE_AT = "_muxleak_made_at"  # an attribute, as a collection clears weak references first
 _RECORDS = {"error": ErrorRecord, "destroyed": DestroyedRecord, "message": MessageRecord}
 
 
@@ -94,7 +96,7 @@ def charge(
     if made_at is not None:
         site, scope, name = intern(made_at[0]), made_at[1], name_of(future)
     else:
-        site, scope = Site(tuple(_raised_at(context))), _scope_of(context, root, home)
+        site, scope = _site_of(context), _scope_of(context, root, home)
         name = name_of(future) if kind != "message" and future is not None else _name_of(context)
     record = _RECORDS[kind](text, name, site, scope)
     if isinstance(record, DestroyedRecord):
@@ -161,6 +163,27 @@ def _scope_of(context: dict[str, Any], root: Scope, home: Scope | None) -> Scope
     own: Any = ask(future, "get_context") if future is not None else attribute(handle, "_context")
     scope = charged(own.get(CURRENT), root.counters) if is_a(own, Context) else None
     return scope or owner_of_current(root, home)
+
+
+def noting_sessions(original: Any) -> Any:
+    """Return an `__init__` of aiohttp's sessions that notes the line which makes one.
+
+    The message of a session's finalizer says nothing about that.
+    """
+
+    @functools.wraps(original)
+    def __init__(session: Any, *args: Any, **settings: Any) -> None:  # noqa: N807 - it replaces one
+        vars(session)[_MADE_AT] = trace(2)
+        original(session, *args, **settings)
+
+    return __init__
+
+
+def _site_of(context: dict[str, Any]) -> Site:
+    """Return the place where an exception was raised, or where the object of a message was made."""
+    raised = Site(tuple(_raised_at(context)))
+    made_at: Any = attribute(context.get("client_session"), _MADE_AT)
+    return raised if raised.points or not made_at else intern(made_at)
 
 
 def _raised_at(context: dict[str, Any]) -> Points:

@@ -13,10 +13,11 @@
 # reference, which closes them; but a socket that only a collection frees was lost until then. No
 # more are texts that begin with "Unclosed": aiohttp also sends those to the exception handler.
 #
-# The finalizer of a transport names its object, by its frame or by its address in the text. If the
-# ledger has a record of it, the record becomes a leak: "transport", as if it were still open. So
-# the verdict is the same before and after a collection. All others are of the kind "warning", and
-# the scope is found as for messages (`loop_errors`).
+# The finalizer of a transport names its object, by its frame or by its address in the text; that of
+# a StreamWriter, which then closes its transport, has it. If the ledger has a record of it, the
+# record becomes a leak: "transport", as if it were still open. So the verdict is the same before
+# and after a collection. All others are of the kind "warning", and the scope is found as for
+# messages (`loop_errors`).
 #
 # A monitor only counts warnings: its ledger keeps no records of them, and leaves its transports as
 # they are. The site is the line that dropped the object, unless a collection freed it.
@@ -30,6 +31,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol
 
+from muxleak.introspect.names import attribute, is_a
 from muxleak.introspect.sites import Points, intern, trace
 from muxleak.introspect.waiting import scrub
 from muxleak.ledger.collector import collecting
@@ -124,7 +126,9 @@ def renew() -> None:
 def _see(text: str, frame: FrameType | None) -> None:
     source = frame.f_locals.get("self") if frame is not None else None
     address = _ADDRESS.search(text)
-    found = {id(source), int(address[1], 16) if address else 0}
+    # The finalizer of a stream names the stream, not its transport.
+    stream = attribute(source, "_transport") if is_a(source, asyncio.StreamWriter) else None
+    found = {id(source), id(stream), int(address[1], 16) if address else 0} - {id(None)}
     loop = getattr(source, "_loop", None)
     if _SOCKET.match(text) and not collecting():
         return
