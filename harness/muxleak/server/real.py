@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import select
+import selectors
 import socket
 import struct
 import threading
@@ -306,8 +306,11 @@ class RealServerTarget:
         """Return True if bytes wait for a transport of a connection that reads."""
         self._assign_scopes()
         ends = [end for each in self._clients for end in (each.transport, each.far)]
-        reading = [number for end in ends if (number := _reads_from(end)) >= 0]
-        return bool(reading and select.select(reading, [], [], 0)[0])
+        # Not by `select`, which refuses numbers above 1,023.
+        with selectors.DefaultSelector() as selector:
+            for number in {_reads_from(end) for end in ends} - {-1}:
+                selector.register(number, selectors.EVENT_READ)
+            return bool(selector.get_map() and selector.select(0))
 
     async def give_time(self, left: Callable[[], Sequence[Any]]) -> None:
         """Wait until something has ended, at most for the grace; collect garbage."""
