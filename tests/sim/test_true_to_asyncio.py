@@ -823,6 +823,25 @@ async def datagram_endpoints_that_cannot_be_made() -> object:
     return server.events, seen, said
 
 
+async def datagram_endpoint_is_cancelled() -> object:
+    """As it is opened, after each number of iterations; the set of all courses."""
+    courses: set[str] = set()
+    for iterations in range(8):
+        packets = Packets()
+        opening = asyncio.ensure_future(
+            running().create_datagram_endpoint(lambda: packets, local_addr=(HOST, 0))  # noqa: B023
+        )
+        await turns(iterations)
+        done = opening.done() or opening.cancel() is None
+        await asyncio.wait([opening])
+        await turns()
+        courses.add(f"{done} {opening.cancelled()} {packets.events}")
+        if not opening.cancelled():
+            opening.result()[0].close()
+        await turns()
+    return sorted(courses)
+
+
 def dropped(state: str) -> Program:
     """Make a program that drops the server's end of a connection in some state, and collects."""
 
@@ -923,6 +942,7 @@ PROGRAMS: list[Program] = [
     ends_of_streams_are_dropped,
     datagrams,
     datagram_endpoints_that_cannot_be_made,
+    datagram_endpoint_is_cancelled,
 ]
 
 

@@ -125,7 +125,11 @@ class NetworkCalls:
         protocol = protocol_factory()
         endpoint = SimDatagrams(fabric, protocol, local, remote)
         fabric.bind(endpoint, local)
-        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            endpoint.close()
+            raise
         return endpoint, protocol
 
     async def getaddrinfo(
