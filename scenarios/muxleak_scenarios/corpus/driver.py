@@ -108,7 +108,6 @@ async def perform_steps(
     driver = CaseDriver(case, settle)
     for step in parse_steps(steps) if isinstance(steps, str) else steps:
         await driver.perform(step)
-    await settle()
     await case.close()
     await settle()
     return driver

@@ -260,9 +260,7 @@ class _Run:
             await self._driver.perform(step)
             if step.gap is None:
                 self._check_starved()
-        await self._loop.settle()
-        self._check_starved()
-        await self._close()
+        await self._close()  # after the gap of the last step
         await asyncio.sleep(self._facts.linger)
         await self._loop.settle()
         self._check_own_counts()

@@ -1,0 +1,1 @@
+"""A case of the corpus; see README.md."""
