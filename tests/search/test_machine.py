@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from chat_room import ChatRoom
 from loops import needs_uvloop
-from muxleak import CallTimeoutError, LeakError, ServerMachine, closes
+from muxleak import CallTimeoutError, LeakError, ServerMachine, closes, ignore_name
 from muxleak.search.machine import initialize, rule
 from muxleak.sim import DeadlockError, LivelockError, Network, Settings, SimulationError, current
 from tasks import forever
@@ -937,3 +937,54 @@ def test_machine_refuses_to_run_on_a_loop() -> None:
                 run_state_machine_as_test(on(target), settings=options(1, 1))
 
     asyncio.run(main())
+
+
+class Reaped(ServerMachine):
+    """A server whose first connection starts one task for all of them."""
+
+    server: Any = None
+    reaping: "asyncio.Task[None] | None" = None
+    idle = 0.0
+
+    @initialize()
+    async def listen(self) -> None:
+        """Start the server."""
+        self.server = await asyncio.start_server(self.serve, HOST, 0)
+
+    async def reaper(self) -> None:
+        """Stay until the teardown."""
+        await forever()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Start the task, and wait for the client's end."""
+        self.reaping = self.reaping or asyncio.create_task(self.reaper())
+        await reader.read()
+        writer.close()
+
+    @rule()
+    @closes
+    async def visit(self) -> None:
+        """Connect and leave."""
+        _, writer = await asyncio.open_connection(*self.server.sockets[0].getsockname())
+        writer.close()
+        await asyncio.sleep(self.idle)
+
+    async def teardown(self) -> None:  # type: ignore[override] # Hypothesis knows plain ones only
+        """End the server, and its task unless it is meant to stay."""
+        if self.server is not None:
+            self.server.close()
+        if self.reaping is not None and not self.idle:
+            self.reaping.cancel()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_exemptions_hold_on_every_target(target: str) -> None:
+    """After a close, beyond the limit of a close, and at the end."""
+    exempt = ignore_name("Reaped.reaper", reason="one for all connections")
+    idle = 100.0 if target == "simulated" else 0.001
+    kind: Any = type("Exempt", (Reaped,), {"target": target, "ignore": exempt, "idle": idle})
+    run_state_machine_as_test(kind, settings=options(2, steps=3))
+    kind = type("Counted", (Reaped,), {"target": target})
+    error = failure(kind, examples=2, steps=3)
+    assert isinstance(error, LeakError)
+    assert "Reaped.reaper" in str(error)

@@ -282,6 +282,7 @@ class SimulatedExample(ExampleLoop):
     Args:
         choices: decide what is free.
         settings: the settings of the simulation.
+        ignores: leaves out what it covers.
         diagnose: True to say of a blocked task if anything could wake it.
 
     Attributes:
@@ -290,7 +291,14 @@ class SimulatedExample(ExampleLoop):
 
     loop: SimLoop
 
-    def __init__(self, choices: Choices, settings: Settings, *, diagnose: bool) -> None:
+    def __init__(
+        self,
+        choices: Choices,
+        settings: Settings,
+        *,
+        ignores: tuple[Ignore, ...],
+        diagnose: bool,
+    ) -> None:
         super().__init__()
         self._stack, self._settings = ExitStack(), settings
         self._stack.enter_context(guarded())
@@ -298,6 +306,7 @@ class SimulatedExample(ExampleLoop):
         self.loop, self.simulation = self._stack.enter_context(opening)
         # Without a check of the settings the network would forget the connections that are over.
         self.simulation.has_check = True
+        self.simulation.limits.ignores = ignores
 
     def step(self, function: Callable[[], Any], name: str, *, gap: bool) -> Any:
         """Make a call, and run until the loop is quiescent, or for a drawn time."""

@@ -107,7 +107,7 @@ class ServerMachine(RuleBasedStateMachine):
         timeout: seconds that a rule, an invariant or the teardown may take on a real loop.
         kinds: the kinds of leak that count on a real loop.
         budget: seconds in which leftovers may still end on a real loop.
-        ignore: values of `ignore_created_by` and its like, for a real loop.
+        ignore: values of `ignore_created_by` and its like.
 
     Raises:
         TypeError: an attribute of the class has a wrong type.
@@ -288,7 +288,9 @@ def _new_example(machine: ServerMachine) -> ExampleLoop:
         choices = Choices()
         if machine.drawn and currently_in_test_context():
             choices = StepChoices(current_build_context().data, SIZE)
-        return SimulatedExample(choices, machine.simulation, diagnose=_is_final())
+        return SimulatedExample(
+            choices, machine.simulation, ignores=valid_ignores(machine.ignore), diagnose=_is_final()
+        )
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if machine.target == "uvloop":
         import uvloop  # noqa: PLC0415 - an optional package

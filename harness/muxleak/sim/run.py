@@ -232,7 +232,9 @@ def check_connections(simulation: Simulation) -> None:
             continue  # still open
         if not left_behind(loop, settings.counted, scope):
             accepted.remove(each)  # nothing that it made is alive, so nothing can be made any more
-        elif left := left_behind(loop, settings.counted, scope, horizon):
+            continue
+        left = left_behind(loop, settings.counted, scope, horizon)
+        if left := simulation.limits.counted(left):
             raise LeakError(LeakReport.of(left))
 
 
@@ -359,10 +361,10 @@ def verdict(loop: SimLoop, simulation: Simulation, settings: Settings) -> BaseEx
     if settings.leaks:
         timers = None
         if loop.busy or simulation.ledger.count:
-            timers = _Timers(loop, settings.budget)
+            timers = _Timers(loop, settings.budget, simulation.limits.counted)
             loop.run_down(settings.grace, timers if "timer" in settings.counted else None)
         until = -math.inf if timers is None else timers.until
-        left = left_behind(loop, settings.counted, None, until)
+        left = simulation.limits.counted(left_behind(loop, settings.counted, None, until))
         if left:
             return LeakError(LeakReport.of(left))
         if timers is not None and timers.report:
@@ -383,9 +385,11 @@ class _Timers:
         until: virtual time; timers that are due by then are none. -inf while other things live.
     """
 
-    def __init__(self, loop: SimLoop, budget: float) -> None:
+    def __init__(
+        self, loop: SimLoop, budget: float, counted: Callable[[list[Any]], list[Any]]
+    ) -> None:
         self.report = LeakReport((), 0)
-        self._loop, self._budget = loop, budget
+        self._loop, self._budget, self._counted = loop, budget, counted
         self.until = -math.inf
 
     def __call__(self) -> None:
@@ -395,7 +399,7 @@ class _Timers:
         if self.until == -math.inf:
             self.until = loop.time() + self._budget
         # At once: their records say in how many seconds they are due.
-        self.report = LeakReport.of(armed_timers(loop, self.until))
+        self.report = LeakReport.of(self._counted(armed_timers(loop, self.until)))
 
 
 class _yield:  # noqa: N801 - an awaitable used like a function

@@ -36,6 +36,7 @@ from muxleak.checks.report import LeakReport
 from muxleak.sim.leak_scan import ScannedLoop, alive_in, owners_of_things, task_records
 
 if TYPE_CHECKING:
+    from muxleak.checks.ignores import Ignore
     from muxleak.introspect.waiting import AnyTask
     from muxleak.ledger.counters import Scope
     from muxleak.sim.settings import Settings
@@ -122,9 +123,13 @@ class TimeLimits:
     Args:
         loop: the loop of the run; its attribute `limit` is kept here.
         settings: the settings of the run.
+
+    Attributes:
+        ignores: values that exempt things from the closes, and from the search for leaks.
     """
 
     def __init__(self, loop: LimitedLoop, settings: Settings) -> None:
+        self.ignores: tuple[Ignore, ...] = ()
         self._loop, self._settings = loop, settings
         self._running = True
         self._closes: deque[_Span] = deque()  # oldest first
@@ -133,6 +138,12 @@ class TimeLimits:
         self._operations: list[_Span] = []
         self._found: list[tuple[float, _Span]] = []
         loop.limit = settings.time_limit
+
+    def counted(self, records: list[Any]) -> list[Any]:
+        """Return those records that no value exempts."""
+        if not self.ignores:
+            return records
+        return [each for each in records if not any(one.covers(each) for one in self.ignores)]
 
     def connection_ends(self, scope: Scope) -> None:
         """Measure the close of a connection from now on.
@@ -255,7 +266,7 @@ class TimeLimits:
         return [each for each in spans if not each.scope.clean or id(each.scope) in owners]
 
     def _alive(self, scope: Scope) -> list[Any]:
-        return alive_in(self._loop, self._kinds(), scope)
+        return self.counted(alive_in(self._loop, self._kinds(), scope))
 
     def _kinds(self) -> frozenset[str]:
         return self._settings.counted - {"error", "destroyed", "callback"}
