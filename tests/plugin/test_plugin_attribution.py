@@ -600,6 +600,39 @@ class Monitor:
     result.stdout.fnmatch_lines([f"    made at {made_at} in test_forgets"])
 
 
+def test_arguments_of_parametrize_are_no_fixtures(project: Project) -> None:
+    """The note on plain fixtures names those with a teardown alone, also if they have a value."""
+    project.write(
+        """
+        import asyncio
+
+        import pytest
+
+        @pytest.fixture
+        def server(request):
+            yield request.param
+
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize("n", [1])
+        async def test_argument(n):
+            asyncio.create_task(asyncio.sleep(100))
+
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize(("n", "server"), [(1, 2)], indirect=["server"])
+        async def test_fixture(n, server):
+            asyncio.create_task(asyncio.sleep(100))
+        """
+    )
+    result = project.run("--leaks=strict")
+    result.assert_outcomes(failed=2)
+    notes = [line for line in result.outlines if "plain fixtures" in line]
+    note = "  note: the loop ended before the teardown of the plain fixtures: server"
+    assert set(notes) == {note}
+    assert "_ test_fixture" in next(
+        line for line in reversed(result.outlines[: result.outlines.index(note)]) if line[:1] == "_"
+    )
+
+
 def test_plain_fixtures_excuse_nothing_that_they_do_not_end(project: Project) -> None:
     """The report comes after their teardown; that on a task, which needs the loop, names them."""
     project.ini("asyncio_mode = auto", "leaks_budget = 0.05")

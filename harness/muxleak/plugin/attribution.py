@@ -406,12 +406,15 @@ def _later(item: pytest.Item) -> list[str]:
         frame = frame.f_back
     request: Any = getattr(item, "_request", None)
     definitions: dict[str, Any] = getattr(request, "_fixture_defs", None) or {}
+    # pytest makes a fixture of each argument of `parametrize`, by a function of its own.
+    arguments: Any = getattr(getattr(item, "callspec", None), "params", ())
     body: Any = inspect.unwrap(getattr(item, "function", None) or _later)
     return ["_body"] * (body.__code__ in running) + [
         name
         for name, each in definitions.items()
         if each.scope == "function"
         and each.cached_result is not None
+        and not (name in arguments and each.func.__module__.startswith("_pytest."))
         and (inspect.isgeneratorfunction(each.func) or "request" in each.argnames)
         and getattr(inspect.unwrap(each.func), "__code__", None) not in running
     ]
