@@ -1020,3 +1020,39 @@ def test_a_profiler_that_runs_is_left_alone() -> None:
         sys.setprofile(None)
 
     assert "real clock" not in text
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
+@pytest.mark.parametrize("closes", [False, True])
+def test_connection_that_a_relay_drops_is_found(closes: bool) -> None:  # noqa: FBT001 - a twin
+    """The relay forgets the connection to its backend; the finalizer of the stream may close it."""
+
+    async def behind(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(100):
+            pass
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, backend = await asyncio.open_connection("127.0.0.1", 9000)
+        try:
+            while line := await reader.readline():
+                backend.write(line)
+        finally:
+            if closes:
+                backend.close()
+            writer.close()
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[Any]:
+        async with (
+            await asyncio.start_server(behind, "127.0.0.1", 9000),
+            await asyncio.start_server(relay, "127.0.0.1", 8000) as server,
+        ):
+            yield server
+
+    events = ["connect", "send", "close", "half-close"]
+    if closes:
+        check_server(running, messages=[b"a\n"], events=events, sequences=50)
+        return
+    with pytest.raises(LeakError, match=r"x transport: connection\s+made at \S+ in \S*relay"):
+        check_server(running, messages=[b"a\n"], events=events)

@@ -640,3 +640,32 @@ def test_kinds_must_be_possible() -> None:
     with pytest.raises(ValueError, match=r"unknown kinds \['tasks'\]"):
         Settings(kinds="tasks")
     assert Settings(kinds="task").counted == {"task"}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
+@pytest.mark.parametrize("closes", [False, True])
+def test_connection_of_a_dropped_stream_is_a_leak(closes: bool) -> None:  # noqa: FBT001 - a twin
+    """Although the finalizer of the stream closes it, where Python has one: the program did not."""
+    peers: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(await reader.read())
+        writer.close()
+
+    async def visit() -> None:
+        _, writer = await asyncio.open_connection(*WHERE)
+        writer.write(b"x")
+        if closes:
+            writer.close()
+
+    async def program() -> None:
+        async with await asyncio.start_server(serve, *WHERE):
+            await visit()
+            await current().settle()
+
+    if closes:
+        simulate(program)
+        assert peers == [b"x"]
+        return
+    with pytest.raises(LeakError, match=r"1 x transport: connection\s+made at \S+ in \S+visit"):
+        simulate(program)

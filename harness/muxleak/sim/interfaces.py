@@ -110,6 +110,7 @@ class Carrier(Protocol):
         traced: True if `note` has an effect, so that its text is worth making.
         notes_sites: True if the creation sites of connections and servers may be asked for.
         open: every open transport, with its side: "client", "server", "datagrams", "forgotten".
+        dropped: stands for each connection that a finalizer of the program has closed.
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
         accepted: the server's end of each accepted connection, with its scope, if there is a check.
@@ -121,6 +122,7 @@ class Carrier(Protocol):
     traced: bool
     notes_sites: bool
     open: dict[Any, str]
+    dropped: list[Any]
     servers: dict[Address, Any]
     closed: bool
     accepted: list[tuple[Any, Scope]]

@@ -152,7 +152,8 @@ def left_behind(
         found = [each for each in scope.everything() if _counts(each, kinds)]
     if within is None and "task" in kinds and ledger.unseen:
         found += _uncounted(loop, found)
-    if loop.pending_timers or fabric.open or fabric.servers or seen.generators or seen.futures:
+    things = fabric.open or fabric.dropped or fabric.servers
+    if loop.pending_timers or things or seen.generators or seen.futures:
         found = without_owned([*found, *_things(loop, kinds, within, horizon)])
     return found
 
@@ -282,7 +283,8 @@ def _timers(loop: ScannedLoop, owner: Owner, horizon: float) -> Iterator[TimerRe
 
 
 def _transports(loop: ScannedLoop, owner: Owner) -> Iterator[TransportRecord]:
-    for transport, side in loop.fabric.open.items():
+    fabric = loop.fabric
+    for transport, side in (*fabric.open.items(), *((each, "dropped") for each in fabric.dropped)):
         scope = owner(transport.context)
         if scope is not None and not transport.cut_off:
             record = TransportRecord(transport, _SIDES[side], transport.points, scope)

@@ -72,6 +72,7 @@ class Fabric:
         in_flight: virtual time at which the last thing now under way arrives.
         open: every open transport, with "client", "server", "datagrams", or "forgotten" for the
             socket that a cancelled connection attempt has left.
+        dropped: stands for each connection that a finalizer of the program has closed.
         servers: every listening server, by each of its addresses.
         closed: True if a connection has closed at both ends since the loop was last quiescent.
         accepted: the server's end of each accepted connection, with its scope, until
@@ -95,6 +96,7 @@ class Fabric:
         self.pending: list[Arrival] = []
         self.held: list[list[Any]] = []
         self.open: dict[Any, str] = {}
+        self.dropped: list[Any] = []
         self.accepted: list[tuple[SimTransport, Scope]] = []
         self.declared: dict[Address, str] = {}
         self.servers: dict[Address, SimServer] = {}
@@ -147,6 +149,7 @@ class Fabric:
         self.servers.clear()
         self._endpoints.clear()
         self.open.clear()
+        self.dropped.clear()
         self.pending.clear()
         self.held.clear()
         self.accepted.clear()

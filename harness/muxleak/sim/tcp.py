@@ -36,6 +36,10 @@
 # moment of an automatic collection, which differs between processes. Only where the program itself
 # calls `gc.collect` the network lets go of such ends for its length (`Fabric.collecting`).
 #
+# The finalizer of a `StreamWriter`, which early releases of 3.11 do not have, closes its transport.
+# The program has dropped that connection all the same, so a `DroppedConnection` stands for it in
+# the leak scan.
+#
 # An end that only a stall or a black hole keeps from closing is `cut_off`: it is no leak of the
 # program, and the leak scan leaves it out.
 #
@@ -67,6 +71,7 @@ from muxleak.sim.sockets import SimSocket, error, full
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from muxleak.ledger.counters import Scope
     from muxleak.sim.interfaces import Carrier
@@ -79,6 +84,16 @@ _FORGETS_DROPPED = sys.version_info >= (3, 13)
 _WAITS_CLOSED = sys.version_info >= (3, 12)
 _VERBS = {"reset": "resets", "stall": "stalls", "half-close": "half-closes"}
 _MOST = 255  # ways to cut what arrives, of which the first is not at all
+
+
+_CLOSE = asyncio.StreamWriter.close.__code__
+_FINALIZER = getattr(getattr(asyncio.StreamWriter, "__del__", None), "__code__", None)
+
+
+def _by_finalizer(frame: FrameType) -> bool:
+    """Return True if a frame is `StreamWriter.close`, called by the writer's finalizer."""
+    caller = frame.f_back if frame.f_code is _CLOSE else None
+    return caller is not None and caller.f_code is _FINALIZER
 
 
 class SimTransport(MemoryTransport):
@@ -295,6 +310,8 @@ class SimTransport(MemoryTransport):
         if self._fabric.earlier:
             super().close()
         elif not self._closing:
+            if _by_finalizer(sys._getframe(1)):
+                self._fabric.dropped.append(DroppedConnection(self))
             self._closing = True
             if self._peer is None or self._peer._size <= HIGH_WATER:
                 self._aborted = self.get_extra_info("socket").resets
