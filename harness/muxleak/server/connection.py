@@ -44,6 +44,7 @@ class GeneratedConnection(asyncio.Protocol):
         on_first: called with the first bytes that the client receives; None for nothing.
         server_port: the port of the server, on a real loop.
         own_address: the address of the client's end, on a real loop.
+        repetition: the number of the repetition that has made it; 0 for none.
     """
 
     def __init__(self, title: str) -> None:
@@ -56,6 +57,7 @@ class GeneratedConnection(asyncio.Protocol):
         self.on_first: Callable[[], None] | None = None
         self.server_port = 0
         self.own_address: Any = None
+        self.repetition = 0
         self._lost = False
         self._received = bytearray()
 

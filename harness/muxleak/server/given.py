@@ -195,8 +195,6 @@ class Running:
             has started.
         form: the kind of value that tells the address: "server", "tuple", "text" or "port".
         stopped: True once `stop` was called.
-        ends_all: True if the thing is responsible for everything that it has started, and has a way
-            to end it: a starter, a main or a context manager, but not a mere handler.
     """
 
     def __init__(self, given: GivenServer) -> None:
@@ -208,7 +206,6 @@ class Running:
         self._called = False  # True once a starter or factory has returned
         self.address: Address = (HOST, 0)
         self.stopped = False
-        self.ends_all = given.kind in {"starter", "main", "context"}
 
     async def start(self) -> None:
         """Start the server, for the first time or again after `stop`.
@@ -276,6 +273,11 @@ class Running:
         """True while the server takes time to stop."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def can_restart(self) -> bool:
+        """True if the same handler or protocol can serve again after the server has stopped."""
+        return self.kind in {"handler", "protocol"}
+
     def result(self) -> None:
         """Raise the exception with which the server has stopped, if there is one."""
         if self._task is not None and self._task.done() and not self._task.cancelled():
@@ -299,7 +301,6 @@ class Running:
         if self.kind == "main" and self.stopped:
             return  # it has taken the cancellation for its end
         self._called = True
-        self.ends_all = self.kind not in {"handler", "protocol"}
         if is_server(served):
             if self.kind in {"factory", "main"}:
                 self.kind = "starter"

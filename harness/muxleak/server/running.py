@@ -80,7 +80,6 @@ class RunningServer(Running):
     def __init__(self, given: GivenServer, address: Address) -> None:
         super().__init__(given)
         self.address = address
-        self.ends_all = False
 
     async def start(self) -> None:
         """Do nothing: it runs."""

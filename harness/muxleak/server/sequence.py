@@ -9,33 +9,49 @@
 # other clients stay. What is left gets `grace` seconds to end by itself.
 #
 # Not everything that a connection has made and that outlives it is a leak. The first connection may
-# start a service for all: a broadcaster, a reaper, a connection to a database. Such an object is
-# told from a leak by these rules, the first that applies:
+# start a service for all, such as a broadcaster; a pool keeps a few connections to a database; a
+# cache keeps a timer for each entry. These rules tell a leak from them. The first that applies
+# decides:
 #
-#   1. an exception that nobody retrieves, or a task that was destroyed, is an error in any case
-#   2. the server's own end of the connection is a leak
-#   3. a task is a leak if a frame of it refers to the connection's streams, transport or protocol
-#   4. objects made at one place that two connections have left are a leak: they grow with them
-#   5. other objects are suspects. All events so far are performed once more by other clients, with
-#      the same decisions, while the present clients stay. If they leave others, rule 4 applies;
-#      else the suspects are services
+#   1. An exception that nobody retrieves, or a task that was destroyed, is a leak.
+#   2. The server's own end of the connection is a leak.
+#   3. A task is a leak if one of its suspended functions was given the connection: its streams,
+#      transport or protocol are an argument, or a variable of an enclosing function. So a handler
+#      is, and a task that waits in a read or drain of the connection. A local variable does not
+#      count: after `for writer in writers` it names the last writer, whoever that was.
+#   4. Any other object is a suspect. All events so far are repeated up to four times by other
+#      clients, with the same decisions, while the present clients stay. Objects of one kind, name
+#      and creation site are a leak if their number rises with every repetition, and by at least one
+#      for each; the grace is given before they are counted for the last time. Otherwise they are a
+#      service, a pool or a cache of at most four objects, or a cache of as many as there are names.
 #
-# Everything that a starter or a context manager has started, services included, must have ended
-# once that has stopped its server. A bare handler has no end of its own, so its services may stay.
+# The number decides in rule 4, not the objects: a timer that is set anew is another object, and no
+# growth. The repetitions end as soon as no number rises, so a service costs one. The number found
+# then is the level of these objects. They are suspects again once more of them are alive.
+#
+# Some leaks do not repeat while the present clients stay: one of them may be the only leader. So
+# suspects that are alive when all clients have left are repeated once more, on their own.
+#
+# Once the server has stopped, all that a context manager has started must have ended, services
+# included. A handler, a protocol and a starter have no function that could end a service of the
+# connections, so such a service may stay.
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from muxleak.checks.report import LeakError, LeakReport
-from muxleak.introspect.waiting import links
+from muxleak.introspect.waiting import suspended
 from muxleak.ledger.counters import TaskRecord
 from muxleak.server.events import CLIENTS, OF_CLIENT, ClientEvent, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import FrameType
 
     from muxleak.server.connection import GeneratedConnection, UserClient
     from muxleak.server.events import Plan
@@ -49,7 +65,14 @@ _ENDS = (
     asyncio.StreamReader,
     asyncio.StreamWriter,
 )
+_REPETITIONS = 4
+_WAYS_OUT = {
+    "context": "end it after the yield of the context manager, or exempt it by ignore=",
+    "starter": "a starter has no end of its own: give a function with @asynccontextmanager that "
+    "ends it after its yield, or exempt it by ignore=",
+}
 _Key = tuple[str, str, Any]
+_Left = list[tuple["GeneratedConnection", Any]]
 
 
 class ServerTarget(Protocol):
@@ -183,6 +206,7 @@ class EventSequence:
 
     Attributes:
         performed: the events that had an effect, without those of repetitions.
+        repetition: the number of the repetition that runs; 0 for none.
     """
 
     def __init__(
@@ -199,9 +223,10 @@ class EventSequence:
         self._made = [0] * plan.clients
         self._checked: list[GeneratedConnection] = []
         self._suspects: dict[int, Any] = {}
-        self._repeated: set[_Key] = set()  # of suspects for which events were performed once more
+        self._levels: dict[_Key, int] = {}  # numbers that repetitions have shown to be no leak
+        self._beside: set[_Key] = set()  # of these, where clients stayed during the repetitions
         self._history: list[ClientEvent] = []
-        self._repeating = False
+        self.repetition = 0
         self.performed: list[Performed] = []
         self._acts: dict[str, Callable[[GeneratedConnection, ClientEvent], bool]] = {
             "close": self._close,
@@ -228,49 +253,73 @@ class EventSequence:
         await self.target.await_answers()
         await self._check()
         await self._close_all()
+        if self._beside:
+            numbers = _numbers(self._left())
+            if alone := {key: n for key, n in numbers.items() if key in self._beside}:
+                await self._repeat(alone)
         await self._stop()
 
     async def _close_all(self) -> None:
         for slot, connection in enumerate(self._slots):
             if connection is not None and not connection.ended:
-                if not self._repeating:
+                if not self.repetition:
                     self.target.step(f"{CLIENTS[slot]} closes, at the end")
                 await self._perform(ClientEvent("close", slot, 0, 0, 0), silent=True)
 
-    async def _repeat(self, keys: set[_Key]) -> None:
-        """Perform all events so far once more, by other clients, while the present ones stay.
-
-        Whatever they leave again grows, and is a leak by rule 4.
+    async def _repeat(self, before: dict[_Key, int]) -> None:
+        """Repeat all events so far by other clients, while the present ones stay; see rule 4.
 
         Args:
-            keys: of the suspects for which it is done.
+            before: the numbers of the suspects.
+
+        Raises:
+            LeakError: a number has risen with every repetition.
         """
-        restart = self.running.stopped
-        if self._repeating or (restart and self.running.ends_all):
-            return  # what is left of a server that has stopped is found at the end
-        self._repeated |= keys
-        self._repeating, history = True, list(self._history)
-        slots, self._slots = self._slots, [None] * self.plan.clients
-        mark = self.target.step("the same events once more")
+        if self.running.stopped and not self.running.can_restart:
+            return
+        history, slots = list(self._history), self._slots
+        mark = self.target.step("the same events once more, by other clients")
+        rising, low = set(before), before
+        for self.repetition in range(1, _REPETITIONS + 1):
+            await self._perform_again(history)
+            now = _numbers(self._left())
+            rising = {key for key in rising if now[key] > low[key]}
+            if not rising:
+                break
+            low = now
+        left = await self._judged()
+        after = _numbers(left)
+        if leaks := {key for key in rising if after[key] >= before[key] + _REPETITIONS}:
+            self.target.go_on(mark)
+            self.target.step(f"the same events {_REPETITIONS} times more, by other clients")
+            raise LeakError(_grown(left, {key: (before[key], after[key]) for key in leaks}))
+        self._levels.update({key: after[key] for key in before})
+        if any(each is not None and not each.ended for each in slots):
+            self._beside.update(before)
+        else:
+            self._beside.difference_update(before)
+        self.repetition, self._slots = 0, slots
+        self.target.go_on(mark)
+
+    async def _perform_again(self, history: Iterable[ClientEvent]) -> None:
+        self._slots = [None] * self.plan.clients
         self.target.repeat()
+        restart = self.running.stopped
         if restart:
             await self._ended()
             await self.running.start()
         for event in history:
             await self._perform(event, silent=True)
         await self.target.settle()
-        await self._check()
         await self._close_all()
         if restart:
             self.running.stop()
-        self._repeating, self._slots = False, slots
-        self.target.go_on(mark)
 
     async def _perform(self, event: ClientEvent, *, silent: bool = False) -> None:
         """Perform an event, wait as it says, and check."""
-        if not self._repeating:
+        if not self.repetition:
             self._history.append(event)
-        await self._begin(event, silent=silent or self._repeating)
+        await self._begin(event, silent=silent or self.repetition > 0)
         if event.settles:
             await self.target.settle()
             await self._check()
@@ -300,14 +349,15 @@ class EventSequence:
         if connects:
             self._made[event.slot] += 1
             title = f"client {CLIENTS[event.slot]}"
-            if self._repeating:
-                title += ", again"
+            if self.repetition:
+                title += f" of repetition {self.repetition}"
             elif self._made[event.slot] > 1:
                 title += f", connection {self._made[event.slot]}"
             connection = await self.target.connect(self.running.address, title)
             self._slots[event.slot] = connection
             if connection is None:
                 return
+            connection.repetition = self.repetition
             self._checked.append(connection)
         if connection is None:
             return
@@ -319,7 +369,7 @@ class EventSequence:
             self._note(effect, connects=connects)
 
     def _note(self, event: ClientEvent, *, connects: bool = False) -> None:
-        if not self._repeating:
+        if not self.repetition:
             self.performed.append(Performed(event, connects))
 
     async def _act(self, connection: GeneratedConnection, event: ClientEvent) -> bool:
@@ -392,19 +442,28 @@ class EventSequence:
             self.running.stop()
         await self._ended()
         self.errors.check()
-        services = {each for each in self._suspects if not self.running.ends_all}
 
         def left() -> list[Any]:
             if self.running.kind == "main":
                 return []  # the program has ended, and `asyncio.run` cancels its other tasks
             found = self.errors.counted(self.target.everything())
-            return [each for each in found if id(each.thing()) not in services]
+            if self.running.kind == "context":
+                return found
+            numbers = Counter(map(_key, found))
+            return [
+                each
+                for each in found
+                if id(each.thing()) not in self._suspects
+                and numbers[_key(each)] > self._levels.get(_key(each), 0)
+            ]
 
         if left():
             await self.target.give_time(left)
         if found := left():
-            report = LeakReport.of(found)
-            raise LeakError(report.noting("alive after the server has stopped"))
+            report = LeakReport.of(found).noting("alive after the server has stopped")
+            if advice := _WAYS_OUT.get(self.running.kind):
+                report = report.noting(advice)
+            raise LeakError(report)
         for error in self.target.retrieve_failures():
             self.errors.note(error)
         self.errors.check()
@@ -423,20 +482,30 @@ class EventSequence:
     async def _check(self) -> None:
         """Check every connection that is over, once everything has settled."""
         self.errors.check()
-        if any(id(record.thing()) not in self._suspects for _, record in self._left()):
+        if self.repetition:
+            return  # it is checked at its end
+        left = await self._judged()
+        if not left:
+            return
+        numbers = _numbers(left)
+        if new := {key: n for key, n in numbers.items() if n > self._levels.get(key, 0)}:
+            await self._repeat(new)
+
+    async def _judged(self) -> _Left:
+        """Return the objects of connections that are over, once none of them is a certain leak."""
+        left = self._left()
+        if any(id(record.thing()) not in self._suspects for _, record in left):
             await self.target.give_time(self._left_records)
             self.errors.check()
             left = self._left()
             self._judge(left)
-            keys = {_key(record) for _, record in left} - self._repeated
-            if keys:
-                await self._repeat(keys)
+        return left
 
     def _left_records(self) -> list[Any]:
         return [record for _, record in self._left()]
 
-    def _left(self) -> list[tuple[GeneratedConnection, Any]]:
-        found: list[tuple[GeneratedConnection, Any]] = []
+    def _left(self) -> _Left:
+        found: _Left = []
         for connection in list(self._checked):
             if self.target.is_over(connection):
                 for task in connection.tasks:
@@ -449,16 +518,13 @@ class EventSequence:
                     self._checked.remove(connection)
         return found
 
-    def _judge(self, left: list[tuple[GeneratedConnection, Any]]) -> None:
-        """Raise if something is a leak; else note the suspects."""
-        owners: dict[_Key, set[int]] = {}
-        for connection, record in left:
+    def _judge(self, left: _Left) -> None:
+        """Raise if something is a leak by rule 1, 2 or 3; else note the suspects."""
+        for connection, _ in left:
             if connection.scope is not None:
                 connection.scope.name = connection.title
-            owners.setdefault(_key(record), set()).add(id(connection))
         certain = [
-            record.kind in _ERRORS or len(owners[_key(record)]) > 1 or _is_of(record, connection)
-            for connection, record in left
+            record.kind in _ERRORS or _is_of(record, connection) for connection, record in left
         ]
         if any(certain):
             # Other new objects may be of the same leak; suspects from before are services.
@@ -484,6 +550,31 @@ def _key(record: Any) -> _Key:
     return record.kind, record.name, record.site
 
 
+def _numbers(left: _Left) -> Counter[_Key]:
+    """Return the number of objects that are alive, by key."""
+    return Counter(_key(record) for _, record in left)
+
+
+def _grown(left: _Left, leaks: dict[_Key, tuple[int, int]]) -> LeakReport:
+    """Return the report of objects whose number has risen with every repetition.
+
+    Args:
+        left: all that connections have left.
+        leaks: the numbers of the leaks, before the repetitions and after them.
+    """
+    found = []
+    for key in leaks:
+        of_key = [each for each in left if _key(each[1]) == key]
+        # Those of the repetitions say nothing more, and would read as another leak.
+        found += [each for each in of_key if not each[0].repetition] or of_key
+
+    def notes(first: Sequence[Any]) -> list[tuple[str]]:
+        numbers = [leaks[_key(each)] for each in first]
+        return [(f"{n} alive, and {m} after {_REPETITIONS} repetitions",) for n, m in numbers]
+
+    return LeakReport.of([record for _, record in found], diagnose=notes)
+
+
 def _is_of(record: Any, connection: GeneratedConnection) -> bool:
     """Return True if a record is of the connection's own end, or of a task that works for it."""
     if connection.far is None:
@@ -492,8 +583,17 @@ def _is_of(record: Any, connection: GeneratedConnection) -> bool:
         return True
     if not isinstance(record, TaskRecord):
         return False
-    frames = [frame for frame, _ in links(record.task) if frame is not None]
-    return any(_leads_to(frame.f_locals.values(), connection.far) for frame in frames)
+    return any(_leads_to(_given(frame), connection.far) for frame in suspended(record.task))
+
+
+def _given(frame: FrameType) -> Iterator[Any]:
+    """Yield the values that a function was given: arguments, and variables of those around it."""
+    code = frame.f_code
+    names = code.co_argcount + code.co_kwonlyargcount
+    names += bool(code.co_flags & CO_VARARGS) + bool(code.co_flags & CO_VARKEYWORDS)
+    values = frame.f_locals
+    for name in (*code.co_varnames[:names], *code.co_freevars):
+        yield values.get(name)
 
 
 def _leads_to(values: Iterable[Any], transport: Any) -> bool:
