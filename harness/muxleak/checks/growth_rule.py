@@ -14,7 +14,7 @@
 #   more, or at even intervals. Fewer rises at uneven intervals are those of an executor, which
 #   starts another worker when it happens to be busy.
 #
-# So a leak of every n-th repetition is found by 6n repetitions or more. An object that is created
+# So a leak of every n-th repetition is found by 8n repetitions or more. An object that is created
 # once but late makes one step. Price: a pool that is still filling over the whole second half is
 # taken for a leak. Four repetitions are the fewest for which the second half has two steps.
 
@@ -23,7 +23,7 @@ from itertools import accumulate, groupby, pairwise
 
 FEWEST = 4
 _MANY = 8  # rises that need no even intervals; an executor seldom has more workers than that
-_FEWEST_RISES = 2
+_FEWEST_RISES = 4  # with fewer, an executor's next worker is too often at even intervals by chance
 
 
 def grows(counts: Sequence[int]) -> bool:
