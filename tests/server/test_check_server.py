@@ -1057,3 +1057,18 @@ def test_connection_that_a_relay_drops_is_found(closes: bool) -> None:  # noqa: 
         return
     with pytest.raises(LeakError, match=r"x transport: connection\s+made at \S+ in \S*relay"):
         check_server(running, messages=[b"a\n"], events=events)
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([], r"expected an event of a client, got \[\]; add 'connect'"),
+        (["shutdown", "idle"], r"got \['idle', 'shutdown'\]; add"),
+        (["client", "cut"], "client, cut: only with messages= as an async function; add 'connect'"),
+        (["send", "idle"], "send: only with messages of bytes"),
+    ],
+)
+def test_events_of_no_client_are_refused(events: list[str], message: str) -> None:
+    """They would test nothing, and pass."""
+    with pytest.raises(ValueError, match=message):
+        check_server(leaks_between, events=events)

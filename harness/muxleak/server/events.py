@@ -190,14 +190,24 @@ def events_of(
         client: True if the user has given a client.
 
     Raises:
-        ValueError: a name is unknown.
+        ValueError: a name is unknown, or no client can take part.
     """
     wanted = set(EVENTS if names is None else names)
     if unknown := sorted(wanted - set(EVENTS)):
         raise ValueError(f"unknown events {unknown!r}, expected some of {', '.join(EVENTS)}")
     without = set() if messages else set(OF_MESSAGES)
     without |= set() if client else OF_CLIENT
-    return tuple(each for each in EVENTS if each in wanted and each not in without)
+    found = tuple(each for each in EVENTS if each in wanted and each not in without)
+    if OF_NOBODY.issuperset(found):
+        # Only the shutdown and the passing of time would be left: such a check tests nothing.
+        needs = {
+            "messages of bytes": wanted & OF_MESSAGES,
+            "messages= as an async function": wanted & OF_CLIENT,
+        }
+        why = [f"{', '.join(sorted(each))}: only with {what}" for what, each in needs.items() if each]
+        text = "; ".join([f"expected an event of a client, got {sorted(wanted)!r}", *why])
+        raise ValueError(f"{text}; add 'connect'")
+    return found
 
 
 def _cut(message: bytes, detail: int) -> int:
