@@ -1072,3 +1072,90 @@ def test_events_of_no_client_are_refused(events: list[str], message: str) -> Non
     """They would test nothing, and pass."""
     with pytest.raises(ValueError, match=message):
         check_server(leaks_between, events=events)
+
+
+class Idle(asyncio.Protocol):
+    """Closes after thirty seconds, whatever the client does; one variant never."""
+
+    ends = True
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin the time."""
+        self.timer = asyncio.get_running_loop().call_later(30, self.over)
+        self.transport = transport
+
+    def over(self) -> None:
+        """Close."""
+        if self.ends:
+            self.transport.close()
+        else:
+            self.timer = asyncio.get_running_loop().call_later(0.001, self.over)
+
+    def eof_received(self) -> bool:
+        """Stay open."""
+        return True
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """End the time."""
+        if self.ends:
+            self.timer.cancel()
+
+
+class IdleForEver(Idle):
+    """Never closes, and ticks too often for a sequence of minutes."""
+
+    ends = False
+
+
+def test_the_grace_that_an_idle_timeout_needs_is_named() -> None:
+    """A run with a longer grace shows that nothing is left then."""
+    text = failure(Idle)
+
+    assert text.endswith("nothing is left after 30 s: grace=30 allows so much time")
+    check_server(Idle, grace=30, sequences=60)
+    assert "grace=" not in failure(IdleForEver)
+
+
+def test_advice_can_be_followed() -> None:
+    """It names no setting that `check_server` has not, nor a target that would not help."""
+
+    async def threads(_reader: Reader, writer: Writer) -> None:
+        await asyncio.to_thread(len, "")
+        writer.close()
+
+    async def unix() -> asyncio.Server:
+        return await asyncio.start_unix_server(echo, "/tmp/served")  # noqa: S108 - refused before
+
+    texts = []
+    for server in threads, unix, spins:
+        with pytest.raises(RuntimeError) as caught:
+            check_server(server)
+        texts.append(str(caught.value))
+
+    assert texts[0] == (
+        "run_in_executor leaves the simulation; a server that does this can be checked on a real "
+        'loop: target="tcp"'
+    )
+    assert "a server is checked over TCP only" in texts[1]
+    assert "target" not in texts[1]
+    assert texts[2].endswith("ready: task spins")
+
+
+def test_a_unix_server_on_a_real_loop_is_refused(tmp_path: Path) -> None:
+    """The clients connect by TCP."""
+
+    async def unix() -> asyncio.Server:
+        return await asyncio.start_unix_server(echo, tmp_path / "served")
+
+    with pytest.raises(TypeError, match="expected a server on TCP from"):
+        check_server(unix, target="tcp", sequences=1)
+
+
+def test_signal_handlers_are_accepted() -> None:
+    """Programs end themselves by one; here none fires."""
+
+    async def start() -> asyncio.Server:
+        asyncio.get_running_loop().add_signal_handler(15, print)
+        return await asyncio.start_server(echo, "127.0.0.1", 0)
+
+    check_server(start, sequences=20)

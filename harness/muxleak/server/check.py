@@ -14,11 +14,13 @@ import logging
 import os
 import threading
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from muxleak.checks.ignores import valid_ignores
+from muxleak.checks.report import LeakError
 from muxleak.introspect.sites import is_internal
 from muxleak.search.finding import Finding
 from muxleak.search.program import ProgramSubject
@@ -53,6 +55,7 @@ TARGETS = (SIMULATED, "tcp", "uvloop")
 ONCE = "once"
 """The reason why the search for a finding ended that did not fail again."""
 _REAL_SEQUENCES = 50
+_GRACES = (15.0, 30.0, 60.0, 120.0, 300.0)  # seconds, of virtual time
 _SHRINKING = 10.0  # seconds, on a real loop
 
 
@@ -271,10 +274,8 @@ def search_server(
     with subject.guard(), _silence():
         try:
             return search(subject, examples=sequences, seed=seed, progress=limits)
-        except SimulationError as error:
-            raise SimulationError(
-                f'{error}; a server that does this can be checked on a real loop: target="tcp"'
-            ) from None
+        except SimulationError:
+            raise
         except (RuntimeError, CountError) as error:
             failed = subject.failed
             if subject.is_real and failed is not None:
@@ -331,7 +332,26 @@ def repeat_sequence(subject: ServerSubject, found: Replay) -> Outcome:
 
 def _searched(subject: ServerSubject, sequences: int | None, seed: int) -> BaseException | None:
     found = search_server(subject, sequences=sequences, seed=seed)
-    return None if found is None else _explained(found)
+    if found is None:
+        return None
+    error, grace = _explained(found), _enough(subject, found)
+    if grace:
+        error.add_note(f"nothing is left after {grace:g} s: grace={grace:g} allows so much time")
+    return error
+
+
+def _enough(subject: ServerSubject, found: Finding[Outcome]) -> float:
+    """Return the seconds within which all that has leaked ends by itself; 0 if it does not."""
+    if not isinstance(subject, SimulatedServerSubject) or not isinstance(found.error, LeakError):
+        return 0
+    for grace in (each for each in _GRACES if each > subject.settings.grace):
+        settings = replace(subject.settings, grace=grace)
+        with _silence():
+            again = SimulatedServerSubject(subject.given, settings)
+            outcome = again.repeat(found.replay)
+        if not outcome.failed and not again.given_up:
+            return grace
+    return 0
 
 
 def _explained(found: Finding[Outcome]) -> BaseException:

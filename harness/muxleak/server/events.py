@@ -204,7 +204,9 @@ def events_of(
             "messages of bytes": wanted & OF_MESSAGES,
             "messages= as an async function": wanted & OF_CLIENT,
         }
-        why = [f"{', '.join(sorted(each))}: only with {what}" for what, each in needs.items() if each]
+        why = [
+            f"{', '.join(sorted(each))}: only with {what}" for what, each in needs.items() if each
+        ]
         text = "; ".join([f"expected an event of a client, got {sorted(wanted)!r}", *why])
         raise ValueError(f"{text}; add 'connect'")
     return found

@@ -378,6 +378,11 @@ def address_of(value: Any, name: str) -> Address:
         host, _, port = value.rpartition("://")[2].partition("/")[0].rpartition(":")
         if port.isdigit():
             return _reachable(host.strip("[]")), int(port)
+        if value.startswith(("/", "\0")):
+            raise NoServerError(
+                f"expected a server on TCP from {name}, got one on the Unix socket {value!r}; let "
+                "it listen on a host and a port"
+            )
     with contextlib.suppress(TypeError, ValueError, IndexError):
         host, port = value[0], value[1]
         if isinstance(host, str) and isinstance(port, int):

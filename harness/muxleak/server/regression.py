@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from muxleak.server.subject import ServerSubject
 
 _IMPOSSIBLE = frozenset({"idle", "cancel", "client", "cut"})
+# Names of the written test; a server of such a name is imported under another.
+_TAKEN = frozenset(
+    {
+        *("AsyncExitStack", "PAUSE", "asyncio", "check_server", "connections", "host", "no_leaks"),
+        *("port", "reset", "server", "socket", "stack", "struct", "_", *CLIENTS),
+    }
+)
 _TIMES = 3  # runs of a written test, all of which must fail
 _ADDRESSES = {
     "server": "{0}.sockets[0].getsockname()[:2]",
@@ -76,13 +83,18 @@ def regression_test(subject: ServerSubject, found: Finding[Outcome], options: st
             "the top of a module"
         )
     performed = subject.performed_again(found.outcome)
-    imported = f"from {module} import {path.partition('.')[0]}"
+    top, dot, rest = path.partition(".")
+    imported = f"from {module} import {top}"
+    call = path
+    if top in _TAKEN:
+        imported += f" as checked_{top}"
+        call = f"checked_{top}{dot}{rest}"
     possible = {each.event.what for each in performed}.isdisjoint(_IMPOSSIBLE)
     if possible and subject.form in _ADDRESSES:
-        text = _by_hand(subject, found, performed, imported)
+        text = _by_hand(subject, found, performed, imported, call)
         if all(_fails(text, found.error) for _ in range(_TIMES)):
             return text
-    return _by_decisions(subject, found, imported, options)
+    return _by_decisions(subject, found, imported, call, options)
 
 
 def _head(found: Finding[Outcome]) -> list[str]:
@@ -98,10 +110,10 @@ def _name(path: str) -> str:
 
 
 def _by_decisions(
-    subject: ServerSubject, found: Finding[Outcome], imported: str, options: str
+    subject: ServerSubject, found: Finding[Outcome], imported: str, call: str, options: str
 ) -> str:
     path = subject.name.partition(":")[2]
-    given = f"{path}, {options}" if options else path
+    given = f"{call}, {options}" if options else call
     lines = [
         *_head(found),
         "",
@@ -121,6 +133,7 @@ def _by_hand(
     found: Finding[Outcome],
     performed: Sequence[Performed],
     imported: str,
+    call: str,
 ) -> str:
     path = subject.name.partition(":")[2]
     resets = any(each.event.what == "reset" for each in performed)
@@ -141,7 +154,7 @@ def _by_hand(
         "",
         "@no_leaks",
         "async def connections() -> None:",
-        *(f"    {line}" for line in _body(subject, path, performed)),
+        *(f"    {line}" for line in _body(subject, call, performed)),
         "",
         "",
         f"def {_name(path)}() -> None:",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from muxleak.server.sequence import EventSequence, ReportedErrors
 from muxleak.server.subject import Performance, ServerSettings, ServerSubject
 from muxleak.sim import real_clock
 from muxleak.sim.choices import Choices
-from muxleak.sim.errors import LivelockError
+from muxleak.sim.errors import STEP_ADVICE, LivelockError, SimulationError
 from muxleak.sim.guard import guarded
 from muxleak.sim.leak_scan import left_behind
 from muxleak.sim.memory_transport import MemoryTransport
@@ -83,7 +84,13 @@ class RepeatableChoices(Choices):
 
 
 class SimulatedServerSubject(ServerSubject):
-    """A server under generated connections, in a fresh simulation each time."""
+    """A server under generated connections, in a fresh simulation each time.
+
+    Attributes:
+        given_up: True if the last sequence took too many iterations, and shows nothing.
+    """
+
+    given_up = False
 
     _in_repetition = False  # True if the last sequence has ended while its events were repeated
 
@@ -103,14 +110,18 @@ class SimulatedServerSubject(ServerSubject):
             check=_nothing,
             close_limit=math.inf,
             step_limit=_STEP_LIMIT,
+            allow=("signals",),
         )
         with real_clock.watched(watching=traced) as read:
             result = run(self._program, RepeatableChoices(choices), simulation, traced=traced)
         error = real_clock.noting(result.error, read)
-        if isinstance(error, LivelockError) and (
+        self.given_up = isinstance(error, LivelockError) and (
             result.now > _STEP_LIMIT * _TICK or self._in_repetition
-        ):
+        )
+        if self.given_up:
             error = None
+        if isinstance(error, LivelockError | SimulationError):
+            error.args = (_advised(error),)
         return Performance(error, tuple(result.steps), result.trace_hash)
 
     async def _program(self) -> None:
@@ -264,6 +275,16 @@ class SimulatedServerTarget:
             if connection is not None:
                 connection.scope = scope
         accepted.clear()
+
+
+def _advised(error: LivelockError | SimulationError) -> str:
+    """Return the message of an error with advice that the user of `check_server` can follow."""
+    if isinstance(error, LivelockError):
+        return str(error).removesuffix(STEP_ADVICE)
+    text = re.sub(r"; allow=\('\w+',\) [\w' ]+", "", str(error))
+    if "create_unix_server" in text:
+        return f"{text}; a server is checked over TCP only: let it listen on a host and a port"
+    return f'{text}; a server that does this can be checked on a real loop: target="tcp"'
 
 
 def _fill(connection: GeneratedConnection) -> None:

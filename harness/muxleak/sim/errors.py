@@ -22,6 +22,8 @@ from muxleak.introspect.sites import caller, intern
 from muxleak.introspect.waiting import AnyTask, called_by
 from muxleak.ledger.counters import TaskRecord
 
+STEP_ADVICE = "; raise step_limit if the program needs more"
+"""The end of the message of a `LivelockError`, for programs, which have that setting."""
 _SHOWN = 10
 
 
@@ -49,8 +51,7 @@ class LivelockError(RuntimeError):
         counts = Counter(called_by(handle) for handle in ready).most_common(_SHOWN)
         names = ", ".join(f"{name} (x{count})" if count > 1 else name for name, count in counts)
         super().__init__(
-            f"not quiescent after {iterations} iterations at {now:g} s, ready: {names}; "
-            "raise step_limit if the program needs more"
+            f"not quiescent after {iterations} iterations at {now:g} s, ready: {names}{STEP_ADVICE}"
         )
 
 

@@ -125,7 +125,8 @@ def replay_program(found: Replay, subject: Subject[Outcome], line: str, *, as_js
         try:
             outcome = subject.repeat(found)
         except (SimulationError, NoServerError, CountError) as error:
-            raise click.UsageError(f"{name}: {error}") from None
+            text = str(error).replace('target="tcp"', "--target tcp")
+            raise click.UsageError(f"{name}: {text}") from None
     differs = None
     if found.trace and found.trace != outcome.trace:
         differs = _why(found)
