@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from muxleak.server.sequence import Performed
     from muxleak.server.subject import ServerSubject
 
+FIRST_LINE = '"""A sequence of connections at'
+"""The beginning of each written test."""
 _IMPOSSIBLE = frozenset({"idle", "cancel", "client", "cut"})
 # Names of the written test; a server of such a name is imported under another.
 _TAKEN = frozenset(
@@ -98,8 +100,8 @@ def regression_test(subject: ServerSubject, found: Finding[Outcome], options: st
 
 
 def _head(found: Finding[Outcome]) -> list[str]:
-    text = [f'"""A sequence of connections at {found.subject} that failed:', ""]
-    text += [f"    {step}" for step in found.steps]
+    text = [f"{FIRST_LINE} {found.subject} that failed:", ""]
+    text += [f"    {step}" for step in found.steps or ["(the server starts and stops)"]]
     text += ["", f"with: {found.outcome.verdict}", '"""']
     return [line.replace("\\", "\\\\") for line in text]
 

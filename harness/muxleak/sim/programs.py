@@ -85,6 +85,11 @@ def locate(name: str) -> Any:
     module, colon, path = name.partition(":")
     if not colon or not all(each.isidentifier() for each in (*module.split("."), *path.split("."))):
         raise ProgramError(f"expected module:callable, such as myserver.sim:main, got {name!r}")
+    if module.endswith(".py"):
+        raise ProgramError(
+            f"expected module:callable, got the file {module!r}; "
+            f"did you mean '{module.removesuffix('.py')}:{path}'?"
+        )
     found: Any = _imported(module)
     at = f"module {module!r}"
     for part in path.split("."):

@@ -28,6 +28,7 @@ from muxleak_scenarios.cli.fuzz_program import fuzz_program
 from muxleak_scenarios.cli.fuzz_server import (
     MessageFile,
     ServerWords,
+    check_test,
     count_options,
     fuzz_server,
     is_given_as_server,
@@ -188,6 +189,7 @@ def fuzz_command(
             else:
                 params.refuse(ctx, "a server that is started here", "pid", "endpoints")
             replay_files.check_out(out)
+            check_test(test)
             name = target.name
             words = ServerWords(subject, messages, name, message_file, pid, endpoints)
             ctx.exit(fuzz_server(words, budget, seed, test, out, as_json=as_json))

@@ -35,7 +35,7 @@ from muxleak.server.check import search_server, server_subject
 from muxleak.server.counts import CountError
 from muxleak.server.given import NoServerError, is_address, is_server, recognise
 from muxleak.server.messages import escaped, unescaped
-from muxleak.server.regression import NoTestError, regression_test
+from muxleak.server.regression import FIRST_LINE, NoTestError, regression_test
 from muxleak.sim import Choices, Settings, SimulationError
 from muxleak.sim.guard import guarded
 from muxleak.sim.run import run
@@ -322,6 +322,24 @@ def fuzz_server(
     if test is not None:
         render.stdout().print(f"test: {test}")
     return report.code
+
+
+def check_test(path: Path | None) -> None:
+    """Check before a search that a written test takes no other file's place.
+
+    Raises:
+        click.BadParameter: the file exists, and no search has written it.
+    """
+    try:
+        written = path is None or path.read_text("utf-8", "replace").startswith(FIRST_LINE)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror or error}") from None
+    if not written:
+        raise click.BadParameter(
+            f"{path} exists, and is no test that --test has written; give another name"
+        )
 
 
 def _write_test(

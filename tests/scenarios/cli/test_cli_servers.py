@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from muxleak.server.messages import escaped
+from muxleak.server.regression import FIRST_LINE
 from muxleak_scenarios.cli import cli
-from muxleak_scenarios.cli.fuzz_server import Bytes, is_given_as_server
+from muxleak_scenarios.cli.fuzz_server import Bytes, check_test, is_given_as_server
 
 ROOM = '''
 import asyncio
@@ -304,6 +305,32 @@ def test_a_test_is_written(folder: Path) -> None:
 
     assert result.stdout.splitlines()[-1] == "test: test_room.py"
     assert "async def connections" in (folder / "test_room.py").read_text()
+
+
+def test_a_test_takes_no_other_file_s_place(folder: Path) -> None:
+    """Only a file that an earlier search has written is written anew."""
+    mine = folder / "test_mine.py"
+    mine.write_text("def test_mine(): pass\n")
+
+    result = invoke("fuzz", "room:start", "--message", r"hello\n", "--test", "test_mine.py")
+
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert "test_mine.py exists, and is no test that --test has written" in told
+    assert mine.read_text() == "def test_mine(): pass\n"
+
+    mine.write_text(f"{FIRST_LINE} room:start that failed:\n")
+    check_test(mine)
+    check_test(folder / "test_new.py")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_in_place_of_its_module_is_answered_with_the_module() -> None:
+    """The slip of a user who completes file names."""
+    result = invoke("fuzz", "room.py:start", "--message", "x")
+
+    assert result.exit_code == 2
+    assert "did you mean 'room:start'?" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("message", [b"hello\n", b"it's \xff\x00", b'"\\', "é".encode()])
