@@ -21,6 +21,18 @@ _PARAMS = [
 ]
 
 
+# Over TCP its minimal sequence waits for the limit of a header, twice and in real time.
+_SLOW_OVER_TCP = "[tcp-silent_peer]"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the pair that takes seconds over TCP as slow, before slow tests are left out."""
+    for item in items:
+        if item.name.endswith(_SLOW_OVER_TCP):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=_PARAMS)
 def target(request: pytest.FixtureRequest) -> Callable[[Lifecycle], Target]:
     """Each target in turn; uvloop where it is installed."""

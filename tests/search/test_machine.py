@@ -977,7 +977,14 @@ class Reaped(ServerMachine):
             self.reaping.cancel()
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target",
+    [
+        "simulated",
+        pytest.param("asyncio", marks=pytest.mark.slow),
+        pytest.param("uvloop", marks=[needs_uvloop, pytest.mark.slow]),
+    ],
+)
 def test_exemptions_hold_on_every_target(target: str) -> None:
     """After a close, beyond the limit of a close, and at the end."""
     exempt = ignore_name("Reaped.reaper", reason="one for all connections")

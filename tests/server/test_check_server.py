@@ -297,7 +297,14 @@ def test_a_main_that_never_returns_is_a_server(variant: str) -> None:
     check_server(Program(variant).main, messages=MESSAGES, sequences=60)
 
 
-@pytest.mark.parametrize("target", ["simulated", *TARGETS])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "simulated",
+        pytest.param("tcp", marks=pytest.mark.slow),
+        pytest.param("uvloop", marks=[needs_uvloop, pytest.mark.slow]),
+    ],
+)
 def test_a_leak_of_a_main_that_never_returns_is_found(target: str) -> None:
     """Its connections are checked as those of other servers."""
     text = failure(Program("leaks").main, target=target, events=["connect", "close"], grace=0.1)

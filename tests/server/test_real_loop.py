@@ -74,6 +74,7 @@ class Request:
         self.task.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_chance")
 def test_request_that_becomes_garbage_within_the_grace_is_no_leak() -> None:
     """Garbage is collected at the end of the grace as well."""
@@ -205,6 +206,7 @@ async def with_heartbeat(*, leaks: bool) -> AsyncIterator[asyncio.Server]:
         heart.cancel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_heartbeats_are_no_leak(target: str) -> None:
     """Neither the server's own nor those of connections keep a sequence from its verdict."""

@@ -106,6 +106,7 @@ def test_fixed_child_process_passes(way: str) -> None:
         check_server(server.address, count=server.ways(way), messages=MESSAGES, sequences=25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["buggy", "fixed"])
 def test_few_events_tell_the_variants_apart(variant: str) -> None:
     """The same with few sequences of few events."""
