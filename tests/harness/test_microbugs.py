@@ -12,7 +12,7 @@ def check(name: str, mode: str, loop: str = "asyncio") -> None:
     """The leaks found are those announced, no more and no less."""
     found = run(name, mode, loop)
 
-    assert sites(found) == expected(name, mode)
+    assert sites(found) == expected(name, mode, loop)
     assert found["seconds"] < 3
     assert len(found["text"].splitlines()) <= 25
     if name.startswith("b07"):

@@ -6,7 +6,7 @@ SERVERS: list[asyncio.Server] = []
 WRITERS: list[asyncio.StreamWriter] = []
 
 
-async def echo(  # leak: task (growth)
+async def echo(  # leak: task, transport? (growth)
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     while data := await reader.read(100):
@@ -15,8 +15,7 @@ async def echo(  # leak: task (growth)
 
 
 async def before() -> None:
-    # The server is older than the check, so that nothing says where its end was made.
-    # leak: transport at unknown (growth)
+    # The server is older than the check, so its end is charged to the handler.
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     SERVERS.append(server)
 

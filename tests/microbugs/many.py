@@ -29,7 +29,7 @@ def main() -> int:
         for _ in range(options.runs):
             for name in names:
                 found = run(name, "repeat", options.loop)
-                if sites(found) == expected(name, "repeat"):
+                if sites(found) == expected(name, "repeat", options.loop):
                     right[name] += 1
                 else:
                     print(f"{name}: {found['text'] or 'nothing found'}")
