@@ -181,8 +181,11 @@ def main() -> None:
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
 
     def answer(*, is_result: bool, value: object) -> None:
-        answers.write(_line((is_result, value)))
-        answers.flush()
+        try:
+            answers.write(_line((is_result, value)))
+            answers.flush()
+        except BrokenPipeError:
+            os._exit(1)  # the parent has ended, and a traceback would stand on its terminal
 
     threading.Thread(target=_receive, args=(jobs,), daemon=True).start()
     while True:

@@ -47,6 +47,27 @@ def test_other_processes_make_the_calls() -> None:
     assert os.getpid() not in set(in_order([Job(os.getpid, "")] * 4, 2, str))
 
 
+def test_answer_that_nobody_reads_ends_the_process_without_a_traceback() -> None:
+    """The parent may end between a call and its answer; its terminal stays as it was."""
+    command = [sys.executable, "-m", "muxleak_scenarios.worker_processes"]
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
+        child.stdout.close()
+        child.stdin.write(worker_processes._line(JOBS[0]))
+        child.stdin.flush()
+
+        assert child.stderr.read() == b""
+    assert child.returncode == 1
+
+
 @pytest.mark.slow
 def test_progress_of_a_call_crosses_the_processes() -> None:
     """With a result that holds a finding, its error and its report."""
