@@ -150,7 +150,7 @@ def _by_hand(
         imported,
         "from muxleak import no_leaks",
         "",
-        "PAUSE = 0.02  # seconds in which everything settles",
+        "PAUSE = 0.1  # seconds in which everything settles, also on a busy machine",
         *(_RESET.splitlines() if resets else []),
         "",
         "",

@@ -310,7 +310,8 @@ class EventSequence:
             await self.running.start()
         for event in history:
             await self._perform(event, silent=True)
-        await self.target.settle()
+        # As at the end of the first time: a server that is about to answer may take its time.
+        await self.target.await_answers()
         await self._close_all()
         if restart:
             self.running.stop()
