@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from muxleak.server.check import repeat_sequence, server_subject
+from muxleak.server.check import server_subject
 from muxleak.server.events import (
     DETAILS,
     EVENTS,
@@ -80,7 +80,7 @@ def test_normal_events_have_the_same_effect() -> None:
     for number in range(30):
         events = drawn(number, plan)
         outcomes = [
-            repeat_sequence(subject, Replay(b"".join(map(plan.encode, each))))
+            subject.repeat(Replay(b"".join(map(plan.encode, each))))
             for each in (events, plan.normal(events))
         ]
         verbs = [[re.sub(r"\b[a-d]\b", "?", step) for step in each.steps] for each in outcomes]

@@ -1,6 +1,6 @@
 """Tests a server under generated sequences of connections: `check_server`."""
 
-from muxleak.server.check import check_server, repeat_sequence, search_server, server_subject
+from muxleak.server.check import check_server, search_server, server_subject
 from muxleak.server.connection import ClientStreams
 from muxleak.server.events import EVENTS
 from muxleak.server.regression import regression_test
@@ -10,7 +10,6 @@ __all__ = [
     "ClientStreams",
     "check_server",
     "regression_test",
-    "repeat_sequence",
     "search_server",
     "server_subject",
 ]

@@ -275,7 +275,7 @@ def search_server(
         try:
             return search(subject, examples=sequences, seed=seed, progress=limits)
         except SimulationError:
-            raise
+            raise  # a RuntimeError, too, but not of a sequence that cannot be repeated
         except (RuntimeError, CountError) as error:
             failed = subject.failed
             if subject.is_real and failed is not None:
@@ -323,11 +323,6 @@ class _Limits:
             if monotonic() > self._until:
                 return True
         return bool(self._progress(now))
-
-
-def repeat_sequence(subject: ServerSubject, found: Replay) -> Outcome:
-    """Run a recorded sequence again; see `ServerSubject.repeat`."""
-    return subject.repeat(found)
 
 
 def _searched(subject: ServerSubject, sequences: int | None, seed: int) -> BaseException | None:

@@ -124,8 +124,8 @@ def _check_fails(
         verdict.broken.append(
             f"{variant}: expected {facts.fails} on {facts.minimal}, got {verdict.violated[variant]}"
         )
-    if _perform(case, "fixed", facts.minimal):
-        verdict.broken.append(f"fixed: expected clean on {facts.minimal}")
+    if facts is not case.facts and (others := _perform(case, "fixed", facts.minimal)):
+        verdict.broken.append(f"fixed: expected clean on {facts.minimal}, got {others}")
     counted = frozenset(facts.fails)
     subject = CaseSubject(case, variant, counted)
     found = search(subject, examples=case.facts.examples, seed=seed)
